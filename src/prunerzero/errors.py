@@ -1,0 +1,25 @@
+"""What a user can mend: told in one sentence, without a traceback, with exit code 2.
+
+InputError
+├── ModelError   a model that cannot be found, read, or pruned as asked
+├── TextError    a text that is missing, empty, or too short
+└── OutputError  an output folder that would be overwritten, or a run that does not fit
+
+The metric language has its own ``prunerzero.metrics.MetricError``, told the same way.
+"""
+
+
+class InputError(ValueError):
+    """Base of every refusal outside the metric language."""
+
+
+class ModelError(InputError):
+    """A model that cannot be found, read, or pruned as asked."""
+
+
+class TextError(InputError):
+    """A text that is missing, empty, or too short."""
+
+
+class OutputError(InputError):
+    """An output folder that would be overwritten, or a run that does not fit the command."""

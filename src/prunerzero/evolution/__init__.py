@@ -1,0 +1,22 @@
+"""Making metrics: genetic programming over expressions, against any measure of fitness.
+
+Knows the language of metrics and nothing of models: what a metric is worth is asked of a
+``Fitness``.
+"""
+
+from prunerzero.evolution.population import Population, StudyMismatchError
+from prunerzero.evolution.records import Evaluation, Finalist, Progress, SearchResult
+from prunerzero.evolution.search import Fitness, search
+from prunerzero.evolution.settings import SearchSettings
+
+__all__ = [
+    "Evaluation",
+    "Finalist",
+    "Fitness",
+    "Population",
+    "Progress",
+    "SearchResult",
+    "SearchSettings",
+    "StudyMismatchError",
+    "search",
+]

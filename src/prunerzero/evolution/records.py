@@ -1,0 +1,190 @@
+"""What a search remembers and tells: plain values only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from prunerzero.metrics.expression import Expression
+
+State = Literal["complete", "pruned", "failed"]
+Origin = Literal[
+    "random", "crossover", "node mutation", "subtree mutation", "insertion", "shrinking"
+]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A metric about to be measured.
+
+    Attributes:
+        expression: canonical: what is stored is what is measured.
+        ranking: ``metrics.ranking.ranking_key`` of it.
+        origin: how it was made.
+        parents: numbers of the trials it was made from.
+        duplicates_skipped: proposals before it that were known already.
+    """
+
+    expression: Expression
+    ranking: str
+    origin: Origin
+    parents: tuple[int, ...] = ()
+    duplicates_skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Individual:
+    """A candidate with what was measured of it.
+
+    Attributes:
+        number: of its trial in the study.
+        losses: of each chunk read, in nats per token, in the fitness's one order.
+        seconds: when its evaluation ended, since the search began, pauses left out.
+    """
+
+    number: int
+    candidate: Candidate
+    state: State
+    losses: tuple[float, ...]
+    seconds: float
+
+    @property
+    def mean(self) -> float:
+        """Mean loss of the chunks read, in nats per token; infinite where none was."""
+        return fmean(self.losses) if self.losses else math.inf
+
+    def evaluation(self, chunks: int) -> Evaluation:
+        """The same for a report; ``chunks`` is what a finished race reads."""
+        loss = self.mean if self.losses and self.state != "failed" else None
+        return Evaluation(
+            number=self.number,
+            expression=str(self.candidate.expression),
+            state=self.state,
+            loss=loss,
+            perplexity=perplexity(loss),
+            chunks_read=len(self.losses),
+            chunks=chunks,
+            size=self.candidate.expression.size,
+            origin=self.candidate.origin,
+            parents=self.candidate.parents,
+            seconds=self.seconds,
+            duplicates_skipped=self.candidate.duplicates_skipped,
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation, for reports.
+
+    Attributes:
+        number: of its trial in the study.
+        expression: text of what was measured.
+        state: finished the race ("complete"), raced out ("pruned") or "failed".
+        loss: mean over the chunks read, in nats per token; None if it failed.
+        perplexity: exp(loss); None if it failed.
+        chunks_read: how far it got.
+        chunks: how many a finished race reads.
+        size: nodes of the expression.
+        origin: how it was made.
+        parents: numbers of the trials it was made from.
+        seconds: when it ended, since the search began, pauses left out.
+        duplicates_skipped: proposals before it that were known already.
+    """
+
+    number: int
+    expression: str
+    state: State
+    loss: float | None
+    perplexity: float | None
+    chunks_read: int
+    chunks: int
+    size: int
+    origin: Origin
+    parents: tuple[int, ...]
+    seconds: float
+    duplicates_skipped: int
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """One of the best, judged on all chunks.
+
+    Attributes:
+        number: of its trial in the study.
+        expression: its text.
+        size: its nodes.
+        loss: mean over all chunks, in nats per token.
+    """
+
+    number: int
+    expression: str
+    size: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a search stands, after an evaluation or a finalist judged.
+
+    Attributes:
+        phase: "searching", then "judging".
+        evaluations: done, those before a resume and by other workers included.
+        evaluations_per_second: of this worker, in this session.
+        duplicates_skipped, raced_out, failed: of all evaluations.
+        best_expression, best_loss, best_perplexity: of those that finished the race, on its chunks;
+            None before there is one.
+        seconds: since the search began, pauses left out.
+        seconds_left: until the budget ends that ends first, judging included; None if unknown.
+    """
+
+    phase: Literal["searching", "judging"]
+    evaluations: int
+    evaluations_per_second: float
+    duplicates_skipped: int
+    raced_out: int
+    failed: int
+    best_expression: str | None
+    best_loss: float | None
+    best_perplexity: float | None
+    seconds: float
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found. ``dataclasses.asdict`` of it goes to JSON as it is.
+
+    Attributes:
+        expression: text of the best metric; None if none finished the race.
+        loss: its mean loss over ``chunks`` chunks, in nats per token.
+        perplexity: exp(loss).
+        chunks: how many chunks that is: all, or the race's if no finalist could be judged.
+        evaluations: every evaluation, by trial number.
+        finalists: the best that were judged on all chunks, the best first.
+        duplicates_skipped, raced_out, failed: of all evaluations.
+        seconds: since the search began, pauses left out.
+        interrupted: Ctrl-C, or ``should_stop``, ended it before its budget did.
+        resumed_from: evaluations found in the study at start.
+    """
+
+    expression: str | None
+    loss: float | None
+    perplexity: float | None
+    chunks: int
+    evaluations: tuple[Evaluation, ...]
+    finalists: tuple[Finalist, ...]
+    duplicates_skipped: int
+    raced_out: int
+    failed: int
+    seconds: float
+    interrupted: bool
+    resumed_from: int
+
+
+def perplexity(loss: float | None) -> float | None:
+    """exp(loss), infinite where that overflows; None for None."""
+    if loss is None:
+        return None
+    return math.exp(loss) if loss < 700 else math.inf

@@ -1,0 +1,151 @@
+"""Texts, and their calibration, validation and test parts.
+
+A named corpus brings all three; files are given part by part. Statistics come from the calibration
+part, a search reads the validation part only, and the test part judges what was found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from prunerzero.errors import TextError
+from prunerzero.language.hub import ask_hub
+
+Part = Literal["calibration", "validation", "test"]
+PARTS: tuple[Part, ...] = ("calibration", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Text:
+    """One part of a text, cut into windows of tokens.
+
+    Attributes:
+        name: the corpus and part, or the file, as shown to the user.
+        windows: token ids [count, length], consecutive and without overlap.
+    """
+
+    name: str
+    windows: Tensor
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the tokens: equal windows, equal hash."""
+        return hashlib.sha256(self.windows.cpu().numpy().tobytes()).hexdigest()[:32]
+
+    def spread(self, count: int | None) -> Text:
+        """At most ``count`` windows, evenly spaced over the text."""
+        available = len(self.windows)
+        if count is None or count >= available:
+            return self
+        chosen = torch.arange(count) * available // count
+        return Text(self.name, self.windows[chosen])
+
+
+def _python_docs(part: Part) -> list[str]:
+    from prunerzero.language.python_docs import python_documents
+
+    return python_documents(part)
+
+
+def _wikitext2(part: Part) -> list[str]:
+    split = {"calibration": "train", "validation": "validation", "test": "test"}[part]
+    lines = _hub_dataset("wikitext2", "Salesforce/wikitext", "wikitext-2-raw-v1", split=split)
+    return ["\n\n".join(lines["text"])]
+
+
+def _c4(part: Part) -> list[str]:
+    shard = "train.00000-of-01024" if part == "calibration" else "validation.00000-of-00008"
+    rows = _hub_dataset(
+        "c4", "allenai/c4", data_files={"part": f"en/c4-{shard}.json.gz"}, split="part"
+    )
+    # the same shard serves validation and test: documents apart
+    documents = {"calibration": range(2000), "validation": range(1100), "test": range(1100, 2200)}
+    return [" ".join(rows[list(documents[part])]["text"])]
+
+
+CORPORA: dict[str, Callable[[Part], list[str]]] = {
+    "python-docs": _python_docs,
+    "wikitext2": _wikitext2,
+    "c4": _c4,
+}
+"""Named corpora: part → documents."""
+
+
+def read_corpus(name: str, part: Part) -> list[str]:
+    """The documents of one part of a named corpus. Raises TextError."""
+    if name not in CORPORA:
+        raise TextError(f"there is no corpus {name!r}; known are {', '.join(CORPORA)}.")
+    documents = CORPORA[name](part)
+    if not any(documents):
+        raise TextError(f"corpus {name!r} has no {part} text on this machine; pass a file instead.")
+    return documents
+
+
+def read_file(path: Path) -> list[str]:
+    """A UTF-8 text file as one document. Raises TextError."""
+    try:
+        text = path.expanduser().read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise TextError(f"text file '{path}' is not UTF-8 text.") from None
+    except OSError as error:
+        reason = (error.strerror or "unknown reason").lower()
+        raise TextError(f"text file '{path}' cannot be read: {reason}.") from None
+    if not text.strip():
+        raise TextError(f"text file '{path}' is empty.")
+    return [text]
+
+
+def cut_windows(documents: list[str], tokenizer: Any, length: int, name: str) -> Text:
+    """Tokenise and cut into consecutive windows of ``length`` tokens; the rest is left out.
+
+    Documents are joined by the tokenizer's end-of-text token.
+
+    Raises:
+        TextError: too short for one window.
+    """
+    ids: list[int] = []
+    for document in documents:
+        encoded = tokenizer(document, add_special_tokens=False, verbose=False)
+        ids.extend(encoded["input_ids"])
+        if len(documents) > 1 and tokenizer.eos_token_id is not None:
+            ids.append(tokenizer.eos_token_id)
+    count = len(ids) // length
+    if count == 0:
+        raise TextError(
+            f"{name} is too short for one window: it has {len(ids)} tokens, {length} are needed; "
+            "pass a longer text or a smaller --max-seq-length."
+        )
+    return Text(name, torch.tensor(ids[: count * length]).reshape(count, length))
+
+
+def _hub_dataset(name: str, repository: str, *args: str, **options: Any) -> Any:
+    try:
+        from datasets import disable_progress_bars, load_dataset
+    except ImportError:
+        raise TextError(
+            f"corpus {name!r} needs the datasets library: pip install 'prunerzero[hub]'."
+        ) from None
+    disable_progress_bars()
+    unreachable = TextError(
+        f"corpus {name!r} could not be fetched from the hub; pass files instead: "
+        "--calibration FILE --validation FILE --test FILE."
+    )
+    if ask_hub(repository, "dataset") != "there" and not _is_cached(repository):
+        raise unreachable
+    try:
+        return load_dataset(repository, *args, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise unreachable from error
+
+
+def _is_cached(repository: str) -> bool:
+    from datasets import config
+
+    return (Path(config.HF_DATASETS_CACHE) / repository.replace("/", "___")).is_dir()

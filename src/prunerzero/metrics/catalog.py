@@ -1,0 +1,98 @@
+"""The named metrics, and where they come from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from prunerzero.metrics.errors import NotationError
+from prunerzero.metrics.expression import Expression
+from prunerzero.metrics.notation import suggest
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric with a name: an entry of the catalog, or one that was found."""
+
+    name: str
+    expression: Expression
+    source: str
+
+
+def power_law(a: float = 0.5, b: float = 0.25) -> Metric:
+    """``W · X^a · G^b``. With a = 0.5 and b = 0 it is Wanda.
+
+    X is a squared norm, so a = 0.5 takes the norm itself. The default is the best of a grid on
+    SmolLM2-135M at 50 % per row.
+    """
+    factors = [Expression("W")]
+    for terminal, exponent in (("X", a), ("G", b)):
+        base = Expression(terminal)
+        if exponent == 1:
+            factors.append(base)
+        elif exponent:
+            factors.append(Expression("epow", (base, Expression.constant(exponent))))
+    product = factors[0]
+    for factor in factors[1:]:
+        product = Expression("mul", (product, factor))
+    name = "power-law" if (a, b) == (0.5, 0.25) else f"power-law({_number(a)},{_number(b)})"
+    return Metric(name, product, "|W|·X^a·G^b, the family that Wanda and others belong to")
+
+
+def _number(value: float) -> str:
+    return repr(float(value)).removesuffix(".0")
+
+
+def _entry(name: str, formula: str, source: str) -> Metric:
+    return Metric(name, Expression.parse(formula), source)
+
+
+CATALOG: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        _entry("magnitude", "W", "Han et al., NeurIPS 2015, arXiv 1506.02626"),
+        _entry("wanda", "W * sqrt(X)", "Sun et al., ICLR 2024, arXiv 2306.11695"),
+        _entry(
+            "ria",
+            "(rownorm(W) + colnorm(W)) * sqrt(sqrt(X))",
+            "Zhang et al., ICLR 2024 (plug-and-play post-training pruning), with a = 0.5",
+        ),
+        _entry(
+            "gblm",
+            "W * sqrt(X) + W * G",
+            "Das et al., arXiv 2311.04902, with alpha = 100 (G already holds it)",
+        ),
+        _entry(
+            "pruner-zero",
+            "abs(W * W) * mms(G)",
+            "Dong et al., ICML 2024, arXiv 2406.02924, as published",
+        ),
+        power_law(),
+    )
+}
+"""The catalog by name. ``power-law(a,b)`` names any other member of that family."""
+
+_POWER_LAW = re.compile(r"power-law\(\s*([^,()]+?)\s*,\s*([^,()]+?)\s*\)")
+
+
+def find_metric(text: str) -> Metric:
+    """The catalog's metric of that name, else the formula read as one.
+
+    Raises:
+        NotationError: neither a name of the catalog nor a formula.
+    """
+    text = text.strip()
+    if text.lower() in CATALOG:
+        return CATALOG[text.lower()]
+    if parameters := _POWER_LAW.fullmatch(text.lower()):
+        try:
+            return power_law(*map(float, parameters.groups()))
+        except ValueError:
+            raise NotationError(f"{text!r} must hold two numbers: power-law(0.5,0.25).") from None
+    try:
+        return Metric(text, Expression.parse(text), "given as a formula")
+    except NotationError:
+        if not re.fullmatch(r"[A-Za-z][\w-]*", text):
+            raise
+        hint = suggest(text, list(CATALOG))
+        raise NotationError(f"there is no metric named {text[:40]!r}{hint}") from None

@@ -1,0 +1,81 @@
+"""What a tree tells of its values without statistics: sign, breadth, powers, and a fixed order."""
+
+from collections.abc import Iterable
+from functools import lru_cache, reduce
+
+from prunerzero.metrics.expression import Expression
+from prunerzero.metrics.operators import OPERATORS, TERMINALS
+
+POWERS = {"sqr": 2.0, "pow": 2.0, "sqrt": 0.5, "abs": 1.0}
+"""Operators that are |x| to a fixed power."""
+
+_PRODUCT_NAMES = frozenset((*POWERS, "mul", "ediv", "div", "neg"))
+
+
+def unary(name: str, argument: Expression) -> Expression:
+    return Expression(name, (argument,))
+
+
+def power_of(e: Expression) -> float | None:
+    """p where ``e`` is |x| ** p with a constant p > 0, else None."""
+    if e.name == "epow":
+        exponent = e.arguments[1].value
+        return exponent if exponent is not None and exponent > 0 else None
+    return POWERS.get(e.name)
+
+
+@lru_cache(maxsize=1 << 14)
+def is_non_negative(e: Expression) -> bool:
+    """Whether no value of ``e`` can be negative, as far as the operators' table tells."""
+    if e.value is not None:
+        return e.value >= 0
+    if e.name in TERMINALS:
+        return True
+    sign = OPERATORS[e.name].sign
+    if sign == "as its arguments":
+        # the divisor of div is a norm: only what is divided matters
+        return all(map(is_non_negative, e.arguments[: 1 if e.name == "div" else 2]))
+    return sign == "non-negative"
+
+
+@lru_cache(maxsize=1 << 14)
+def breadth(e: Expression) -> int:
+    """Whether ``e`` is a number (0), one row [1, in] (1), or a whole matrix (2)."""
+    if e.name == "X":
+        return 1
+    return 2 if e.name in TERMINALS else max(map(breadth, e.arguments), default=0)
+
+
+def is_product(e: Expression) -> bool:
+    return e.name in _PRODUCT_NAMES or power_of(e) is not None
+
+
+def even(a: Expression, ordered: bool) -> Expression:
+    """What may stand for ``a`` where only absolute values are read."""
+    if a.name in ("neg", "abs"):
+        return a.arguments[0]
+    if ordered and a.name == "sub" and key(a.arguments[1]) < key(a.arguments[0]):
+        return Expression("sub", a.arguments[::-1])
+    return a
+
+
+def key(e: Expression) -> tuple[int, str]:
+    return e.depth, str(e)
+
+
+def arranged(links: Iterable[Expression], ordered: bool) -> list[Expression]:
+    """The links of a chain, the shallow ones first where ``ordered``."""
+    links = list(links)
+    if ordered and len(links) > 1:
+        depths = {link.depth for link in links}
+        # writing a formula costs more than sorting by it, and different depths need none
+        links.sort(key=_depth if len(depths) == len(links) else key)
+    return links
+
+
+def _depth(e: Expression) -> int:
+    return e.depth
+
+
+def join(name: str, links: list[Expression]) -> Expression:
+    return reduce(lambda left, right: Expression(name, (left, right)), links)

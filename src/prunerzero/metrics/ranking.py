@@ -1,0 +1,101 @@
+"""What a metric ranks like: duplicates by behaviour, and likeness to other metrics."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prunerzero.metrics.errors import ScoreError, SparsityError
+from prunerzero.metrics.expression import Expression, evaluate
+from prunerzero.metrics.mask import Sparsity, prune_mask
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A small sample of weights [out, in] with their X [1, in] and G [out, in], in float64."""
+
+    W: Tensor
+    X: Tensor
+    G: Tensor
+
+    @classmethod
+    def of(cls, W: Tensor, X: Tensor, G: Tensor, rows: int = 64, columns: int = 256) -> Probe:
+        """The evenly spaced rows and columns of one layer."""
+        row, column = _spaced(rows, W.shape[0]), _spaced(columns, W.shape[1])
+
+        def sample(matrix: Tensor) -> Tensor:
+            return matrix.cpu().double()[row][:, column]
+
+        x = X.cpu().double().reshape(1, -1)[:, column]
+        return cls(sample(W).abs(), x, sample(G))
+
+
+def _spaced(count: int, length: int) -> Tensor:
+    count = min(count, length)
+    return torch.arange(count) * length // max(count, 1)
+
+
+def synthetic_probe(seed: int = 0) -> Probe:
+    """Random weights with heavy-tailed X and G, as language models have them [64, 256]."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    W = (0.02 * normal(64, 256)).abs()
+    X = (1.5 * normal(1, 256)).exp() * 100
+    G = (normal(64, 256).abs() + 0.1) * (0.5 * normal(64, 1) + 0.5 * normal(1, 256)).exp() * 0.1
+    return Probe(W, X, G)
+
+
+def probe_scores(expression: Expression, probe: Probe) -> Tensor:
+    """Scores [rows, columns] in float64."""
+    values = {"W": probe.W, "X": probe.X, "G": probe.G}
+    return evaluate(expression, values).expand(probe.W.shape)
+
+
+def ranking_key(expression: Expression, probes: Sequence[Probe], sparsity: Sparsity) -> str:
+    """A hash that metrics share when they rank every comparison group of the probes alike.
+
+    In float64: fp32 rounding would tell equal metrics apart. Scores are rounded to 40 bits before
+    they are ranked, so that what differs only by rounding ties, in column order.
+
+    Raises:
+        ScoreError: the metric is constant, or not finite, on a probe, so that it ranks nothing.
+        SparsityError: a probe is narrower than one N:M run.
+    """
+    digest = hashlib.sha256()
+    for probe in probes:
+        scores = probe_scores(expression, probe)
+        if not torch.isfinite(scores).all():
+            raise ScoreError("the metric is not finite.")
+        scores = _rounded(scores)
+        if bool((scores == scores[:, :1]).all()):
+            raise ScoreError("the metric is constant within rows.")
+        if sparsity.of is not None:
+            if scores.shape[1] < sparsity.of:
+                raise SparsityError(f"a probe of {scores.shape[1]} inputs cannot show {sparsity}.")
+            scores = scores[:, : scores.shape[1] // sparsity.of * sparsity.of]
+            groups = scores.reshape(-1, sparsity.of)
+        else:
+            groups = scores.reshape(1, -1) if sparsity.group == "layer" else scores
+        order = groups.argsort(dim=1, stable=True)
+        digest.update(order.to(torch.int32).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _rounded(scores: Tensor) -> Tensor:
+    """float64 scores with 40 of their 52 bits, rounded to nearest."""
+    bits = scores.contiguous().view(torch.int64)
+    return ((bits + (1 << 11)) & ~((1 << 12) - 1)).view(torch.float64)
+
+
+def agreement(a: Expression, b: Expression, probe: Probe, sparsity: Sparsity) -> float:
+    """The share of pruned weights that two metrics have in common, in [0, 1]."""
+    masks = [prune_mask(probe_scores(e, probe), sparsity) for e in (a, b)]
+    pruned = int(masks[0].sum())
+    return int((masks[0] & masks[1]).sum()) / pruned if pruned else 1.0

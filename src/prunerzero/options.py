@@ -1,0 +1,209 @@
+"""The options that commands share, and what they have in common when something goes wrong."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from prunerzero.errors import InputError
+from prunerzero.metrics import MetricError
+from prunerzero.tasks.workspace import Setup
+
+_MODEL, _TEXT, _LIMITS = "Model", "Text", "Amounts"
+
+_SETUP_OPTIONS: dict[str, Any] = {
+    "model": Annotated[
+        str,
+        typer.Option(
+            help="Hub id ORG/NAME, folder, .gguf file, or 'bundled'.",
+            rich_help_panel=_MODEL,
+        ),
+    ],
+    "revision": Annotated[
+        str | None,
+        typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=_MODEL),
+    ],
+    "dtype": Annotated[
+        str,
+        typer.Option(
+            help="Compute in: auto (float32 on a CPU, the checkpoint's on a GPU), float32, "
+            "bfloat16, float16.",
+            rich_help_panel=_MODEL,
+        ),
+    ],
+    "device": Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:1 …", rich_help_panel=_MODEL)
+    ],
+    "trust_remote_code": Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Run Python code that the model's repository carries.",
+            rich_help_panel=_MODEL,
+        ),
+    ],
+    "ignore": Annotated[
+        list[str],
+        typer.Option(
+            help="Leave layers of this name alone, e.g. '*.down_proj'; may be repeated.",
+            rich_help_panel=_MODEL,
+        ),
+    ],
+    "dataset": Annotated[
+        str | None,
+        typer.Option(
+            help="Named text with all three parts: wikitext2, c4 (from the hub), python-docs "
+            "(from this Python; the bundled model's own).",
+            rich_help_panel=_TEXT,
+        ),
+    ],
+    "calibration": Annotated[
+        Path | None,
+        typer.Option(help="Text file for activations and gradients.", rich_help_panel=_TEXT),
+    ],
+    "validation": Annotated[
+        Path | None,
+        typer.Option(help="Text file that a search is judged by.", rich_help_panel=_TEXT),
+    ],
+    "test": Annotated[
+        Path | None,
+        typer.Option(help="Text file that no search reads.", rich_help_panel=_TEXT),
+    ],
+    "max_seq_length": Annotated[
+        int | None,
+        typer.Option(
+            help="Window length in tokens; by default 2048, or the model's limit if smaller.",
+            rich_help_panel=_LIMITS,
+        ),
+    ],
+    "num_calibration_samples": Annotated[
+        int | None,
+        typer.Option(help="Calibration windows at most.", rich_help_panel=_LIMITS),
+    ],
+    "num_validation_samples": Annotated[
+        int | None,
+        typer.Option(help="Validation windows at most; all by default.", rich_help_panel=_LIMITS),
+    ],
+    "num_test_samples": Annotated[
+        int | None,
+        typer.Option(help="Test windows at most; all by default.", rich_help_panel=_LIMITS),
+    ],
+    "batch_size": Annotated[
+        int | None,
+        typer.Option(help="Windows read at once.", rich_help_panel=_LIMITS),
+    ],
+}
+
+# what a recipe.yaml also tells, though it is a result and no setting
+_RESULTS = {"texts", "windows", "versions"}
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the file's values the defaults of the command's options."""
+    if path is None:
+        return None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise typer.BadParameter(f"'{path}' cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise typer.BadParameter(f"'{path}' is no valid YAML.") from None
+    if not isinstance(content, dict):
+        raise typer.BadParameter(f"'{path}' must hold lines such as 'sparsity: 0.5'.")
+    known = [p.name for p in context.command.params if p.name]
+    values = {str(k).replace("-", "_"): v for k, v in content.items() if k not in _RESULTS}
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise typer.BadParameter(f"'{path}' sets {name!r}, which no option is called{hint}")
+    context.default_map = {
+        **(context.default_map or {}),
+        **{k: v for k, v in values.items() if v is not None},
+    }
+    return path
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        callback=_read_config,
+        is_eager=True,
+        help="YAML file with any of these options, such as a recipe.yaml.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on standard output.")
+]
+
+
+def with_setup(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of ``Setup``, which it takes as one, and ``--config``."""
+
+    @functools.wraps(command)
+    def wrapped(**options: Any) -> None:
+        options.pop("config")
+        given = {f.name: options.pop(f.name) for f in fields(Setup) if f.name in options}
+        given["ignore"] = tuple(given.get("ignore") or ())
+        command(setup=Setup(**given), **options)
+
+    own = inspect.signature(command, eval_str=True).parameters
+    defaults = {f.name: f.default for f in fields(Setup)} | {"ignore": []}
+    shared = {
+        name: inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=defaults[name],
+            annotation=annotation,
+        )
+        for name, annotation in _SETUP_OPTIONS.items()
+    }
+    config = inspect.Parameter(
+        "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption
+    )
+    parameters = [
+        shared["model"],
+        *(
+            p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for p in own.values()
+            if p.name != "setup"
+        ),
+        config,
+        *(p for name, p in shared.items() if name != "model"),
+    ]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapped
+
+
+def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
+    """Tell what the user can mend in one sentence, exit code 2; Ctrl-C ends with 130."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **options: Any) -> None:
+        errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        try:
+            command(*args, **options)
+        except (InputError, MetricError) as error:
+            errors.print(f"[bold red]Error:[/] {_plain(str(error))}")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            errors.print("Interrupted.")
+            raise typer.Exit(130) from None
+
+    return guarded
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

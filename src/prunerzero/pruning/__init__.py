@@ -1,0 +1,1 @@
+"""Using a metric: statistics of a model on a text, masks, pruned models and their loss."""

@@ -1,0 +1,196 @@
+"""X and G of each prunable layer, from calibration text, computed once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prunerzero.metrics.ranking import Probe
+
+GRADIENT_SCALE = 100.0
+"""Published: gradients are multiplied by this before they are squared."""
+
+_VERSION = 1
+"""Part of the cache key; raised when the meaning of the numbers changes."""
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """What a metric may know of one linear layer besides its weights.
+
+    Attributes:
+        X: fp32 [in], mean over calibration windows of the squared L2 norm of each input feature.
+        G: fp32 [out, in], sqrt of the sum over windows of (100 · gradient)², the gradient being
+            that of the window's mean negative log-likelihood.
+
+    Either is None where no metric at hand reads it.
+    """
+
+    X: Tensor | None
+    G: Tensor | None
+
+
+Statistics = dict[str, LayerStatistics]
+"""Statistics by the layer's full name."""
+
+
+def collect_statistics(
+    model: Any,
+    layers: dict[str, Any],
+    windows: Tensor,
+    *,
+    gradients: bool = True,
+    on_window: Callable[[int], None] = lambda done: None,
+) -> Statistics:
+    """Measure X and G on the model as it is.
+
+    Args:
+        model: a transformers causal language model.
+        layers: its prunable linear layers by name.
+        windows: calibration token ids [count, length].
+        gradients: whether G is wanted; without it no backward pass is made.
+        on_window: told how many windows are done.
+
+    Source: method of Pruner-Zero (Dong et al., ICML 2024); X as in Wanda, G as in GBLM-Pruner.
+    """
+    device = next(model.parameters()).device
+    squares = {
+        name: torch.zeros(layer.weight.shape[1], device=device) for name, layer in layers.items()
+    }
+    gradient_squares: dict[str, Tensor] = {}
+    with _watch_inputs(layers, squares), _watch_gradients(layers, gradient_squares, gradients):
+        for done, window in enumerate(windows.to(device), start=1):
+            ids = window[None]
+            with torch.set_grad_enabled(gradients):
+                output = model(input_ids=ids, labels=ids, use_cache=False)
+            if gradients:
+                output.loss.backward()
+            on_window(done)
+    return {
+        name: LayerStatistics(
+            squares[name] / len(windows),
+            gradient_squares[name].sqrt() if gradients else None,
+        )
+        for name in layers
+    }
+
+
+@contextmanager
+def _watch_inputs(layers: dict[str, Any], squares: dict[str, Tensor]) -> Iterator[None]:
+    def watcher(name: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
+        def add(_module: Any, inputs: tuple[Tensor, ...]) -> None:
+            features = inputs[0].detach().float().reshape(-1, inputs[0].shape[-1])
+            squares[name] += features.square().sum(0)
+
+        return add
+
+    hooks = [layer.register_forward_pre_hook(watcher(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _watch_gradients(
+    layers: dict[str, Any], squares: dict[str, Tensor], wanted: bool
+) -> Iterator[None]:
+    """Add up each weight's squared gradient as soon as it is there, and free it at once."""
+    if not wanted:
+        yield
+        return
+
+    def watcher(name: str) -> Callable[[Tensor], None]:
+        def add(weight: Tensor) -> None:
+            assert weight.grad is not None
+            squares[name] += (GRADIENT_SCALE * weight.grad.float()).square()
+            weight.grad = None
+
+        return add
+
+    hooks = []
+    for name, layer in layers.items():
+        squares[name] = torch.zeros(layer.weight.shape, device=layer.weight.device)
+        layer.weight.requires_grad_(True)
+        hooks.append(layer.weight.register_post_accumulate_grad_hook(watcher(name)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer in layers.values():
+            layer.weight.requires_grad_(False)
+            layer.weight.grad = None
+
+
+def cached_statistics(
+    key: dict[str, Any], layers: dict[str, Any], collect: Callable[[], Statistics]
+) -> tuple[Statistics, bool]:
+    """Statistics from the cache, or collected and put there; and whether they were there.
+
+    ``key`` holds all that they depend on (model, text, settings). The cache is the folder
+    ``$PRUNERZERO_CACHE`` or ``~/.cache/prunerzero``. Whoever comes first computes; others wait.
+    """
+    cache = os.environ.get("PRUNERZERO_CACHE") or "~/.cache/prunerzero"
+    folder = Path(cache).expanduser() / "statistics"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = repr(sorted({**key, "version": _VERSION, "layers": list(layers)}.items()))
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+    device = next(iter(layers.values())).weight.device
+    with FileLock(f"{path}.lock"):
+        if (found := _load(path, device)) is not None:
+            return found, True
+        statistics = collect()
+        _save(statistics, path)
+    return statistics, False
+
+
+def _save(statistics: Statistics, path: Path) -> None:
+    named = {
+        f"{name}/{field}": getattr(layer, field)
+        for name, layer in statistics.items()
+        for field in ("X", "G")
+    }
+    tensors = {name: t.cpu().contiguous() for name, t in named.items() if t is not None}
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial)
+    os.replace(partial, path)
+
+
+def _load(path: Path, device: torch.device) -> Statistics | None:
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            names = set(file.keys())
+            return {
+                layer: LayerStatistics(
+                    file.get_tensor(f"{layer}/X"),
+                    file.get_tensor(f"{layer}/G") if f"{layer}/G" in names else None,
+                )
+                for layer in (n.removesuffix("/X") for n in sorted(names) if n.endswith("/X"))
+            }
+    except (FileNotFoundError, SafetensorError):  # absent, or cut short by a full disk
+        return None
+
+
+def probes_of(layers: dict[str, Any], statistics: Statistics, count: int = 4) -> list[Probe]:
+    """Samples of a few layers, evenly spaced through the model; needs G."""
+    names = list(layers)
+    chosen = [names[i * (len(names) - 1) // max(1, count - 1)] for i in range(count)]
+    probes = []
+    for name in dict.fromkeys(chosen):
+        found = statistics[name]
+        assert found.X is not None and found.G is not None
+        probes.append(Probe.of(layers[name].weight.detach(), found.X, found.G))
+    return probes

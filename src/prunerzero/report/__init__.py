@@ -1,0 +1,11 @@
+"""Tables, pictures and the model card, made from results alone.
+
+Everything here reads plain dictionaries as they come from JSON, so a report can be written again
+from a finished run without the model, without torch and without the rest of this package.
+"""
+
+from .model_card import model_card
+from .page import write_report
+from .tables import perplexity_table
+
+__all__ = ["model_card", "perplexity_table", "write_report"]

@@ -1,0 +1,297 @@
+"""The three charts of the report.
+
+They carry no background and no text colour of their own: the page's style sheet colours them, so
+that they follow the reader's light or dark setting. Names and formulas are escaped because plotly
+reads a little HTML in labels.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable
+from html import escape
+from textwrap import wrap
+from typing import Any
+
+import plotly.graph_objects as go
+
+from .wording import (
+    MISSING,
+    comparison_rows,
+    finite,
+    judged_part,
+    percent_text,
+    perplexity_text,
+    spoken_name,
+)
+
+# Each is at least 3 : 1 against a white and against a nearly black page.
+PALETTE = {"evolved": "#dc5a1c", "metric": "#3f7fc1", "dense": "#848b96", "raced": "#848b96"}
+HEAT = ["#dfe9f3", "#8fb8dc", "#3f7fc1", "#1d4f86", "#0c2646"]
+
+_HOVER = {"bgcolor": "#20242b", "bordercolor": "#20242b", "font": {"color": "#fff"}}
+
+
+def perplexity_chart(perplexity: dict[str, Any]) -> go.Figure:
+    """A pair of bars for each metric, best on top: the judged part solid, validation pale."""
+    rows = comparison_rows(perplexity)
+    judged = judged_part(perplexity)
+    parts = [part for part in ("test", "validation") if perplexity.get(part)]
+    values = {
+        part: [row.test if part == "test" else row.validation for row in rows] for part in parts
+    }
+    known = [value for column in values.values() for value in column if value is not None]
+    # One hopeless metric would press all others together, so its bars end early and say so.
+    cut = min(max(known), 3 * statistics.median(known)) if known else 1.0
+
+    figure = _figure(height=70 + len(rows) * (22 * len(parts) + 14))
+    places = list(range(len(rows)))
+    colours = [PALETTE.get(row.name, PALETTE["metric"]) for row in rows]
+    for part in parts:
+        figure.add_bar(
+            orientation="h",
+            y=places,
+            x=[min(value or 0.0, cut) for value in values[part]],
+            text=[_bar_label(value, cut) for value in values[part]],
+            textposition="outside",
+            cliponaxis=False,
+            marker={"color": colours, "opacity": 1.0 if part == judged else 0.45},
+            hovertext=[
+                f"{escape(spoken_name(row.name))}<br>{part} {perplexity_text(value)}"
+                for row, value in zip(rows, values[part], strict=True)
+            ],
+            hoverinfo="text",
+        )
+    # The labels stand to the right of the bars: a fixed margin holds them on any width.
+    figure.update_layout(bargap=0.25, bargroupgap=0.06, margin={"r": 76})
+    some_cut = any(value > cut for value in known)
+    figure.update_xaxes(
+        range=[0, cut],
+        nticks=6,
+        title={"text": "perplexity (▸ bar cut)" if some_cut else "perplexity"},
+    )
+    figure.update_yaxes(
+        range=[len(rows) - 0.5, -0.5],
+        tickvals=places,
+        ticktext=[_tick_name(row.name) for row in rows],
+        showgrid=False,
+        ticklabelstandoff=6,
+    )
+    return figure
+
+
+def search_chart(history: list[dict[str, Any]]) -> go.Figure:
+    """Every evaluation as a point, and the best complete one so far as a line."""
+    evaluations = [
+        (number, evaluation, value)
+        for number, evaluation in enumerate(history, start=1)
+        if (value := finite(evaluation.get("perplexity"))) is not None and value > 0
+    ]
+    low, high = _visible_range([value for _, _, value in evaluations])
+    figure = _figure(height=420)
+    for state, style in (
+        ("pruned", {"color": PALETTE["raced"], "size": 6, "opacity": 0.75}),
+        ("complete", {"color": PALETTE["metric"], "size": 8}),
+    ):
+        shown = [item for item in evaluations if item[1].get("state") == state]
+        symbol = "circle-open" if state == "pruned" else "circle"
+        figure.add_scatter(
+            mode="markers",
+            x=[number for number, _, _ in shown],
+            y=[min(value, high) for _, _, value in shown],
+            marker={
+                **style,
+                "symbol": ["triangle-up" if value > high else symbol for _, _, value in shown],
+            },
+            hovertext=[_evaluation_label(*item) for item in shown],
+            hoverinfo="text",
+            cliponaxis=False,
+        )
+
+    best = improvements(history)
+    steps = [(number, finite(evaluation["perplexity"])) for number, evaluation in best]
+    if steps:
+        steps.append((len(history), steps[-1][1]))
+    figure.add_scatter(
+        mode="lines",
+        x=[number for number, _ in steps],
+        y=[value for _, value in steps],
+        line={"color": PALETTE["evolved"], "width": 2.5, "shape": "hv"},
+        hoverinfo="skip",
+    )
+    ticks = _log_ticks(low, high)
+    figure.update_xaxes(
+        title={"text": "evaluations"},
+        range=[0, 1.02 * max(len(history), 1)],
+        nticks=min(9, len(history) + 1),
+        showgrid=False,
+    )
+    figure.update_yaxes(
+        type="log",
+        range=[math.log10(low), math.log10(1.02 * high)],
+        tickvals=ticks,
+        ticktext=[f"{tick:,g}" for tick in ticks],
+        title={"text": "perplexity"},
+    )
+    return figure
+
+
+def improvements(history: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """The complete evaluations that beat all before them, with their place in the search.
+
+    One that was raced out read only part of the text: its perplexity does not compare.
+    """
+    best: list[tuple[int, dict[str, Any]]] = []
+    lowest = math.inf
+    for number, evaluation in enumerate(history, start=1):
+        value = finite(evaluation.get("perplexity"))
+        if evaluation.get("state") == "complete" and value is not None and value < lowest:
+            lowest = value
+            best.append((number, evaluation))
+    return best
+
+
+def sparsity_chart(layers: list[dict[str, Any]]) -> go.Figure:
+    """A heat map: a column for each block, a line for each kind of layer."""
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for layer in layers:
+        cells.setdefault(_block_and_kind(str(layer["name"])), []).append(layer)
+    blocks = list(dict.fromkeys(block for block, _ in cells))
+    kinds = list(dict.fromkeys(kind for _, kind in cells))
+    shares = [
+        [overall_sparsity(cells.get((block, kind), [])) for block in blocks] for kind in kinds
+    ]
+    hover = [[_cell_label(cells.get((block, kind), [])) for block in blocks] for kind in kinds]
+    # More columns than this leave no room for a number on a phone.
+    texts = [
+        ["" if share is None or len(blocks) > 10 else f"{100 * share:.0f}" for share in line]
+        for line in shares
+    ]
+
+    figure = _figure(height=80 + 30 * len(kinds))
+    figure.add_heatmap(
+        z=shares,
+        zmin=0,
+        zmax=1,
+        x=list(range(len(blocks))),
+        y=list(range(len(kinds))),
+        text=texts,
+        texttemplate="%{text}",
+        hovertext=hover,
+        hoverinfo="text",
+        colorscale=HEAT,
+        showscale=False,
+        xgap=2 if len(blocks) <= 24 else 0,
+        ygap=2,
+    )
+    shown = range(0, len(blocks), max(1, math.ceil(len(blocks) / 12)))
+    figure.update_xaxes(
+        title={"text": "block"},
+        showgrid=False,
+        tickvals=list(shown),
+        ticktext=[escape(blocks[place]) for place in shown],
+    )
+    figure.update_yaxes(
+        autorange="reversed",
+        showgrid=False,
+        tickvals=list(range(len(kinds))),
+        ticktext=[_tick_name(kind.rpartition(".")[2]) for kind in kinds],
+        ticklabelstandoff=6,
+    )
+    return figure
+
+
+def overall_sparsity(layers: Iterable[dict[str, Any]]) -> float | None:
+    """The share of zeros in these layers together, each counted by its weights."""
+    weights = zeros = 0.0
+    for layer in layers:
+        share = finite(layer.get("sparsity"))
+        if share is not None:
+            weights += math.prod(layer["shape"])
+            zeros += share * math.prod(layer["shape"])
+    return zeros / weights if weights else None
+
+
+def _figure(height: int) -> go.Figure:
+    return go.Figure(
+        layout={
+            # The default template is 7 kB of colours for charts that are not here.
+            "template": "none",
+            "height": height,
+            "margin": {"l": 8, "r": 10, "t": 10, "b": 8},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": "system-ui, sans-serif", "size": 13},
+            "hoverlabel": {**_HOVER, "align": "left", "namelength": -1},
+            "hovermode": "closest",
+            "dragmode": False,
+            "showlegend": False,
+            "xaxis": {"automargin": True, "fixedrange": True, "zeroline": False},
+            "yaxis": {"automargin": True, "fixedrange": True, "zeroline": False},
+        }
+    )
+
+
+def _bar_label(value: float | None, cut: float) -> str:
+    if value is None:
+        return MISSING
+    return perplexity_text(value) if value <= cut else f"▸ {perplexity_text(value)}"
+
+
+def _tick_name(name: str) -> str:
+    """Short enough to leave a phone some room for the chart; the tables have it in full."""
+    name = spoken_name(name)
+    short = escape(name if len(name) <= 13 else name[:12] + "…")
+    return f"<b>{short}</b>" if name == "evolved" else short
+
+
+def _evaluation_label(number: int, evaluation: dict[str, Any], value: float) -> str:
+    lines = wrap(str(evaluation.get("expression", "")), 38)
+    read, chunks = evaluation.get("chunks_read"), evaluation.get("chunks")
+    finished = "finished" if evaluation.get("state") == "complete" else "raced out"
+    if read is not None and chunks is not None:
+        finished += f" after {read} of {chunks} chunks"
+    lines += [f"perplexity {perplexity_text(value)}", finished]
+    lines += [f"evaluation {number}, from {evaluation.get('origin', 'unknown')}"]
+    return "<br>".join(escape(line) for line in lines)
+
+
+def _visible_range(values: list[float]) -> tuple[float, float]:
+    """From just under the best to where most evaluations lie, at most ten times the best.
+
+    Random metrics can be millions of times worse; they are drawn at the upper edge.
+    """
+    if not values:
+        return 1.0, 10.0
+    best = min(values)
+    most = sorted(values)[int(0.8 * (len(values) - 1))]
+    return best / 1.06, min(max(1.15 * most, 1.5 * best), 10 * best)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers inside the range: plotly's own on a short log axis read 9 100 2 3."""
+    if high / low < 4:
+        rough = (high - low) / 5
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+        return [round(step * n, 10) for n in range(math.ceil(low / step), int(high / step) + 1)]
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [factor * 10.0**decade for decade in decades for factor in (1, 2, 3, 5, 7)]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def _block_and_kind(name: str) -> tuple[str, str]:
+    """``model.layers.3.mlp.experts.7.w1`` is of block 3 and of the kind ``mlp.experts.*.w1``."""
+    parts = name.split(".")
+    for place, part in enumerate(parts):
+        if part.isdigit() and place + 1 < len(parts):
+            rest = ("*" if later.isdigit() else later for later in parts[place + 1 :])
+            return part, ".".join(rest)
+    return MISSING, name
+
+
+def _cell_label(layers: list[dict[str, Any]]) -> str:
+    if not layers:
+        return ""
+    name = str(layers[0]["name"])
+    others = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+    return f"{escape(name)}{others}<br>{percent_text(overall_sparsity(layers))} zeros"

@@ -1,0 +1,101 @@
+"""How numbers and names read, the same in the page, the terminal and the model card."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+MISSING = "—"
+
+_SPOKEN_NAMES = {
+    "wanda": "Wanda",
+    "ria": "RIA",
+    "gblm": "GBLM",
+    "pruner-zero": "Pruner-Zero",
+    "power-law": "power law",
+}
+
+
+def finite(value: object) -> float | None:
+    """The number, or None for whatever JSON has in its place: null, NaN, an infinity, nothing."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def perplexity_text(value: object) -> str:
+    """About four figures: ``31.24``, ``480.9``, ``2,529``, ``3.1e+09``."""
+    number = finite(value)
+    if number is None:
+        return MISSING
+    if number >= 1e5:
+        return f"{number:.1e}"
+    return f"{number:,.{2 if number < 100 else 1 if number < 1000 else 0}f}"
+
+
+def percent_text(share: object) -> str:
+    """A share of one as ``50 %`` or ``43.5 %``."""
+    number = finite(share)
+    return MISSING if number is None else f"{round(100 * number, 2):g} %"
+
+
+def change_text(ratio: float | None) -> str:
+    """A ratio as a signed change: 0.95 reads ``−5.00 %``."""
+    if ratio is None:
+        return MISSING
+    change = 100 * (ratio - 1)
+    if change >= 1e5:
+        return f"{change:+.1e} %"
+    text = f"{change:+,.{2 if abs(change) < 100 else 0}f} %"
+    return "0.00 %" if text in ("+0.00 %", "-0.00 %") else text.replace("-", "−")
+
+
+def sparsity_text(sparsity: object) -> str:
+    """``0.5`` reads ``50 %``; a pattern such as ``2:4`` reads as it is written."""
+    try:
+        return percent_text(float(str(sparsity)))
+    except ValueError:
+        return str(sparsity)
+
+
+def spoken_name(metric: str) -> str:
+    return _SPOKEN_NAMES.get(metric, metric)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a comparison: a metric's perplexity on each part it was measured on."""
+
+    name: str
+    validation: float | None
+    test: float | None
+    judged: float | None
+    """The perplexity that decides the order: test, or validation where there is no test."""
+    versus_wanda: float | None
+
+
+def judged_part(perplexity: dict[str, Any]) -> str:
+    """The part that comparisons are made on."""
+    return "test" if perplexity.get("test") else "validation"
+
+
+def comparison_rows(perplexity: dict[str, Any]) -> list[Row]:
+    """Dense first, then the metrics from best to worst; those that gave no number come last."""
+    validation = perplexity.get("validation") or {}
+    test = perplexity.get("test") or {}
+    judged = perplexity.get(judged_part(perplexity)) or {}
+    wanda = finite(judged.get("wanda"))
+
+    def row(name: str) -> Row:
+        value = finite(judged.get(name))
+        compared = name != "dense" and value is not None and wanda
+        return Row(
+            name=name,
+            validation=finite(validation.get(name)),
+            test=finite(test.get(name)),
+            judged=value,
+            versus_wanda=value / wanda if compared and value and wanda else None,
+        )
+
+    rows = [row(name) for name in {**judged, **validation}]
+    rows.sort(key=lambda row: (row.name != "dense", row.judged is None, row.judged or 0.0))
+    return rows

@@ -1,0 +1,133 @@
+"""The main job in one go, on the bundled model: evolve, compare, prune, report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prunerzero import evolution
+from prunerzero.errors import OutputError
+from prunerzero.files import check_new, write_json
+from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity
+from prunerzero.report import write_report
+from prunerzero.tasks.evaluate import compare_in
+from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.prune import prune_in
+from prunerzero.tasks.search import search_in
+from prunerzero.tasks.workspace import Setup, Workspace, versions
+
+DEMO_SETUP = Setup(
+    num_calibration_samples=48,
+    num_validation_samples=80,
+    num_test_samples=80,
+)
+"""Amounts of text that fit three minutes on two cores."""
+
+DEMO_SECONDS = 80.0
+DEMO_EVALUATIONS = 500
+SECOND_PATTERN = "2:4"
+
+
+def run_demo(
+    output_dir: Path,
+    *,
+    sparsity: str = "0.5",
+    seed: int = 0,
+    evaluations: int | None = None,
+    seconds: float | None = None,
+    overwrite: bool = False,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Evolve a metric on the bundled model and leave ``summary.json``, ``report.html``, ``model/``.
+
+    Until all is done the folder is called ``NAME.partial``; after an interruption the same call
+    goes on from there.
+
+    Args:
+        output_dir: must be absent or empty, unless ``overwrite``.
+        sparsity: what the metric is evolved for.
+        seed: of the evolution.
+        evaluations, seconds: budgets of the search, in place of the demo's own.
+        overwrite: replace ``output_dir`` once the new result is complete.
+        observer: told of progress.
+
+    Returns:
+        What ``summary.json`` holds.
+
+    Raises:
+        InputError, MetricError: what was asked cannot be done.
+    """
+    began = time.monotonic()
+    wanted = Sparsity.parse(sparsity)
+    if not overwrite:
+        check_new(output_dir)
+    elif output_dir.exists() and not (output_dir / "summary.json").is_file():
+        check_new(output_dir)  # only what a demo left is replaced
+    partial = output_dir.with_name(output_dir.name + ".partial")
+    settings = evolution.SearchSettings(
+        seed=seed,
+        evaluations=evaluations or DEMO_EVALUATIONS,
+        seconds=seconds or (None if evaluations else DEMO_SECONDS),
+        operators="extended",
+    )
+    work = Workspace(DEMO_SETUP, observer)
+    try:
+        found, result = search_in(work, wanted, partial / "run", settings)
+    except OutputError:  # left by a demo with other settings
+        shutil.rmtree(partial)
+        found, result = search_in(work, wanted, partial / "run", settings)
+    if found.interrupted:
+        raise KeyboardInterrupt
+    evolved = Metric("evolved", Expression.parse(found.metric), "found by this demo")
+    table = compare_in(work, CATALOG, wanted, ("validation", "test"))
+    for part, figures in table.perplexity.items():
+        figures["evolved"] = found.perplexity[part]["evolved"]
+    everything = {**CATALOG, "evolved": evolved}
+    second = compare_in(work, everything, Sparsity.parse(SECOND_PATTERN), ("test",))
+    shutil.rmtree(partial / "model", ignore_errors=True)
+    pruned = prune_in(work, evolved, wanted, partial / "model", ["test"])
+    history = [asdict(evaluation) for evaluation in result.evaluations]
+    summary: dict[str, Any] = {
+        "sparsity": str(wanted),
+        "seed": seed,
+        "evaluations": found.evaluations,
+        "raced_out": found.raced_out,
+        "duplicates_skipped": found.duplicates_skipped,
+        "seconds": time.monotonic() - began,
+        "metric": found.metric,
+        "tree": found.tree,
+        "model": DEMO_SETUP.model,
+        "text": "python-docs",
+        "window_length": work.window_length,
+        "windows": found.settings["windows"],
+        "perplexity": table.perplexity,
+        "patterns": {SECOND_PATTERN: second.perplexity},
+        "finalists": list(found.finalists),
+        "catalog": table.formulas,
+        "command": f"prunerzero demo --sparsity {wanted} --seed {seed}",
+        "versions": versions(),
+        "machine": f"{os.cpu_count()} × {platform.processor() or platform.machine()}",
+    }
+    write_json(partial / "history.json", history)
+    write_json(partial / "summary.json", summary)
+    write_report(
+        partial / "report.html", summary, history, [asdict(layer) for layer in pruned.layers]
+    )
+    _put_in_place(partial, output_dir)
+    return summary
+
+
+def _put_in_place(partial: Path, output_dir: Path) -> None:
+    try:
+        if output_dir.exists():
+            shutil.rmtree(output_dir)
+        os.replace(partial, output_dir)
+    except OSError as error:
+        raise OutputError(
+            f"'{output_dir}' cannot be replaced ({error.strerror}); the result is in '{partial}'."
+        ) from None

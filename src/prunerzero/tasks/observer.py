@@ -1,0 +1,23 @@
+"""How a task tells what it is doing; the command line draws it, a program may ignore it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prunerzero.evolution import Progress
+
+
+class Observer:
+    """Ignores everything; override what should be seen."""
+
+    def stage(self, what: str) -> None:
+        """Something of unknown length begins."""
+
+    @contextmanager
+    def count(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Something that is counted begins; the function given is told how many are done."""
+        yield lambda done: None
+
+    def search(self, progress: Progress) -> None:
+        """One more evaluation of a search is done."""

@@ -1,0 +1,141 @@
+"""Prune a model and write it as a checkpoint that loads like any other."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prunerzero.files import check_new, new_folder, write_json, write_text
+from prunerzero.language.corpora import Part
+from prunerzero.metrics import Metric, Sparsity
+from prunerzero.pruning.blocks import check_widths
+from prunerzero.pruning.pruner import LayerSparsity, prune_model
+from prunerzero.pruning.statistics import LayerStatistics
+from prunerzero.report import model_card
+from prunerzero.tasks.metric_sources import read_metric
+from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.workspace import Setup, Workspace
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was pruned and what it cost.
+
+    Attributes:
+        output_dir: the checkpoint.
+        metric: the formula.
+        sparsity: achieved share of zeros in the prunable layers.
+        zeros, parameters: zero weights, and all parameters of the model.
+        perplexity: part → ``dense`` and ``pruned``; empty where no text was named.
+        layers: how much of each layer is zero.
+        settings: all that the result depends on.
+    """
+
+    output_dir: str
+    metric: str
+    sparsity: float
+    zeros: int
+    parameters: int
+    perplexity: dict[str, dict[str, float]]
+    layers: tuple[LayerSparsity, ...]
+    settings: dict[str, Any]
+
+
+def prune(
+    setup: Setup,
+    metric: str,
+    sparsity: str | Sparsity,
+    output_dir: Path | str,
+    observer: Observer | None = None,
+) -> Pruned:
+    """Prune a model with a metric and save it.
+
+    The folder loads with ``AutoModelForCausalLM.from_pretrained``: ordinary weights with zeros in
+    the checkpoint's dtype, tokenizer, model card, ``recipe.yaml``, ``metric.json``,
+    ``figures.json``.
+
+    Args:
+        setup: model and texts. Perplexity before and after is measured on the test text, else on
+            the validation text, where one is named.
+        metric: catalog name, formula, JSON file, or the folder of a search.
+        sparsity: ``"0.5"``, ``"2:4"`` …
+        output_dir: must be absent or empty.
+        observer: told of progress.
+
+    Raises:
+        InputError, MetricError: nothing was written.
+    """
+    found = read_metric(metric)
+    sparsity = Sparsity.parse(sparsity) if isinstance(sparsity, str) else sparsity
+    check_new(Path(output_dir))
+    work = Workspace(setup, observer)
+    choices: tuple[Part, ...] = ("test", "validation")
+    parts = [part for part in choices if work.has(part)][:1]
+    if found.expression.terminals - {"W"}:
+        work.read("calibration")
+    work.read(*parts)
+    return prune_in(work, found, sparsity, Path(output_dir), parts)
+
+
+def prune_in(
+    work: Workspace, metric: Metric, sparsity: Sparsity, output_dir: Path, parts: list[Part]
+) -> Pruned:
+    """``prune`` for a workspace that is open already; its model stays pruned."""
+    check_widths(work.layers, sparsity)
+    for part in parts:
+        work.text(part)
+    terminals = metric.expression.terminals
+    if terminals - {"W"}:
+        statistics = work.statistics(gradients="G" in terminals)
+    else:
+        statistics = {name: LayerStatistics(X=None, G=None) for name in work.layers}
+    before = {part: work.dense(part) for part in parts}
+    layers = prune_model(work.layers, statistics, metric.expression, sparsity)
+    perplexity = {
+        str(part): {"dense": before[part], "pruned": work.measure(part, "pruned").value}
+        for part in parts
+    }
+    zeros = sum(layer.zeros for layer in layers)
+    result = Pruned(
+        output_dir=str(output_dir),
+        metric=str(metric.expression),
+        sparsity=zeros / sum(layer.weight.numel() for layer in work.layers.values()),
+        zeros=zeros,
+        parameters=sum(p.numel() for p in work.language_model.model.parameters()),
+        perplexity=perplexity,
+        layers=layers,
+        settings=work.describe(),
+    )
+    work.observer.stage(f"writing {output_dir}")
+    _save(work, metric, sparsity, result, output_dir)
+    return result
+
+
+def _save(
+    work: Workspace, metric: Metric, sparsity: Sparsity, result: Pruned, output_dir: Path
+) -> None:
+    loaded = work.language_model
+    recipe = {"metric": str(metric.expression), "sparsity": str(sparsity), **result.settings}
+    figures = asdict(result) | {
+        "window_length": work.window_length,
+        "windows": result.settings["windows"],
+    }
+    with new_folder(output_dir) as folder:
+        loaded.model.to(loaded.stored_dtype).save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+        tree = metric.expression.to_json()
+        write_json(
+            folder / "metric.json",
+            {
+                "name": metric.name,
+                "formula": str(metric.expression),
+                "tree": tree,
+                "source": metric.source,
+            },
+        )
+        write_json(folder / "figures.json", figures)
+        write_text(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
+        write_text(folder / "README.md", model_card(recipe, figures))

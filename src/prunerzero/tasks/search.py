@@ -1,0 +1,204 @@
+"""Evolve a metric for a model, a text and a sparsity."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prunerzero import evolution
+from prunerzero.errors import InputError, OutputError
+from prunerzero.evolution.variation import OperatorSet
+from prunerzero.files import check_new, write_json
+from prunerzero.language.corpora import Part
+from prunerzero.language.perplexity import exp
+from prunerzero.metrics import Expression, Sparsity
+from prunerzero.pruning.blocks import check_widths
+from prunerzero.pruning.fitness import PrunedLoss
+from prunerzero.pruning.pruner import prune_model
+from prunerzero.pruning.statistics import probes_of
+from prunerzero.tasks.metric_sources import BEST
+from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.workspace import Setup, Workspace
+
+JOURNAL = "journal.log"
+"""The study, in the folder of a run: population, log and queue."""
+
+_CHUNK_TOKENS = 1024
+_RACE_CHUNKS = 16
+_DEFAULT_EVALUATIONS = 500
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        output_dir: the run's folder; as ``--metric`` it names the metric found.
+        metric: the formula.
+        tree: the same in the published JSON.
+        sparsity, seed: as asked.
+        evaluations: metrics measured, ``raced_out`` and ``failed`` ones included.
+        duplicates_skipped: proposals that were known already, by text or by ranking.
+        seconds: of search, pauses left out.
+        interrupted: whether Ctrl-C ended it before its budget did.
+        perplexity: part → ``dense`` and ``evolved``, on all windows of the part.
+        finalists: the best metrics, judged on the whole validation part, the best first.
+        settings: all that the result depends on.
+    """
+
+    output_dir: str
+    metric: str
+    tree: dict[str, Any]
+    sparsity: str
+    seed: int
+    evaluations: int
+    raced_out: int
+    failed: int
+    duplicates_skipped: int
+    seconds: float
+    interrupted: bool
+    perplexity: dict[str, dict[str, float]]
+    finalists: tuple[dict[str, Any], ...]
+    settings: dict[str, Any]
+
+
+def search(
+    setup: Setup,
+    sparsity: str | Sparsity,
+    output_dir: Path | str,
+    *,
+    evaluations: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    operators: OperatorSet = "extended",
+    observer: Observer | None = None,
+) -> Found:
+    """Evolve a metric and write ``best.json`` to the run's folder; the same call again resumes.
+
+    Args:
+        setup: model and texts; calibration and validation are needed, test is optional.
+        sparsity: ``"0.5"``, ``"2:4"`` …
+        output_dir: absent, empty, or the folder of the run to resume.
+        evaluations: budget, counting what was measured before a resume; 500 where neither budget
+            is given.
+        seconds: budget of search time.
+        seed: of the evolution.
+        operators: ``"published"``, the paper's search space, or ``"extended"``.
+        observer: told of progress.
+
+    Raises:
+        InputError, MetricError: nothing was written.
+        KeyboardInterrupt: before anything was measured.
+    """
+    sparsity = Sparsity.parse(sparsity) if isinstance(sparsity, str) else sparsity
+    folder = Path(output_dir)
+    if not (folder / JOURNAL).is_file():
+        check_new(folder)
+    if evaluations is None and seconds is None:
+        evaluations = _DEFAULT_EVALUATIONS
+    try:
+        settings = evolution.SearchSettings(
+            seed=seed,
+            evaluations=evaluations,
+            seconds=seconds,
+            operators=operators,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    work = Workspace(setup, observer)
+    work.read("calibration", "validation", *_optional(work))
+    found, _ = search_in(work, sparsity, folder, settings)
+    return found
+
+
+def _optional(work: Workspace) -> list[Part]:
+    return ["test"] if work.has("test") else []
+
+
+def search_in(
+    work: Workspace, sparsity: Sparsity, folder: Path, settings: evolution.SearchSettings
+) -> tuple[Found, evolution.SearchResult]:
+    """``search`` for a workspace that is open already; also gives the course of the search."""
+    check_widths(work.layers, sparsity)
+    for part in ("calibration", "validation", *_optional(work)):
+        work.text(part)
+    statistics = work.statistics(gradients=True)
+    judged: list[Part] = ["validation", *_optional(work)]
+    perplexity = {str(part): {"dense": work.dense(part)} for part in judged}
+    fitness = PrunedLoss(
+        work.language_model.model,
+        work.layers,
+        statistics,
+        sparsity,
+        work.text("validation").windows,
+        windows_per_chunk=max(1, _CHUNK_TOKENS // work.window_length),
+        race_chunks=_RACE_CHUNKS,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        population = evolution.Population.open(
+            folder / JOURNAL, settings=_identity(work, sparsity, settings)
+        )
+    except evolution.StudyMismatchError as error:
+        raise OutputError(
+            f"folder '{folder}' holds another search: {error} Name another --output-dir."
+        ) from None
+    result = evolution.search(
+        fitness,
+        population=population,
+        settings=settings,
+        probes=probes_of(work.layers, statistics),
+        sparsity=sparsity,
+        on_progress=work.observer.search,
+    )
+    if result.expression is None:
+        if result.interrupted:
+            raise KeyboardInterrupt
+        raise InputError(
+            f"none of {len(result.evaluations)} metrics could be measured; allow more evaluations."
+        )
+    expression = Expression.parse(result.expression)
+    if not result.interrupted:
+        with work.pruned_for_now():
+            prune_model(work.layers, statistics, expression, sparsity)
+            for part in judged:
+                perplexity[part]["evolved"] = work.measure(part, "evolved").value
+    found = Found(
+        output_dir=str(folder),
+        metric=result.expression,
+        tree=expression.to_json(),
+        sparsity=str(sparsity),
+        seed=settings.seed,
+        evaluations=len(result.evaluations),
+        raced_out=result.raced_out,
+        failed=result.failed,
+        duplicates_skipped=result.duplicates_skipped,
+        seconds=result.seconds,
+        interrupted=result.interrupted,
+        perplexity=perplexity,
+        finalists=tuple(
+            {"metric": f.expression, "size": f.size, "perplexity": exp(f.loss)}
+            for f in result.finalists
+        ),
+        settings={**work.describe(), "search": asdict(settings)},
+    )
+    write_json(folder / BEST, asdict(found))
+    return found, result
+
+
+def _identity(
+    work: Workspace, sparsity: Sparsity, settings: evolution.SearchSettings
+) -> dict[str, Any]:
+    """What a study's figures depend on: with another of these it is another study."""
+    return {
+        "model": work.setup.model,
+        "sparsity": str(sparsity),
+        "group": sparsity.group,
+        "calibration text": work.text("calibration").fingerprint,
+        "validation text": work.text("validation").fingerprint,
+        "ignore": list(work.setup.ignore),
+        "dtype": str(work.language_model.model.dtype),
+        "seed": settings.seed,
+        "operators": settings.operators,
+    }

@@ -1,0 +1,214 @@
+"""A model, the texts that matter to the user, and what is measured of the one on the others."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import prunerzero
+from prunerzero.errors import InputError, ModelError, TextError
+from prunerzero.language.corpora import PARTS, Part, Text, cut_windows, read_corpus, read_file
+from prunerzero.language.models import BUNDLED, LanguageModel, fingerprint, load_model
+from prunerzero.language.perplexity import Perplexity, perplexity
+from prunerzero.pruning.blocks import prunable_layers
+from prunerzero.pruning.statistics import Statistics, cached_statistics, collect_statistics
+from prunerzero.tasks.observer import Observer
+
+DEFAULT_WINDOW_LENGTH = 2048
+_BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Which model, and which texts; the same words as on the command line.
+
+    Attributes:
+        model: hub id, folder, GGUF file, or ``"bundled"``.
+        revision, dtype, device, trust_remote_code: see ``load_model``.
+        dataset: a named corpus, which brings all three parts.
+        calibration, validation, test: text files; each goes before the corpus.
+        max_seq_length: window length in tokens; 2048, or the model's limit if smaller.
+        num_calibration_samples, num_validation_samples, num_test_samples: at most so many windows,
+            evenly spaced over the text; None for all.
+        batch_size: windows read at once; None for as many as make 2048 tokens.
+        ignore: patterns of layer names to leave unpruned.
+    """
+
+    model: str = BUNDLED
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    dataset: str | None = None
+    calibration: Path | None = None
+    validation: Path | None = None
+    test: Path | None = None
+    max_seq_length: int | None = None
+    num_calibration_samples: int | None = 128
+    num_validation_samples: int | None = None
+    num_test_samples: int | None = None
+    batch_size: int | None = None
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("max_seq_length", "batch_size", *(f"num_{part}_samples" for part in PARTS)):
+            least = 2 if name == "max_seq_length" else 1
+            if (value := getattr(self, name)) is not None and value < least:
+                raise InputError(f"--{name.replace('_', '-')} must be at least {least}.")
+
+    def corpus(self) -> str | None:
+        """The named corpus, which the bundled model has without being told."""
+        return self.dataset or ("python-docs" if self.model == BUNDLED else None)
+
+
+class Workspace:
+    """The loaded model with its layers, texts and statistics, each made when first asked for.
+
+    Texts are checked before the model is loaded, so that a wrong path costs no time.
+    """
+
+    def __init__(self, setup: Setup, observer: Observer | None = None) -> None:
+        self.setup = setup
+        self.observer = observer or Observer()
+        self._documents: dict[Part, tuple[str, list[str]]] = {}
+        self._texts: dict[Part, Text] = {}
+        self._dense: dict[Part, float] = {}
+
+    def read(self, *parts: Part) -> None:
+        """Read these parts now. Raises TextError where one is not named or not readable."""
+        for part in parts:
+            if part in self._documents:
+                continue
+            path: Path | None = getattr(self.setup, part)
+            if path is not None:
+                self._documents[part] = str(path), read_file(path)
+            elif (corpus := self.setup.corpus()) is not None:
+                self._documents[part] = f"{corpus} ({part})", read_corpus(corpus, part)
+            else:
+                raise TextError(
+                    f"no {part} text is named; pass --{part} FILE or --dataset wikitext2."
+                )
+
+    def has(self, part: Part) -> bool:
+        """Whether the user named a text for this part."""
+        return getattr(self.setup, part) is not None or self.setup.corpus() is not None
+
+    @cached_property
+    def language_model(self) -> LanguageModel:
+        """The model and tokenizer. Raises ModelError."""
+        s = self.setup
+        self.observer.stage(f"loading {s.model}")
+        loaded = load_model(
+            s.model,
+            revision=s.revision,
+            dtype=s.dtype,
+            device=s.device,
+            trust_remote_code=s.trust_remote_code,
+        )
+        if self.setup.max_seq_length and self.setup.max_seq_length > loaded.context_length:
+            raise ModelError(
+                f"--max-seq-length {self.setup.max_seq_length} is more than the model's limit of "
+                f"{loaded.context_length} tokens."
+            )
+        return loaded
+
+    @cached_property
+    def layers(self) -> dict[str, Any]:
+        """The prunable linear layers by name. Raises ModelError."""
+        return prunable_layers(self.language_model.model, self.setup.ignore)
+
+    @property
+    def window_length(self) -> int:
+        """Tokens in a window."""
+        limit = min(DEFAULT_WINDOW_LENGTH, self.language_model.context_length)
+        return self.setup.max_seq_length or limit
+
+    @property
+    def batch_size(self) -> int:
+        """Windows read at once."""
+        return self.setup.batch_size or max(1, _BATCH_TOKENS // self.window_length)
+
+    def text(self, part: Part) -> Text:
+        """The windows of a part. Raises TextError."""
+        if part not in self._texts:
+            self.read(part)
+            name, documents = self._documents[part]
+            tokenizer = self.language_model.tokenizer
+            text = cut_windows(documents, tokenizer, self.window_length, name)
+            self._texts[part] = text.spread(getattr(self.setup, f"num_{part}_samples"))
+        return self._texts[part]
+
+    def statistics(self, gradients: bool) -> Statistics:
+        """X, and G where wanted, of every layer on the dense model; from the cache if there."""
+        windows = self.text("calibration").windows
+        model = self.language_model.model
+        key = {
+            "model": fingerprint(model),
+            "text": self.text("calibration").fingerprint,
+            "gradients": gradients,
+            "device": self.language_model.device.type,
+            "torch": torch.__version__,
+        }
+
+        def collect() -> Statistics:
+            with self.observer.count("statistics", len(windows)) as advance:
+                return collect_statistics(
+                    model, self.layers, windows, gradients=gradients, on_window=advance
+                )
+
+        return cached_statistics(key, self.layers, collect)[0]
+
+    def measure(self, part: Part, label: str) -> Perplexity:
+        """Perplexity of the model, as it is now, on a part."""
+        windows = self.text(part).windows
+        with self.observer.count(f"{label}, {part} text", len(windows)) as advance:
+            return perplexity(self.language_model.model, windows, self.batch_size, advance)
+
+    def dense(self, part: Part) -> float:
+        """Perplexity of the model as it came; measured once, before anything is pruned."""
+        if part not in self._dense:
+            self._dense[part] = self.measure(part, "dense").value
+        return self._dense[part]
+
+    @contextmanager
+    def pruned_for_now(self) -> Iterator[None]:
+        """Whatever is pruned inside is restored after."""
+        dense = {name: layer.weight.detach().clone() for name, layer in self.layers.items()}
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, layer in self.layers.items():
+                    layer.weight.copy_(dense[name])
+
+    def describe(self) -> dict[str, Any]:
+        """All settings as they came out, for results: text names, window length and counts."""
+        given = {f.name: getattr(self.setup, f.name) for f in fields(self.setup)}
+        return {
+            **{k: str(v) if isinstance(v, Path) else v for k, v in given.items()},
+            "max_seq_length": self.window_length,
+            "dtype": str(self.language_model.model.dtype).removeprefix("torch."),
+            "device": str(self.language_model.device),
+            "texts": {part: text.name for part, text in self._texts.items()},
+            "windows": {part: len(text.windows) for part, text in self._texts.items()},
+            "versions": versions(),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    import transformers
+
+    return {
+        "prunerzero": prunerzero.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,114 @@
+"""What a person sees while a task runs: stages, bars, and the search as it improves."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from prunerzero.evolution import Progress as SearchProgress
+from prunerzero.tasks.observer import Observer
+
+_LOG_EVERY = 10.0
+"""Seconds between lines where the output is no terminal."""
+
+
+class TerminalObserver(Observer):
+    """Draws progress on standard error: live in a terminal, a line now and then in a log."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._bars: Progress | None = None
+        self._search: TaskID | None = None
+        self._last_line = 0.0
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Progress is drawn inside."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=self.console,
+        ) as self._bars:
+            yield
+        self._bars = self._search = None
+
+    def stage(self, what: str) -> None:
+        self.console.print(f"[dim]{what} …[/dim]")
+
+    @contextmanager
+    def count(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        if self._bars is None:
+            self.console.print(f"{what} ({total} windows) …", markup=False)
+            yield lambda done: None
+            return
+        bars = self._bars
+        task = bars.add_task(what, total=total, detail="")
+        try:
+            yield lambda done: bars.update(task, completed=done)
+        finally:
+            bars.remove_task(task)
+
+    def search(self, progress: SearchProgress) -> None:
+        if self._bars is None:
+            self._log(progress)
+            return
+        if self._search is None:
+            self._search = self._bars.add_task("", total=None, detail="")
+        whole = progress.seconds + (progress.seconds_left or 0.0)
+        self._bars.update(
+            self._search,
+            description=progress.phase,
+            completed=progress.seconds,
+            total=whole,
+            detail=escape(describe(progress)),
+        )
+
+    def _log(self, progress: SearchProgress) -> None:
+        if time.monotonic() - self._last_line >= _LOG_EVERY:
+            self._last_line = time.monotonic()
+            self.console.print(describe(progress), markup=False)
+            sys.stderr.flush()
+
+
+def describe(progress: SearchProgress) -> str:
+    """One line: how far, how fast, what was skipped, how long still, and the best so far."""
+    left = "" if progress.seconds_left is None else f", {_clock(progress.seconds_left)} left"
+    best = (
+        ""
+        if progress.best_perplexity is None
+        else f" · best {progress.best_perplexity:.3f}: {progress.best_expression}"
+    )
+    return (
+        f"{progress.evaluations} evaluations ({progress.evaluations_per_second:.1f}/s), "
+        f"{progress.duplicates_skipped} duplicates skipped, {progress.raced_out} raced out{left}"
+        f"{best}"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

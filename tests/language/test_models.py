@@ -1,0 +1,102 @@
+import json
+import shutil
+
+import pytest
+import torch
+from tiny_model import save_tiny_model
+
+from prunerzero.errors import ModelError
+from prunerzero.language.models import fingerprint, load_model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"), torch.bfloat16)
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+def test_a_folder_computes_in_float32_on_a_cpu_and_remembers_its_dtype(saved):
+    loaded = load_model(str(saved), device="cpu")
+    assert loaded.model.dtype == torch.float32
+    assert loaded.stored_dtype == torch.bfloat16
+    assert loaded.context_length == 64
+    assert not any(p.requires_grad for p in loaded.model.parameters())
+
+
+def test_the_dtype_can_be_chosen(saved):
+    assert load_model(str(saved), dtype="bfloat16", device="cpu").model.dtype == torch.bfloat16
+    with pytest.raises(ModelError, match="must be auto, float32"):
+        load_model(str(saved), dtype="int8", device="cpu")
+
+
+def test_equal_models_have_equal_fingerprints(saved):
+    first, second = (load_model(str(saved), device="cpu").model for _ in range(2))
+    assert fingerprint(first) == fingerprint(second)
+    with torch.no_grad():
+        second.model.layers[0].mlp.up_proj.weight[0, 0] += 1
+    assert fingerprint(first) != fingerprint(second)
+
+
+def test_a_folder_without_weights_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="holds no safetensors weights"):
+        load_model(str(folder))
+
+
+def test_pickled_weights_are_not_opened(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"anything")
+    with pytest.raises(ModelError, match="only pickled ones"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("size", [0, 4, 40, -100])
+def test_truncated_weights_are_refused(folder, size):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    with pytest.raises(ModelError, match="truncated or damaged"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", json.dumps({"model_type": "unheard-of"})])
+def test_a_config_that_is_none_is_refused(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ModelError):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "a/b/c"])
+def test_a_path_that_is_not_there_is_refused_without_asking_the_hub(name):
+    with pytest.raises(ModelError, match="there is no model folder or file"):
+        load_model(name)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ModelError, match=r"not a \.gguf file"):
+        load_model(str(tmp_path / "model.onnx"))
+
+
+def test_a_gguf_file_that_is_none_is_refused(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF but not really")
+    with pytest.raises(ModelError):
+        load_model(str(tmp_path / "model.gguf"))
+
+
+def test_a_device_that_is_not_there_is_refused(saved):
+    with pytest.raises(ModelError, match="cannot be used here"):
+        load_model(str(saved), device="cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [("unreachable", "the hub cannot be reached"), ("not there", "the hub has none either")],
+)
+def test_a_model_the_hub_cannot_give_says_what_to_pass_instead(monkeypatch, answer, problem):
+    monkeypatch.setattr("prunerzero.language.models.ask_hub", lambda *_: answer)
+    with pytest.raises(ModelError, match=f"{problem}; pass a model folder, a .gguf file"):
+        load_model("nobody/nothing-of-that-name")

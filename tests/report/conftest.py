@@ -1,0 +1,125 @@
+"""The results of one small search, as they come from JSON."""
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def summary() -> dict[str, Any]:
+    return {
+        "sparsity": "0.5",
+        "seed": 17,
+        "evaluations": 412,
+        "duplicates_skipped": 655,
+        "seconds": 161.2,
+        "metric": "W * sqrt(X) * sqrt(G)",
+        "tree": {
+            "data": "mul",
+            "left": {
+                "data": "mul",
+                "left": {"data": "W"},
+                "right": {"data": "sqrt", "left": {"data": "X"}},
+            },
+            "right": {"data": "sqrt", "left": {"data": "G"}},
+        },
+        "model": "bundled",
+        "text": "python-docs",
+        "window_length": 512,
+        "windows": {"calibration": 64, "validation": 96, "test": 97},
+        "perplexity": {
+            "validation": {
+                "dense": 18.43,
+                "magnitude": 40.11,
+                "wanda": 32.62,
+                "ria": 33.71,
+                "gblm": 32.44,
+                "pruner-zero": 34.92,
+                "power-law": 31.21,
+                "evolved": 30.87,
+            },
+            "test": {
+                "dense": 18.91,
+                "magnitude": 40.72,
+                "wanda": 33.04,
+                "ria": 34.15,
+                "gblm": 32.83,
+                "pruner-zero": 35.36,
+                "power-law": 31.58,
+                "evolved": 31.24,
+            },
+        },
+        "patterns": {
+            "2:4": {
+                "test": {
+                    "dense": 18.91,
+                    "magnitude": 2529.4,
+                    "wanda": 199.83,
+                    "ria": 220.25,
+                    "gblm": 201.56,
+                    "pruner-zero": 184.97,
+                    "power-law": 165.58,
+                    "evolved": 158.36,
+                }
+            }
+        },
+        "catalog": {
+            "magnitude": "W",
+            "wanda": "W * sqrt(X)",
+            "ria": "(rownorm(W) + colnorm(W)) * X ** 0.25",
+            "gblm": "W * (100 * G + sqrt(X))",
+            "pruner-zero": "abs(W * W) * mms(G)",
+            "power-law": "W * X ** 0.5 * G ** 0.25",
+        },
+        "command": "prunerzero demo --seed 17",
+        "versions": {
+            "prunerzero": "0.1.0",
+            "torch": "2.13.0",
+            "transformers": "5.9.1",
+            "python": "3.11.2",
+        },
+        "machine": "2 × AMD EPYC",
+    }
+
+
+@pytest.fixture
+def history() -> list[dict[str, Any]]:
+    return [
+        _evaluation(0, "exp(X) - W", "pruned", 3.1e9, chunks_read=1),
+        _evaluation(1, "W * X", "complete", 41.2),
+        _evaluation(2, "log(G)", "failed", None, chunks_read=0),
+        _evaluation(3, "W * sqrt(X)", "complete", 32.6),
+        _evaluation(4, "W + sqrt(X)", "pruned", 31.9, chunks_read=3),
+        _evaluation(5, "W * sqrt(X) * sqrt(G)", "complete", 30.87),
+    ]
+
+
+def _evaluation(
+    number: int, expression: str, state: str, perplexity: float | None, chunks_read: int = 12
+) -> dict[str, Any]:
+    return {
+        "number": number,
+        "expression": expression,
+        "state": state,
+        "perplexity": perplexity,
+        "chunks_read": chunks_read,
+        "chunks": 12,
+        "size": 3,
+        "origin": "random" if number < 3 else "crossover",
+        "parents": [],
+        "seconds": 0.4 * number,
+        "duplicates_skipped": 0,
+    }
+
+
+@pytest.fixture
+def layers() -> list[dict[str, Any]]:
+    return [
+        {"name": f"model.layers.{block}.{kind}", "shape": shape, "sparsity": 0.5}
+        for block in range(2)
+        for kind, shape in (
+            ("self_attn.q_proj", [192, 192]),
+            ("self_attn.k_proj", [64, 192]),
+            ("mlp.down_proj", [192, 512]),
+        )
+    ]

@@ -1,0 +1,122 @@
+"""The README of a pruned model."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from prunerzero.report import model_card
+
+
+@pytest.fixture
+def recipe() -> dict[str, Any]:
+    return {
+        "model": "HuggingFaceTB/SmolLM2-135M",
+        "metric": "W * sqrt(X) * sqrt(G)",
+        "sparsity": "0.5",
+        "calibration": "python-docs",
+        "max_seq_length": 512,
+        "num_calibration_samples": 64,
+        "seed": 0,
+        "damping": 1e-05,
+        "ignore": ["lm_head"],
+        "revision": None,
+        "trust_remote_code": False,
+    }
+
+
+@pytest.fixture
+def figures(layers: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "perplexity": {
+            "validation": {"dense": 18.43, "pruned": 30.87},
+            "test": {"dense": 18.91, "pruned": 31.24},
+        },
+        "window_length": 512,
+        "windows": {"validation": 96, "test": 97},
+        "sparsity": 0.5,
+        "layers": layers,
+        "parameters": 3049920,
+        "zeros": 1327104,
+    }
+
+
+def front_matter(card: str) -> Any:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_the_front_matter_is_what_the_hub_reads(recipe, figures):
+    assert front_matter(model_card(recipe, figures)) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "base_model": "HuggingFaceTB/SmolLM2-135M",
+        "tags": ["pruning", "sparsity", "pruner-zero"],
+    }
+
+
+@pytest.mark.parametrize("model", ["bundled", "/models/mine", "./mine", "a/b/c"])
+def test_a_model_that_is_not_on_the_hub_is_no_base_model(recipe, figures, model):
+    assert "base_model" not in front_matter(model_card({**recipe, "model": model}, figures))
+
+
+def test_a_folder_that_looks_like_a_hub_id_is_no_base_model(recipe, figures, tmp_path, monkeypatch):
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    card = model_card({**recipe, "model": "models/mine"}, figures)
+    assert "base_model" not in front_matter(card)
+
+
+def test_the_recipe_can_be_read_back_from_the_card(recipe, figures):
+    recipe["metric"] = 'W * "```" # : ünïcode'
+    block = re.search(r"^(````+)yaml\n(.*?)\n\1$", model_card(recipe, figures), re.M | re.S)
+    assert block is not None
+    assert yaml.safe_load(block[2]) == recipe
+
+
+def test_figures_before_and_after_stand_with_their_windows(recipe, figures):
+    card = model_card(recipe, figures)
+    assert "| test | 97 | 18.91 | 31.24 | +65.20 % |" in card
+    assert "| validation | 96 | 18.43 | 30.87 | +67.50 % |" in card
+    assert "Windows of 512 tokens" in card
+    assert "`python-docs`, 64 windows of 512 tokens" in card
+
+
+def test_sparsity_is_told_overall_and_layer_by_layer(recipe, figures):
+    card = model_card(recipe, figures)
+    assert "Achieved in the pruned layers: 50 %." in card
+    assert "3,049,920 parameters of the model 1,327,104 are zero (43.51 %)" in card
+    collapsed = card[card.index("<details>") : card.index("</details>")]
+    assert "| `model.layers.0.self_attn.k_proj` | 64 × 192 | 50 % |" in collapsed
+    assert collapsed.count("| `model.layers.") == 6
+
+
+def test_neither_size_nor_speed_is_promised(recipe, figures):
+    for sparsity in ("0.5", "2:4"):
+        card = model_card({**recipe, "sparsity": sparsity}, figures)
+        assert "neither smaller nor faster" in card
+        assert "stored in dense tensors" in card
+        assert "No speed was measured" in card
+
+
+def test_it_says_how_to_load_and_whom_to_cite(recipe, figures):
+    card = model_card(recipe, figures)
+    assert "AutoModelForCausalLM.from_pretrained(" in card
+    assert "@inproceedings{" in card and "arXiv:2406.02924" in card
+
+
+def test_figures_that_are_missing_are_dashes(recipe, figures):
+    figures["perplexity"] = {"test": {"dense": 18.91, "pruned": None}}
+    figures["windows"] = {}
+    assert "| test | — | 18.91 | — | — |" in model_card(recipe, figures)
+    assert "# SmolLM2-135M, pruned to 50 %" in model_card(recipe, {})
+
+
+def test_hostile_names_stay_text(recipe, figures):
+    recipe["model"] = recipe["calibration"] = "`|<script>\n---\n# [x](y)"
+    figures["layers"][0]["name"] = "a|b`c\nd"
+    card = model_card(recipe, figures)
+    assert front_matter(card)["library_name"] == "transformers"
+    prose = re.sub(r"^(```+).*?^\1$|`[^`\n]*`", "", card, flags=re.M | re.S)
+    assert "<script>" not in prose
+    assert "| `a\\|b'c d` | 192 × 192 | 50 % |" in card

@@ -1,0 +1,68 @@
+"""The table in the terminal."""
+
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from prunerzero.report import perplexity_table
+
+
+def lines(table: Table) -> list[list[str]]:
+    """The cells of each row, the header first."""
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def test_dense_comes_first_then_metrics_by_test_perplexity(summary):
+    table = lines(perplexity_table(summary["perplexity"], "50 %"))
+    assert table[0] == ["metric", "validation", "test", "vs Wanda"]
+    assert table[1] == ["dense", "18.43", "18.91", ""]
+    assert table[2] == ["evolved", "30.87", "31.24", "−5.45 %"]
+    assert [row[0] for row in table[3:]] == [
+        "power-law",
+        "gblm",
+        "wanda",
+        "ria",
+        "pruner-zero",
+        "magnitude",
+    ]
+    assert table[5] == ["wanda", "32.62", "33.04", "0.00 %"]
+
+
+def test_only_the_evolved_metric_is_bold(summary):
+    table = perplexity_table(summary["perplexity"], "50 %")
+    assert [row.style for row in table.rows] == [None, "bold", *[None] * 6]
+
+
+def test_a_part_that_was_not_measured_has_no_column(summary):
+    test_only = summary["patterns"]["2:4"]
+    assert lines(perplexity_table(test_only, "2:4"))[0] == ["metric", "test", "vs Wanda"]
+    validation_only = {"validation": summary["perplexity"]["validation"]}
+    table = lines(perplexity_table(validation_only, "50 %"))
+    assert table[0] == ["metric", "validation", "vs Wanda"]
+    assert table[2] == ["evolved", "30.87", "−5.36 %"]
+
+
+def test_enormous_figures_stay_short():
+    table = lines(perplexity_table({"test": {"wanda": 33.0, "magnitude": 3.14e9}}, "90 %"))
+    assert table[2] == ["magnitude", "3.1e+09", "+9.5e+09 %"]
+
+
+def test_without_wanda_nothing_is_compared_with_it():
+    table = perplexity_table({"test": {"magnitude": 40.7, "dense": 18.9}}, "50 %")
+    assert lines(table) == [["metric", "test"], ["dense", "18.90"], ["magnitude", "40.70"]]
+
+
+def test_what_gave_no_number_comes_last_as_a_dash():
+    values: dict[str, Any] = {"a": None, "b": float("inf"), "wanda": 33.0}
+    table = lines(perplexity_table({"test": values}, "50 %"))
+    assert table[1:] == [["wanda", "33.00", "0.00 %"], ["a", "—", "—"], ["b", "—", "—"]]
+
+
+def test_a_formula_with_brackets_is_printed_as_it_is():
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(perplexity_table({"test": {"[bold]W[/bold]": 40.0}}, "[red]title[/red]"))
+    printed = console.export_text()
+    assert "[bold]W[/bold]" in printed and "[red]title[/red]" in printed
