@@ -2,9 +2,7 @@
 
     PYTHONPATH=src python scripts/train_bundled_model.py --minutes 6 --output-dir model
 
-Options: --hidden-size 192 --layers 6 --intermediate-size 512 --learning-rate 4e-3 --weight-decay 0.1
---share 0.1 --batch-size 64 --seed 0. On a CPU the same command works, only at a thousandth of the
-speed: give it more minutes.
+On a CPU the same command works, only at a thousandth of the speed: give it more minutes.
 
 - The text is documentation: the training part of the corpus "python-docs", and the docstrings of
   every package installed beside it (the more scientific packages there are, the better).
@@ -22,9 +20,10 @@ import os
 import sysconfig
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -136,7 +135,6 @@ def train(
     weight_decay: float,
     share: float,
     batch_size: int,
-    optimizer: str = "adamw",
 ) -> LlamaForCausalLM:
     """Train on windows at random places of two texts, `share` of them of the model's own corpus.
 
@@ -147,9 +145,9 @@ def train(
     # Not for the calibration loss: its last batch would make it compile twice more.
     compiled = torch.compile(model) if device.type == "cuda" else model
     rows = round(share * batch_size)
-    optimizers = new_optimizers(model, learning_rate, weight_decay, optimizer)
+    optimizers = new_optimizers(model, learning_rate, weight_decay)
 
-    def loss_of(tokens: Tensor, forward: nn.Module) -> Tensor:
+    def loss_of(tokens: Tensor, forward: Callable[..., Any]) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = forward(input_ids=tokens[:, :-1], use_cache=False).logits
         return nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
@@ -197,26 +195,17 @@ def train(
 
 
 def new_optimizers(
-    model: LlamaForCausalLM, learning_rate: float, weight_decay: float, kind: str
+    model: LlamaForCausalLM, learning_rate: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
-    """Weight decay for matrices, none for the embedding and the gains of the norms."""
+    """Muon for the matrices; AdamW without weight decay for the embedding and the norms' gains."""
     matrices = [w for name, w in model.named_parameters() if "_proj" in name]
     rest = [w for name, w in model.named_parameters() if "_proj" not in name]
-    if kind == "muon":
-        return [
-            torch.optim.Muon(
-                matrices,
-                lr=learning_rate,
-                weight_decay=weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            ),
-            torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
-        ]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+    return [
+        torch.optim.Muon(
+            matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
-    return [torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95))]
 
 
 def windows(tokens: Tensor, count: int) -> Tensor:
