@@ -1,6 +1,6 @@
 """Train the bundled model and its tokenizer, and write them to a folder.
 
-    PYTHONPATH=src python scripts/train_bundled_model.py --minutes 6 --output-dir model
+    PYTHONPATH=src python scripts/train_bundled_model.py --minutes 2 --output-dir model
 
 On a CPU the same command works, only at a thousandth of the speed: give it more minutes.
 
@@ -230,13 +230,13 @@ def _file_docstrings(path: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=6.0)
+    parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--hidden-size", type=int, default=192)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--intermediate-size", type=int, default=512)
     parser.add_argument("--learning-rate", type=float, default=4e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.1)
-    parser.add_argument("--share", type=float, default=0.1, help="of windows of python-docs")
+    parser.add_argument("--weight-decay", type=float, default=0.6)
+    parser.add_argument("--share", type=float, default=0.04, help="of windows of python-docs")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

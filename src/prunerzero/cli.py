@@ -238,10 +238,11 @@ def evaluate(
     if part not in PARTS:
         raise InputError(f"--part must be calibration, validation or test, not {part!r}.")
     if text is not None:
-        setup = replace(setup, **{part: text})
+        named: dict[str, Any] = {part: text}
+        setup = replace(setup, **named)
     observer = TerminalObserver()
     with observer.shown():
-        result = run(setup, part, observer)  # type: ignore[arg-type]
+        result = run(setup, part, observer)
     if json:
         print(to_json(asdict(result)))
         return

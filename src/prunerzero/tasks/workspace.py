@@ -154,7 +154,7 @@ class Workspace:
             "text": self.text("calibration").fingerprint,
             "gradients": gradients,
             "device": self.language_model.device.type,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
         }
 
         def collect() -> Statistics:
@@ -208,7 +208,7 @@ def versions() -> dict[str, str]:
 
     return {
         "prunerzero": prunerzero.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
