@@ -128,7 +128,7 @@ def search(
     seed: Annotated[int, typer.Option(help="Another seed, another search.")] = 0,
     operators: Annotated[
         OperatorSet, typer.Option(help="Operators to build metrics from: published or extended.")
-    ] = "extended",
+    ] = "published",
     json: JsonOption = False,
 ) -> None:
     """Evolve a pruning metric for a model, a text and a sparsity.

@@ -81,10 +81,11 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         config = AutoConfig.from_pretrained(source, **options)
         stored = config.get_text_config().dtype or torch.float32
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=_compute_dtype(dtype, stored, where),
             use_safetensors=None if "gguf_file" in options else True,
+            output_loading_info=True,
             **options,
         )
     except ImportError as error:
@@ -97,6 +98,11 @@ def load_model(
         raise ModelError(
             f"{name!r} could not be loaded as a causal language model: {_sentence(error)}"
         ) from error
+    if missing := sorted(loading["missing_keys"]):  # transformers fills them with random numbers
+        raise ModelError(
+            f"the weights of {name!r} lack {missing[0]!r}"
+            + (f" and {len(missing) - 1} more tensors." if len(missing) > 1 else ".")
+        )
     _forget_quantisation(model)
     model.to(where).eval().requires_grad_(False)
     return LanguageModel(name, model, tokenizer, stored)

@@ -19,7 +19,8 @@ class PrunedLoss:
 
     The model is pruned in place and restored, so one copy of the prunable weights is kept beside
     it. Chunks are equal numbers of windows in one fixed, shuffled order, so that the first ones
-    already speak for the whole text and every metric is judged on the same.
+    already speak for the whole text and every metric is judged on the same. Windows that do not
+    fill the last chunk are left out.
 
     Attributes:
         chunks: number of chunks that a race reads.

@@ -71,7 +71,7 @@ def search(
     evaluations: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
-    operators: OperatorSet = "extended",
+    operators: OperatorSet = "published",
     observer: Observer | None = None,
 ) -> Found:
     """Evolve a metric and write ``best.json`` to the run's folder; the same call again resumes.
@@ -126,13 +126,16 @@ def search_in(
     statistics = work.statistics(gradients=True)
     judged: list[Part] = ["validation", *_optional(work)]
     perplexity = {str(part): {"dense": work.dense(part)} for part in judged}
+    windows = work.text("validation").windows
     fitness = PrunedLoss(
         work.language_model.model,
         work.layers,
         statistics,
         sparsity,
-        work.text("validation").windows,
-        windows_per_chunk=max(1, _CHUNK_TOKENS // work.window_length),
+        windows,
+        windows_per_chunk=max(
+            1, min(_CHUNK_TOKENS // work.window_length, len(windows) // _RACE_CHUNKS)
+        ),
         race_chunks=_RACE_CHUNKS,
     )
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,92 @@
+"""A tiny model with three texts in a folder of its own, and the command line to try on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_model import save_tiny_model, some_text
+
+COMMAND = Path(sys.executable).with_name("prunerzero")
+
+
+class Installed:
+    """The installed command, run in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "PRUNERZERO_CACHE": str(folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [str(COMMAND), *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        with self.start(*arguments) as process:
+            out, errors = process.communicate(timeout=600)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, errors)
+
+    def json(self, *arguments: str) -> Any:
+        """What the command prints with ``--json``, where it succeeds."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``model/``, ``calibration.txt``, ``validation.txt`` and ``test.txt``."""
+    folder = tmp_path_factory.mktemp("workplace")
+    save_tiny_model(folder / "model")
+    for seed, part in enumerate(("calibration", "validation", "test")):
+        (folder / f"{part}.txt").write_text(some_text(seed))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def installed(workplace: Path) -> Installed:
+    return Installed(workplace)
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """The options that name the model and its texts, relative to the workplace."""
+    options = ["--model", "model"]
+    for part in ("calibration", "validation", "test"):
+        options += [f"--{part}", f"{part}.txt"]
+    return options
+
+
+@pytest.fixture(scope="session")
+def found(installed: Installed, texts: list[str]) -> Any:
+    """What a search of twelve evaluations printed; its folder is ``run``."""
+    return installed.json("search", *texts, "--evaluations", "12", "--output-dir", "run")
+
+
+@pytest.fixture
+def in_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The command line in this process, which is faster: its result, with ``.stderr``."""
+    from typer.testing import CliRunner
+
+    from prunerzero.cli import app
+
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("PRUNERZERO_CACHE", str(workplace / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
