@@ -1,0 +1,36 @@
+"""A GGUF file is a model like any other, and once pruned an ordinary checkpoint."""
+
+import pytest
+import torch
+from tiny_gguf import save_tiny_gguf
+from tiny_model import some_text
+from transformers import AutoModelForCausalLM
+
+from prunerzero import ModelError, Setup, prune
+from prunerzero.language.models import load_model
+
+
+def test_a_gguf_file_gives_the_model_it_was_made_of(tmp_path):
+    original = save_tiny_gguf(tmp_path / "tiny.gguf")
+    loaded = load_model(str(tmp_path / "tiny.gguf"), device="cpu")
+    ids = torch.arange(32)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(ids).logits, original(ids).logits)
+    assert loaded.tokenizer("the")["input_ids"] == [1, 6]
+
+
+def test_a_pruned_gguf_file_is_an_ordinary_checkpoint(tmp_path):
+    save_tiny_gguf(tmp_path / "tiny.gguf")
+    (tmp_path / "text.txt").write_text(some_text(0))
+    setup = Setup(model=str(tmp_path / "tiny.gguf"), calibration=tmp_path / "text.txt")
+    prune(setup, "wanda", "0.5", tmp_path / "pruned")
+    weight = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned").model.layers[1].mlp.up_proj
+    assert torch.all((weight.weight == 0).sum(1) == 8)
+
+
+def test_a_damaged_gguf_file_is_refused(tmp_path):
+    save_tiny_gguf(tmp_path / "tiny.gguf")
+    whole = (tmp_path / "tiny.gguf").read_bytes()
+    (tmp_path / "tiny.gguf").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="tiny.gguf"):
+        load_model(str(tmp_path / "tiny.gguf"))
