@@ -89,7 +89,7 @@ class TerminalObserver(Observer):
     def _log(self, progress: SearchProgress) -> None:
         if time.monotonic() - self._last_line >= _LOG_EVERY:
             self._last_line = time.monotonic()
-            self.console.print(describe(progress), markup=False)
+            self.console.print(describe(progress), markup=False, soft_wrap=True)
             sys.stderr.flush()
 
 

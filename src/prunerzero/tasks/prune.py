@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,8 @@ def _save(
     }
     with new_folder(output_dir) as folder:
         loaded.model.to(loaded.stored_dtype).save_pretrained(folder)
+        for weights in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
+            shutil.copymode(folder / "config.json", weights)
         loaded.tokenizer.save_pretrained(folder)
         tree = metric.expression.to_json()
         write_json(
