@@ -1,0 +1,48 @@
+"""The Typer application, and what every command shares."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import prunerzero
+
+app = typer.Typer(
+    name="prunerzero",
+    help="Make language models smaller without retraining: evolve the rule that prunes them, apply "
+    "it, and show what was kept.\n\nBegin with [bold]prunerzero demo[/], which needs nothing but "
+    "three minutes.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+SparsityOption = Annotated[
+    str,
+    typer.Option(help="Share of weights to prune in each row, 0.5, or keep N of each M: 2:4."),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"prunerzero {prunerzero.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def out() -> Console:
+    return Console(highlight=False)

@@ -1,0 +1,66 @@
+"""``prunerzero demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from prunerzero.cli.app import SparsityOption, app, out
+from prunerzero.cli.options import JsonOption, one_sentence
+from prunerzero.files import to_json
+
+
+@app.command()
+@one_sentence
+def demo(
+    output_dir: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("demo"),
+    sparsity: SparsityOption = "0.5",
+    seed: Annotated[int, typer.Option(help="Another seed, another search.")] = 0,
+    evaluations: Annotated[int | None, typer.Option(help="At most so many evaluations.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="At most so many seconds of search.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the folder of an earlier demo.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Evolve a metric on the bundled model, compare it with the known ones, prune, and report.
+
+    Takes about three minutes on two cores; the same command again resumes after an interruption.
+
+    Example: [bold]prunerzero demo --output-dir demo --seed 1[/]
+    """
+    from prunerzero.cli.terminal import TerminalObserver
+    from prunerzero.report import perplexity_table
+    from prunerzero.tasks.demo import run_demo
+
+    observer = TerminalObserver()
+    with observer.shown():
+        summary = run_demo(
+            output_dir,
+            sparsity=sparsity,
+            seed=seed,
+            evaluations=evaluations,
+            seconds=seconds,
+            overwrite=overwrite,
+            observer=observer,
+        )
+    if json:
+        print(to_json(summary))
+        return
+    console = out()
+    console.print(
+        perplexity_table(summary["perplexity"], f"Sparsity {summary['sparsity']} per row")
+    )
+    for pattern, perplexity in summary["patterns"].items():
+        console.print(perplexity_table(perplexity, f"Sparsity {pattern}, the same metric"))
+    console.print(f"Evolved metric: [bold]{escape(summary['metric'])}[/]")
+    console.print(
+        f"{summary['evaluations']} evaluations and {summary['duplicates_skipped']} duplicates "
+        f"skipped; {summary['seconds']:.0f} s in all."
+    )
+    console.print(f"Report: {output_dir / 'report.html'}   Pruned model: {output_dir / 'model'}")

@@ -1,0 +1,52 @@
+"""``prunerzero prune``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunerzero.cli.app import SparsityOption, app, out
+from prunerzero.cli.options import JsonOption, one_sentence, with_setup
+from prunerzero.files import to_json
+from prunerzero.tasks.workspace import Setup
+
+
+@app.command()
+@one_sentence
+@with_setup
+def prune(
+    setup: Setup,
+    output_dir: Annotated[Path, typer.Option(help="Folder to write; must be absent or empty.")],
+    metric: Annotated[
+        str, typer.Option(help="Catalog name, formula, JSON file, or the folder of a search.")
+    ] = "wanda",
+    sparsity: SparsityOption = "0.5",
+    json: JsonOption = False,
+) -> None:
+    """Prune a model with a metric and write a checkpoint that loads like any other.
+
+    Perplexity before and after is measured on the test text, or else the validation text.
+
+    Example: [bold]prunerzero prune --metric wanda --sparsity 0.5 --output-dir pruned[/]
+    """
+    from prunerzero.cli.terminal import TerminalObserver
+    from prunerzero.tasks.prune import prune as run
+
+    observer = TerminalObserver()
+    with observer.shown():
+        result = run(setup, metric, sparsity, output_dir, observer)
+    if json:
+        print(to_json(asdict(result)))
+        return
+    console = out()
+    console.print(f"Wrote {output_dir}: {result.sparsity:.2%} of the prunable weights are zero.")
+    for part, figures in result.perplexity.items():
+        console.print(
+            f"Perplexity on the {part} text: {figures['dense']:.3f} dense, "
+            f"{figures['pruned']:.3f} pruned "
+            f"({result.settings['windows'][part]} windows of "
+            f"{result.settings['max_seq_length']} tokens)."
+        )

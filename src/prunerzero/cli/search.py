@@ -1,0 +1,76 @@
+"""``prunerzero search``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from prunerzero.cli.app import SparsityOption, app, out
+from prunerzero.cli.options import JsonOption, one_sentence, with_setup
+from prunerzero.evolution.variation import OperatorSet
+from prunerzero.files import to_json
+from prunerzero.tasks.workspace import Setup
+
+
+@app.command()
+@one_sentence
+@with_setup
+def search(
+    setup: Setup,
+    output_dir: Annotated[Path, typer.Option(help="Folder of the run; resumed if it is one.")],
+    sparsity: SparsityOption = "0.5",
+    evaluations: Annotated[int | None, typer.Option(help="At most so many evaluations.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="At most so many seconds.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, another search.")] = 0,
+    operators: Annotated[
+        OperatorSet, typer.Option(help="Operators to build metrics from: published or extended.")
+    ] = "published",
+    json: JsonOption = False,
+) -> None:
+    """Evolve a pruning metric for a model, a text and a sparsity.
+
+    Statistics come from the calibration text, metrics are judged on the validation text, and the
+    one found is measured on the test text where one is named. The same command again resumes.
+
+    Example: [bold]prunerzero search --model ORG/NAME --dataset wikitext2 --sparsity 2:4
+    --output-dir run[/], then [bold]prunerzero prune --model ORG/NAME --dataset wikitext2
+    --sparsity 2:4 --metric run --output-dir pruned[/]
+    """
+    from prunerzero.cli.terminal import TerminalObserver
+    from prunerzero.tasks.search import search as run
+
+    observer = TerminalObserver()
+    with observer.shown():
+        found = run(
+            setup,
+            sparsity,
+            output_dir,
+            evaluations=evaluations,
+            seconds=seconds,
+            seed=seed,
+            operators=operators,
+            observer=observer,
+        )
+    if json:
+        print(to_json(asdict(found)))
+    else:
+        _print_search(found)
+    if found.interrupted:
+        raise typer.Exit(130)
+
+
+def _print_search(found: Any) -> None:
+    from prunerzero.report import perplexity_table
+
+    console = out()
+    console.print(f"Best metric: [bold]{escape(found.metric)}[/]")
+    console.print(perplexity_table(found.perplexity, f"Sparsity {found.sparsity}"))
+    console.print(
+        f"{found.evaluations} evaluations ({found.raced_out} raced out, {found.failed} failed), "
+        f"{found.duplicates_skipped} duplicates skipped, {found.seconds:.0f} s."
+    )
+    console.print(f"Prune with it: prunerzero prune --metric {found.output_dir} …")
