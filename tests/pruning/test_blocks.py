@@ -17,7 +17,7 @@ def test_every_linear_layer_in_a_block_is_prunable_and_nothing_else():
     model = tiny_model()
     layers = prunable_layers(model)
     assert len(layers) == 2 * 7
-    assert all(model.get_submodule(name) is layer for name, layer in layers.items())
+    assert all(model.get_submodule(name) is layer.module for name, layer in layers.items())
     assert not any("embed" in name or "norm" in name or "lm_head" in name for name in layers)
 
 

@@ -23,7 +23,9 @@ def test_activation_norms_equal_a_brute_force_computation(model, layers):
     found = collect_statistics(model, layers, WINDOWS)
     for name, layer in layers.items():
         inputs = []
-        hook = layer.register_forward_hook(lambda _m, args, _out, seen=inputs: seen.append(args[0]))
+        hook = layer.module.register_forward_hook(
+            lambda _m, args, _out, seen=inputs: seen.append(args[0])
+        )
         with torch.no_grad():
             for window in WINDOWS:
                 model(input_ids=window[None])
@@ -41,7 +43,7 @@ def test_gradient_magnitudes_equal_a_brute_force_computation(model, layers):
         logits = reference(input_ids=window[None]).logits[0]
         torch.nn.functional.cross_entropy(logits[:-1], window[1:]).backward()
         for name, layer in prunable_layers(reference).items():
-            squares[name] += (100 * layer.weight.grad) ** 2
+            squares[name] += (100 * layer.oriented(layer.stored.grad)) ** 2
     for name in layers:
         torch.testing.assert_close(found[name].G, squares[name].sqrt())
 

@@ -1,58 +1,176 @@
-"""Where a model keeps its blocks and the linear layers in them, found by structure, not by name."""
+"""Where a model keeps its blocks and the matrices in them, found by structure, not by name."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from prunerzero.errors import ModelError
 from prunerzero.metrics import Sparsity
+from prunerzero.pruning.experts import fused_experts, routers
+from prunerzero.pruning.linear_maps import is_transposed
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """One prunable linear map, in whatever form the model stores it.
+
+    Attributes:
+        name: full name; of one expert ``…experts.3.gate_up_proj``.
+        module: the module that owns the parameter.
+        parameter: the parameter's name in that module.
+        transposed: whether it is stored [in, out], as in GPT-2, instead of [out, in].
+        expert: which slice of a parameter [experts, …] it is; None where it is a whole parameter.
+        sharing: further modules that own the same parameter.
+    """
+
+    name: str
+    module: nn.Module
+    parameter: str = "weight"
+    transposed: bool = False
+    expert: int | None = None
+    sharing: tuple[nn.Module, ...] = ()
+
+    @property
+    def stored(self) -> nn.Parameter:
+        """The whole parameter, as the model stores it."""
+        found: nn.Parameter = getattr(self.module, self.parameter)
+        return found
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights [out, in], a view without gradient: writing to it prunes the model."""
+        return self.oriented(self.stored.detach())
+
+    def oriented(self, stored: Tensor) -> Tensor:
+        """This matrix's part [out, in] of a tensor that is laid out like the parameter."""
+        part = stored if self.expert is None else stored[self.expert]
+        return part.t() if self.transposed else part
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The name and list of the model's blocks: its longest list of modules of one class.
+    """The name and list of the model's blocks.
+
+    Of all outermost lists of modules it is the one that stands closest to the embedding of text
+    tokens, which tells the text tower of a vision-language model from the other, and the longest
+    of these. Its modules need not be of one class.
 
     Raises:
         ModelError: the model has no such list.
     """
-    best: tuple[str, nn.ModuleList] | None = None
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or len({type(child) for child in module}) != 1:
-            continue
-        if best is None or len(module) > len(best[1]):
-            best = name, module
+    embedding = _token_embedding(model)
+    best: tuple[tuple[int, int], str, nn.ModuleList] | None = None
+    for name, blocks in _outermost_lists(model):
+        rank = (_shared_depth(name, embedding), len(blocks))
+        if best is None or rank > best[0]:
+            best = rank, name, blocks
     if best is None:
         raise ModelError("the model has no list of equal blocks, so nothing in it can be pruned.")
-    return best
+    return best[1], best[2]
 
 
-def prunable_layers(model: nn.Module, ignore: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Every linear layer inside the blocks, by its full name, in the model's order.
+def _outermost_lists(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
+    """Lists of modules that hold linear maps and stand in no other such list."""
+    outer: list[str] = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or any(name.startswith(o) for o in outer):
+            continue
+        if len(module) and all(next(child.children(), None) is not None for child in module):
+            outer.append(f"{name}.")
+            yield name, module
 
-    Embeddings, norms and the output head are outside the blocks and so are left alone.
+
+def _token_embedding(model: nn.Module) -> str:
+    """The name of the text's embedding, or nothing where the model does not tell."""
+    ask = getattr(model, "get_input_embeddings", None)
+    try:
+        wanted = ask() if ask is not None else None
+    except NotImplementedError:
+        wanted = None
+    return next((name for name, module in model.named_modules() if module is wanted), "")
+
+
+def _shared_depth(one: str, other: str) -> int:
+    depth = 0
+    for a, b in zip(one.split("."), other.split("."), strict=False):
+        if a != b:
+            break
+        depth += 1
+    return depth
+
+
+def prunable_layers(
+    model: nn.Module, ignore: tuple[str, ...] = (), target: tuple[str, ...] = ()
+) -> dict[str, Matrix]:
+    """Every linear map inside the blocks, by its full name, in the model's order.
+
+    Embeddings, norms and the output head are outside the blocks and so are left alone; so are the
+    routers of experts, and what shares its weights with an embedding. A parameter that several
+    modules share appears once.
 
     Args:
-        model: any model built of equal blocks.
+        model: any model built of blocks.
         ignore: patterns such as ``"*.down_proj"`` of full names to leave out.
+        target: patterns of full names to keep to; none for all.
 
     Raises:
         ModelError: nothing is left to prune.
     """
     prefix, blocks = find_blocks(model)
-    named = ((f"{prefix}.{name}", module) for name, module in blocks.named_modules())
-    found = {
-        name: module
-        for name, module in named
-        if isinstance(module, nn.Linear) and not any(fnmatchcase(name, p) for p in ignore)
+    owners: dict[int, list[nn.Module]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(module)
+    taken: set[tuple[int, int | None]] = {
+        (id(module.weight), None) for module in model.modules() if isinstance(module, nn.Embedding)
     }
+    found: dict[str, Matrix] = {}
+    for index, block in blocks.named_children():
+        for matrix in _matrices(f"{prefix}.{index}", block, owners):
+            key = id(matrix.stored), matrix.expert
+            if key not in taken and _wanted(matrix.name, ignore, target):
+                taken.add(key)
+                found[matrix.name] = matrix
     if not found:
         raise ModelError("no linear layer of the model is left to prune.")
     return found
 
 
-def check_widths(layers: dict[str, Any], sparsity: Sparsity) -> None:
+def _wanted(name: str, ignore: tuple[str, ...], target: tuple[str, ...]) -> bool:
+    if target and not any(fnmatchcase(name, pattern) for pattern in target):
+        return False
+    return not any(fnmatchcase(name, pattern) for pattern in ignore)
+
+
+def _matrices(
+    prefix: str, block: nn.Module, owners: dict[int, list[nn.Module]]
+) -> Iterator[Matrix]:
+    """The matrices of one block, routers left out."""
+    forms = {name: is_transposed(module) for name, module in block.named_modules()}
+    linears = {
+        name: block.get_submodule(name).get_parameter("weight").shape[1 if transposed else 0]
+        for name, transposed in forms.items()
+        if transposed is not None
+    }
+    left_alone = routers(block, linears)
+    fused = fused_experts(block)
+    for name, module in block.named_modules():
+        full = f"{prefix}.{name}" if name else prefix
+        if name in linears and name not in left_alone:
+            sharing = tuple(o for o in owners[id(module.weight)] if o is not module)
+            yield Matrix(full, module, transposed=bool(forms[name]), sharing=sharing)
+        for key, stored in module.named_parameters(recurse=False):
+            if (name, key) in fused:
+                for expert in range(stored.shape[0]):
+                    named = f"{full}.{expert}.{key}"
+                    yield Matrix(named, module, key, fused[name, key], expert)
+
+
+def check_widths(layers: Mapping[str, Any], sparsity: Sparsity) -> None:
     """Raise SparsityError where a layer's inputs cannot be pruned in that pattern."""
     for name, layer in layers.items():
         sparsity.check(layer.weight.shape[1], f"layer {name}")

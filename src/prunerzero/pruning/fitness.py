@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prunerzero.language.perplexity import window_losses
 from prunerzero.metrics import Expression, Sparsity
+from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import Statistics
 
@@ -30,7 +31,7 @@ class PrunedLoss:
     def __init__(
         self,
         model: Any,
-        layers: dict[str, Any],
+        layers: Mapping[str, Matrix],
         statistics: Statistics,
         sparsity: Sparsity,
         windows: Tensor,
@@ -46,7 +47,7 @@ class PrunedLoss:
         self.chunks = min(race_chunks, self.total_chunks)
         self._model, self._layers, self._statistics = model, layers, statistics
         self._sparsity = sparsity
-        self._dense = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+        self._dense = {name: layer.weight.clone() for name, layer in layers.items()}
 
     def losses(
         self, expression: Expression, start: int = 0, stop: int | None = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunerzero.metrics import Expression, ScoreError, Sparsity, prune_mask
+from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
 
 
@@ -31,7 +32,7 @@ def layer_mask(
 
 
 def prune_model(
-    layers: dict[str, Any], statistics: Statistics, expression: Expression, sparsity: Sparsity
+    layers: Mapping[str, Matrix], statistics: Statistics, expression: Expression, sparsity: Sparsity
 ) -> tuple[LayerSparsity, ...]:
     """Prune the layers in place, by statistics taken before.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prunerzero.metrics.ranking import Probe
+from prunerzero.pruning.activations import watch_inputs
+from prunerzero.pruning.blocks import Matrix
 
 GRADIENT_SCALE = 100.0
 """Published: gradients are multiplied by this before they are squared."""
@@ -47,7 +49,7 @@ Statistics = dict[str, LayerStatistics]
 
 def collect_statistics(
     model: Any,
-    layers: dict[str, Any],
+    layers: Mapping[str, Matrix],
     windows: Tensor,
     *,
     gradients: bool = True,
@@ -55,9 +57,12 @@ def collect_statistics(
 ) -> Statistics:
     """Measure X and G on the model as it is.
 
+    Of a matrix that belongs to one expert, X and G come from the tokens that are routed to it;
+    both are zero where none is.
+
     Args:
         model: a transformers causal language model.
-        layers: its prunable linear layers by name.
+        layers: its prunable matrices by name.
         windows: calibration token ids [count, length].
         gradients: whether G is wanted; without it no backward pass is made.
         on_window: told how many windows are done.
@@ -66,10 +71,11 @@ def collect_statistics(
     """
     device = next(model.parameters()).device
     squares = {
-        name: torch.zeros(layer.weight.shape[1], device=device) for name, layer in layers.items()
+        name: torch.zeros(layer.weight.shape[1], device=layer.weight.device)
+        for name, layer in layers.items()
     }
     gradient_squares: dict[str, Tensor] = {}
-    with _watch_inputs(layers, squares), _watch_gradients(layers, gradient_squares, gradients):
+    with watch_inputs(layers, squares), _watch_gradients(layers, gradient_squares, gradients):
         for done, window in enumerate(windows.to(device), start=1):
             ids = window[None]
             with torch.set_grad_enabled(gradients):
@@ -87,56 +93,43 @@ def collect_statistics(
 
 
 @contextmanager
-def _watch_inputs(layers: dict[str, Any], squares: dict[str, Tensor]) -> Iterator[None]:
-    def watcher(name: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
-        def add(_module: Any, inputs: tuple[Tensor, ...]) -> None:
-            features = inputs[0].detach().float().reshape(-1, inputs[0].shape[-1])
-            squares[name] += features.square().sum(0)
-
-        return add
-
-    hooks = [layer.register_forward_pre_hook(watcher(name)) for name, layer in layers.items()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
 def _watch_gradients(
-    layers: dict[str, Any], squares: dict[str, Tensor], wanted: bool
+    layers: Mapping[str, Matrix], squares: dict[str, Tensor], wanted: bool
 ) -> Iterator[None]:
     """Add up each weight's squared gradient as soon as it is there, and free it at once."""
     if not wanted:
         yield
         return
 
-    def watcher(name: str) -> Callable[[Tensor], None]:
-        def add(weight: Tensor) -> None:
-            assert weight.grad is not None
-            squares[name] += (GRADIENT_SCALE * weight.grad.float()).square()
-            weight.grad = None
+    def watcher(total: Tensor) -> Callable[[Tensor], None]:
+        def add(stored: Tensor) -> None:
+            assert stored.grad is not None
+            total.add_((GRADIENT_SCALE * stored.grad.float()).square())
+            stored.grad = None
 
         return add
 
     hooks = []
+    totals: dict[int, Tensor] = {}  # experts are slices of one parameter, which has one gradient
     for name, layer in layers.items():
-        squares[name] = torch.zeros(layer.weight.shape, device=layer.weight.device)
-        layer.weight.requires_grad_(True)
-        hooks.append(layer.weight.register_post_accumulate_grad_hook(watcher(name)))
+        stored = layer.stored
+        if id(stored) not in totals:
+            totals[id(stored)] = torch.zeros(stored.shape, device=stored.device)
+            stored.requires_grad_(True)
+            hooks.append(stored.register_post_accumulate_grad_hook(watcher(totals[id(stored)])))
+        squares[name] = layer.oriented(totals[id(stored)])
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
         for layer in layers.values():
-            layer.weight.requires_grad_(False)
-            layer.weight.grad = None
+            layer.stored.requires_grad_(False)
+            layer.stored.grad = None
 
 
 def cached_statistics(
-    key: dict[str, Any], layers: dict[str, Any], collect: Callable[[], Statistics]
+    key: dict[str, Any], layers: Mapping[str, Matrix], collect: Callable[[], Statistics]
 ) -> tuple[Statistics, bool]:
     """Statistics from the cache, or collected and put there; and whether they were there.
 
@@ -184,7 +177,7 @@ def _load(path: Path, device: torch.device) -> Statistics | None:
         return None
 
 
-def probes_of(layers: dict[str, Any], statistics: Statistics, count: int = 4) -> list[Probe]:
+def probes_of(layers: Mapping[str, Matrix], statistics: Statistics, count: int = 4) -> list[Probe]:
     """Samples of a few layers, evenly spaced through the model; needs G."""
     names = list(layers)
     chosen = [names[i * (len(names) - 1) // max(1, count - 1)] for i in range(count)]
@@ -192,5 +185,5 @@ def probes_of(layers: dict[str, Any], statistics: Statistics, count: int = 4) ->
     for name in dict.fromkeys(chosen):
         found = statistics[name]
         assert found.X is not None and found.G is not None
-        probes.append(Probe.of(layers[name].weight.detach(), found.X, found.G))
+        probes.append(Probe.of(layers[name].weight, found.X, found.G))
     return probes

@@ -17,7 +17,7 @@ from prunerzero.errors import InputError, ModelError, TextError
 from prunerzero.language.corpora import PARTS, Part, Text, cut_windows, read_corpus, read_file
 from prunerzero.language.models import BUNDLED, LanguageModel, fingerprint, load_model
 from prunerzero.language.perplexity import Perplexity, perplexity
-from prunerzero.pruning.blocks import prunable_layers
+from prunerzero.pruning.blocks import Matrix, prunable_layers
 from prunerzero.pruning.statistics import Statistics, cached_statistics, collect_statistics
 from prunerzero.tasks.observer import Observer
 
@@ -120,8 +120,8 @@ class Workspace:
         return loaded
 
     @cached_property
-    def layers(self) -> dict[str, Any]:
-        """The prunable linear layers by name. Raises ModelError."""
+    def layers(self) -> dict[str, Matrix]:
+        """The prunable matrices by name. Raises ModelError."""
         return prunable_layers(self.language_model.model, self.setup.ignore)
 
     @property
@@ -180,7 +180,7 @@ class Workspace:
     @contextmanager
     def pruned_for_now(self) -> Iterator[None]:
         """Whatever is pruned inside is restored after."""
-        dense = {name: layer.weight.detach().clone() for name, layer in self.layers.items()}
+        dense = {name: layer.weight.clone() for name, layer in self.layers.items()}
         try:
             yield
         finally:

@@ -1,0 +1,148 @@
+"""What each matrix reads while the model runs: squared norms of its input features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prunerzero.errors import ModelError
+from prunerzero.pruning.blocks import Matrix
+
+
+@contextmanager
+def watch_inputs(layers: Mapping[str, Matrix], squares: dict[str, Tensor]) -> Iterator[None]:
+    """Add to ``squares`` [in] the squares of all that each matrix reads inside the ``with``.
+
+    A matrix that is a module reads what the module is called with. Fused experts route tokens
+    inside one module: there the matrix products themselves are watched, and each expert's input is
+    what its slice of the parameter is multiplied with.
+
+    Raises:
+        ModelError: experts ran, but no product with their weights was recognised.
+    """
+    hooks = []
+    fused: dict[nn.Module, list[Matrix]] = {}
+    for name, layer in layers.items():
+        if layer.expert is not None:
+            fused.setdefault(layer.module, []).append(layer)
+            continue
+        for module in (layer.module, *layer.sharing):
+            hooks.append(module.register_forward_pre_hook(_adder(squares, name)))
+    products = []
+    for module, matrices in fused.items():
+        watch = _ExpertProducts(matrices, squares)
+        hooks.append(module.register_forward_pre_hook(watch.begin))
+        hooks.append(module.register_forward_hook(watch.end, always_call=True))
+        products.append(watch)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for watch in products:
+        watch.check()
+
+
+def _adder(squares: dict[str, Tensor], name: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
+    def add(_module: Any, inputs: tuple[Tensor, ...]) -> None:
+        squares[name] += _squares(inputs[0])
+
+    return add
+
+
+def _squares(features: Tensor) -> Tensor:
+    """Sum of squares [in] over all but the last dimension."""
+    return features.detach().float().reshape(-1, features.shape[-1]).square().sum(0)
+
+
+class _ExpertProducts(TorchDispatchMode):
+    """While one module of fused experts runs: its matrix products, and what its weights meet."""
+
+    def __init__(self, matrices: list[Matrix], squares: dict[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._squares = squares
+        self._ran = False
+        self._unseen = {matrix.parameter: matrix for matrix in reversed(matrices)}
+        self._experts: dict[str, dict[int | None, Matrix]] = {}
+        for matrix in matrices:
+            self._experts.setdefault(matrix.parameter, {})[matrix.expert] = matrix
+
+    def begin(self, *_: Any) -> None:
+        """The module starts."""
+        self._ran = True
+        self.__enter__()  # type: ignore[no-untyped-call]
+
+    def end(self, *_: Any) -> None:
+        """The module has finished, or failed."""
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def check(self) -> None:
+        """Raise ModelError where the module ran and a parameter's products were not seen."""
+        for key, matrix in self._unseen.items() if self._ran else ():
+            pattern = matrix.name.removesuffix(f"{matrix.expert}.{key}") + f"*.{key}"
+            raise ModelError(
+                f"what the experts {pattern} read cannot be seen in this model; leave them alone "
+                f"with --ignore '{pattern}'."
+            )
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        if "mm" in operation.__name__:
+            tensors = [arg for arg in args if torch.is_tensor(arg) and arg.dim() > 1]
+            offsets = [arg for arg in args if torch.is_tensor(arg) and arg.dtype == torch.int32]
+            for experts in self._experts.values():
+                self._take(next(iter(experts.values())).stored, experts, tensors[-2:], offsets)
+        return result
+
+    def _take(
+        self,
+        stored: Tensor,
+        experts: dict[int | None, Matrix],
+        factors: list[Tensor],
+        offsets: list[Tensor],
+    ) -> None:
+        """Count the product of two ``factors`` if one of them is a part of ``stored``.
+
+        A part is one expert's matrix, or all of them in a batch; or some rows of it, such as the
+        gate alone, of which only those with the first row are counted.
+        """
+        first = stored.data_ptr()
+        for position, factor in enumerate(factors):
+            start, rest = divmod(factor.data_ptr() - first, stored.stride(0) * stored.itemsize)
+            if rest or not 0 <= start < stored.shape[0]:
+                continue
+            other = factors[1 - position]
+            matrix = next(iter(experts.values()))
+            inputs = matrix.weight.shape[1]
+            # the dimension that is summed over has the stride of the matrix's inputs
+            summed = factor.stride(-2 if position else -1)
+            if summed != matrix.weight.stride(1) or factor.shape[-2 if position else -1] != inputs:
+                raise ModelError(
+                    f"{matrix.name} is multiplied along another dimension than was concluded from "
+                    f"its shape; leave it alone with --ignore."
+                )
+            features = other if position else other.mT
+            self._unseen.pop(matrix.parameter, None)
+            for expert, rows in self._rows(features, offsets, start):
+                if expert in experts:
+                    self._squares[experts[expert].name] += _squares(rows)
+
+    @staticmethod
+    def _rows(features: Tensor, offsets: list[Tensor], start: int) -> Iterator[tuple[int, Tensor]]:
+        """The features [tokens, in] of each expert: grouped by offsets, batched, or of one."""
+        if offsets:
+            begin = 0
+            for expert, end in enumerate(offsets[0].tolist()):
+                yield expert, features[begin:end]
+                begin = end
+        elif features.dim() == 3:
+            yield from enumerate(features, start)
+        else:
+            yield start, features

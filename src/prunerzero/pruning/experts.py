@@ -1,0 +1,89 @@
+"""The fused expert tensors of a mixture of experts, and what routes tokens to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Size, nn
+
+
+def fused_experts(block: nn.Module) -> dict[tuple[str, str], bool]:
+    """The 3-D parameters that hold one matrix for each expert.
+
+    A mixture of experts keeps them in pairs: one or more that read the block's features and write
+    the hidden ones (``2 × hidden`` where gate and up are one), then one that goes back. Which of
+    its two last dimensions is the input follows from how the shapes of the pair fit together. A
+    3-D parameter that belongs to no such pair is none of ours.
+
+    Returns:
+        (name of the owning module within the block, name of the parameter) → whether it is stored
+        transposed, [experts, in, out].
+    """
+    groups: dict[str, list[tuple[str, str, Size]]] = {}
+    for name, module in block.named_modules():
+        owned = [
+            (name, key, parameter.shape)
+            for key, parameter in module.named_parameters(recurse=False)
+            if parameter.dim() == 3 and min(parameter.shape) > 1 and not _is_convolution(module)
+        ]
+        if owned:  # a module that owns one alone has its counterpart beside it
+            home = name if len(owned) > 1 else name.rpartition(".")[0]
+            groups.setdefault(home, []).extend(owned)
+    found = {}
+    for home, group in groups.items():
+        transposed = _transposed([shape for *_, shape in group])
+        if transposed is None:
+            transposed = getattr(block.get_submodule(home), "is_transposed", None)
+        if transposed is not None:
+            found.update({(module, key): bool(transposed) for module, key, _ in group})
+    return found
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.conv._ConvNd)
+
+
+def _transposed(shapes: list[Size]) -> bool | None:
+    """Whether the matrices are [in, out]; None where the shapes fit both ways, or neither."""
+    *ups, down = ((shape[1], shape[2]) for shape in shapes)
+
+    def fit(up: tuple[int, int], down: tuple[int, int]) -> bool:
+        """As [out, in]: down writes what up reads, and reads what up writes or half of it."""
+        return up[1] == down[0] and up[0] in (down[1], 2 * down[1])
+
+    plain = bool(ups) and all(fit(up, down) for up in ups)
+    turned = bool(ups) and all(fit(up[::-1], down[::-1]) for up in ups)
+    return turned if plain != turned else None
+
+
+def routers(block: nn.Module, linears: dict[str, int]) -> set[str]:
+    """Those of a block's linear maps that route tokens to experts.
+
+    Experts are fused tensors or a list of equal modules. Of what stands beside them, a part whose
+    linear maps all have as many outputs as there are experts, or one, is a router or a gate.
+
+    Args:
+        block: one block.
+        linears: outputs of each linear map in it, by name.
+    """
+    found: set[str] = set()
+    for path, count in _expert_counts(block):
+        scope, _, own = path.rpartition(".")
+        parts: dict[str, list[str]] = {}
+        prefix = f"{scope}." if scope else ""
+        for name in linears:
+            part = name.removeprefix(prefix).split(".")[0]
+            if name.startswith(prefix) and part != own:
+                parts.setdefault(part, []).append(name)
+        for part, names in parts.items():
+            if "router" in part or all(linears[name] in (1, count) for name in names):
+                found.update(names)
+    return found
+
+
+def _expert_counts(block: nn.Module) -> Iterator[tuple[str, int]]:
+    for module, key in fused_experts(block):
+        yield module, block.get_submodule(module).get_parameter(key).shape[0]
+    for name, module in block.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) > 1:
+            yield name, len(module)

@@ -1,0 +1,58 @@
+"""Linear maps in every form that models keep them in, told by what they compute."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+def is_transposed(module: nn.Module) -> bool | None:
+    """How a module stores the matrix of the linear map that it is.
+
+    Returns:
+        False for [out, in], as ``nn.Linear``; True for [in, out], as the ``Conv1D`` of GPT-2; None
+        for a module that is no linear map.
+    """
+    if isinstance(module, nn.Linear):
+        return False
+    weight = module._parameters.get("weight")
+    if weight is None or weight.dim() != 2 or next(module.children(), None) is not None:
+        return None
+    if isinstance(module, nn.Embedding):
+        return None
+    shape = weight.shape[0], weight.shape[1]
+    if shape[0] != shape[1]:
+        return _probe(module, shape)
+    # a square one tells by its values: one weight, row 0, column 1, leads input 1 to output 0
+    one = torch.zeros(shape)
+    one[0, 1] = 1
+    features = torch.zeros(1, shape[1])
+    features[0, 0] = 1
+    answer = _call(module, one, features)
+    if answer is None or answer.shape != features.shape:
+        return None
+    return bool(answer[0, 1] != 0)
+
+
+def _probe(module: nn.Module, shape: tuple[int, int]) -> bool | None:
+    """Whether features of the one or the other width go through, without computing anything."""
+    weight = torch.empty(shape, device="meta")
+    for width, out, transposed in ((shape[1], shape[0], False), (shape[0], shape[1], True)):
+        answer = _call(module, weight, torch.empty(1, width, device="meta"))
+        if answer is not None and answer.shape == (1, out):
+            return transposed
+    return None
+
+
+def _call(module: nn.Module, weight: Tensor, features: Tensor) -> Tensor | None:
+    others = {
+        name: torch.zeros(tensor.shape, device=weight.device)
+        for name, tensor in (*module.named_parameters(), *module.named_buffers())
+    }
+    try:
+        with torch.no_grad():
+            answer = functional_call(module, {**others, "weight": weight}, (features,))
+    except Exception:  # whatever it raises, it takes no features and so is no linear map
+        return None
+    return answer if isinstance(answer, Tensor) else None
