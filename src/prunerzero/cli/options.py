@@ -16,6 +16,7 @@ from rich.console import Console
 
 from prunerzero.errors import InputError
 from prunerzero.metrics import MetricError
+from prunerzero.tasks.recipe import RESULTS
 from prunerzero.tasks.workspace import Setup
 
 _MODEL, _TEXT, _LIMITS = "Model", "Text", "Amounts"
@@ -103,9 +104,6 @@ _SETUP_OPTIONS: dict[str, Any] = {
     ],
 }
 
-# what a recipe.yaml also tells, though it is a result and no setting
-_RESULTS = {"texts", "windows", "versions"}
-
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Make the file's values the defaults of the command's options."""
@@ -120,7 +118,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     if not isinstance(content, dict):
         raise typer.BadParameter(f"'{path}' must hold lines such as 'sparsity: 0.5'.")
     known = [p.name for p in context.command.params if p.name]
-    values = {str(k).replace("-", "_"): v for k, v in content.items() if k not in _RESULTS}
+    values = {str(k).replace("-", "_"): v for k, v in content.items() if k not in RESULTS}
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -138,7 +136,16 @@ ConfigOption = Annotated[
     typer.Option(
         callback=_read_config,
         is_eager=True,
-        help="YAML file with any of these options, such as a recipe.yaml.",
+        help="YAML file with any of these options; those on the command line go before.",
+    ),
+]
+RecipeOption = Annotated[
+    Path | None,
+    typer.Option(
+        callback=_read_config,
+        is_eager=True,
+        help="The recipe.yaml of an earlier pruning, to repeat it: as --config, but model and "
+        "texts must be what they were, and it tells whether the weights are the same to the byte.",
     ),
 ]
 JsonOption = Annotated[

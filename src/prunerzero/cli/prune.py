@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prunerzero.cli.app import SparsityOption, app, out
-from prunerzero.cli.options import JsonOption, one_sentence, with_setup
+from prunerzero.cli.options import JsonOption, RecipeOption, one_sentence, with_setup
 from prunerzero.files import to_json
 from prunerzero.tasks.workspace import Setup
 
@@ -24,20 +24,24 @@ def prune(
         str, typer.Option(help="Catalog name, formula, JSON file, or the folder of a search.")
     ] = "wanda",
     sparsity: SparsityOption = "0.5",
+    recipe: RecipeOption = None,
     json: JsonOption = False,
 ) -> None:
     """Prune a model with a metric and write a checkpoint that loads like any other.
 
     Perplexity before and after is measured on the test text, or else the validation text.
 
-    Example: [bold]prunerzero prune --metric wanda --sparsity 0.5 --output-dir pruned[/]
+    Example: [bold]prunerzero prune --metric wanda --sparsity 0.5 --output-dir pruned[/],
+    and to repeat it [bold]prunerzero prune --recipe pruned/recipe.yaml --output-dir again[/]
     """
     from prunerzero.cli.terminal import TerminalObserver
     from prunerzero.tasks.prune import prune as run
+    from prunerzero.tasks.recipe import differences, read_recipe
 
+    earlier = read_recipe(recipe) if recipe else None
     observer = TerminalObserver()
     with observer.shown():
-        result = run(setup, metric, sparsity, output_dir, observer)
+        result = run(setup, metric, sparsity, output_dir, observer, recipe=earlier)
     if json:
         print(to_json(asdict(result)))
         return
@@ -50,3 +54,8 @@ def prune(
             f"({result.settings['windows'][part]} windows of "
             f"{result.settings['max_seq_length']} tokens)."
         )
+    if earlier is not None and result.repeated:
+        console.print(f"The weights are those of {recipe}, byte for byte.")
+    elif earlier is not None:
+        other = "; ".join(differences(earlier, result.settings))
+        console.print(f"The weights differ from those of {recipe}{f' ({other})' if other else ''}.")

@@ -102,6 +102,11 @@ def read_file(path: Path) -> list[str]:
     return [text]
 
 
+def documents_fingerprint(documents: list[str]) -> str:
+    """A hash of the documents: equal texts, equal hash."""
+    return hashlib.sha256("\0".join(documents).encode()).hexdigest()[:32]
+
+
 def cut_windows(documents: list[str], tokenizer: Any, length: int, name: str) -> Text:
     """Tokenise and cut into consecutive windows of ``length`` tokens; the rest is left out.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from prunerzero.pruning.statistics import LayerStatistics
 from prunerzero.report import model_card
 from prunerzero.tasks.metric_sources import read_metric
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.recipe import check_model, check_texts, digest
 from prunerzero.tasks.workspace import Setup, Workspace
 
 
@@ -33,6 +35,8 @@ class Pruned:
         perplexity: part → ``dense`` and ``pruned``; empty where no text was named.
         layers: how much of each layer is zero.
         settings: all that the result depends on.
+        repeated: whether the weights files are those of the recipe given, byte for byte; None
+            where none was given.
     """
 
     output_dir: str
@@ -43,6 +47,7 @@ class Pruned:
     perplexity: dict[str, dict[str, float]]
     layers: tuple[LayerSparsity, ...]
     settings: dict[str, Any]
+    repeated: bool | None = None
 
 
 def prune(
@@ -51,6 +56,8 @@ def prune(
     sparsity: str | Sparsity,
     output_dir: Path | str,
     observer: Observer | None = None,
+    *,
+    recipe: Mapping[str, Any] | None = None,
 ) -> Pruned:
     """Prune a model with a metric and save it.
 
@@ -65,6 +72,8 @@ def prune(
         sparsity: ``"0.5"``, ``"2:4"`` …
         output_dir: must be absent or empty.
         observer: told of progress.
+        recipe: what ``read_recipe`` gives. Where ``setup`` names the same model and texts, they
+            must be what they were, and the result tells whether the weights are the same again.
 
     Raises:
         InputError, MetricError: nothing was written.
@@ -78,7 +87,14 @@ def prune(
     if found.expression.terminals - {"W"}:
         work.read("calibration")
     work.read(*parts)
-    return prune_in(work, found, sparsity, Path(output_dir), parts)
+    if recipe is not None:
+        check_texts(work, recipe)
+        check_model(work, recipe)
+    result = prune_in(work, found, sparsity, Path(output_dir), parts)
+    if recipe is None:
+        return result
+    before, after = recipe["fingerprints"], result.settings["fingerprints"]
+    return replace(result, repeated=before.get("weights") == after["weights"])
 
 
 def prune_in(
@@ -111,24 +127,25 @@ def prune_in(
         settings=work.describe(),
     )
     work.observer.stage(f"writing {output_dir}")
-    _save(work, metric, sparsity, result, output_dir)
-    return result
+    return _save(work, metric, sparsity, result, output_dir)
 
 
 def _save(
     work: Workspace, metric: Metric, sparsity: Sparsity, result: Pruned, output_dir: Path
-) -> None:
+) -> Pruned:
     loaded = work.language_model
-    recipe = {"metric": str(metric.expression), "sparsity": str(sparsity), **result.settings}
-    figures = asdict(result) | {
-        "window_length": work.window_length,
-        "windows": result.settings["windows"],
-    }
     with new_folder(output_dir) as folder:
         loaded.model.to(loaded.stored_dtype).save_pretrained(folder)
         for weights in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
             shutil.copymode(folder / "config.json", weights)
         loaded.tokenizer.save_pretrained(folder)
+        fingerprints = {**result.settings["fingerprints"], "weights": digest(folder)}
+        result = replace(result, settings={**result.settings, "fingerprints": fingerprints})
+        recipe = {"metric": str(metric.expression), "sparsity": str(sparsity), **result.settings}
+        figures = asdict(result) | {
+            "window_length": work.window_length,
+            "windows": result.settings["windows"],
+        }
         tree = metric.expression.to_json()
         write_json(
             folder / "metric.json",
@@ -142,3 +159,4 @@ def _save(
         write_json(folder / "figures.json", figures)
         write_text(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
         write_text(folder / "README.md", model_card(recipe, figures))
+    return result

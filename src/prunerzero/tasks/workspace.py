@@ -14,7 +14,15 @@ import torch
 
 import prunerzero
 from prunerzero.errors import InputError, ModelError, TextError
-from prunerzero.language.corpora import PARTS, Part, Text, cut_windows, read_corpus, read_file
+from prunerzero.language.corpora import (
+    PARTS,
+    Part,
+    Text,
+    cut_windows,
+    documents_fingerprint,
+    read_corpus,
+    read_file,
+)
 from prunerzero.language.models import BUNDLED, LanguageModel, fingerprint, load_model
 from prunerzero.language.perplexity import Perplexity, perplexity
 from prunerzero.pruning.blocks import Matrix, prunable_layers
@@ -80,6 +88,8 @@ class Workspace:
         self._documents: dict[Part, tuple[str, list[str]]] = {}
         self._texts: dict[Part, Text] = {}
         self._dense: dict[Part, float] = {}
+        self.fingerprints: dict[str, str] = {}
+        """Of the dense model and of each text that was read."""
 
     def read(self, *parts: Part) -> None:
         """Read these parts now. Raises TextError where one is not named or not readable."""
@@ -95,6 +105,7 @@ class Workspace:
                 raise TextError(
                     f"no {part} text is named; pass --{part} FILE or --dataset wikitext2."
                 )
+            self.fingerprints[part] = documents_fingerprint(self._documents[part][1])
 
     def has(self, part: Part) -> bool:
         """Whether the user named a text for this part."""
@@ -117,6 +128,7 @@ class Workspace:
                 f"--max-seq-length {self.setup.max_seq_length} is more than the model's limit of "
                 f"{loaded.context_length} tokens."
             )
+        self.fingerprints["model"] = fingerprint(loaded.model)
         return loaded
 
     @cached_property
@@ -193,11 +205,14 @@ class Workspace:
         given = {f.name: getattr(self.setup, f.name) for f in fields(self.setup)}
         return {
             **{k: str(v) if isinstance(v, Path) else v for k, v in given.items()},
+            "revision": getattr(self.language_model.model.config, "_commit_hash", None)
+            or self.setup.revision,
             "max_seq_length": self.window_length,
             "dtype": str(self.language_model.model.dtype).removeprefix("torch."),
             "device": str(self.language_model.device),
             "texts": {part: text.name for part, text in self._texts.items()},
             "windows": {part: len(text.windows) for part, text in self._texts.items()},
+            "fingerprints": dict(self.fingerprints),
             "versions": versions(),
         }
 
