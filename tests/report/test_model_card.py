@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from prunerzero.report import model_card
 
@@ -15,9 +16,12 @@ def recipe() -> dict[str, Any]:
         "model": "HuggingFaceTB/SmolLM2-135M",
         "metric": "W * sqrt(X) * sqrt(G)",
         "sparsity": "0.5",
-        "calibration": "python-docs",
+        "calibration": None,
+        "dtype": "float32",
+        "texts": {"calibration": "python-docs (calibration)", "test": "mine.txt"},
+        "windows": {"calibration": 64, "test": 97},
         "max_seq_length": 512,
-        "num_calibration_samples": 64,
+        "num_calibration_samples": 128,
         "seed": 0,
         "damping": 1e-05,
         "ignore": ["lm_head"],
@@ -47,7 +51,7 @@ def front_matter(card: str) -> Any:
 
 
 def test_the_front_matter_is_what_the_hub_reads(recipe, figures):
-    assert front_matter(model_card(recipe, figures)) == {
+    assert ModelCard(model_card(recipe, figures)).data.to_dict() == {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "base_model": "HuggingFaceTB/SmolLM2-135M",
@@ -76,10 +80,16 @@ def test_the_recipe_can_be_read_back_from_the_card(recipe, figures):
 
 def test_figures_before_and_after_stand_with_their_windows(recipe, figures):
     card = model_card(recipe, figures)
-    assert "| test | 97 | 18.91 | 31.24 | +65.20 % |" in card
-    assert "| validation | 96 | 18.43 | 30.87 | +67.50 % |" in card
-    assert "Windows of 512 tokens" in card
-    assert "`python-docs`, 64 windows of 512 tokens" in card
+    assert "| test | `mine.txt` | 97 | 18.91 | 31.24 | +65.20 % |" in card
+    assert "| validation | `—` | 96 | 18.43 | 30.87 | +67.50 % |" in card
+    assert "Windows of 512 tokens, computed in float32" in card
+    assert "`python-docs (calibration)`, 64 windows of 512 tokens" in card
+
+
+def test_a_metric_of_the_weights_alone_needs_no_calibration_text(recipe, figures):
+    del recipe["texts"]["calibration"]
+    card = model_card({**recipe, "metric": "W"}, figures)
+    assert "no calibration text was needed" in card and "None" not in card.split("## Recipe")[0]
 
 
 def test_sparsity_is_told_overall_and_layer_by_layer(recipe, figures):
@@ -99,21 +109,46 @@ def test_neither_size_nor_speed_is_promised(recipe, figures):
         assert "No speed was measured" in card
 
 
+def test_the_licence_of_the_original_is_handed_on(recipe, figures):
+    inherited = {"license": "other", "license_name": "llama3", "language": ["en", "ja"]}
+    card = model_card(recipe, figures, inherited=inherited)
+    data = ModelCard(card).data
+    assert (data.license, data.license_name, data.language) == ("other", "llama3", ["en", "ja"])
+    assert "That of the original model: llama3." in card
+
+
+def test_a_licence_that_is_not_known_is_not_made_up(recipe, figures):
+    card = model_card(recipe, figures)
+    assert ModelCard(card).data.license is None
+    assert "add it before you pass the model on" in card
+
+
+def test_a_card_without_figures_says_that_nothing_was_measured(recipe, figures):
+    figures["perplexity"] = {}
+    assert "Not measured" in model_card(recipe, figures)
+
+
+def test_it_says_how_to_repeat_it(recipe, figures):
+    assert "prunerzero prune --recipe recipe.yaml" in model_card(recipe, figures)
+
+
 def test_it_says_how_to_load_and_whom_to_cite(recipe, figures):
     card = model_card(recipe, figures)
-    assert "AutoModelForCausalLM.from_pretrained(" in card
+    assert 'AutoModelForCausalLM.from_pretrained("path/to/this/folder")' in card
+    there = model_card(recipe, figures, repository="me/mine")
+    assert 'AutoModelForCausalLM.from_pretrained("me/mine")' in there
     assert "@inproceedings{" in card and "arXiv:2406.02924" in card
 
 
 def test_figures_that_are_missing_are_dashes(recipe, figures):
     figures["perplexity"] = {"test": {"dense": 18.91, "pruned": None}}
     figures["windows"] = {}
-    assert "| test | — | 18.91 | — | — |" in model_card(recipe, figures)
+    assert "| test | `mine.txt` | — | 18.91 | — | — |" in model_card(recipe, figures)
     assert "# SmolLM2-135M, pruned to 50 %" in model_card(recipe, {})
 
 
 def test_hostile_names_stay_text(recipe, figures):
-    recipe["model"] = recipe["calibration"] = "`|<script>\n---\n# [x](y)"
+    recipe["model"] = recipe["texts"]["calibration"] = "`|<script>\n---\n# [x](y)"
     figures["layers"][0]["name"] = "a|b`c\nd"
     card = model_card(recipe, figures)
     assert front_matter(card)["library_name"] == "transformers"

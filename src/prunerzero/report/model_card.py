@@ -26,36 +26,49 @@ _CITATION = """\
   note      = {arXiv:2406.02924}
 }"""
 
+_COMMAND = "prunerzero prune --recipe recipe.yaml --output-dir again"
+
 _LOADING = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
+model = AutoModelForCausalLM.from_pretrained({0})
+tokenizer = AutoTokenizer.from_pretrained({0})"""
 
 
-def model_card(recipe: dict[str, Any], figures: dict[str, Any]) -> str:
+def model_card(
+    recipe: dict[str, Any],
+    figures: dict[str, Any],
+    *,
+    repository: str | None = None,
+    inherited: dict[str, Any] | None = None,
+) -> str:
     """Markdown with the front matter that the Hugging Face hub reads.
 
     ``recipe`` holds the settings as they go to ``recipe.yaml``, ``figures`` what was measured.
+    ``repository`` is the hub's, where the model goes there; ``inherited`` is what the original
+    model's front matter says of licence and languages.
     """
     model = str(recipe.get("model", MISSING))
     sparsity = sparsity_text(recipe.get("sparsity", figures.get("sparsity", MISSING)))
+    loading = _LOADING.format(json.dumps(repository or "path/to/this/folder"))
     sections = [
-        _front_matter(model),
+        _front_matter(model, inherited or {}),
         f"# {_inline(Path(model).name or model)}, pruned to {_inline(sparsity)}",
         _what_was_done(recipe, model, sparsity),
         "## Perplexity\n\n" + _perplexity(recipe, figures),
         "## Sparsity\n\n" + _sparsity(figures),
-        "## Size and speed\n\n" + _size_and_speed(str(recipe.get("sparsity", ""))),
-        "## Loading it\n\n" + _fenced(_LOADING, "python"),
-        "## Recipe\n\n" + _fenced(_yaml(recipe), "yaml"),
+        "## Loading it\n\n" + _fenced(loading, "python"),
+        "## Limits\n\n" + _limits(str(recipe.get("sparsity", ""))),
+        "## Licence\n\n" + _licence(inherited or {}),
+        "## Recipe\n\n" + _repeating() + "\n\n" + _fenced(_yaml(recipe), "yaml"),
         "## Citation\n\n" + _fenced(_CITATION, "bibtex"),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(model: str) -> str:
+def _front_matter(model: str, inherited: dict[str, Any]) -> str:
     fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    fields |= inherited
     # "models/mine" may be a folder as well as a hub id: only the disk knows.
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model, re.ASCII) and not Path(model).exists():
         fields["base_model"] = model
@@ -64,33 +77,47 @@ def _front_matter(model: str) -> str:
 
 
 def _what_was_done(recipe: dict[str, Any], model: str, sparsity: str) -> str:
-    samples = recipe.get("num_calibration_samples")
-    length = recipe.get("max_seq_length")
-    amount = f", {samples} windows of {length} tokens" if samples and length else ""
+    revision = recipe.get("revision")
+    at = f" (revision {_code(revision)})" if revision else ""
     return (
-        f"The linear layers of {_code(model)} were pruned once, without retraining, to"
+        f"The linear layers of {_code(model)}{at} were pruned once, without retraining, to"
         f" {_inline(sparsity)} sparsity. The weights set to zero are those that score lowest under"
         f" the metric\n\n{_fenced(str(recipe.get('metric', MISSING)), '')}\n\n"
         "where `W` is the magnitude of a weight, `X` the squared norm of its input and `G` the"
-        " magnitude of its loss gradient over the calibration text"
-        f" ({_code(recipe.get('calibration', MISSING))}{_inline(amount)})."
+        f" magnitude of its loss gradient{_calibration(recipe)}."
+    )
+
+
+def _calibration(recipe: dict[str, Any]) -> str:
+    text = (recipe.get("texts") or {}).get("calibration")
+    if text is None:
+        return "; this one reads the weights alone, so no calibration text was needed"
+    count = (recipe.get("windows") or {}).get("calibration", MISSING)
+    length = recipe.get("max_seq_length", MISSING)
+    return (
+        f" over the calibration text: {_code(text)}, {_inline(count)} windows of"
+        f" {_inline(length)} tokens"
     )
 
 
 def _perplexity(recipe: dict[str, Any], figures: dict[str, Any]) -> str:
-    lines = ["| text | windows | before | after | change |", "|---|--:|--:|--:|--:|"]
-    windows = figures.get("windows") or {}
-    for part, values in (figures.get("perplexity") or {}).items():
+    if not figures.get("perplexity"):
+        return "Not measured: no test or validation text was given."
+    lines = ["| part | text | windows | before | after | change |", "|---|---|--:|--:|--:|--:|"]
+    windows, texts = figures.get("windows") or {}, recipe.get("texts") or {}
+    for part, values in figures["perplexity"].items():
         dense, pruned = finite(values.get("dense")), finite(values.get("pruned"))
         change = change_text(pruned / dense) if dense and pruned else MISSING
         lines.append(
-            f"| {_inline(part)} | {_inline(windows.get(part, MISSING))} | {perplexity_text(dense)}"
+            f"| {_inline(part)} | {_code(texts.get(part, MISSING))}"
+            f" | {_inline(windows.get(part, MISSING))} | {perplexity_text(dense)}"
             f" | {perplexity_text(pruned)} | {change} |"
         )
     length = figures.get("window_length", recipe.get("max_seq_length", MISSING))
     return (
-        "\n".join(lines) + f"\n\nLower is better. Windows of {_inline(length)} tokens;"
-        " before and after are measured on the same windows."
+        "\n".join(lines) + f"\n\nLower is better. Windows of {_inline(length)} tokens, computed in"
+        f" {_inline(recipe.get('dtype', MISSING))}; before and after are measured on the same"
+        " windows."
     )
 
 
@@ -118,18 +145,40 @@ def _sparsity(figures: dict[str, Any]) -> str:
     )
 
 
-def _size_and_speed(sparsity: str) -> str:
-    text = (
+def _limits(sparsity: str) -> str:
+    zeros = (
         "The zeros are stored in dense tensors, so the size of the files and the speed do not"
         " change by themselves: this model is neither smaller nor faster than the one it was made"
         " from until something makes use of the zeros. No speed was measured here."
     )
     if ":" in sparsity:
-        text += (
+        zeros += (
             f" Sparse kernels for the {_inline(sparsity)} pattern, where a device has them, need"
             " the weights converted to their own format first."
         )
-    return text
+    return (
+        f"- {zeros}\n"
+        "- Quality was measured on the text above and on no other: on other subjects, languages"
+        " and tasks the loss may be larger. Measure it on yours before relying on it.\n"
+        "- What the original model gets wrong, this one does too."
+    )
+
+
+def _licence(inherited: dict[str, Any]) -> str:
+    if "license" not in inherited:
+        return (
+            "The licence of the original model applies. It could not be found out when this card"
+            " was written; add it before you pass the model on."
+        )
+    name = inherited.get("license_name") or inherited["license"]
+    return f"That of the original model: {_inline(name)}."
+
+
+def _repeating() -> str:
+    return (
+        "With this folder's `recipe.yaml`, the same model, the same text and the same versions, "
+        f"the weights come out the same to the byte:\n\n{_fenced(_COMMAND, 'sh')}"
+    )
 
 
 def _yaml(fields: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from prunerzero.files import check_new, new_folder, write_json, write_text
+from prunerzero.language.cards import inherited_fields
 from prunerzero.language.corpora import Part
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.pruning.blocks import check_widths
@@ -157,6 +158,11 @@ def _save(
             },
         )
         write_json(folder / "figures.json", figures)
+        card = model_card(
+            recipe,
+            figures,
+            inherited=inherited_fields(work.setup.model, work.setup.revision),
+        )
         write_text(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
-        write_text(folder / "README.md", model_card(recipe, figures))
+        write_text(folder / "README.md", card)
     return result
