@@ -148,6 +148,15 @@ RecipeOption = Annotated[
         "texts must be what they were, and it tells whether the weights are the same to the byte.",
     ),
 ]
+PushOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ORG/NAME",
+        help="Push the finished folder to the Hugging Face hub, in one commit. The repository must "
+        "be new or empty; a new one is private until you publish it there. Needs 'hf auth login' "
+        "or HF_TOKEN.",
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output.")
 ]

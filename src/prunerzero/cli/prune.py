@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prunerzero.cli.app import SparsityOption, app, out
-from prunerzero.cli.options import JsonOption, RecipeOption, one_sentence, with_setup
+from prunerzero.cli.options import JsonOption, PushOption, RecipeOption, one_sentence, with_setup
 from prunerzero.files import to_json
 from prunerzero.tasks.workspace import Setup
 
@@ -25,6 +25,7 @@ def prune(
     ] = "wanda",
     sparsity: SparsityOption = "0.5",
     recipe: RecipeOption = None,
+    push_to_hub: PushOption = None,
     json: JsonOption = False,
 ) -> None:
     """Prune a model with a metric and write a checkpoint that loads like any other.
@@ -41,7 +42,15 @@ def prune(
     earlier = read_recipe(recipe) if recipe else None
     observer = TerminalObserver()
     with observer.shown():
-        result = run(setup, metric, sparsity, output_dir, observer, recipe=earlier)
+        result = run(
+            setup,
+            metric,
+            sparsity,
+            output_dir,
+            observer,
+            recipe=earlier,
+            push_to_hub=push_to_hub,
+        )
     if json:
         print(to_json(asdict(result)))
         return
@@ -59,3 +68,5 @@ def prune(
     elif earlier is not None:
         other = "; ".join(differences(earlier, result.settings))
         console.print(f"The weights differ from those of {recipe}{f' ({other})' if other else ''}.")
+    if result.pushed_to:
+        console.print(f"Pushed to {result.pushed_to}")

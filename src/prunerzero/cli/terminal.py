@@ -71,6 +71,17 @@ class TerminalObserver(Observer):
         finally:
             bars.remove_task(task)
 
+    @contextmanager
+    def other_progress(self) -> Iterator[None]:
+        if self._bars is None:
+            yield
+            return
+        self._bars.stop()
+        try:
+            yield
+        finally:
+            self._bars.start()
+
     def search(self, progress: SearchProgress) -> None:
         if self._bars is None:
             self._log(progress)

@@ -21,3 +21,8 @@ class Observer:
 
     def search(self, progress: Progress) -> None:
         """One more evaluation of a search is done."""
+
+    @contextmanager
+    def other_progress(self) -> Iterator[None]:
+        """Another library shows its own progress inside."""
+        yield

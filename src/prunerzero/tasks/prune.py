@@ -20,6 +20,7 @@ from prunerzero.pruning.statistics import LayerStatistics
 from prunerzero.report import model_card
 from prunerzero.tasks.metric_sources import read_metric
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.publish import check_repository, push_folder
 from prunerzero.tasks.recipe import check_model, check_texts, digest
 from prunerzero.tasks.workspace import Setup, Workspace
 
@@ -38,6 +39,7 @@ class Pruned:
         settings: all that the result depends on.
         repeated: whether the weights files are those of the recipe given, byte for byte; None
             where none was given.
+        pushed_to: address on the hub, where it was pushed.
     """
 
     output_dir: str
@@ -49,6 +51,7 @@ class Pruned:
     layers: tuple[LayerSparsity, ...]
     settings: dict[str, Any]
     repeated: bool | None = None
+    pushed_to: str | None = None
 
 
 def prune(
@@ -59,6 +62,7 @@ def prune(
     observer: Observer | None = None,
     *,
     recipe: Mapping[str, Any] | None = None,
+    push_to_hub: str | None = None,
 ) -> Pruned:
     """Prune a model with a metric and save it.
 
@@ -75,13 +79,17 @@ def prune(
         observer: told of progress.
         recipe: what ``read_recipe`` gives. Where ``setup`` names the same model and texts, they
             must be what they were, and the result tells whether the weights are the same again.
+        push_to_hub: ``ORG/NAME`` of a new or empty repository, private where it is made.
 
     Raises:
         InputError, MetricError: nothing was written.
+        OutputError: the same; or all was written, but it could not be pushed.
     """
     found = read_metric(metric)
     sparsity = Sparsity.parse(sparsity) if isinstance(sparsity, str) else sparsity
     check_new(Path(output_dir))
+    if push_to_hub is not None:
+        check_repository(push_to_hub)
     work = Workspace(setup, observer)
     choices: tuple[Part, ...] = ("test", "validation")
     parts = [part for part in choices if work.has(part)][:1]
@@ -91,17 +99,28 @@ def prune(
     if recipe is not None:
         check_texts(work, recipe)
         check_model(work, recipe)
-    result = prune_in(work, found, sparsity, Path(output_dir), parts)
-    if recipe is None:
-        return result
-    before, after = recipe["fingerprints"], result.settings["fingerprints"]
-    return replace(result, repeated=before.get("weights") == after["weights"])
+    result = prune_in(work, found, sparsity, Path(output_dir), parts, push_to_hub)
+    if recipe is not None:
+        before, after = recipe["fingerprints"], result.settings["fingerprints"]
+        result = replace(result, repeated=before.get("weights") == after["weights"])
+    if push_to_hub is not None:
+        where = push_folder(Path(output_dir), push_to_hub, work.observer)
+        result = replace(result, pushed_to=where)
+    return result
 
 
 def prune_in(
-    work: Workspace, metric: Metric, sparsity: Sparsity, output_dir: Path, parts: list[Part]
+    work: Workspace,
+    metric: Metric,
+    sparsity: Sparsity,
+    output_dir: Path,
+    parts: list[Part],
+    repository: str | None = None,
 ) -> Pruned:
-    """``prune`` for a workspace that is open already; its model stays pruned."""
+    """``prune`` for a workspace that is open already; its model stays pruned.
+
+    Nothing is pushed: ``repository`` is where the model card says that the model is.
+    """
     check_widths(work.layers, sparsity)
     for part in parts:
         work.text(part)
@@ -128,11 +147,16 @@ def prune_in(
         settings=work.describe(),
     )
     work.observer.stage(f"writing {output_dir}")
-    return _save(work, metric, sparsity, result, output_dir)
+    return _save(work, metric, sparsity, result, output_dir, repository)
 
 
 def _save(
-    work: Workspace, metric: Metric, sparsity: Sparsity, result: Pruned, output_dir: Path
+    work: Workspace,
+    metric: Metric,
+    sparsity: Sparsity,
+    result: Pruned,
+    output_dir: Path,
+    repository: str | None,
 ) -> Pruned:
     loaded = work.language_model
     with new_folder(output_dir) as folder:
@@ -161,6 +185,7 @@ def _save(
         card = model_card(
             recipe,
             figures,
+            repository=repository,
             inherited=inherited_fields(work.setup.model, work.setup.revision),
         )
         write_text(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
