@@ -1,13 +1,10 @@
 """The report of a search: one HTML file that needs no network, now or in ten years."""
 
-import os
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
-
 from . import charts
+from .html import render, write_page
 from .tree_drawing import draw_tree
 from .wording import (
     MISSING,
@@ -32,30 +29,12 @@ def write_report(
     layers: list[dict[str, Any]],
 ) -> None:
     """Write the page to ``path``, whole or not at all: it is made beside it, then renamed."""
-    page = _render(summary, history, layers)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_page(path, _render(summary, history, layers))
 
 
 def _render(
     summary: dict[str, Any], history: list[dict[str, Any]], layers: list[dict[str, Any]]
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader(__package__),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "perplexity": perplexity_text,
-        "change": change_text,
-        "spoken": spoken_name,
-    }
     perplexity = summary.get("perplexity") or {}
     metric = str(summary.get("metric", ""))
     tree = summary.get("tree")
@@ -64,7 +43,9 @@ def _render(
         "search": charts.search_chart(history),
         "sparsity": charts.sparsity_chart(layers),
     }
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
+        {"perplexity": perplexity_text, "change": change_text, "spoken": spoken_name},
         answer=_answer(summary),
         aside=_aside(perplexity),
         key_figures=_key_figures(summary),
@@ -84,7 +65,6 @@ def _render(
         heat=charts.HEAT,
         # plotly writes "<" inside JSON as \u003c, so that no name can end the script.
         figures={name: figure.to_json() for name, figure in figures.items()},
-        plotly=get_plotlyjs(),
     )
 
 
