@@ -1,0 +1,5 @@
+"""``python -m prunerzero`` is the ``prunerzero`` command."""
+
+from prunerzero.cli import main
+
+main()
