@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from prunerzero.metrics.errors import NotationError, ScoreError
-from prunerzero.metrics.operators import OPERATORS, TERMINALS
+from prunerzero.metrics.operators import OPERATORS, TERMINALS, Scale, rescale
 
 if TYPE_CHECKING:
     from prunerzero.metrics.mask import Group
@@ -199,7 +200,7 @@ class Expression:
         Raises:
             ScoreError: a statistic the metric reads is missing, or shapes do not fit.
         """
-        values = _terminal_values(self.terminals, W, X, G)
+        values = terminal_values(self.terminals, W, X, G)
         scores = evaluate(self, values)
         if scores.shape != W.shape or any(scores is value for value in values.values()):
             return scores.expand(W.shape).clone()  # the caller's own, whatever it does to it
@@ -211,12 +212,16 @@ def arity_of(name: str) -> int:
     return OPERATORS[name].arity if name in OPERATORS else 0
 
 
-def evaluate(expression: Expression, values: dict[str, Tensor]) -> Tensor:
+def evaluate(
+    expression: Expression,
+    values: Mapping[str, Tensor],
+    scales: Mapping[Expression, Scale] = MappingProxyType({}),
+) -> Tensor:
     """The value of the expression, [out, in] or what broadcasts to it.
 
     ``values`` holds W [out, in] and the other terminals the expression reads, all of one dtype and
     device. A subtree that stands twice is computed once; the value of any other is let go as soon
-    as it is used.
+    as it is used. ``scales`` holds what is known already of subtrees that rescale.
     """
     W = values["W"]
     counts = Counter(node for _, node in expression.subtrees() if node.arguments)
@@ -229,7 +234,10 @@ def evaluate(expression: Expression, values: dict[str, Tensor]) -> Tensor:
             return values[node.name]
         if node in known:
             return known[node]
-        value = OPERATORS[node.name].function(*[value_of(a) for a in node.arguments])
+        if node in scales:
+            value = rescale(value_of(node.arguments[0]), scales[node])
+        else:
+            value = OPERATORS[node.name].function(*[value_of(a) for a in node.arguments])
         if counts[node] > 1:
             known[node] = value
         return value
@@ -237,7 +245,7 @@ def evaluate(expression: Expression, values: dict[str, Tensor]) -> Tensor:
     return value_of(expression)
 
 
-def _terminal_values(
+def terminal_values(
     needed: frozenset[str], W: Tensor, X: Tensor | None, G: Tensor | None
 ) -> dict[str, Tensor]:
     if W.dim() != 2:

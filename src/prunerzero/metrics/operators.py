@@ -7,7 +7,7 @@ operator, add a row; parsing, printing, JSON, simplification and evolution read 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,8 +21,12 @@ EXP_LIMIT = 100.0
 SMALLEST_DIVISOR = 1e-12
 """Element-wise division treats a divisor closer to zero than this as this, keeping its sign."""
 
+Scale = tuple[Tensor | None, Tensor]
+"""What a rescaling operator takes from all of a matrix: x becomes (x - shift) / scale."""
+
 Order = Literal["increasing", "increasing for non-negative", "other"]
 Sign = Literal["non-negative", "as its arguments", "any"]
+Reads = Literal["matrix", "row", "column"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,10 @@ class Operator:
         infix: its symbol in text where it has one.
         commutative: whether the arguments may be exchanged.
         published: whether it belongs to the published search space.
+        reads: whether its value at one weight depends on others, and on which: those of the whole
+            matrix, of the row or of the column.
+        scale: where it does, what it takes from its last argument, spread over the shape of the
+            result; the operator then is (x - shift) / scale of its first argument x.
     """
 
     name: str
@@ -50,38 +58,57 @@ class Operator:
     infix: str | None = None
     commutative: bool = False
     published: bool = True
+    reads: Reads | None = None
+    scale: Callable[[Tensor], Scale] | None = None
 
 
-def _min_max_scale(x: Tensor) -> Tensor:
+def _range(x: Tensor) -> Scale:
     if x.numel() == 0:
-        return x
+        return None, x.new_tensor(torch.nan)
     low, high = torch.aminmax(x)
-    return (x - low) / (high - low)
+    return low, high - low
 
 
-def _standardise(x: Tensor) -> Tensor:
+def _mean_and_deviation(x: Tensor) -> Scale:
     if x.numel() < 2:  # an unbiased deviation needs two values
-        return torch.full_like(x, torch.nan)
-    return (x - x.mean()) / x.std()
+        return None, x.new_tensor(torch.nan)
+    return x.mean(), x.std()
 
 
-def _divide_by_norm(x: Tensor, y: Tensor) -> Tensor:
-    shape = torch.broadcast_shapes(x.shape, y.shape)
-    # published: the norm of a row is that of the row spread over x's matrix
-    norm: Tensor = torch.linalg.vector_norm(y.expand(shape))
-    return x.expand(shape) / norm
+def _norm(x: Tensor) -> Scale:
+    return None, torch.linalg.vector_norm(x)
+
+
+def _total(dim: int) -> Callable[[Tensor], Scale]:
+    def scale(x: Tensor) -> Scale:
+        if x.dim() == 0:
+            dim_total = x.abs()
+        else:
+            dim_total = x.abs().sum(dim, keepdim=True)
+        # zeros stay zeros
+        return None, torch.where(dim_total == 0, 1.0, dim_total).to(x.dtype)
+
+    return scale
+
+
+def rescale(x: Tensor, scale: Scale) -> Tensor:
+    """(x - shift) / scale."""
+    shift, divisor = scale
+    return (x if shift is None else x - shift) / divisor
+
+
+def _rescaling(name: str, scale: Callable[[Tensor], Scale], **fields: Any) -> Operator:
+    def function(x: Tensor, *others: Tensor) -> Tensor:
+        # published: the norm of a row is that of the row spread over x's matrix
+        x, *others = torch.broadcast_tensors(x, *others)
+        return rescale(x, scale(others[-1] if others else x))
+
+    return Operator(name, function=function, scale=scale, **fields)
 
 
 def _divide_elements(x: Tensor, y: Tensor) -> Tensor:
     nearest = torch.where(y < 0, -SMALLEST_DIVISOR, SMALLEST_DIVISOR).to(y.dtype)
     return x / torch.where(y.abs() < SMALLEST_DIVISOR, nearest, y)
-
-
-def _share(x: Tensor, dim: int) -> Tensor:
-    if x.dim() == 0:
-        return x.sign()
-    total = x.abs().sum(dim, keepdim=True)
-    return x / torch.where(total == 0, 1.0, total).to(x.dtype)  # zeros stay zeros
 
 
 _TABLE = (
@@ -101,25 +128,25 @@ _TABLE = (
     Operator("tanh", 1, torch.tanh, "the hyperbolic tangent of {0}",
              order="increasing", sign="as its arguments"),
     Operator("skp", 1, lambda x: x, "{0}", order="increasing", sign="as its arguments"),
-    Operator("mms", 1, _min_max_scale, "{0} scaled to 0…1 over the layer",
-             order="increasing", sign="non-negative"),
-    Operator("zsn", 1, _standardise, "{0} standardised over the layer",
-             order="increasing"),
+    _rescaling("mms", _range, arity=1, meaning="{0} scaled to 0…1 over the layer",
+               order="increasing", sign="non-negative", reads="matrix"),
+    _rescaling("zsn", _mean_and_deviation, arity=1, meaning="{0} standardised over the layer",
+               order="increasing", reads="matrix"),
     Operator("add", 2, torch.add, "{0} plus {1}", sign="as its arguments", infix="+",
              commutative=True),
     Operator("sub", 2, torch.sub, "{0} minus {1}", infix="-"),
     Operator("mul", 2, torch.mul, "{0} times {1}", sign="as its arguments", infix="*",
              commutative=True),
-    Operator("div", 2, _divide_by_norm,
-             "{0} divided by the norm of {1}", order="increasing", sign="as its arguments",),
+    _rescaling("div", _norm, arity=2, meaning="{0} divided by the norm of {1}",
+               order="increasing", sign="as its arguments", reads="matrix"),
     Operator("ediv", 2, _divide_elements, "{0} divided, element by element, by {1}",
              sign="as its arguments", infix="/", published=False),
     Operator("epow", 2, lambda x, y: x.abs() ** y, "{0} to the power of {1}",
              sign="non-negative", infix="**", published=False),
-    Operator("rownorm", 1, lambda x: _share(x, -1), "the share of {0} in its output row",
-             sign="as its arguments", published=False),
-    Operator("colnorm", 1, lambda x: _share(x, -2), "the share of {0} in its input column",
-             sign="as its arguments", published=False),
+    _rescaling("rownorm", _total(-1), arity=1, meaning="the share of {0} in its output row",
+               sign="as its arguments", published=False, reads="row"),
+    _rescaling("colnorm", _total(-2), arity=1, meaning="the share of {0} in its input column",
+               sign="as its arguments", published=False, reads="column"),
     Operator("max", 2, torch.maximum, "the larger of {0} and {1}",
              sign="as its arguments", commutative=True, published=False),
     Operator("min", 2, torch.minimum, "the smaller of {0} and {1}",

@@ -1,0 +1,208 @@
+"""Triton kernels that score weights with a metric's program and select in the same pass.
+
+A row's scores stay on the chip from the first operator to the mask. Arithmetic is that of eager
+torch to the bit: division and square root rounded correctly, no contraction to fused
+multiply-adds, libdevice's exp, log, tanh and pow with denormals kept. That is what ``OPTIONS``,
+given to every launch, and the functions chosen here are for.
+"""
+
+import triton
+import triton.language as tl
+from triton.language.extra import libdevice
+
+OPTIONS = {"enable_fp_fusion": False, "enable_reflect_ftz": False}
+
+_HIGHEST = tl.constexpr(0x7FFFFFFF)
+
+
+@triton.jit
+def _push(
+    op, operand, W, G, numbers, row_values, column_values, row, columns, valid, rows, width,
+    w_stride, g_stride,
+):  # fmt: skip
+    if op == 0:  # W
+        value = tl.abs(tl.load(W + row * w_stride + columns, mask=valid, other=0).to(tl.float32))
+    elif op == 1:  # G
+        value = tl.load(G + row * g_stride + columns, mask=valid, other=0).to(tl.float32)
+    elif op == 2:  # constant
+        value = tl.zeros_like(columns).to(tl.float32) + operand.to(tl.float32, bitcast=True)
+    elif op == 3:  # number
+        value = tl.zeros_like(columns).to(tl.float32) + tl.load(numbers + operand)
+    elif op == 4:  # row
+        value = tl.zeros_like(columns).to(tl.float32) + tl.load(row_values + operand * rows + row)
+    else:  # column
+        value = tl.load(column_values + operand * width + columns, mask=valid, other=0)
+    return value
+
+
+@triton.jit
+def _unary(op, x):
+    if op == 6:  # sqr
+        value = x * x
+    elif op == 7:  # neg
+        value = -x
+    elif op == 8:  # abs
+        value = tl.abs(x)
+    elif op == 9:  # log
+        value = libdevice.log(tl.abs(x) + 0.001)
+    elif op == 10:  # exp
+        value = libdevice.exp(tl.where(x > 100.0, 100.0, x))
+    elif op == 11:  # sqrt
+        value = tl.sqrt_rn(tl.abs(x))
+    else:  # tanh
+        value = libdevice.tanh(x)
+    return value
+
+
+@triton.jit
+def _binary(op, x, y):
+    if op == 14:  # add
+        value = x + y
+    elif op == 15:  # sub
+        value = x - y
+    elif op == 16:  # mul
+        value = x * y
+    elif op == 17:  # divide
+        value = tl.div_rn(x, y)
+    elif op == 18:  # ediv
+        nearest = tl.where(y < 0, -1e-12, 1e-12).to(tl.float32)
+        value = tl.div_rn(x, tl.where(tl.abs(y) < 1e-12, nearest, y))
+    elif op == 19:  # epow
+        value = libdevice.pow(tl.abs(x), y)
+    elif op == 20:  # max
+        value = tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+    else:  # min
+        value = tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
+    return value
+
+
+@triton.jit
+def _scores(
+    code, length, W, G, numbers, row_values, column_values, row, columns, valid, rows, width,
+    w_stride, g_stride,
+):  # fmt: skip
+    a = tl.zeros_like(columns).to(tl.float32)  # top of the stack
+    b = a
+    c = a
+    d = a
+    for i in range(length):
+        op = tl.load(code + 2 * i)
+        operand = tl.load(code + 2 * i + 1)
+        if op < 6:
+            d = c
+            c = b
+            b = a
+            a = _push(
+                op, operand, W, G, numbers, row_values, column_values, row, columns, valid, rows,
+                width, w_stride, g_stride,
+            )  # fmt: skip
+        elif op < 13:
+            a = _unary(op, a)
+        elif op == 13:  # swap
+            top = a
+            a = b
+            b = top
+        else:
+            a = _binary(op, b, a)
+            b = c
+            c = d
+    return a
+
+
+@triton.jit
+def _rank_keys(scores):
+    """Integers ordered as the scores are, equal where they are equal."""
+    bits = tl.where(scores == 0, 0.0, scores).to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def _write(out, W, row, columns, valid, pruned, out_stride, w_stride, WEIGHTS: tl.constexpr):
+    """The mask, or the weights with zeros where it is true."""
+    if WEIGHTS:
+        weights = tl.load(W + row * w_stride + columns, mask=valid, other=0)
+        tl.store(
+            out + row * out_stride + columns, tl.where(pruned, 0, weights).to(weights.dtype),
+            mask=valid,
+        )  # fmt: skip
+    else:
+        tl.store(out + row * out_stride + columns, pruned.to(tl.int8), mask=valid)
+
+
+@triton.jit
+def select_rows(
+    code, length, W, G, numbers, row_values, column_values, out, scratch, nans, rows, width, count,
+    w_stride, g_stride, out_stride, CHUNK: tl.constexpr, BLOCK: tl.constexpr, WEIGHTS: tl.constexpr,
+):  # fmt: skip
+    """Prune the ``count`` lowest scores of each row, ties in column order."""
+    program = tl.program_id(0)
+    keep = scratch + program.to(tl.int64) * BLOCK
+    for index in range(program, rows, tl.num_programs(0)):
+        row = index.to(tl.int64)
+        bad = 0
+        for start in range(0, width, CHUNK):
+            part = start + tl.arange(0, CHUNK)
+            scores = _scores(
+                code, length, W, G, numbers, row_values, column_values, row, part, part < width,
+                rows, width, w_stride, g_stride,
+            )  # fmt: skip
+            bad += tl.sum(((scores != scores) & (part < width)).to(tl.int32))
+            tl.store(keep + part, _rank_keys(scores), mask=part < width)
+        if bad > 0:
+            tl.atomic_add(nans, bad)
+        tl.debug_barrier()  # every thread's keys are written before any is read
+        columns = tl.arange(0, BLOCK)
+        valid = columns < width
+        keys = tl.load(keep + columns, mask=valid, other=_HIGHEST)
+        low = tl.min(keys)
+        high = tl.max(tl.where(valid, keys, low))
+        found = 0
+        # the smallest key such that `count` are no larger; any key between it and the next will do
+        while low < high:
+            middle = (low & high) + ((low ^ high) >> 1)
+            found = tl.sum((keys <= middle).to(tl.int32))
+            if found == count:
+                low = middle
+                high = middle
+            elif found < count:
+                low = middle + 1
+            else:
+                high = middle
+        pruned = (keys <= low) & valid
+        if tl.sum(pruned.to(tl.int32)) != count:
+            below = keys < low
+            tied = (keys == low) & valid
+            missing = count - tl.sum(below.to(tl.int32))
+            pruned = below | (tied & (tl.cumsum(tied.to(tl.int32)) <= missing))
+        _write(out, W, row, columns, valid, pruned, out_stride, w_stride, WEIGHTS)
+        tl.debug_barrier()  # every thread has read its keys before the next row's are written
+
+
+@triton.jit
+def each_weight(
+    code, length, W, G, numbers, row_values, column_values, out, nans, rows, width,
+    w_stride, g_stride, out_stride, CHUNK: tl.constexpr, PRUNE: tl.constexpr, OF: tl.constexpr,
+    WEIGHTS: tl.constexpr,
+):  # fmt: skip
+    """Write the scores (OF = 0), or prune the PRUNE lowest of each OF consecutive inputs."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
+    valid = columns < width
+    scores = _scores(
+        code, length, W, G, numbers, row_values, column_values, row, columns, valid, rows, width,
+        w_stride, g_stride,
+    )  # fmt: skip
+    if OF == 0:
+        tl.store(out + row * out_stride + columns, scores, mask=valid)
+    else:
+        bad = tl.sum(((scores != scores) & valid).to(tl.int32))
+        if bad > 0:
+            tl.atomic_add(nans, bad)
+        keys = tl.reshape(_rank_keys(scores), [CHUNK // OF, OF])
+        place = tl.arange(0, OF)
+        ours, theirs = keys[:, :, None], keys[:, None, :]
+        earlier = place[None, None, :] < place[None, :, None]
+        lower = (theirs < ours) | ((theirs == ours) & earlier)
+        rank = tl.sum(lower.to(tl.int32), axis=2)
+        pruned = tl.reshape(rank < PRUNE, [CHUNK])
+        _write(out, W, row, columns, valid, pruned, out_stride, w_stride, WEIGHTS)

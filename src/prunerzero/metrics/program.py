@@ -1,0 +1,105 @@
+"""A metric as instructions of a small stack machine, which a GPU kernel runs on each weight.
+
+One compiled kernel then serves every metric: a search meets thousands, and compiling each would
+take longer than measuring it. What is no function of one weight alone is computed before, by the
+operators' own functions: subtrees that are a number or one row [1, in], and the shifts and scales
+of operators that read the whole matrix.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from prunerzero.metrics.expression import Expression
+from prunerzero.metrics.facts import breadth
+from prunerzero.metrics.operators import OPERATORS
+
+STACK = 4
+"""Values the machine can hold; enough for any tree of fewer than 31 nodes."""
+
+PUSHES = ("W", "G", "constant", "number", "row", "column")
+"""``number`` k is one of the layer, ``row`` k one of each output row, ``column`` k of each input."""
+UNARY = ("sqr", "neg", "abs", "log", "exp", "sqrt", "tanh")
+BINARY = ("swap", "add", "sub", "mul", "divide", "ediv", "epow", "max", "min")
+CODES = {name: code for code, name in enumerate(PUSHES + UNARY + BINARY)}
+
+_SAME = {"pow": "sqr"}
+_COMMUTES = ("add", "mul", "max", "min")
+
+
+@dataclass
+class Program:
+    """Instructions, and what has to be computed before they run.
+
+    Attributes:
+        instructions: (code, operand) in order; a constant's operand holds the bits of its fp32.
+        numbers, rows, columns: what the pushes of those names read, by index: a subtree, and None
+            for its value, or 0 or 1 for its shift or its scale.
+    """
+
+    instructions: list[tuple[int, int]] = field(default_factory=list)
+    numbers: list[tuple[Expression, int | None]] = field(default_factory=list)
+    rows: list[tuple[Expression, int | None]] = field(default_factory=list)
+    columns: list[tuple[Expression, int | None]] = field(default_factory=list)
+
+    def _put(self, name: str, operand: int = 0) -> None:
+        self.instructions.append((CODES[name], operand))
+
+    def _push(self, name: str, node: Expression, part: int | None) -> None:
+        slots = {"number": self.numbers, "row": self.rows, "column": self.columns}[name]
+        if (node, part) not in slots:
+            slots.append((node, part))
+        self._put(name, slots.index((node, part)))
+
+    def _write(self, e: Expression) -> None:
+        if e.value is not None:
+            self._put("constant", struct.unpack("<i", struct.pack("<f", e.value))[0])
+        elif breadth(e) < 2:
+            self._push("column" if breadth(e) else "number", e, None)
+        elif not e.arguments:
+            self._put(e.name)
+        elif OPERATORS[e.name].scale is not None:
+            self._write(e.arguments[0])
+            where = {"matrix": "number", "row": "row", "column": "column"}[OPERATORS[e.name].reads]
+            if e.name in ("mms", "zsn"):
+                self._push(where, e, 0)
+                self._put("sub")
+            self._push(where, e, 1)
+            self._put("divide")
+        elif len(e.arguments) == 1:
+            self._write(e.arguments[0])
+            if e.name != "skp":
+                self._put(_SAME.get(e.name, e.name))
+        else:
+            first, second = e.arguments
+            if _need(second) > _need(first):
+                self._write(second)
+                self._write(first)
+                if e.name not in _COMMUTES:
+                    self._put("swap")
+            else:
+                self._write(first)
+                self._write(second)
+            self._put(e.name)
+
+
+def _need(e: Expression) -> int:
+    """How many values of the stack the subtree takes, the deeper argument going first."""
+    if breadth(e) < 2 or not e.arguments:
+        return 1
+    needs = sorted(map(_need, e.arguments))
+    if OPERATORS[e.name].scale is not None:
+        return max(_need(e.arguments[0]), 2)
+    return max(needs[-1], needs[0] + 1) if len(needs) == 2 else needs[0]
+
+
+@lru_cache(maxsize=1 << 10)
+def compiled(expression: Expression) -> Program | None:
+    """The program of a metric; None where it needs a deeper stack than there is."""
+    if _need(expression) > STACK:
+        return None
+    program = Program()
+    program._write(expression)
+    return program
