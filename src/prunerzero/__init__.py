@@ -8,7 +8,7 @@
 __version__ = "0.1.0"
 
 from prunerzero.errors import InputError, ModelError, OutputError, TextError
-from prunerzero.metrics import Expression, Metric, MetricError, Sparsity, prune_mask
+from prunerzero.metrics import Expression, Metric, MetricError, Sparsity, prune_mask, score_mask
 from prunerzero.tasks.evaluate import compare, evaluate
 from prunerzero.tasks.prune import prune
 from prunerzero.tasks.search import search
@@ -28,5 +28,6 @@ __all__ = [
     "evaluate",
     "prune",
     "prune_mask",
+    "score_mask",
     "search",
 ]

@@ -8,6 +8,7 @@ from prunerzero.metrics.errors import MetricError, NotationError, ScoreError, Sp
 from prunerzero.metrics.explain import explain
 from prunerzero.metrics.expression import Expression
 from prunerzero.metrics.mask import Sparsity, prune_mask
+from prunerzero.metrics.selection import score_mask
 
 __all__ = [
     "CATALOG",
@@ -22,4 +23,5 @@ __all__ = [
     "find_metric",
     "power_law",
     "prune_mask",
+    "score_mask",
 ]

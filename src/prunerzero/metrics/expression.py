@@ -200,7 +200,8 @@ class Expression:
         Raises:
             ScoreError: a statistic the metric reads is missing, or shapes do not fit.
         """
-        values = terminal_values(self.terminals, W, X, G)
+        values = statistics_read(self, W, X, G)
+        values["W"] = magnitudes(W)
         scores = evaluate(self, values)
         if scores.shape != W.shape or any(scores is value for value in values.values()):
             return scores.expand(W.shape).clone()  # the caller's own, whatever it does to it
@@ -245,13 +246,23 @@ def evaluate(
     return value_of(expression)
 
 
-def terminal_values(
-    needed: frozenset[str], W: Tensor, X: Tensor | None, G: Tensor | None
+def magnitudes(W: Tensor) -> Tensor:
+    """What the terminal W stands for: absolute weights in fp32."""
+    return W.detach().to(torch.float32).abs()
+
+
+def statistics_read(
+    expression: Expression, W: Tensor, X: Tensor | None, G: Tensor | None
 ) -> dict[str, Tensor]:
+    """X [1, in] and G [out, in] where the metric reads them, in fp32 on W's device.
+
+    Raises:
+        ScoreError: one it reads is missing, or shapes do not fit.
+    """
     if W.dim() != 2:
         raise ScoreError(f"W must be a matrix [out, in], not of shape {list(W.shape)}.")
-    values = {"W": W.detach().to(torch.float32).abs()}
-    if "X" in needed:
+    values = {}
+    if "X" in expression.terminals:
         if X is None:
             raise ScoreError("the metric reads the activation norms X, but none were given.")
         if tuple(X.shape) not in ((W.shape[1],), (1, W.shape[1])):
@@ -259,7 +270,7 @@ def terminal_values(
                 f"X must have one entry for each of {W.shape[1]} inputs, not {list(X.shape)}."
             )
         values["X"] = X.detach().to(W.device, torch.float32).reshape(1, -1)
-    if "G" in needed:
+    if "G" in expression.terminals:
         if G is None:
             raise ScoreError("the metric reads the gradients G, but none were given.")
         if G.shape != W.shape:

@@ -55,13 +55,14 @@ class Layer:
         self._each_weight(expression, out, out, 0, 0, False)
         return out
 
-    def prune(
-        self, expression: Expression, sparsity: Sparsity, out: Tensor, nans: Tensor, weights: bool
-    ) -> None:
-        """Write to ``out`` the mask (int8), or the weights with zeros where it is 1.
+    def prune(self, expression: Expression, sparsity: Sparsity, out: Tensor, nans: Tensor) -> None:
+        """Write to ``out`` the mask where that is bool, else the weights with zeros in its place.
 
         The number of scores that are NaN is added to ``nans`` (int32 [1]).
         """
+        weights = out.dtype != torch.bool
+        if not weights:
+            out = out.view(torch.int8)
         if sparsity.of is not None:
             assert sparsity.keep is not None
             prune = sparsity.of - sparsity.keep
@@ -84,13 +85,13 @@ class Layer:
     ) -> None:
         rows, width = self.W.shape
         block = triton.next_power_of_2(width)
-        warps = min(32, max(4, block // 512))
+        warps, chunk, registers = _shape(block)
         programs = min(rows, _processors(self.W.device) * (64 // warps))
         scratch = torch.empty(programs * block, dtype=torch.int32, device=self.W.device)
         select_rows[programs,](
             *self._program(expression), out, scratch, nans, rows, width, count,
-            *self._strides(), out.stride(0), CHUNK=min(block, warps * 256), BLOCK=block,
-            WEIGHTS=weights, num_warps=warps, **OPTIONS,
+            *self._strides(), out.stride(0), CHUNK=min(block, chunk), BLOCK=block,
+            WEIGHTS=weights, num_warps=warps, maxnreg=registers, **OPTIONS,
         )  # fmt: skip
 
     def _strides(self) -> tuple[int, int]:
@@ -132,6 +133,12 @@ class Layer:
             assert operator.scale is not None
             self._scales[e] = operator.scale(self._value(e.arguments[-1]).expand(self.W.shape))
         return self._scales[e]
+
+
+def _shape(block: int) -> tuple[int, int, int]:
+    """Warps for a row of so many weights, weights scored at a time, and registers a thread."""
+    warps = min(32, max(4, block // 512))
+    return warps, warps * 128, 64 if warps == 32 else 80
 
 
 @lru_cache(maxsize=1 << 8)

@@ -12,6 +12,10 @@ from triton.language.extra import libdevice
 
 OPTIONS = {"enable_fp_fusion": False, "enable_reflect_ftz": False}
 
+# one compiled kernel for every metric and height of a layer
+_ANY_INTEGER = ["length", "rows", "count"]
+_ANY_POINTER = ["code", "numbers", "row_values", "column_values", "nans"]
+
 _HIGHEST = tl.constexpr(0x7FFFFFFF)
 
 
@@ -129,7 +133,7 @@ def _write(out, W, row, columns, valid, pruned, out_stride, w_stride, WEIGHTS: t
         tl.store(out + row * out_stride + columns, pruned.to(tl.int8), mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_ANY_INTEGER, do_not_specialize_on_alignment=_ANY_POINTER)
 def select_rows(
     code, length, W, G, numbers, row_values, column_values, out, scratch, nans, rows, width, count,
     w_stride, g_stride, out_stride, CHUNK: tl.constexpr, BLOCK: tl.constexpr, WEIGHTS: tl.constexpr,
@@ -137,8 +141,8 @@ def select_rows(
     """Prune the ``count`` lowest scores of each row, ties in column order."""
     program = tl.program_id(0)
     keep = scratch + program.to(tl.int64) * BLOCK
-    for index in range(program, rows, tl.num_programs(0)):
-        row = index.to(tl.int64)
+    row = program.to(tl.int64)
+    while row < rows:
         bad = 0
         for start in range(0, width, CHUNK):
             part = start + tl.arange(0, CHUNK)
@@ -176,9 +180,10 @@ def select_rows(
             pruned = below | (tied & (tl.cumsum(tied.to(tl.int32)) <= missing))
         _write(out, W, row, columns, valid, pruned, out_stride, w_stride, WEIGHTS)
         tl.debug_barrier()  # every thread has read its keys before the next row's are written
+        row += tl.num_programs(0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_ANY_INTEGER[:2], do_not_specialize_on_alignment=_ANY_POINTER)
 def each_weight(
     code, length, W, G, numbers, row_values, column_values, out, nans, rows, width,
     w_stride, g_stride, out_stride, CHUNK: tl.constexpr, PRUNE: tl.constexpr, OF: tl.constexpr,

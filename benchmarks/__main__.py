@@ -1,0 +1,109 @@
+"""Run the benchmarks: ``python -m benchmarks [--device cuda] [--output FILE.json] [SECTION …]``.
+
+Prints a table for each section and writes everything as JSON. A section that fails is told and
+the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+try:
+    import prunerzero  # noqa: F401
+except ImportError:  # a machine without the packages of the command line
+    package = types.ModuleType("prunerzero")
+    package.__path__ = [str(Path(__file__).parents[1] / "src" / "prunerzero")]
+    sys.modules["prunerzero"] = package
+
+
+def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[str, Any]]]]:
+    from benchmarks import evaluation, masks, profiling
+
+    found: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {}
+    if device == "cuda":
+        from benchmarks import checks, whole_model
+
+        found["operators"] = lambda: (
+            [r for r in checks.operators() if r["differ"]] or [{"differ": 0}]
+        )
+        found["same masks"] = lambda: [checks.masks()]
+        found["launch shapes"] = whole_model.shapes
+    found["masks"] = lambda: masks.run(device, quick=quick)
+    if device == "cuda":
+        found["whole 7B model"] = whole_model.run
+        found["dense SmolLM2"] = lambda: evaluation.dense("SmolLM2-135M")
+        found["kernels of SmolLM2"] = profiling.run
+        found["kernels of 7B"] = lambda: profiling.run("Llama-7B", 2)
+        found["dense 7B"] = lambda: evaluation.dense("Llama-7B")
+    else:
+        found["dense tiny"] = lambda: evaluation.dense("tiny", device, 64)
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, ["---"] * len(columns)]
+    for row in rows:
+        lines.append([_cell(row.get(name, "")) for name in columns])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def machine(device: str) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if device == "cuda":
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", help="which to run; all by default")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--output", type=Path, help="where to write JSON")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try it out")
+    options = parser.parse_args()
+    results: dict[str, Any] = {"machine": machine(options.device)}
+    print(json.dumps(results["machine"]))
+    for name, run in sections(options.device, options.quick).items():
+        if options.sections and name not in options.sections:
+            continue
+        rows: list[dict[str, Any]] = []
+        start = time.perf_counter()
+        try:
+            for row in run():
+                rows.append(row)
+        except Exception:
+            results[f"{name}: error"] = traceback.format_exc()
+            print(f"{name}: {traceback.format_exc(limit=-6)[-1500:]}")
+        if options.device == "cuda":
+            torch.cuda.empty_cache()
+        results[name] = rows
+        print(f"\n## {name} ({time.perf_counter() - start:.0f} s)\n\n{table(rows)}", flush=True)
+        if options.output:
+            options.output.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
