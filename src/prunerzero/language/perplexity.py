@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import mul
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+from prunerzero.language.divergence import Comparison, Divergence, Reference
 
 
 @dataclass(frozen=True)
@@ -17,19 +20,28 @@ class Perplexity:
     """Perplexity, and how it was measured.
 
     Attributes:
-        value: exp of the mean negative log-likelihood a token (nats), each window read by itself.
+        value: exp of the mean negative log-likelihood a token (nats).
         losses: that mean for each window.
-        window_length: tokens in a window; the first is given, the others are predicted.
+        window_length: tokens in a window; the first is given, the others can be predicted.
+        tokens: how many were predicted in each window.
+        divergence: from the reference; None without one.
     """
 
     value: float
     losses: tuple[float, ...]
     window_length: int
+    tokens: tuple[int, ...]
+    divergence: Divergence | None = None
 
     @property
     def windows(self) -> int:
         """Number of windows read."""
         return len(self.losses)
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log-likelihood a token, in nats."""
+        return mean_loss(self.losses, self.tokens)
 
 
 def window_losses(model: Any, windows: Tensor) -> Tensor:
@@ -45,12 +57,7 @@ def window_losses(model: Any, windows: Tensor) -> Tensor:
     with torch.inference_mode():
         windows = windows.to(next(model.parameters()).device)
         logits = model(input_ids=windows, use_cache=False).logits
-        # a window at a time: the fp32 logits of a whole batch may not fit
-        losses = [
-            cross_entropy(one[:-1].float(), ids[1:])
-            for one, ids in zip(logits, windows, strict=True)
-        ]
-        return torch.stack(losses).double().cpu()
+        return _losses(logits, windows, [windows.shape[1] - 1] * len(windows))
 
 
 def perplexity(
@@ -58,14 +65,56 @@ def perplexity(
     windows: Tensor,
     batch_size: int = 1,
     on_window: Callable[[int], None] = lambda done: None,
+    *,
+    stride: int | None = None,
+    reference: Reference | None = None,
 ) -> Perplexity:
-    """Perplexity over windows [count, length]; ``on_window`` is told how many are done."""
+    """Perplexity over windows.
+
+    Args:
+        model: a transformers causal language model.
+        windows: token ids [count, length].
+        batch_size: windows read at once.
+        on_window: told how many are done.
+        stride: where windows slide, by how many tokens: each but the first then counts only its
+            last ``stride`` tokens, the others being context. None where they do not overlap.
+        reference: another model's logits on the same windows, to compare with.
+    """
+    count, length = windows.shape
+    tokens = (length - 1, *[min(stride or length, length - 1)] * (count - 1))
+    comparison = Comparison(reference, length) if reference else None
     losses: list[float] = []
     for batch in windows.split(batch_size):
-        losses.extend(window_losses(model, batch).tolist())
+        with torch.inference_mode():
+            batch = batch.to(next(model.parameters()).device)
+            logits = model(input_ids=batch, use_cache=False).logits
+            new = tokens[len(losses) : len(losses) + len(batch)]
+            losses.extend(_losses(logits, batch, new).tolist())
+            if comparison:
+                comparison.add(logits)
         on_window(len(losses))
-    mean = math.fsum(losses) / len(losses)
-    return Perplexity(exp(mean), tuple(losses), windows.shape[1])
+    return Perplexity(
+        value=exp(mean_loss(losses, tokens)),
+        losses=tuple(losses),
+        window_length=length,
+        tokens=tokens,
+        divergence=comparison.result() if comparison else None,
+    )
+
+
+def mean_loss(losses: Sequence[float], tokens: Sequence[int]) -> float:
+    """The mean over all tokens of what is a mean in each window."""
+    return math.fsum(map(mul, losses, tokens)) / sum(tokens)
+
+
+def _losses(logits: Tensor, windows: Tensor, new: Sequence[int]) -> Tensor:
+    """The mean loss of the last ``new`` tokens of each window, float64 on the CPU."""
+    # a window at a time: the fp32 logits of a whole batch may not fit
+    losses = [
+        cross_entropy(one[-1 - count : -1].float(), ids[-count:])
+        for one, ids, count in zip(logits, windows, new, strict=True)
+    ]
+    return torch.stack(losses).double().cpu()
 
 
 def exp(loss: float) -> float:

@@ -1,0 +1,63 @@
+"""How sure a perplexity is: bootstrap over windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 2000
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """What resampling whole windows says of two models' perplexities on the same text.
+
+    Attributes:
+        dense, pruned: 95 % intervals of the perplexities.
+        rise: that of pruned / dense − 1, the windows resampled in pairs: what makes a window hard
+            for both cancels out.
+        ratios: pruned / dense of each resample.
+        perplexities: pruned of each resample.
+    """
+
+    dense: Interval
+    pruned: Interval
+    rise: Interval
+    ratios: NDArray[np.float64]
+    perplexities: NDArray[np.float64]
+
+
+def paired_bootstrap(dense: Sequence[float], pruned: Sequence[float], seed: int = 0) -> Resampled:
+    """Resample windows with replacement, 2,000 times; percentiles 2.5 and 97.5.
+
+    Args:
+        dense, pruned: the mean loss (nats) of each window, in the same order, of windows with
+            equally many tokens.
+        seed: of the resampling.
+
+    Source: Efron, Bootstrap methods: another look at the jackknife (1979); percentile intervals.
+    """
+    losses = np.array([dense, pruned])
+    count = losses.shape[1]
+    chosen = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+    means = losses[:, chosen].mean(axis=2)
+    with np.errstate(over="ignore"):
+        perplexities = np.exp(means)
+        ratios = np.exp(means[1] - means[0])
+    return Resampled(
+        dense=_interval(perplexities[0]),
+        pruned=_interval(perplexities[1]),
+        rise=_interval(ratios - 1),
+        ratios=ratios,
+        perplexities=perplexities[1],
+    )
+
+
+def _interval(values: NDArray[np.float64]) -> Interval:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,240 @@
+"""What ``tune`` answers: plain values, which ``dataclasses.asdict`` turns into ``tune.json``.
+
+Units: a loss is a mean negative log-likelihood in nats per token, a perplexity its exp, a sparsity
+or a rise a share (0.05 is 5 %), an interval a pair (low, high).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+LimitKind = Literal["degradation", "perplexity", "task"]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The loss that the user accepts.
+
+    Attributes:
+        kind: perplexity relative to dense, an absolute perplexity, or the drop of a task's score.
+        value: 0.05 for 5 %; the perplexity; the drop of the score, 0.02 for two points of a hundred.
+        max_perplexity: what that allows on the validation part; None with a task.
+        task, task_metric: such as ``arc_easy`` and ``acc``; None without a task.
+        min_score: the lowest score allowed; None without a task.
+    """
+
+    kind: LimitKind
+    value: float
+    max_perplexity: float | None
+    task: str | None = None
+    task_metric: str | None = None
+    min_score: float | None = None
+
+
+@dataclass(frozen=True)
+class ChosenMetric:
+    """The metric that the model was pruned with.
+
+    Attributes:
+        name: of the catalog, or ``evolved``.
+        formula: such as ``W * sqrt(X)``.
+        tree: the same in the published JSON.
+        words: what a weight's score is, in English.
+    """
+
+    name: str
+    formula: str
+    tree: dict[str, Any]
+    words: str
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The model pruned once and measured on the validation part.
+
+    Attributes:
+        sparsity: share of weights pruned in each row.
+        pattern: the same as it is written: ``0.38`` or ``2:4``.
+        metric: name, as in ``ChosenMetric``.
+        formula: of that metric.
+        perplexity: on ``windows`` windows of the validation part.
+        rise: perplexity / dense perplexity of the same windows − 1.
+        within: whether the limit holds there.
+        windows: how many were read; all of the part, except where metrics were only told apart.
+        score: of the task; None without one.
+        step: why it was measured: ``choice`` of a metric, ``bracket`` of the sparsity with a known
+            metric, ``evolved`` for the bracket with the evolved one.
+    """
+
+    sparsity: float
+    pattern: str
+    metric: str
+    formula: str
+    perplexity: float
+    rise: float
+    within: bool
+    windows: int
+    score: float | None
+    step: Literal["choice", "bracket", "evolved"]
+
+
+@dataclass(frozen=True)
+class PartFigures:
+    """Dense against pruned on one part of the text, on the same windows.
+
+    Attributes:
+        text: what was read, as shown to the user.
+        windows, window_length: how much of it.
+        dense, pruned: perplexity.
+        dense_interval, pruned_interval: 95 % by bootstrap over windows.
+        rise, rise_interval: pruned / dense − 1, by paired bootstrap over windows.
+        allowed: the perplexity that the limit allows here; None with a task.
+        within: whether ``pruned`` is at most that; None with a task.
+        confidence: share of bootstrap resamples in which it is; None with a task.
+        divergence: mean Kullback-Leibler divergence from dense to pruned, nats per token.
+        agreement: share of tokens for which both find the same token the likeliest.
+        compared_tokens: over how many tokens, evenly spaced, those two were taken.
+    """
+
+    text: str
+    windows: int
+    window_length: int
+    dense: float
+    dense_interval: tuple[float, float]
+    pruned: float
+    pruned_interval: tuple[float, float]
+    rise: float
+    rise_interval: tuple[float, float]
+    allowed: float | None
+    within: bool | None
+    confidence: float | None
+    divergence: float
+    agreement: float
+    compared_tokens: int
+
+
+@dataclass(frozen=True)
+class TestDecision:
+    """What the test part was used for.
+
+    Attributes:
+        held: whether the sparsity found on the validation part kept the limit on the test part.
+        stepped_back: whether a lower one was taken because it did not.
+        tried: (sparsity, perplexity on the test part) of each that was measured, in that order.
+    """
+
+    __test__ = False  # no test class, whatever pytest thinks of the name
+
+    held: bool
+    stepped_back: bool
+    tried: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class LayerFigures:
+    """One prunable layer.
+
+    Attributes:
+        name: its full name in the model.
+        block: index of the block that it is in.
+        shape: [out, in].
+        sparsity: its share of zeros.
+        sensitivity: rise of the validation loss when this alone is pruned, nats per token.
+    """
+
+    name: str
+    block: int
+    shape: tuple[int, ...]
+    sparsity: float
+    sensitivity: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How the dense and the pruned model continue the same text, each taking its likeliest token.
+
+    Attributes:
+        prompt: the beginning of a test window.
+        dense, pruned: the continuations.
+    """
+
+    prompt: str
+    dense: str
+    pruned: str
+
+
+@dataclass(frozen=True)
+class TaskFigures:
+    """A zero-shot task of the limit, dense against pruned.
+
+    Attributes:
+        task, metric: such as ``arc_easy`` and ``acc``.
+        examples: how many the task has.
+        dense, pruned: the score.
+        dense_error, pruned_error: standard errors.
+    """
+
+    task: str
+    metric: str
+    examples: int
+    dense: float
+    dense_error: float
+    pruned: float
+    pruned_error: float
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """The answer of ``tune``, and all that it rests on.
+
+    Attributes:
+        answer: one paragraph in plain English.
+        reached: whether the limit can be kept: at some sparsity above 0, or in the pattern asked.
+        model: as the user named it.
+        output_dir: the folder of the result.
+        limit: the loss accepted.
+        pattern_asked: ``2:4`` where a pattern was asked for, else None.
+        sparsity: the chosen share of weights in each row, or the pattern's; 0 where none is left.
+        pattern: the same as it is written.
+        metric: what the model was pruned with.
+        dense: perplexity of the unpruned model on the validation part.
+        curve: every measurement on the validation part, in the order in which they were made.
+        parts: ``validation`` and ``test``.
+        decision: what the test part was used for; None with a pattern or a task.
+        layers: every prunable layer, at the chosen sparsity.
+        sensitivity_of: whether layers were pruned one by one for their sensitivity, or block by
+            block, the layers of a block then sharing one figure.
+        sensitivity_windows: validation windows that the sensitivity was measured on.
+        samples: continuations side by side.
+        task: of a task limit.
+        evaluations: metrics measured by the evolution.
+        settings: all that the result depends on.
+        split: how the parts were set aside, in words.
+        commands: to repeat it: ``tune``, then ``prune`` and ``eval`` of the result.
+        seconds: of work, pauses left out.
+    """
+
+    answer: str
+    reached: bool
+    model: str
+    output_dir: str
+    limit: Limit
+    pattern_asked: str | None
+    sparsity: float
+    pattern: str
+    metric: ChosenMetric
+    dense: float
+    curve: tuple[CurvePoint, ...]
+    parts: dict[str, PartFigures]
+    decision: TestDecision | None
+    layers: tuple[LayerFigures, ...]
+    sensitivity_of: Literal["layer", "block"]
+    sensitivity_windows: int
+    samples: tuple[Sample, ...]
+    task: TaskFigures | None
+    evaluations: int
+    settings: dict[str, Any]
+    split: str
+    commands: tuple[str, ...]
+    seconds: float
