@@ -11,6 +11,9 @@ from prunerzero.metrics import Expression, Metric, NotationError, find_metric
 BEST = "best.json"
 """What a search leaves in its folder: the metric found, under ``tree``."""
 
+HISTORY = "history.json"
+"""Beside it, every evaluation in the order of its trial."""
+
 
 def read_metric(text: str) -> Metric:
     """The metric that ``text`` names; its ``name`` is ``text`` itself, unless it is the catalog's.

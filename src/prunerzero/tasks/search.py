@@ -17,7 +17,7 @@ from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import probes_of
-from prunerzero.tasks.metric_sources import BEST
+from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.workspace import Setup, Workspace
 
@@ -186,6 +186,7 @@ def search_in(
         ),
         settings={**work.describe(), "search": asdict(settings)},
     )
+    write_json(folder / HISTORY, [asdict(evaluation) for evaluation in result.evaluations])
     write_json(folder / BEST, asdict(found))
     return found, result
 

@@ -1,0 +1,209 @@
+"""Evolve metrics for SmolLM2-135M from scratch, several seeds at once on all GPUs of the machine.
+
+    python examples/smollm2/run.py --model SmolLM2-135M-Instruct.Q4_1.gguf --text wikitext2 \\
+        --output-dir smollm2 --seconds 420
+
+``--text`` is a folder with ``calibration.txt`` and ``validation.txt``. Statistics come from the
+first, fitness from the second, in windows of 2048 tokens, in fp32. Every search is one plain
+``prunerzero search``; at the end ``prunerzero compare`` measures what was found beside the catalog.
+
+Leaves ``table.txt``, ``results.json`` (each ``best.json`` with the course of its search) and
+``runs.tar.gz`` (the folders of the searches).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunerzero.language.models import load_model
+
+PRUNERZERO = [sys.executable, "-c", "from prunerzero.cli import main; main()"]
+POLL_SECONDS = 2.0
+TELL_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One search."""
+
+    sparsity: str
+    operators: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.sparsity.replace(':', 'of')}-{self.operators}-{self.seed}"
+
+
+def main() -> None:
+    options = parse_options()
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    options.work.mkdir(parents=True, exist_ok=True)
+    os.environ["PRUNERZERO_CACHE"] = str(options.work / "cache")
+    model = as_folder(options.model, options.work / "model")
+    setup = ["--model", str(model), "--dtype", "float32", "--max-seq-length", str(options.window)]
+    setup += [f"--{part}={options.text / part}.txt" for part in ("calibration", "validation")]
+    setup += options.more
+    chosen = product(options.sparsities, options.operators, options.seeds)
+    jobs = [Job(*values) for values in chosen]
+    runs = options.work / "runs"
+    run_all(jobs, setup, runs, options)
+    comparisons = {s: compare(s, jobs, setup, runs) for s in options.sparsities}
+    text = table(jobs, runs, comparisons)
+    print(text)
+    (options.output_dir / "table.txt").write_text(text + "\n", encoding="utf-8")
+    results = {
+        "command": sys.argv,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "runs": {job.name: result_of(runs / job.name) for job in jobs},
+        "comparisons": comparisons,
+    }
+    (options.output_dir / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    with tarfile.open(options.output_dir / "runs.tar.gz", "w:gz") as archive:
+        archive.add(runs, "runs")
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="GGUF file, folder, or hub id")
+    parser.add_argument("--text", type=Path, required=True, help="folder of the text's parts")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/prunerzero-smollm2"))
+    parser.add_argument("--seconds", type=float, default=840, help="of each search")
+    parser.add_argument("--evaluations", type=int, default=100_000, help="of each search")
+    parser.add_argument("--sparsities", nargs="+", default=["0.5", "2:4"])
+    parser.add_argument("--operators", nargs="+", default=["extended"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--per-gpu", type=int, default=3, help="searches at once on a GPU")
+    parser.add_argument("--window", type=int, default=2048, help="tokens")
+    parser.add_argument(
+        "--tf32", action="store_true", help="search with TF32 products; measured without"
+    )
+    parser.add_argument("more", nargs="*", help="after --: further options for prunerzero")
+    return parser.parse_args()
+
+
+def as_folder(name: str, folder: Path) -> Path | str:
+    """A GGUF file is dequantised once, not by every search."""
+    if not name.endswith(".gguf"):
+        return name
+    if not folder.exists():
+        loaded = load_model(name, dtype="float32", device="cpu")
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def run_all(jobs: list[Job], setup: list[str], runs: Path, options: argparse.Namespace) -> None:
+    """Run the searches, at most ``--per-gpu`` at once on each GPU, and tell where they stand."""
+    gpus = torch.cuda.device_count() or 1
+    free = list(range(gpus)) * options.per_gpu
+    waiting, running = list(jobs), dict[Job, tuple[subprocess.Popen[bytes], int]]()
+    told = began = time.monotonic()
+    while waiting or running:
+        while waiting and free:
+            job, gpu = waiting.pop(0), free.pop(0)
+            running[job] = start(job, gpu, setup, runs, options), gpu
+        time.sleep(POLL_SECONDS)
+        for job, (process, gpu) in list(running.items()):
+            if process.poll() is not None:
+                del running[job]
+                free.append(gpu)
+                print(f"{job.name} ended with exit code {process.returncode}", flush=True)
+        if time.monotonic() - told > TELL_SECONDS:
+            told = time.monotonic()
+            for job in running:
+                print(f"[{told - began:.0f} s] {job.name}: {last_line(runs / job.name)}", flush=True)
+
+
+def start(
+    job: Job, gpu: int, setup: list[str], runs: Path, options: argparse.Namespace
+) -> subprocess.Popen[bytes]:
+    runs.mkdir(exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    if torch.cuda.is_available():
+        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    if options.tf32:
+        environment["NVIDIA_TF32_OVERRIDE"] = "1"
+    command = [*PRUNERZERO, "search", *setup, "--sparsity", job.sparsity]
+    command += ["--operators", job.operators, "--seed", str(job.seed)]
+    command += ["--seconds", str(options.seconds), "--evaluations", str(options.evaluations)]
+    command += ["--output-dir", str(runs / job.name)]
+    with log_of(runs / job.name).open("wb") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+
+def log_of(run: Path) -> Path:
+    return run.with_name(f"{run.name}.log")
+
+
+def last_line(run: Path) -> str:
+    lines = log_of(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def compare(sparsity: str, jobs: list[Job], setup: list[str], runs: Path) -> dict[str, Any] | None:
+    """The catalog and what was found for that sparsity, on the same windows."""
+    found = [
+        str(runs / job.name)
+        for job in jobs
+        if job.sparsity == sparsity and (runs / job.name / "best.json").is_file()
+    ]
+    metrics = "magnitude,wanda,ria,gblm,pruner-zero,power-law,power-law(0.25,1)"
+    command = [*PRUNERZERO, "compare", *setup, "--sparsity", sparsity, "--json"]
+    command += ["--metrics", ",".join([metrics, *found])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(done.stderr, flush=True)
+        return None
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    """``best.json``, and the best so far: [evaluations, seconds, perplexity, size, formula]."""
+    if not (run / "best.json").is_file():
+        return {"log": log_of(run).read_text(encoding="utf-8", errors="replace")[-2000:]}
+    result: dict[str, Any] = json.loads((run / "best.json").read_text(encoding="utf-8"))
+    curve, lowest = [], float("inf")
+    for count, e in enumerate(json.loads((run / "history.json").read_text()), start=1):
+        if e["state"] == "complete" and e["loss"] < lowest:
+            lowest = e["loss"]
+            curve.append([count, e["seconds"], e["perplexity"], e["size"], e["expression"]])
+    return {**result, "curve": curve}
+
+
+def table(jobs: list[Job], runs: Path, comparisons: dict[str, dict[str, Any] | None]) -> str:
+    """Perplexity on the validation text; of a search also its size and how it went."""
+    lines = []
+    for sparsity, comparison in comparisons.items():
+        lines.append(f"{sparsity}: perplexity on the validation text, evaluations, seconds, size")
+        figures = comparison["perplexity"]["validation"] if comparison else {}
+        for name, value in sorted(figures.items(), key=lambda item: item[1]):
+            best = runs / Path(name).name / "best.json"
+            more = ""
+            if best.is_file():
+                found = json.loads(best.read_text(encoding="utf-8"))
+                size = found["finalists"][0]["size"] if found["finalists"] else "?"
+                more = f"{found['evaluations']:6} {found['seconds']:6.0f} {size:3}  "
+                more += found["metric"]
+            lines.append(f"  {value:9.3f}  {Path(name).name:22} {more}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
