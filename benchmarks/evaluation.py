@@ -10,9 +10,8 @@ import torch
 
 from benchmarks.timing import times
 from prunerzero.language.perplexity import window_losses
-from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.blocks import prunable_layers
-from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
+from prunerzero.pruning.statistics import collect_statistics
 
 SHAPES: dict[str, dict[str, Any]] = {
     "SmolLM2-135M": dict(

@@ -9,8 +9,7 @@ import torch
 
 from benchmarks.masks import METRICS, SHAPES, layer
 from benchmarks.timing import times
-from prunerzero.metrics import Expression, Sparsity
-from prunerzero.metrics import gpu
+from prunerzero.metrics import Expression, Sparsity, gpu
 
 BLOCKS = 32
 OF_A_BLOCK = [SHAPES[0]] * 4 + [SHAPES[1]] * 2 + [SHAPES[2]]

@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 from random_trees import random_tree, statistics
 
 from prunerzero import score_mask
-from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity, SparsityError, prune_mask
-from prunerzero.metrics import selection
-from prunerzero.metrics.selection import prune_into
+from prunerzero.metrics import (
+    Expression,
+    ScoreError,
+    Sparsity,
+    prune_mask,
+    selection,
+)
 
 SPARSITIES = [
     Sparsity(0.5), Sparsity(0.3), Sparsity(0.0), Sparsity(0.5, group="layer"),
