@@ -103,7 +103,7 @@ class Layer:
         assert program is not None
         code = _code(expression, self.W.device)
         tables = [self._table(slots) for slots in (program.numbers, program.rows, program.columns)]
-        G = self.W if self.G is None else self.G
+        G = _nothing(self.W.device) if self.G is None else self.G
         return code, len(program.instructions), self.W, G, *tables
 
     def _table(self, slots: list[tuple[Expression, int | None]]) -> Tensor:
@@ -112,7 +112,7 @@ class Layer:
             value = self._value(node) if part is None else self._scale(node)[part]
             assert value is not None
             values.append(value.reshape(-1))
-        return torch.stack(values) if values else self.W
+        return torch.stack(values) if values else _nothing(self.W.device)
 
     def _value(self, e: Expression) -> Tensor:
         if e.name == "W":
@@ -146,6 +146,12 @@ def _code(expression: Expression, device: torch.device) -> Tensor:
     program: Program | None = compiled(expression)
     assert program is not None
     return torch.tensor(program.instructions, dtype=torch.int32, device=device)
+
+
+@lru_cache
+def _nothing(device: torch.device) -> Tensor:
+    """Stands for a table that no instruction reads."""
+    return torch.zeros(1, device=device)
 
 
 @lru_cache

@@ -20,7 +20,7 @@ STACK = 4
 """Values the machine can hold; enough for any tree of fewer than 31 nodes."""
 
 PUSHES = ("W", "G", "constant", "number", "row", "column")
-"""``number`` k is one of the layer, ``row`` k one of each output row, ``column`` k of each input."""
+"""A ``number`` is one for the layer, a ``row`` one for each output, a ``column`` for each input."""
 UNARY = ("sqr", "neg", "abs", "log", "exp", "sqrt", "tanh")
 BINARY = ("swap", "add", "sub", "mul", "divide", "ediv", "epow", "max", "min")
 CODES = {name: code for code, name in enumerate(PUSHES + UNARY + BINARY)}
