@@ -209,6 +209,7 @@ def test_within_a_layer_a_row_may_not_be_scaled():
         ("W + X + G", "G + (X + W)", "X + (W + G) + 1"),
         ("W - X - G", "W - (G + X)", "W - G - X", "neg(X) + (W - G)"),
         ("abs(W - G)", "sqr(G - W)", "sqrt(W - G)", "log(G - W)", "exp(abs(G - W))"),
+        ("sqr(mms(W) - G)", "(mms(W) - G) * (mms(W) - G)", "(G - mms(W)) * (G - mms(W))"),
         ("W / G * X", "X * W / G", "X / G * W", "W * (X / G)"),
         ("W / X / G", "W / G / X"),
         ("max(W, max(X, G))", "max(max(G, W), X)", "max(X, max(W, max(G, X)))"),

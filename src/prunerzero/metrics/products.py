@@ -50,6 +50,9 @@ class Product:
                 product.signed[base] -= 2 * pairs
                 product._add_power(base, 2.0 * pairs)
         product.signed += Counter()  # drops what is left 0 times
+        # a pair of differences may have become a power of the opposite difference
+        there = product.signed.keys() | product.powers.keys()
+        product.seen = {base: None for base in product.seen if base in there}
         return product
 
     def _gather(self, e: Expression, whole: int) -> None:
