@@ -127,7 +127,9 @@ def run_all(jobs: list[Job], setup: list[str], runs: Path, options: argparse.Nam
         if time.monotonic() - told > TELL_SECONDS:
             told = time.monotonic()
             for job in running:
-                print(f"[{told - began:.0f} s] {job.name}: {last_line(runs / job.name)}", flush=True)
+                print(
+                    f"[{told - began:.0f} s] {job.name}: {last_line(runs / job.name)}", flush=True
+                )
 
 
 def start(

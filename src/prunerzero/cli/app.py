@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 import prunerzero
+from prunerzero.metrics.mask import Group
 
 app = typer.Typer(
     name="prunerzero",
@@ -23,6 +24,10 @@ app = typer.Typer(
 SparsityOption = Annotated[
     str,
     typer.Option(help="Share of weights to prune in each row, 0.5, or keep N of each M: 2:4."),
+]
+
+GroupOption = Annotated[
+    Group, typer.Option(help="Scores compete within a row, or within a whole layer.")
 ]
 
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from prunerzero.cli.app import SparsityOption, app, out
+from prunerzero.cli.app import GroupOption, SparsityOption, app, out
 from prunerzero.cli.options import JsonOption, one_sentence, with_setup
 from prunerzero.errors import InputError
 from prunerzero.files import to_json
-from prunerzero.metrics import CATALOG
+from prunerzero.metrics import CATALOG, Sparsity
 from prunerzero.tasks.workspace import Setup
 
 
@@ -66,6 +66,7 @@ def compare(
         ),
     ] = ",".join(CATALOG),
     sparsity: SparsityOption = "0.5",
+    group: GroupOption = "row",
     json: JsonOption = False,
 ) -> None:
     """Prune with each of several metrics and show the perplexities side by side.
@@ -78,7 +79,9 @@ def compare(
 
     observer = TerminalObserver()
     with observer.shown():
-        result = run(setup, split_metrics(metrics), sparsity, observer=observer)
+        result = run(
+            setup, split_metrics(metrics), Sparsity.parse(sparsity, group), observer=observer
+        )
     if json:
         print(to_json(asdict(result)))
     else:

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from prunerzero.cli.app import SparsityOption, app, out
+from prunerzero.cli.app import GroupOption, SparsityOption, app, out
 from prunerzero.cli.options import JsonOption, PushOption, RecipeOption, one_sentence, with_setup
 from prunerzero.files import to_json
+from prunerzero.metrics import Sparsity
 from prunerzero.tasks.workspace import Setup
 
 
@@ -24,6 +25,7 @@ def prune(
         str, typer.Option(help="Catalog name, formula, JSON file, or the folder of a search.")
     ] = "wanda",
     sparsity: SparsityOption = "0.5",
+    group: GroupOption = "row",
     recipe: RecipeOption = None,
     push_to_hub: PushOption = None,
     json: JsonOption = False,
@@ -45,7 +47,7 @@ def prune(
         result = run(
             setup,
             metric,
-            sparsity,
+            Sparsity.parse(sparsity, group),
             output_dir,
             observer,
             recipe=earlier,

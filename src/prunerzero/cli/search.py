@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from prunerzero.cli.app import SparsityOption, app, out
+from prunerzero.cli.app import GroupOption, SparsityOption, app, out
 from prunerzero.cli.options import JsonOption, one_sentence, with_setup
+from prunerzero.evolution.settings import SeedMetrics, Strategy
 from prunerzero.evolution.variation import OperatorSet
 from prunerzero.files import to_json
 from prunerzero.tasks.workspace import Setup
@@ -26,9 +27,16 @@ def search(
     evaluations: Annotated[int | None, typer.Option(help="At most so many evaluations.")] = None,
     seconds: Annotated[float | None, typer.Option(help="At most so many seconds.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another search.")] = 0,
+    strategy: Annotated[
+        Strategy, typer.Option(help="evolution; or random, powerlaw: baselines at equal budget.")
+    ] = "evolution",
     operators: Annotated[
         OperatorSet, typer.Option(help="Operators to build metrics from: published or extended.")
     ] = "published",
+    seed_metrics: Annotated[
+        SeedMetrics, typer.Option(help="Begin from scratch, or with the known metrics.")
+    ] = "none",
+    group: GroupOption = "row",
     json: JsonOption = False,
 ) -> None:
     """Evolve a pruning metric for a model, a text and a sparsity.
@@ -52,7 +60,10 @@ def search(
             evaluations=evaluations,
             seconds=seconds,
             seed=seed,
+            strategy=strategy,
             operators=operators,
+            seed_metrics=seed_metrics,
+            group=group,
             observer=observer,
         )
     if json:

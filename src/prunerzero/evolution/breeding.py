@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
 from random import Random
 
 from prunerzero.evolution.population import Population
 from prunerzero.evolution.records import Candidate, Individual, Origin
 from prunerzero.evolution.settings import VARIATIONS, SearchSettings
+from prunerzero.evolution.surrogate import Surrogate
 from prunerzero.evolution.variation import (
     PrimitiveSet,
     crossover,
     insert,
+    mutate_constants,
     mutate_node,
     mutate_subtree,
     random_tree,
     shrink,
 )
+from prunerzero.metrics.catalog import CATALOG
 from prunerzero.metrics.errors import ScoreError
 from prunerzero.metrics.expression import Expression
 from prunerzero.metrics.mask import Sparsity
-from prunerzero.metrics.ranking import Probe, ranking_key
+from prunerzero.metrics.ranking import Probe, Ranking, rank
 from prunerzero.metrics.simplify import remove_opposing
 
 LAST_RESORT = 1000
 """Random trees tried before the search space counts as exhausted."""
 
+UNSCREENED = 0.1
+"""Share of candidates that are measured without a guess, lest guesses feed on themselves."""
+
 _ORIGINS: dict[str, Origin] = {
     "crossover": "crossover",
     "node_mutation": "node mutation",
+    "constant_mutation": "constant mutation",
     "subtree_mutation": "subtree mutation",
     "insertion": "insertion",
     "shrinking": "shrinking",
 }
+
+
+_Proposal = tuple[Expression, Origin, tuple[int, ...]]
+"""A tree, how it was made, and the numbers of its parents."""
 
 
 class Breeder:
@@ -57,22 +70,28 @@ class Breeder:
         self.probes = probes
         self.sparsity = sparsity
         self.primitives = PrimitiveSet.of(settings.operators)
+        self._firsts = inf if settings.strategy == "random" else settings.initial
         self._weights = [getattr(settings, name) for name in VARIATIONS]
-        self._rankings: dict[str, str | None] = {}
+        self.seeds = _seeds(self.primitives, settings, sparsity)
+        self.surrogate = Surrogate()
+        self._learned = 0
+        self._rankings: dict[str, Ranking | None] = {}
 
     def propose(self, draw: int) -> Candidate | None:
         """The candidate of a draw, or None where the search space seems exhausted.
 
-        What is constant or not finite on a probe is passed over too, but is no duplicate.
+        Of several that are new, it is the most promising by what is known of their likes. What is
+        constant or not finite on a probe is passed over too, but is no duplicate.
         """
         rng = Random(f"{self.settings.seed}:{draw}")
+        self._learn()
+        wanted = 1 if self._is_first(draw) or rng.random() < UNSCREENED else self.settings.screened
+        found: dict[str, Candidate] = {}
         duplicates = 0
         for attempt in range(self.settings.attempts + LAST_RESORT):
-            is_first = draw < self.settings.initial or not self.population.living
-            if is_first or attempt >= self.settings.attempts:
-                tree, origin, parents = self._random(rng)
-            else:
-                tree, origin, parents = self._offspring(rng)
+            if found and attempt >= self.settings.attempts:
+                break
+            tree, origin, parents = self._tree(rng, draw, attempt)
             expression = remove_opposing(tree).canonical(self.sparsity.group)
             if not self.settings.limits.allow(expression):  # sorting a chain deepens it
                 continue
@@ -83,16 +102,46 @@ class Breeder:
             ranking = self._ranking(expression, text)
             if ranking is None:
                 continue
-            if self.population.knows(ranking):
+            if self.population.knows(ranking.key):
                 duplicates += 1
                 continue
-            return Candidate(expression, ranking, origin, parents, duplicates)
-        return None
+            found.setdefault(ranking.key, Candidate(expression, ranking.key, origin, parents))
+            if len(found) == wanted:
+                break
+        if not found:
+            return None
+        return replace(self._most_promising([*found.values()]), duplicates_skipped=duplicates)
 
-    def _random(self, rng: Random) -> tuple[Expression, Origin, tuple[int, ...]]:
-        return random_tree(rng, self.primitives, limits=self.settings.limits), "random", ()
+    def _most_promising(self, candidates: list[Candidate]) -> Candidate:
+        if len(candidates) > 1:
+            rankings = [self._ranking(c.expression, str(c.expression)) for c in candidates]
+            guesses = self.surrogate.guess([r.pruned for r in rankings if r is not None])
+            if guesses is not None:
+                return candidates[int(guesses.argmin())]
+        return candidates[0]
 
-    def _offspring(self, rng: Random) -> tuple[Expression, Origin, tuple[int, ...]]:
+    def _learn(self) -> None:
+        """Take in what has been measured, by whichever worker."""
+        if self.settings.screened == 1:
+            return
+        for individual in self.population.living[self._learned :]:
+            expression = individual.candidate.expression
+            ranking = self._ranking(expression, str(expression))
+            if ranking is not None and individual.losses:
+                self.surrogate.add(individual, ranking.pruned)
+            self._learned += 1
+
+    def _is_first(self, draw: int) -> bool:
+        return draw < self._firsts or not self.population.living
+
+    def _tree(self, rng: Random, draw: int, attempt: int) -> _Proposal:
+        if draw < len(self.seeds) and attempt == 0:
+            return self.seeds[draw], "catalog", ()
+        if self._is_first(draw) or attempt >= self.settings.attempts:
+            return random_tree(rng, self.primitives, limits=self.settings.limits), "random", ()
+        return self._offspring(rng)
+
+    def _offspring(self, rng: Random) -> _Proposal:
         limits = self.settings.limits
         how = rng.choices(VARIATIONS, self._weights)[0]
         parent = self._tournament(rng)
@@ -105,6 +154,8 @@ class Breeder:
                 numbers = (parent.number, other.number)
             case "node_mutation":
                 tree = mutate_node(rng, tree, self.primitives)
+            case "constant_mutation":
+                tree = mutate_constants(rng, tree)
             case "subtree_mutation":
                 tree = mutate_subtree(rng, tree, self.primitives, limits)
             case "insertion":
@@ -114,17 +165,33 @@ class Breeder:
         return tree, _ORIGINS[how], numbers
 
     def _tournament(self, rng: Random) -> Individual:
-        """The best of a few of the last: by how far it got, then loss, then size."""
+        """The best of a few, by how far it got, then loss, then size.
+
+        They are drawn from the last measured and from the best of all: since nothing is measured
+        twice, what is best would otherwise age away without leaving its like.
+        """
         last = self.population.living[-self.settings.population :]
+        pool = [*self.population.finished[: self.settings.elite], *last]
         return min(
-            rng.choices(last, k=self.settings.tournament),
+            rng.choices(pool, k=self.settings.tournament),
             key=lambda i: (-len(i.losses), i.mean, i.candidate.expression.size),
         )
 
-    def _ranking(self, expression: Expression, text: str) -> str | None:
+    def _ranking(self, expression: Expression, text: str) -> Ranking | None:
         if text not in self._rankings:
             try:
-                self._rankings[text] = ranking_key(expression, self.probes, self.sparsity)
+                self._rankings[text] = rank(expression, self.probes, self.sparsity)
             except ScoreError:
                 self._rankings[text] = None
         return self._rankings[text]
+
+
+def _seeds(
+    primitives: PrimitiveSet, settings: SearchSettings, sparsity: Sparsity
+) -> list[Expression]:
+    """What the search begins with: the metrics of the catalog that its operators can write."""
+    if settings.seed_metrics == "none":
+        return []
+    known = {*primitives.terminals, *primitives.unary, *primitives.binary, "constant"}
+    trees = [metric.expression.canonical(sparsity.group) for metric in CATALOG.values()]
+    return [tree for tree in trees if {node.name for _, node in tree.subtrees()} <= known]

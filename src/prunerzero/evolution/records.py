@@ -11,7 +11,15 @@ from prunerzero.metrics.expression import Expression
 
 State = Literal["complete", "pruned", "failed"]
 Origin = Literal[
-    "random", "crossover", "node mutation", "subtree mutation", "insertion", "shrinking"
+    "random",
+    "catalog",
+    "power law",
+    "crossover",
+    "node mutation",
+    "constant mutation",
+    "subtree mutation",
+    "insertion",
+    "shrinking",
 ]
 
 

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from prunerzero.evolution.breeding import Breeder
 from prunerzero.evolution.population import Population
+from prunerzero.evolution.power_laws import PowerLaws
 from prunerzero.evolution.racing import Race
 from prunerzero.evolution.records import (
     Finalist,
@@ -79,7 +80,11 @@ def search(
     population.require(
         "chunks", {"chunks of the race": fitness.chunks, "chunks in all": fitness.total_chunks}
     )
-    breeder = Breeder(population, settings, probes, sparsity)
+    breeder: Breeder | PowerLaws
+    if settings.strategy == "powerlaw":
+        breeder = PowerLaws(population, probes, sparsity)
+    else:
+        breeder = Breeder(population, settings, probes, sparsity)
     return _Search(fitness, population, settings, breeder, on_progress, should_stop).run()
 
 
@@ -89,7 +94,7 @@ class _Search:
         fitness: Fitness,
         population: Population,
         settings: SearchSettings,
-        breeder: Breeder,
+        breeder: Breeder | PowerLaws,
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool] | None,
     ) -> None:

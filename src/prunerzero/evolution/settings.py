@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from prunerzero.evolution.variation import Limits, OperatorSet, PrimitiveSet
+
+Strategy = Literal["evolution", "random", "powerlaw"]
+SeedMetrics = Literal["none", "catalog"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,18 @@ class SearchSettings:
         evaluations: budget, counting everything that was measured, by all workers and before a
             resume too; None for no such limit.
         seconds: budget of time, the judging of finalists included; None for no such limit.
+        strategy: "evolution"; or, to compare it with, "random" trees, or "powerlaw": a grid of
+            W · X^a · G^b, then steps around the best of it.
         operators: "published", or "extended" with further operators and constants.
+        seed_metrics: "none" begins from scratch, as the paper does; "catalog" with those known
+            metrics that can be written with the operators.
         initial: number of random trees to begin with.
         population: parents are chosen among the last so many candidates (ageing).
+        elite: and among so many of the best that finished the race.
         tournament: how many of them compete to be a parent.
-        crossover, node_mutation, subtree_mutation, insertion, shrinking: how often each is chosen,
-            as weights.
+        screened: offspring of which the most promising is measured; see ``surrogate``.
+        crossover, node_mutation, constant_mutation, subtree_mutation, insertion, shrinking: how
+            often each is chosen, as weights; the published operators have no constants to move.
         max_depth, max_size: of a proposed tree, in edges and nodes.
         attempts: proposals known already before a random tree is tried instead.
         first_rung: chunks a candidate reads before it is first judged; see ``racing``.
@@ -45,12 +55,17 @@ class SearchSettings:
     seed: int = 0
     evaluations: int | None = 500
     seconds: float | None = None
+    strategy: Strategy = "evolution"
     operators: OperatorSet = "published"
+    seed_metrics: SeedMetrics = "none"
     initial: int = 50
     population: int = 100
+    elite: int = 10
     tournament: int = 5
+    screened: int = 8
     crossover: float = 0.4
     node_mutation: float = 0.25
+    constant_mutation: float = 0.0
     subtree_mutation: float = 0.2
     insertion: float = 0.1
     shrinking: float = 0.05
@@ -66,13 +81,18 @@ class SearchSettings:
     def __post_init__(self) -> None:
         PrimitiveSet.of(self.operators)
         Limits(self.max_depth, self.max_size)
+        for name, choices in (("strategy", Strategy), ("seed_metrics", SeedMetrics)):
+            if (value := getattr(self, name)) not in get_args(choices):
+                raise ValueError(f"{name} must be one of {get_args(choices)}, not {value!r}.")
         if self.evaluations is None and self.seconds is None:
             raise ValueError("a search needs a budget: evaluations, seconds, or both.")
         at_least = {
             "evaluations": 1,
             "initial": 1,
             "population": 1,
+            "elite": 0,
             "tournament": 1,
+            "screened": 1,
             "attempts": 1,
             "first_rung": 1,
             "places": 1,
@@ -95,5 +115,12 @@ class SearchSettings:
         return Limits(self.max_depth, self.max_size)
 
 
-VARIATIONS = ("crossover", "node_mutation", "subtree_mutation", "insertion", "shrinking")
+VARIATIONS = (
+    "crossover",
+    "node_mutation",
+    "constant_mutation",
+    "subtree_mutation",
+    "insertion",
+    "shrinking",
+)
 """The settings that are weights of ways to vary a parent."""

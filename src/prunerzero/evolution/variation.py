@@ -77,6 +77,9 @@ class PrimitiveSet:
         return (self.terminals, self.unary, self.binary)[arity]
 
 
+CONSTANT_STEPS = (0.5, 0.2, 0.1)
+"""Deviations, in powers of two, of the factors by which constants are refined."""
+
 BINARY_SHARE = 0.65
 """Share of binary operators among the functions of a random tree.
 
@@ -145,13 +148,25 @@ def mutate_node(rng: Random, tree: Expression, primitives: PrimitiveSet) -> Expr
     """Exchange one node for another of the same arity; a constant is also multiplied."""
     path, node = _random_node(rng, tree)
     if node.value is not None and rng.random() < 0.75:
-        # three significant digits keep formulas readable
-        moved = float(f"{node.value * 2 ** rng.gauss(0, 1):.3g}")
-        return tree.replace(path, Expression.constant(moved))
+        return tree.replace(path, _moved(rng, node.value, 1.0))
     names = [n for n in primitives.of_arity(arity_of(node.name)) if n != node.name]
     if not names:
         return tree
     return tree.replace(path, Expression(rng.choice(names), node.arguments))
+
+
+def mutate_constants(rng: Random, tree: Expression) -> Expression:
+    """Multiply each constant by a random factor near 1, all by steps of one random size."""
+    step = rng.choice(CONSTANT_STEPS)
+    for path, node in tree.subtrees():
+        if node.value is not None:
+            tree = tree.replace(path, _moved(rng, node.value, step))
+    return tree
+
+
+def _moved(rng: Random, value: float, step: float) -> Expression:
+    # three significant digits keep formulas readable
+    return Expression.constant(float(f"{value * 2 ** rng.gauss(0, step):.3g}"))
 
 
 def mutate_subtree(

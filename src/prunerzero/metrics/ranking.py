@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prunerzero.metrics.errors import ScoreError, SparsityError
@@ -58,8 +60,21 @@ def probe_scores(expression: Expression, probe: Probe) -> Tensor:
     return evaluate(expression, values).expand(probe.W.shape)
 
 
-def ranking_key(expression: Expression, probes: Sequence[Probe], sparsity: Sparsity) -> str:
-    """A hash that metrics share when they rank every comparison group of the probes alike.
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What a metric does to the weights of the probes.
+
+    Attributes:
+        key: a hash that metrics share when they rank every comparison group alike.
+        pruned: the weights that are pruned, packed eight to a byte.
+    """
+
+    key: str
+    pruned: NDArray[np.uint8]
+
+
+def rank(expression: Expression, probes: Sequence[Probe], sparsity: Sparsity) -> Ranking:
+    """Rank the weights of the probes.
 
     In float64: fp32 rounding would tell equal metrics apart. Scores are rounded to 40 bits before
     they are ranked, so that what differs only by rounding ties, in column order.
@@ -69,6 +84,7 @@ def ranking_key(expression: Expression, probes: Sequence[Probe], sparsity: Spars
         SparsityError: a probe is narrower than one N:M run.
     """
     digest = hashlib.sha256()
+    pruned = []
     for probe in probes:
         scores = probe_scores(expression, probe)
         if not torch.isfinite(scores).all():
@@ -85,7 +101,15 @@ def ranking_key(expression: Expression, probes: Sequence[Probe], sparsity: Spars
             groups = scores.reshape(1, -1) if sparsity.group == "layer" else scores
         order = groups.argsort(dim=1, stable=True)
         digest.update(order.to(torch.int32).numpy().tobytes())
-    return digest.hexdigest()[:32]
+        mask = torch.zeros_like(groups, dtype=torch.bool)
+        mask.scatter_(1, order[:, : round(groups.shape[1] * sparsity.fraction)], True)
+        pruned.append(np.packbits(mask.numpy()))
+    return Ranking(digest.hexdigest()[:32], np.concatenate(pruned))
+
+
+def ranking_key(expression: Expression, probes: Sequence[Probe], sparsity: Sparsity) -> str:
+    """The ``key`` of ``rank``; the same errors."""
+    return rank(expression, probes, sparsity).key
 
 
 def _rounded(scores: Tensor) -> Tensor:

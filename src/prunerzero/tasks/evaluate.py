@@ -9,6 +9,7 @@ from typing import Any
 from prunerzero.errors import InputError
 from prunerzero.language.corpora import Part
 from prunerzero.metrics import Metric, Sparsity
+from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.tasks.metric_sources import read_metric
@@ -51,12 +52,14 @@ class Comparison:
 
     Attributes:
         sparsity: as text.
+        group: within which scores compete.
         perplexity: part → name → perplexity; ``dense`` is the model unpruned.
         formulas: each metric's formula by its name.
         settings: all that the figures depend on.
     """
 
     sparsity: str
+    group: Group
     perplexity: dict[str, dict[str, float]]
     formulas: dict[str, str]
     settings: dict[str, Any]
@@ -110,6 +113,7 @@ def compare_in(
                 perplexity[part][name] = work.measure(part, name).value
     return Comparison(
         sparsity=str(sparsity),
+        group=sparsity.group,
         perplexity=perplexity,
         formulas={name: str(metric.expression) for name, metric in metrics.items()},
         settings=work.describe(),

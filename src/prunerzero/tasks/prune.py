@@ -166,7 +166,12 @@ def _save(
         loaded.tokenizer.save_pretrained(folder)
         fingerprints = {**result.settings["fingerprints"], "weights": digest(folder)}
         result = replace(result, settings={**result.settings, "fingerprints": fingerprints})
-        recipe = {"metric": str(metric.expression), "sparsity": str(sparsity), **result.settings}
+        recipe = {
+            "metric": str(metric.expression),
+            "sparsity": str(sparsity),
+            "group": sparsity.group,
+            **result.settings,
+        }
         figures = asdict(result) | {
             "window_length": work.window_length,
             "windows": result.settings["windows"],

@@ -8,11 +8,13 @@ from typing import Any
 
 from prunerzero import evolution
 from prunerzero.errors import InputError, OutputError
+from prunerzero.evolution.settings import SeedMetrics, Strategy
 from prunerzero.evolution.variation import OperatorSet
 from prunerzero.files import check_new, write_json
 from prunerzero.language.corpora import Part
 from prunerzero.language.perplexity import exp
 from prunerzero.metrics import Expression, Sparsity
+from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.pruner import prune_model
@@ -37,7 +39,7 @@ class Found:
         output_dir: the run's folder; as ``--metric`` it names the metric found.
         metric: the formula.
         tree: the same in the published JSON.
-        sparsity, seed: as asked.
+        sparsity, group, seed: as asked.
         evaluations: metrics measured, ``raced_out`` and ``failed`` ones included.
         duplicates_skipped: proposals that were known already, by text or by ranking.
         seconds: of search, pauses left out.
@@ -51,6 +53,7 @@ class Found:
     metric: str
     tree: dict[str, Any]
     sparsity: str
+    group: Group
     seed: int
     evaluations: int
     raced_out: int
@@ -71,7 +74,10 @@ def search(
     evaluations: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
+    strategy: Strategy = "evolution",
     operators: OperatorSet = "published",
+    seed_metrics: SeedMetrics = "none",
+    group: Group = "row",
     observer: Observer | None = None,
 ) -> Found:
     """Evolve a metric and write ``best.json`` to the run's folder; the same call again resumes.
@@ -84,14 +90,17 @@ def search(
             is given.
         seconds: budget of search time.
         seed: of the evolution.
+        strategy: ``"evolution"``, or ``"random"`` or ``"powerlaw"`` to compare it with.
         operators: ``"published"``, the paper's search space, or ``"extended"``.
+        seed_metrics: ``"none"`` begins from scratch, ``"catalog"`` with the known metrics.
+        group: scores compete within a ``"row"`` or within a whole ``"layer"``.
         observer: told of progress.
 
     Raises:
         InputError, MetricError: nothing was written.
         KeyboardInterrupt: before anything was measured.
     """
-    sparsity = Sparsity.parse(sparsity) if isinstance(sparsity, str) else sparsity
+    sparsity = Sparsity.parse(sparsity, group) if isinstance(sparsity, str) else sparsity
     folder = Path(output_dir)
     if not (folder / JOURNAL).is_file():
         check_new(folder)
@@ -102,7 +111,9 @@ def search(
             seed=seed,
             evaluations=evaluations,
             seconds=seconds,
+            strategy=strategy,
             operators=operators,
+            seed_metrics=seed_metrics,
         )
     except ValueError as error:
         raise InputError(str(error)) from None
@@ -172,6 +183,7 @@ def search_in(
         metric=result.expression,
         tree=expression.to_json(),
         sparsity=str(sparsity),
+        group=sparsity.group,
         seed=settings.seed,
         evaluations=len(result.evaluations),
         raced_out=result.raced_out,
@@ -204,5 +216,7 @@ def _identity(
         "ignore": list(work.setup.ignore),
         "dtype": str(work.language_model.model.dtype),
         "seed": settings.seed,
+        "strategy": settings.strategy,
         "operators": settings.operators,
+        "seed metrics": settings.seed_metrics,
     }

@@ -1,0 +1,79 @@
+"""The baseline to beat: a grid of power laws W · X^a · G^b, then steps around the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prunerzero.evolution.population import Population
+from prunerzero.evolution.records import Candidate
+from prunerzero.metrics.catalog import power_law
+from prunerzero.metrics.errors import ScoreError
+from prunerzero.metrics.expression import Expression
+from prunerzero.metrics.mask import Sparsity
+from prunerzero.metrics.ranking import Probe, ranking_key
+
+Point = tuple[float, float]
+"""The exponents of X and G."""
+
+GRID = [(a / 4, b / 4) for a in range(5) for b in range(7)]
+"""a from 0 to 1, b from 0 to 1.5."""
+
+FIRST_STEP, LAST_STEP = 1 / 8, 1 / 256
+
+
+class PowerLaws:
+    """Proposes members of the family that were never measured, the grid first."""
+
+    def __init__(self, population: Population, probes: Sequence[Probe], sparsity: Sparsity) -> None:
+        self.population = population
+        self.probes = probes
+        self.sparsity = sparsity
+        self._candidates: dict[Point, Candidate | None] = {}
+
+    def propose(self, draw: int) -> Candidate | None:
+        """The next candidate, whatever the draw; None once the finest step finds nothing better."""
+        return next(
+            (c for point in self._points() if (c := self._candidate(point)) and self._is_new(c)),
+            None,
+        )
+
+    def _points(self) -> Iterator[Point]:
+        """The grid; then, by ever smaller steps, the eight neighbours of the best."""
+        yield from GRID
+        step = FIRST_STEP
+        while step >= LAST_STEP:
+            best = self._best()
+            if best is None:
+                return
+            yield from neighbours(best, step)
+            if self._best() == best:
+                step /= 2
+
+    def _best(self) -> Point | None:
+        points = {c.ranking: point for point, c in self._candidates.items() if c is not None}
+        for individual in self.population.finished:
+            if individual.candidate.ranking in points:
+                return points[individual.candidate.ranking]
+        return None
+
+    def _candidate(self, point: Point) -> Candidate | None:
+        """None where the point ranks nothing."""
+        if point not in self._candidates:
+            expression: Expression = power_law(*point).expression.canonical(self.sparsity.group)
+            try:
+                ranking = ranking_key(expression, self.probes, self.sparsity)
+                self._candidates[point] = Candidate(expression, ranking, "power law")
+            except ScoreError:
+                self._candidates[point] = None
+        return self._candidates[point]
+
+    def _is_new(self, candidate: Candidate) -> bool:
+        known = self.population.knows
+        return not known(str(candidate.expression)) and not known(candidate.ranking)
+
+
+def neighbours(point: Point, step: float) -> list[Point]:
+    """The points one step away along an axis or both; exponents stay non-negative."""
+    a, b = point
+    around = [(a + i * step, b + j * step) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
+    return [p for p in around if min(p) >= 0]
