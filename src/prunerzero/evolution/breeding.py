@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
@@ -74,6 +75,7 @@ class Breeder:
         self._weights = [getattr(settings, name) for name in VARIATIONS]
         self.seeds = _seeds(self.primitives, settings, sparsity)
         self.surrogate = Surrogate()
+        self._elite: list[Individual] = []
         self._learned = 0
         self._rankings: dict[str, Ranking | None] = {}
 
@@ -122,14 +124,15 @@ class Breeder:
 
     def _learn(self) -> None:
         """Take in what has been measured, by whichever worker."""
-        if self.settings.screened == 1:
-            return
         for individual in self.population.living[self._learned :]:
-            expression = individual.candidate.expression
-            ranking = self._ranking(expression, str(expression))
-            if ranking is not None and individual.losses:
-                self.surrogate.add(individual, ranking.pruned)
             self._learned += 1
+            if individual.state == "complete":
+                insort(self._elite, individual, key=merit)
+                del self._elite[self.settings.elite :]
+            if self.settings.screened > 1 and individual.losses:
+                expression = individual.candidate.expression
+                if (ranking := self._ranking(expression, str(expression))) is not None:
+                    self.surrogate.add(individual, ranking.pruned)
 
     def _is_first(self, draw: int) -> bool:
         return draw < self._firsts or not self.population.living
@@ -165,17 +168,13 @@ class Breeder:
         return tree, _ORIGINS[how], numbers
 
     def _tournament(self, rng: Random) -> Individual:
-        """The best of a few, by how far it got, then loss, then size.
+        """The best of a few.
 
         They are drawn from the last measured and from the best of all: since nothing is measured
         twice, what is best would otherwise age away without leaving its like.
         """
         last = self.population.living[-self.settings.population :]
-        pool = [*self.population.finished[: self.settings.elite], *last]
-        return min(
-            rng.choices(pool, k=self.settings.tournament),
-            key=lambda i: (-len(i.losses), i.mean, i.candidate.expression.size),
-        )
+        return min(rng.choices([*self._elite, *last], k=self.settings.tournament), key=merit)
 
     def _ranking(self, expression: Expression, text: str) -> Ranking | None:
         if text not in self._rankings:
@@ -184,6 +183,11 @@ class Breeder:
             except ScoreError:
                 self._rankings[text] = None
         return self._rankings[text]
+
+
+def merit(individual: Individual) -> tuple[int, float, int]:
+    """The lower the better: by how far it got, then loss, then size."""
+    return -len(individual.losses), individual.mean, individual.candidate.expression.size
 
 
 def _seeds(

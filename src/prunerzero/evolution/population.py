@@ -15,7 +15,7 @@ as an evaluation nor as seen.
 from __future__ import annotations
 
 import json
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -53,14 +53,12 @@ class Population:
         study: the Optuna study.
         individuals: every finished evaluation; in trial order with one worker.
         living: those of them that can be parents: not failed.
-        finished: those that finished the race, the best first.
     """
 
     def __init__(self, study: optuna.Study) -> None:
         self.study = study
         self.individuals: list[Individual] = []
         self.living: list[Individual] = []
-        self.finished: list[Individual] = []
         self._settled: set[int] = set()
         self._first_unsettled = 0
         self._dropped: list[int] = []
@@ -150,8 +148,6 @@ class Population:
         self.individuals.append(individual)
         if individual.state != "failed":
             self.living.append(individual)
-        if individual.state == "complete":
-            insort(self.finished, individual, key=lambda i: (i.mean, i.candidate.expression.size))
         self._seen.update(_keys(trial))
 
     def knows(self, text_or_ranking: str) -> bool:

@@ -51,10 +51,13 @@ class PowerLaws:
 
     def _best(self) -> Point | None:
         points = {c.ranking: point for point, c in self._candidates.items() if c is not None}
-        for individual in self.population.finished:
-            if individual.candidate.ranking in points:
-                return points[individual.candidate.ranking]
-        return None
+        finished = [
+            i
+            for i in self.population.living
+            if i.state == "complete" and i.candidate.ranking in points
+        ]
+        best = min(finished, key=lambda i: i.mean, default=None)
+        return points[best.candidate.ranking] if best else None
 
     def _candidate(self, point: Point) -> Candidate | None:
         """None where the point ranks nothing."""

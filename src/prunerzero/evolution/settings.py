@@ -65,7 +65,7 @@ class SearchSettings:
     screened: int = 8
     crossover: float = 0.4
     node_mutation: float = 0.25
-    constant_mutation: float = 0.0
+    constant_mutation: float = 0.1
     subtree_mutation: float = 0.2
     insertion: float = 0.1
     shrinking: float = 0.05

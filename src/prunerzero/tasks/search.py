@@ -137,18 +137,7 @@ def search_in(
     statistics = work.statistics(gradients=True)
     judged: list[Part] = ["validation", *_optional(work)]
     perplexity = {str(part): {"dense": work.dense(part)} for part in judged}
-    windows = work.text("validation").windows
-    fitness = PrunedLoss(
-        work.language_model.model,
-        work.layers,
-        statistics,
-        sparsity,
-        windows,
-        windows_per_chunk=max(
-            1, min(_CHUNK_TOKENS // work.window_length, len(windows) // _RACE_CHUNKS)
-        ),
-        race_chunks=_RACE_CHUNKS,
-    )
+    fitness = fitness_of(work, sparsity)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         population = evolution.Population.open(
@@ -201,6 +190,21 @@ def search_in(
     write_json(folder / HISTORY, [asdict(evaluation) for evaluation in result.evaluations])
     write_json(folder / BEST, asdict(found))
     return found, result
+
+
+def fitness_of(work: Workspace, sparsity: Sparsity) -> PrunedLoss:
+    """What measures a metric on the validation text."""
+    windows = work.text("validation").windows
+    per_chunk = min(_CHUNK_TOKENS // work.window_length, len(windows) // _RACE_CHUNKS)
+    return PrunedLoss(
+        work.language_model.model,
+        work.layers,
+        work.statistics(gradients=True),
+        sparsity,
+        windows,
+        windows_per_chunk=max(1, per_chunk),
+        race_chunks=_RACE_CHUNKS,
+    )
 
 
 def _identity(
