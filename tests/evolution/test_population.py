@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import optuna
 import pytest
 
-from prunerzero.evolution import Population, StudyMismatchError
+from prunerzero.evolution import Population, StudyMismatchError, presence, storage
 from prunerzero.evolution.interrupt import interrupts_wait
 from prunerzero.evolution.records import Candidate
-from prunerzero.evolution.storage import repair_journal
+from prunerzero.evolution.storage import SharedLock, hostname, repair_journal
 from prunerzero.metrics import Expression
 
 SETTINGS = {"model": "bundled", "sparsity": "0.5", "text": {"windows": 8}}
@@ -20,9 +21,22 @@ def candidate(formula: str) -> Candidate:
     return Candidate(Expression.parse(formula), f"ranking of {formula}", "random")
 
 
+def begin(population: Population, formula: str) -> int:
+    population.refresh()
+    draw = population.next_draw(None)
+    assert draw is not None
+    assert population.begin(candidate(formula), draw)
+    return draw
+
+
+def die(population: Population) -> None:
+    """What the death of its process does to a worker: its heart stops and its lock is free."""
+    population._presence._leaving.set()
+    population._presence._lock.release()
+
+
 def measure(population: Population, formula: str, *losses: float) -> None:
-    population.ask()
-    population.announce(candidate(formula))
+    begin(population, formula)
     population.record("complete" if losses else "failed", losses, 1.5)
 
 
@@ -62,34 +76,107 @@ def test_other_settings_are_refused_in_one_sentence_that_names_the_difference(
 def test_an_evaluation_of_a_dead_worker_is_neither_counted_nor_seen(journal: Path) -> None:
     dead = Population.open(journal)
     measure(dead, "W", 3.0)
-    dead.ask()
-    dead.announce(candidate("W * X"))
+    begin(dead, "W * X")
+    die(dead)
     population = Population.open(journal)
+    assert population.arrival == "resumed: 1 evaluations, 1 in flight lost"
     assert len(population.individuals) == 1
     assert not population.knows("W * X")
-    assert population.ask() == 1, "the draw of the dropped trial is drawn again"
+    assert population.next_draw(None) == 1, "the draw that was lost is drawn again"
 
 
 def test_a_worker_that_died_after_measuring_lost_nothing(journal: Path) -> None:
     dead = Population.open(journal)
-    dead.ask()
-    dead.announce(candidate("W"))
+    begin(dead, "W")
     measured = {"state": "complete", "losses": [3.0, 4.0], "chunks_read": 2, "seconds": 1.0}
-    dead._trial.set_user_attr("measured", measured)  # killed before the trial was told
+    dead._storage.set_trial_user_attr(dead._own, "measured", measured)  # and not its state
+    die(dead)
     population = Population.open(journal)
     assert [i.mean for i in population.individuals] == [3.5]
     assert population.study.trials[0].value == 3.5
 
 
-def test_workers_that_are_not_alone_leave_the_trials_of_others_running(journal: Path) -> None:
+def test_a_living_workers_evaluation_is_left_to_it_and_not_proposed_again(journal: Path) -> None:
     first = Population.open(journal)
-    first.ask()
-    first.announce(candidate("W"))
-    second = Population.open(journal, alone=False)
-    assert second.knows("W"), "what another worker measures now is not proposed again"
+    begin(first, "W")
+    second = Population.open(journal)
+    assert second.arrival == "joined 1 worker: 0 evaluations, 1 in flight with other workers"
+    assert second.knows("W")
+    assert second.next_draw(1) is None, "the budget counts what others are at"
     first.record("complete", [3.0], 1.0)
     second.refresh()
     assert [i.mean for i in second.individuals] == [3.0]
+    assert second.lost == 0
+
+
+def test_of_two_that_begin_the_same_metric_or_draw_the_first_has_it(journal: Path) -> None:
+    first, second = Population.open(journal), Population.open(journal)
+    assert first.begin(candidate("W"), 0)
+    assert not second.begin(candidate("W"), 1)
+    assert not second.begin(candidate("X"), 0)
+    assert second.begin(candidate("X"), 1)
+    second.record("complete", [4.0], 1.0)
+    first.record("complete", [3.0], 1.0)
+    assert not second.begin(candidate("W"), 2), "not what has been measured meanwhile either"
+    second.refresh()
+    assert sorted(i.mean for i in second.individuals) == [3.0, 4.0]
+
+
+def test_a_worker_that_was_taken_for_dead_loses_its_evaluation_and_goes_on(journal: Path) -> None:
+    sleeper = Population.open(journal)
+    begin(sleeper, "W")
+    sleeper._presence._lock.release()
+    other = Population.open(journal)
+    assert other.lost == 1
+    measure(other, "W", 3.0)
+    sleeper.record("complete", [3.0], 1.0)
+    assert sleeper.lost == 1
+    assert [i.mean for i in sleeper.individuals] == [3.0], "counted once"
+    measure(sleeper, "X", 4.0)
+    assert len(Population.open(journal).individuals) == 2
+
+
+def test_a_worker_of_another_machine_is_dead_after_a_silence_of_two_minutes(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(presence, "machine", lambda: "elsewhere-1")
+        far = Population.open(journal)
+        begin(far, "W")
+    here = Population.open(journal)
+    clock = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    clock += 119
+    here.refresh(look=True)
+    assert here.in_flight and here.workers == 2
+    far._presence._study.set_user_attr(
+        f"worker {far._presence.worker}",
+        {"machine": "elsewhere-1", "pid": 1, "lock": "/none", "beat": 1},
+    )
+    clock += 119
+    here.refresh(look=True)
+    assert here.in_flight, "it was heard of in between"
+    clock += 121
+    here.refresh(look=True)
+    assert not here.in_flight and here.workers == 1 and here.lost == 1
+
+
+def test_whoever_was_at_work_before_this_machine_was_started_again_is_dead(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(presence, "machine", lambda: f"{hostname()}-00000000")
+        begin(Population.open(journal), "W")
+    assert Population.open(journal).lost == 1
+
+
+def test_workers_that_left_are_forgotten(journal: Path) -> None:
+    with Population.open(journal) as population:
+        measure(population, "W", 3.0)
+    again = Population.open(journal)
+    assert again.workers == 1
+    assert again.arrival == "resumed: 1 evaluations"
+    assert not list(Path(f"{journal}.workers").glob(f"*{population._presence.worker}*"))
 
 
 @pytest.mark.parametrize("torn", [b'{"op_code":4,"wor', b"\0\0\0\0", b'{"op_code"\n', b"x\ny\n"])
@@ -123,27 +210,91 @@ def test_a_journal_torn_in_its_first_line_begins_anew(journal: Path) -> None:
     measure(Population.open(journal), "W", 3.0)
 
 
+@pytest.mark.parametrize("torn", [b'{"op_code":4,"wor', b"\0\0\0\0"])
+def test_a_line_torn_while_others_are_at_work_breaks_nothing(journal: Path, torn: bytes) -> None:
+    first, second = Population.open(journal), Population.open(journal)
+    measure(first, "W", 3.0)
+    with journal.open("ab") as file:
+        file.write(torn)
+    second.refresh()
+    measure(second, "X", 4.0)
+    measure(first, "G", 5.0)
+    for population in (first, second, Population.open(journal)):
+        population.refresh()
+        assert [i.mean for i in population.individuals] == [3.0, 4.0, 5.0]
+
+
 def test_a_lock_held_by_a_dead_worker_does_not_hold_up_the_next(journal: Path) -> None:
+    dead = SharedLock(journal)
     Population.open(journal)
-    Path(f"{journal}.lock").symlink_to(journal)
+    dead.acquire()
+    dead._here.release()  # by the kernel, at its death; the link stays
     measure(Population.open(journal), "W", 3.0)
+    assert not Path(f"{journal}.lock").is_symlink()
+
+
+def test_a_lock_of_another_machine_is_taken_away_when_it_is_held_for_too_long(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "LOCK_GRACE", 0.1)
+    journal.parent.mkdir()
+    Path(f"{journal}.lock").symlink_to("elsewhere-1/0")
+    lock = SharedLock(journal)
+    lock.acquire()
+    Path(f"{journal}.lock").unlink()
+    Path(f"{journal}.lock").symlink_to("elsewhere-1/1")  # which took it while this one slept
+    lock.release()
+    assert Path(f"{journal}.lock").is_symlink(), "what others hold is not released"
 
 
 def test_sqlite_is_refused_for_several_workers(tmp_path: Path) -> None:
+    first = Population.open(f"sqlite:///{tmp_path}/study.db")
     with pytest.raises(ValueError, match="SQLite"):
-        Population.open(f"sqlite:///{tmp_path}/study.db", alone=False)
+        Population.open(f"sqlite:///{tmp_path}/study.db")
+    first.close()
+    Population.open(f"sqlite:///{tmp_path}/study.db")
 
 
 def test_a_database_url_serves_as_storage(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
-    measure(Population.open(url, SETTINGS), "W", 3.0)
+    with Population.open(url, SETTINGS) as population:
+        measure(population, "W", 3.0)
     assert len(Population.open(url, SETTINGS).individuals) == 1
 
 
-def test_judgements_of_finalists_are_kept(journal: Path) -> None:
-    Population.open(journal).write_judged(7, [1.0, 2.0])
-    assert Population.open(journal).judged(7) == [1.0, 2.0]
-    assert Population.open(journal).judged(8) == []
+def test_a_job_is_done_once_and_its_result_is_kept(journal: Path) -> None:
+    first, second = Population.open(journal), Population.open(journal)
+    asked: list[str] = []
+
+    def work() -> list[float]:
+        asked.append("first")
+        assert second.jobs.once("judge 7", lambda: [0.0]) is None, "the first is at it"
+        return [1.0, 2.0]
+
+    assert first.jobs.result("judge 7") is None
+    assert first.jobs.once("judge 7", work) == [1.0, 2.0]
+    assert second.jobs.once("judge 7", work) == [1.0, 2.0]
+    assert Population.open(journal).jobs.result("judge 7") == [1.0, 2.0]
+    assert asked == ["first"]
+
+
+def test_a_job_that_failed_or_whose_worker_died_is_free_again(journal: Path) -> None:
+    def interrupted() -> list[float]:
+        raise KeyboardInterrupt
+
+    first = Population.open(journal)
+    with pytest.raises(KeyboardInterrupt):
+        first.jobs.once("judge 7", interrupted)
+    assert first.jobs.once("judge 7", lambda: []) == []
+
+    def dying() -> list[float]:
+        die(first)
+        other = Population.open(journal)
+        assert other.jobs.once("judge 8", lambda: [2.0]) == [2.0]
+        return [1.0]
+
+    first.jobs.once("judge 8", dying)
+    assert Population.open(journal).jobs.result("judge 8") == [2.0]
 
 
 def test_an_interrupt_waits_for_the_end_of_a_write() -> None:

@@ -252,7 +252,7 @@ def test_offspring_name_parents_that_were_there_before(toy: ToyFitness) -> None:
 def test_several_workers_on_one_journal_share_what_is_known(journal: Path) -> None:
     """Two workers, taking turns evaluation by evaluation."""
     toy = ToyFitness()
-    workers = [Population.open(journal, alone=False) for _ in range(2)]
+    workers = [Population.open(journal) for _ in range(2)]
     for turn in range(1, 41):
         search(
             toy,

@@ -74,12 +74,13 @@ def run_search(
     should_stop: Callable[[], bool] | None = None,
     **others: object,
 ) -> SearchResult:
-    return search(
-        fitness,
-        population=Population.open(storage or optuna.storages.InMemoryStorage()),
-        settings=settings(evaluations, **others),
-        probes=fitness.probes,
-        sparsity=HALF,
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
+    with Population.open(storage or optuna.storages.InMemoryStorage()) as population:
+        return search(
+            fitness,
+            population=population,
+            settings=settings(evaluations, **others),
+            probes=fitness.probes,
+            sparsity=HALF,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )

@@ -2,35 +2,49 @@
 
 What a trial holds, beside its state and its value (mean loss in nats per token):
 
-- ``user_attrs["expression"]``: the canonical text, which is what was measured;
-- ``user_attrs["proposal"]``: ``origin``, ``parents``, ``size``, ``ranking`` (key) and
-  ``duplicates_skipped``, written with the expression before it is measured;
+- ``user_attrs["expression"]``: the canonical text, which is what is measured;
+- ``user_attrs["proposal"]``: ``draw`` (which seeds it), ``origin``, ``parents``, ``size``,
+  ``ranking`` (key), ``duplicates_skipped`` and the ``worker`` at it;
 - ``user_attrs["measured"]``: ``state``, ``losses`` of each chunk, ``chunks_read``, ``seconds``,
   written once, afterwards.
 
-``params`` is empty. A failed trial without ``measured`` was dropped in flight: it counts neither
-as an evaluation nor as seen.
+The first two are written with the trial itself, in one step that the storage puts in order. Of two
+workers that propose the same metric, or the same draw, at the same moment the one with the lower
+trial number has it. ``params`` is empty. A finished trial without ``measured`` was given up: it
+counts neither as an evaluation nor as seen, and its draw is drawn again.
 """
 
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from random import Random
 from statistics import fmean
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from prunerzero.evolution.interrupt import interrupts_wait
+from prunerzero.evolution.jobs import Jobs
+from prunerzero.evolution.presence import Presence
 from prunerzero.evolution.records import Candidate, Individual, State
-from prunerzero.evolution.storage import open_storage
+from prunerzero.evolution.storage import (
+    is_database,
+    open_storage,
+    repair_journal,
+    storage_errors,
+)
 from prunerzero.metrics.expression import Expression
 
 STUDY_NAME = "search"
+
+LOOK_EVERY = 10.0
+"""Seconds between two looks for evaluations of workers that have died."""
 
 _OPTUNA_STATE = {
     "complete": TrialState.COMPLETE,
@@ -47,24 +61,40 @@ class Population:
     """What a study holds, kept in memory and brought up to date by ``refresh``.
 
     Any number of workers may share a study; each has its own ``Population``, through which it has
-    at most one trial in flight.
+    at most one trial in flight. Use it in a ``with`` block, or ``close`` it: then the others know
+    at once that this worker has left.
 
     Attributes:
         study: the Optuna study.
         individuals: every finished evaluation; in trial order with one worker.
         living: those of them that can be parents: not failed.
+        workers: how many are at work, this one included, as of the last look.
+        lost: evaluations in flight that were given up because their worker had died.
+        arrival: what this worker found, in words; None where the study is new.
+        jobs: what is to be measured once by whichever worker.
     """
 
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: optuna.Study, storage: BaseStorage, presence: Presence) -> None:
         self.study = study
         self.individuals: list[Individual] = []
         self.living: list[Individual] = []
+        self.workers = 1
+        self.lost = 0
+        self.arrival: str | None = None
+        self.jobs = Jobs(storage, f"{study.study_name} jobs", presence)
+        self._storage = storage
+        self._study_id = storage.get_study_id_from_name(study.study_name)
+        self._presence = presence
         self._settled: set[int] = set()
         self._first_unsettled = 0
-        self._dropped: list[int] = []
         self._seen: set[str] = set()
-        self._in_flight: set[str] = set()
-        self._trial: optuna.Trial | None = None
+        self._draws: set[int] = set()
+        self._first_free = 0
+        self._in_flight: dict[int, optuna.trial.FrozenTrial] = {}
+        self._in_flight_keys: set[str] = set()
+        self._own: int | None = None
+        self._looked = time.monotonic()
+        self._spread = Random(presence.worker)
 
     @classmethod
     def open(
@@ -72,40 +102,62 @@ class Population:
         storage: str | Path | BaseStorage,
         settings: Mapping[str, Any] | None = None,
         *,
-        alone: bool = True,
         name: str = STUDY_NAME,
     ) -> Population:
-        """Open the study, or begin it.
+        """Open the study, or begin it. Evaluations that dead workers left in flight are given up.
 
         Args:
             storage: path of a journal file, the URL of a database, or an Optuna storage.
             settings: what losses depend on (model, text, sparsity …), as JSON takes it.
-            alone: no other worker is at work on this study, so that running trials are those of
-                dead workers: they are dropped, and a journal's torn last line is cut off.
             name: of the study in the storage.
 
         Raises:
             StudyMismatchError: the study was begun with other settings.
-            ValueError: the path is of some other file, or SQLite with several workers, which it
-                does not survive.
+            ValueError: the path is of some other file, the database cannot be used, or another
+                worker uses the same SQLite file, which does not survive that.
+            StorageError: the storage cannot be written.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with interrupts_wait():
+        with interrupts_wait(), storage_errors():
+            is_journal = not isinstance(storage, BaseStorage) and not is_database(storage)
+            torn = repair_journal(Path(str(storage))) if is_journal else 0
+            opened = open_storage(storage)
             study = optuna.create_study(
-                storage=open_storage(storage, alone),
+                storage=opened,
                 sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: there are no params
                 pruner=optuna.pruners.NopPruner(),
                 study_name=name,
                 direction="minimize",
                 load_if_exists=True,
             )
-            population = cls(study)
+            folder = Path(f"{storage}.workers") if is_journal else None
+            presence = Presence(study, folder)
+            population = cls(study, opened, presence)
             if settings is not None:
                 population.require("settings", settings)
-            if alone:
-                population._finish_abandoned()
-        population.refresh()
+            presence.refresh()
+            if str(storage).startswith("sqlite") and presence.others:
+                raise ValueError("SQLite does not bear several workers; use a journal.")
+            presence.enter()
+        population.refresh(look=True)
+        population.arrival = population._describe_arrival(torn)
         return population
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave: nothing of this worker is in flight."""
+        with interrupts_wait(), storage_errors():
+            self._presence.leave()
 
     def require(self, key: str, settings: Mapping[str, Any]) -> None:
         """Keep ``settings`` with the study, or check that they are those it was begun with.
@@ -114,129 +166,208 @@ class Population:
             StudyMismatchError: they are not; names what differs.
         """
         wanted = json.loads(json.dumps(dict(settings)))
-        found = self.study.user_attrs.get(key)
-        if found is None:
+        if self.study.user_attrs.get(key) is None:
             self.study.set_user_attr(key, wanted)
-            return
+        found = self.study.user_attrs[key]
         different = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
         if different:
             parts = (f"{k} {_shown(found.get(k))}, not {_shown(wanted.get(k))}" for k in different)
             raise StudyMismatchError(f"the study was begun with {'; '.join(parts)}.")
 
-    def refresh(self) -> None:
-        """Take in what has finished since the last time, by whichever worker."""
-        with interrupts_wait():
-            trials = self.study.get_trials(deepcopy=False)
-        self._in_flight.clear()
+    @property
+    def in_flight(self) -> frozenset[int]:
+        """The trials that other workers are at."""
+        return frozenset(self._in_flight)
+
+    def refresh(self, look: bool = False) -> None:
+        """Take in what has finished since the last time, by whichever worker.
+
+        Args:
+            look: for dead workers too, as is done every ten seconds without being asked.
+        """
+        with interrupts_wait(), storage_errors():
+            self._read()
+            if look or time.monotonic() - self._looked >= LOOK_EVERY:
+                self._looked = time.monotonic()
+                self._presence.refresh()
+                if self._give_up_abandoned():
+                    self._read()
+                self.workers = 1 + len(self._presence.others)
+
+    def _read(self) -> None:
+        trials = self.study.get_trials(deepcopy=False)
+        self._in_flight = {}
         for trial in trials[self._first_unsettled :]:
             if trial.number in self._settled:
                 continue
             if trial.state.is_finished():
                 self._settle(trial)
-            elif "proposal" in trial.user_attrs:
-                self._in_flight.update(_keys(trial))
+            elif trial._trial_id != self._own:
+                self._in_flight[trial.number] = trial
+        self._in_flight_keys = {key for t in self._in_flight.values() for key in _keys(t)}
         while self._first_unsettled in self._settled:
             self._settled.remove(self._first_unsettled)
             self._first_unsettled += 1
+        while self._first_free in self._draws:
+            self._draws.remove(self._first_free)
+            self._first_free += 1
 
     def _settle(self, trial: optuna.trial.FrozenTrial) -> None:
         self._settled.add(trial.number)
         if "measured" not in trial.user_attrs:
-            self._dropped.insert(bisect_left(self._dropped, trial.number), trial.number)
             return
         individual = _individual(trial)
         self.individuals.append(individual)
         if individual.state != "failed":
             self.living.append(individual)
         self._seen.update(_keys(trial))
+        self._draws.add(_draw(trial))
+
+    def _give_up_abandoned(self) -> bool:
+        """Finish the trials of dead workers; whether there were any."""
+        abandoned = [
+            trial
+            for trial in self._in_flight.values()
+            if not self._presence.is_alive(trial.user_attrs["proposal"]["worker"])
+        ]
+        for trial in abandoned:
+            measured = trial.user_attrs.get("measured")
+            if measured:  # killed after the measurement was written: nothing is lost
+                self._finish(trial._trial_id, measured)
+            elif self._finish(trial._trial_id):
+                self.lost += 1
+        self.jobs.give_up_abandoned()
+        self._presence.bury()
+        return bool(abandoned)
 
     def knows(self, text_or_ranking: str) -> bool:
         """Whether a metric of that canonical text or ranking key was or is being measured."""
-        return text_or_ranking in self._seen or text_or_ranking in self._in_flight
+        return text_or_ranking in self._seen or text_or_ranking in self._in_flight_keys
 
-    def ask(self) -> int:
-        """Begin a trial; returns its draw: its number, dropped trials left out.
+    def next_draw(self, limit: int | None) -> int | None:
+        """A draw below ``limit`` that nobody has; None where there is none for now.
 
         The draw seeds the candidate's randomness, so that a search that was cut short goes on as if
-        it had not been.
+        it had not been. It is the lowest one; several workers spread over the lowest few.
         """
-        with interrupts_wait():
-            self._trial = self.study.ask()
-            number: int = self._trial.number
-        return number - bisect_left(self._dropped, number)
+        taken = self._draws | {_draw(trial) for trial in self._in_flight.values()}
+        workers = max(self.workers, 1 + len(self._in_flight))
+        free: list[int] = []
+        draw = self._first_free
+        while len(free) < (1 if workers == 1 else 2 * workers) and (limit is None or draw < limit):
+            if draw not in taken:
+                free.append(draw)
+            draw += 1
+        return self._spread.choice(free) if free else None
 
-    def announce(self, candidate: Candidate) -> None:
-        """Write down what is about to be measured, for other workers to leave alone."""
-        assert self._trial is not None
-        with interrupts_wait():
-            self._trial.set_user_attr("expression", str(candidate.expression))
-            self._trial.set_user_attr(
-                "proposal",
-                {
+    def begin(self, candidate: Candidate, draw: int) -> bool:
+        """Write down what is about to be measured; False where another worker was faster.
+
+        Then nothing is in flight, and what the other one does is known.
+        """
+        trial = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            user_attrs={
+                "expression": str(candidate.expression),
+                "proposal": {
+                    "draw": draw,
                     "origin": candidate.origin,
                     "parents": list(candidate.parents),
                     "size": candidate.expression.size,
                     "ranking": candidate.ranking,
                     "duplicates_skipped": candidate.duplicates_skipped,
+                    "worker": self._presence.worker,
                 },
-            )
+            },
+        )
+        with interrupts_wait(), storage_errors():
+            self._own = self._storage.create_new_trial(self._study_id, trial)
+            number = self._storage.get_trial_number_from_id(self._own)
+        self.refresh()
+        keys = {str(candidate.expression), candidate.ranking}
+        earlier = [t for n, t in self._in_flight.items() if n < number]
+        is_measured = draw < self._first_free or draw in self._draws or keys & self._seen
+        if is_measured or any(_draw(t) == draw or keys.intersection(_keys(t)) for t in earlier):
+            self.drop()
+            return False
+        return True
 
-    def record(self, state: State, losses: Sequence[float], seconds: float) -> None:
+    def record(
+        self, state: State, losses: Sequence[float], seconds: float, error: str | None = None
+    ) -> None:
         """Write down what was measured, and take it in.
+
+        If other workers took this one for dead in the meantime, they have given the trial up, and
+        what was measured is lost.
 
         Args:
             state: finished the race ("complete"), raced out ("pruned") or failed.
             losses: finite, in nats per token, of each chunk read.
             seconds: since the search began.
+            error: why it failed.
         """
-        assert self._trial is not None
-        measured = {
+        assert self._own is not None
+        measured: dict[str, Any] = {
             "state": state,
             "losses": list(losses),
             "chunks_read": len(losses),
             "seconds": round(seconds, 3),
         }
-        with interrupts_wait():
-            self._trial.set_user_attr("measured", measured)
-            if losses:  # what the dashboard shows of a trial that was raced out
-                self._trial.report(fmean(losses), len(losses))
-            self._tell(self._trial.number, measured)
-            self._trial = None
+        if error:
+            measured["error"] = error
+        with interrupts_wait(), storage_errors():
+            try:
+                self._storage.set_trial_user_attr(self._own, "measured", measured)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                self.lost += 1
+            else:
+                self._finish(self._own, measured)
+            self._own = None
         self.refresh()
 
     def drop(self) -> None:
         """Give up the trial in flight, if there is one; it counts for nothing."""
-        with interrupts_wait():
-            if self._trial is not None:
-                self.study.tell(self._trial.number, state=TrialState.FAIL)
-                self._trial = None
+        with interrupts_wait(), storage_errors():
+            if self._own is not None:
+                self._finish(self._own)
+                self._own = None
         self.refresh()
 
-    def judged(self, number: int) -> list[float]:
-        """The losses of a finalist's chunks beyond the race, as far as they were written down."""
-        return list(self.study.user_attrs.get(f"judged {number}", []))
+    def _describe_arrival(self, torn: int) -> str | None:
+        others = self.workers - 1
+        if not (self.individuals or self.lost or torn or others):
+            return None
+        found = [f"{len(self.individuals)} evaluations"]
+        if self.lost:
+            found.append(f"{self.lost} in flight lost")
+        if self._in_flight:
+            found.append(f"{len(self._in_flight)} in flight with other workers")
+        if torn:
+            found.append("a torn last line cut off")
+        what = f"joined {others} worker{'s' * (others > 1)}" if others else "resumed"
+        return f"{what}: {', '.join(found)}"
 
-    def write_judged(self, number: int, losses: Sequence[float]) -> None:
-        """Keep them, so that a resumed search need not read those chunks again."""
-        with interrupts_wait():
-            self.study.set_user_attr(f"judged {number}", list(losses))
-
-    def _finish_abandoned(self) -> None:
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            measured = trial.user_attrs.get("measured")
-            if measured:  # killed after the measurement was written: nothing is lost
-                self._tell(trial.number, measured)
-            else:
-                self.study.tell(trial.number, state=TrialState.FAIL)
-
-    def _tell(self, number: int, measured: Mapping[str, Any]) -> None:
-        state = _OPTUNA_STATE[measured["state"]]
-        value = fmean(measured["losses"]) if state == TrialState.COMPLETE else None
-        self.study.tell(number, value, state=state)
+    def _finish(self, trial_id: int, measured: Mapping[str, Any] | None = None) -> bool:
+        """End a trial; False where another worker has ended it."""
+        state = _OPTUNA_STATE[measured["state"]] if measured else TrialState.FAIL
+        values = [fmean(measured["losses"])] if measured and measured["losses"] else None
+        if state == TrialState.FAIL:
+            values = None
+        try:
+            # what study.tell does, without reading the trial before
+            self._storage.set_trial_state_values(trial_id, state, values)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+        return True
 
 
 def _keys(trial: optuna.trial.FrozenTrial) -> tuple[str, str]:
     return trial.user_attrs["expression"], trial.user_attrs["proposal"]["ranking"]
+
+
+def _draw(trial: optuna.trial.FrozenTrial) -> int:
+    draw: int = trial.user_attrs["proposal"]["draw"]
+    return draw
 
 
 def _individual(trial: optuna.trial.FrozenTrial) -> Individual:

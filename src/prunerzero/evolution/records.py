@@ -139,12 +139,13 @@ class Progress:
     Attributes:
         phase: "searching", then "judging".
         evaluations: done, those before a resume and by other workers included.
-        evaluations_per_second: of this worker, in this session.
+        evaluations_per_second: of all workers, in this session.
         duplicates_skipped, raced_out, failed: of all evaluations.
         best_expression, best_loss, best_perplexity: of those that finished the race, on its chunks;
             None before there is one.
         seconds: since the search began, pauses left out.
         seconds_left: until the budget ends that ends first, judging included; None if unknown.
+        workers: at work on the study, on any machine.
     """
 
     phase: Literal["searching", "judging"]
@@ -158,6 +159,7 @@ class Progress:
     best_perplexity: float | None
     seconds: float
     seconds_left: float | None
+    workers: int = 1
 
 
 @dataclass(frozen=True)

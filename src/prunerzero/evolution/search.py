@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from statistics import fmean
+from statistics import fmean, median
 from typing import Literal, Protocol
 
 from prunerzero.evolution.breeding import Breeder
@@ -25,6 +26,15 @@ from prunerzero.evolution.settings import SearchSettings
 from prunerzero.metrics.expression import Expression
 from prunerzero.metrics.mask import Sparsity
 from prunerzero.metrics.ranking import Probe
+
+SLOWEST = 20.0
+"""How many times longer than is usual a metric may take before it is given up …"""
+
+SLOWEST_SECONDS = 30.0
+"""… if that is longer than this."""
+
+SLOWNESS_OF = 5
+"""Finished races from which the usual time is known."""
 
 
 class Fitness(Protocol):
@@ -60,6 +70,9 @@ def search(
 ) -> SearchResult:
     """Evolve a metric, or go on with it: all state is in the population's study.
 
+    Any number of workers may run the same search on one study. They share the budget of evaluations
+    and, at the end, the judging of the finalists, of which each is judged once.
+
     Ctrl-C and ``should_stop``, asked before each evaluation, end the search early: the evaluation
     in flight is dropped, everything else is kept.
 
@@ -74,6 +87,7 @@ def search(
 
     Raises:
         StudyMismatchError: the study's losses were read from other chunks.
+        StorageError: the study cannot be written; what it holds is kept.
     """
     if not 1 <= fitness.chunks <= fitness.total_chunks:
         raise ValueError(f"{fitness.chunks} of {fitness.total_chunks} chunks cannot be raced.")
@@ -114,8 +128,8 @@ class _Search:
         self.interrupted = False
         self._taken_in = 0
         self._duplicates = self._raced_out = self._failed = 0
-        self._own = 0
         self._chunk_seconds: float | None = None
+        self._paces: deque[float] = deque(maxlen=SLOWNESS_OF)
         self._finalists: dict[int, Finalist] = {}
         population.refresh()
         self._take_in()
@@ -138,6 +152,7 @@ class _Search:
                 if not self._evaluate_one():
                     break
             if not self.interrupted:
+                self._await(self.population.in_flight)
                 self._judge()
         except KeyboardInterrupt:
             self.interrupted = True
@@ -155,19 +170,24 @@ class _Search:
 
     def _evaluate_one(self) -> bool:
         """One trial; False where there is nothing new to propose."""
-        candidate = self.breeder.propose(self.population.ask())
+        draw = self.population.next_draw(self.settings.evaluations)
+        if draw is None:  # the rest of the budget is in flight elsewhere, and may be lost there
+            self._await(self.population.in_flight)
+            return True
+        candidate = self.breeder.propose(draw)
         if candidate is None:
-            self.population.drop()
             return False
-        self.population.announce(candidate)
-        state, losses = self._measure(candidate.expression)
-        self.population.record(state, losses, self.seconds)
-        self._own += 1
+        if not self.population.begin(candidate, draw):
+            self._take_in()
+            return True
+        state, losses, error = self._measure(candidate.expression)
+        self.population.record(state, losses, self.seconds, error)
         self._take_in()
         self._tell("searching")
         return True
 
-    def _measure(self, expression: Expression) -> tuple[State, list[float]]:
+    def _measure(self, expression: Expression) -> tuple[State, list[float], str | None]:
+        """Its state, the losses read, and why it failed if it did."""
         losses: list[float] = []
         begun = time.monotonic()
         try:
@@ -175,11 +195,28 @@ class _Search:
                 for loss in reading:
                     losses.append(_finite(loss))
                     if self.race.is_hopeless(losses):
-                        return "pruned", losses
-        except (ArithmeticError, ValueError):
-            return "failed", losses
+                        return "pruned", losses, None
+                    self._refuse_slow(time.monotonic() - begun, len(losses))
+        except (ArithmeticError, ValueError, MemoryError, SlowMetricError) as error:
+            return "failed", losses, str(error) or type(error).__name__
         self._chunk_seconds = (time.monotonic() - begun) / self.fitness.chunks
-        return "complete", losses
+        self._paces.append(self._chunk_seconds)
+        return "complete", losses, None
+
+    def _refuse_slow(self, seconds: float, chunks: int) -> None:
+        if len(self._paces) == SLOWNESS_OF:
+            limit = max(SLOWEST_SECONDS, SLOWEST * median(self._paces) * chunks)
+            if seconds > limit:
+                raise SlowMetricError(f"{chunks} chunks took {seconds:.0f} s.")
+
+    def _await(self, trials: frozenset[int]) -> None:
+        """Wait until these trials of other workers have finished, or are lost."""
+        pause = 0.02
+        while trials & self.population.in_flight:
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+            self.population.refresh(look=pause == 1.0)
+            self._take_in()
 
     def _take_in(self) -> None:
         """Count what the population has new, from whichever worker."""
@@ -193,16 +230,33 @@ class _Search:
     # Judging
 
     def _judge(self) -> None:
-        for individual in self._candidates():
-            losses = self._all_losses(individual)
-            if losses is not None:
-                self._finalists[individual.number] = Finalist(
-                    number=individual.number,
-                    expression=str(individual.candidate.expression),
-                    size=individual.candidate.expression.size,
-                    loss=fmean(losses),
-                )
-            self._tell("judging")
+        """Judge the finalists, together with the other workers that have come so far."""
+        left = self._candidates()
+        pause = 0.02
+        while left:
+            before = len(left)
+            left = [individual for individual in left if not self._judge_one(individual)]
+            if len(left) == before:  # others are at them all
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
+
+    def _judge_one(self, individual: Individual) -> bool:
+        """Whether it is judged now; not if another worker is at it."""
+        more = self.population.jobs.once(
+            f"judge {individual.number}", lambda: self._further_losses(individual)
+        )
+        if more is None:
+            return False
+        losses = [*individual.losses, *more]
+        if len(losses) == self.fitness.total_chunks:
+            self._finalists[individual.number] = Finalist(
+                number=individual.number,
+                expression=str(individual.candidate.expression),
+                size=individual.candidate.expression.size,
+                loss=fmean(losses),
+            )
+        self._tell("judging")
+        return True
 
     def _candidates(self) -> list[Individual]:
         """The best that finished the race; several workers may have measured one twice."""
@@ -211,18 +265,14 @@ class _Search:
         distinct = {i.candidate.ranking: i for i in reversed(finished)}
         return list(reversed(distinct.values()))[: self.settings.finalists]
 
-    def _all_losses(self, individual: Individual) -> list[float] | None:
-        """The losses of all chunks; None where one of them cannot be measured."""
-        chunks, total = self.fitness.chunks, self.fitness.total_chunks
-        more = self.population.judged(individual.number)
-        if len(more) < total - chunks:
-            try:
-                expression = individual.candidate.expression
-                more = [*map(_finite, _read(self.fitness, expression, chunks, total))]
-            except (ArithmeticError, ValueError):
-                return None
-            self.population.write_judged(individual.number, more)
-        return [*individual.losses, *more]
+    def _further_losses(self, individual: Individual) -> list[float]:
+        """The losses of the chunks beyond the race; none where one of them cannot be measured."""
+        expression = individual.candidate.expression
+        start, stop = self.fitness.chunks, self.fitness.total_chunks
+        try:
+            return [*map(_finite, _read(self.fitness, expression, start, stop))]
+        except (ArithmeticError, ValueError, MemoryError):
+            return []
 
     def _judging_seconds(self) -> float:
         """An estimate of what judging the finalists still takes."""
@@ -230,7 +280,7 @@ class _Search:
             return 0.0
         unread = self.fitness.total_chunks - self.fitness.chunks
         left = self.settings.finalists - len(self._finalists)
-        return left * unread * self._chunk_seconds
+        return left * unread * self._chunk_seconds / self.population.workers
 
     # Telling
 
@@ -239,7 +289,8 @@ class _Search:
             return
         best = self.race.best
         loss = best.mean if best else None
-        rate = self._own / max(time.monotonic() - self._start, 1e-9)
+        own_seconds = max(time.monotonic() - self._start, 1e-9)
+        rate = (self._taken_in - self.resumed_from) / own_seconds
         self.on_progress(
             Progress(
                 phase=phase,
@@ -253,6 +304,7 @@ class _Search:
                 best_perplexity=perplexity(loss),
                 seconds=self.seconds,
                 seconds_left=self._seconds_left(phase, rate),
+                workers=self.population.workers,
             )
         )
 
@@ -289,6 +341,10 @@ class _Search:
             interrupted=self.interrupted,
             resumed_from=self.resumed_from,
         )
+
+
+class SlowMetricError(Exception):
+    """A metric takes far longer than others do."""
 
 
 def _read(

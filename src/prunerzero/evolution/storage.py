@@ -1,40 +1,87 @@
-"""Where a study is kept, and the repair of a journal that a worker died on."""
+"""Where a study is kept: a journal that bears the death of its writers, or a database."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from optuna.storages import BaseStorage, JournalStorage, get_storage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from filelock import FileLock
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+
+LOCK_GRACE = 30.0
+"""Seconds that one and the same hold of a lock by another machine may last."""
+
+_BEGINNING = b'{"op_code":'
+"""What every line of Optuna's journal begins with."""
 
 
-def open_storage(storage: str | Path | BaseStorage, alone: bool) -> BaseStorage:
+class StorageError(Exception):
+    """The storage does not take or give what it should: a full disk, a lost connection."""
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Tell what a storage fails with, whichever it is, as StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError((error.strerror or str(error)).lower()) from error
+    except StorageInternalError as error:
+        raise StorageError(_database_reason(error)) from error
+
+
+def is_database(storage: str | Path | BaseStorage) -> bool:
+    """Whether this is a database's URL."""
+    return not isinstance(storage, BaseStorage) and "://" in str(storage)
+
+
+def open_storage(storage: str | Path | BaseStorage) -> BaseStorage:
     """The Optuna storage for a journal's path, a database's URL, or itself.
 
     Raises:
-        ValueError: SQLite with several workers, or a file that is no journal.
+        ValueError: a database that cannot be used.
     """
     if isinstance(storage, BaseStorage):
         return storage
-    if "://" in str(storage):
-        if str(storage).startswith("sqlite") and not alone:
-            raise ValueError("SQLite does not bear several workers; use a journal or PostgreSQL.")
-        return get_storage(str(storage))
+    if is_database(storage):
+        return _open_database(str(storage))
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if alone:
-        repair_journal(path)
-    # symbolic links make a lock that holds on NFSv2 and later too
-    return JournalStorage(JournalFileBackend(str(path), JournalFileSymlinkLock(str(path))))
+    return JournalStorage(Journal(path))
+
+
+def _open_database(url: str) -> BaseStorage:
+    scheme, rest = url.split("://", 1)
+    if scheme in ("postgres", "postgresql"):  # the driver that prunerzero[postgres] brings
+        scheme = "postgresql+psycopg"
+    try:
+        # a connection that was cut in the meantime is made anew
+        return get_storage(RDBStorage(f"{scheme}://{rest}", engine_kwargs={"pool_pre_ping": True}))
+    except ImportError as error:
+        raise ValueError(
+            f"the database needs a driver ({error}); install prunerzero[postgres]."
+        ) from None
+    except Exception as error:
+        raise ValueError(f"the database cannot be used: {_database_reason(error)}") from None
+
+
+def _database_reason(error: Exception) -> str:
+    reason = str(error.__cause__ or error).split("(Background")[0]
+    return " ".join(reason.split())
 
 
 def repair_journal(path: Path) -> int:
-    """Undo what a dead worker left half done: a torn last line and a held lock.
-
-    Only where no other worker is alive. A line that was being written when the power went would
-    break the next one appended to it.
+    """Cut off a torn last line, which power loss or a full disk leaves.
 
     Returns:
         how many bytes were cut off.
@@ -42,20 +89,141 @@ def repair_journal(path: Path) -> int:
     Raises:
         ValueError: the file is no journal; it is left as it is.
     """
-    content = path.read_bytes() if path.exists() else b""
-    if not content.startswith(_BEGINNING[: len(content)]):
-        raise ValueError(f"{path} is no journal of a search.")
-    Path(f"{path}.lock").unlink(missing_ok=True)
-    end = len(content)
-    while end and not _is_record(content[(start := content.rfind(b"\n", 0, end - 1) + 1) : end]):
-        end = start
-    if end < len(content):
-        os.truncate(path, end)
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        if not _BEGINNING.startswith(file.read(len(_BEGINNING))):
+            raise ValueError(f"{path} is no journal of a search.")
+    with _held(SharedLock(path)):
+        content = path.read_bytes()
+        end = len(content)
+        while end and not _is_record(content[(start := _start_of_line(content, end)) : end]):
+            end = start
+        if end < len(content):
+            os.truncate(path, end)
     return len(content) - end
 
 
-_BEGINNING = b'{"op_code":'
-"""What every line of Optuna's journal begins with."""
+class Journal(JournalFileBackend):  # type: ignore[misc]
+    """Optuna's journal file, which stays whole when a line is torn.
+
+    A line that was cut short by power loss, a full disk or a kill would make one broken line of
+    itself and the next, and with it a journal that nobody can read. Here whoever writes next cuts
+    it off first; readers never took it in, for it has no end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = SharedLock(path)
+        super().__init__(str(path), self._lock)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with _held(self._lock), self._path.open("a+b") as file:
+            self._cut_torn_line(file.seek(0, os.SEEK_END))
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _cut_torn_line(self, size: int) -> None:
+        with self._path.open("rb") as file:
+            file.seek(max(0, size - 1))
+            if file.read(1) in (b"\n", b""):
+                return
+            file.seek(0)
+            content = file.read()
+        os.truncate(self._path, content.rfind(b"\n") + 1)
+
+
+class SharedLock:
+    """A lock among processes of any machines that see the same folder.
+
+    A symbolic link shuts out other machines, which holds on any file system; a lock of the kernel's
+    shuts out other processes of this machine. The kernel gives its lock back when the holder dies,
+    so that a link which this machine left can be of a dead process alone, and is taken away at
+    once. A link of another machine is taken away when the same one has been there for 30 seconds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._link = Path(f"{path}.lock")
+        self._here = FileLock(
+            f"{path}.lock-{machine()}", poll_interval=0.001, fallback_to_soft=False
+        )
+        self._token = ""
+
+    def acquire(self) -> bool:
+        try:
+            self._here.acquire()
+        except NotImplementedError:  # a file system without such locks
+            mine = "none"
+        else:
+            mine = machine()
+        try:
+            self._acquire_everywhere(mine)
+        except BaseException:
+            self._here.release()
+            raise
+        return True
+
+    def _acquire_everywhere(self, mine: str) -> None:
+        self._token = f"{mine}/{uuid.uuid4().hex}"
+        pause, seen, since = 0.001, None, time.monotonic()
+        while True:
+            try:
+                os.symlink(self._token, self._link)
+                return
+            except FileExistsError:
+                holder = _target(self._link)
+            if holder != seen:
+                pause, seen, since = 0.001, holder, time.monotonic()
+            if holder and holder.startswith(f"{machine()}/"):
+                self._remove(holder)
+            elif holder and time.monotonic() - since > LOCK_GRACE:
+                self._remove(holder)
+            else:
+                time.sleep(pause)
+                pause = min(2 * pause, 0.1)
+
+    def release(self) -> None:
+        self._remove(self._token)
+        self._here.release()
+
+    def _remove(self, token: str) -> None:
+        if _target(self._link) == token:  # or another machine took it while this one slept
+            self._link.unlink(missing_ok=True)
+
+
+@cache
+def machine() -> str:
+    """A name for this machine since it was started."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    started = boot.read_text()[:8] if boot.exists() else "0"
+    return f"{hostname()}-{started}"
+
+
+def hostname() -> str:
+    """As the network knows this machine."""
+    return platform.node().split(".")[0] or "localhost"
+
+
+@contextmanager
+def _held(lock: SharedLock) -> Iterator[None]:
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _target(link: Path) -> str | None:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return None
+
+
+def _start_of_line(content: bytes, end: int) -> int:
+    return content.rfind(b"\n", 0, end - 1) + 1
 
 
 def _is_record(line: bytes) -> bool:
