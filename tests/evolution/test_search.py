@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +23,8 @@ from prunerzero.evolution import (
 )
 from prunerzero.metrics import Expression
 from prunerzero.metrics.ranking import ranking_key
+
+loop = sys.modules[search.__module__]
 
 
 def course(result: SearchResult) -> list[tuple[object, ...]]:
@@ -139,17 +143,19 @@ def test_a_search_stops_when_it_is_told_to(toy: ToyFitness) -> None:
 
 
 class Troubled(ToyFitness):
-    """NaN, infinity, overflow or an error for most metrics."""
+    """NaN, infinity, overflow, too little memory or an error for most metrics."""
 
     def losses(
         self, expression: Expression, start: int = 0, stop: int | None = None
     ) -> Iterator[float]:
-        trouble = expression.size % 5
+        trouble = expression.size % 6
         for loss in super().losses(expression, start, stop):
             if trouble == 0:
                 raise OverflowError
             if trouble == 1:
                 raise ValueError("the metric gives NaN")
+            if trouble == 4:
+                raise MemoryError
             yield {2: math.nan, 3: math.inf}.get(trouble, loss)
 
 
@@ -160,6 +166,28 @@ def test_a_metric_that_cannot_be_measured_costs_one_evaluation_never_the_run() -
     assert len(failed) == result.failed > 20
     assert all(e.loss is None and e.perplexity is None for e in failed)
     assert result.expression is not None
+
+
+def test_a_metric_that_takes_far_longer_than_others_is_given_up(
+    toy: ToyFitness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SLOWEST_SECONDS", 0.0)
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    class Slow(ToyFitness):
+        def losses(
+            self, expression: Expression, start: int = 0, stop: int | None = None
+        ) -> Iterator[float]:
+            for loss in super().losses(expression, start, stop):
+                clock[0] += 50.0 if expression.size == 9 else 1.0
+                yield loss
+
+    result = run_search(Slow(), 100, noise_margin=math.inf)
+    slow = [e for e in result.evaluations if e.size == 9]
+    assert sum(e.state == "failed" for e in slow) >= len(slow) - 5 > 0
+    assert all(e.chunks_read < toy.chunks for e in slow if e.state == "failed")
+    assert all(e.state == "complete" for e in result.evaluations if e.size != 9)
 
 
 class Hopeless(ToyFitness):
