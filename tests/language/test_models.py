@@ -50,7 +50,7 @@ def test_a_folder_without_weights_is_refused(folder):
 def test_pickled_weights_are_not_opened(folder):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"anything")
-    with pytest.raises(ModelError, match="only pickled ones"):
+    with pytest.raises(ModelError, match="only pickled ones; pass --allow-pickle"):
         load_model(str(folder))
 
 

@@ -52,10 +52,25 @@ _SETUP_OPTIONS: dict[str, Any] = {
             rich_help_panel=_MODEL,
         ),
     ],
+    "allow_pickle": Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle",
+            help="Read pickled weights (.bin) where there are no safetensors.",
+            rich_help_panel=_MODEL,
+        ),
+    ],
     "ignore": Annotated[
         list[str],
         typer.Option(
             help="Leave layers of this name alone, e.g. '*.down_proj'; may be repeated.",
+            rich_help_panel=_MODEL,
+        ),
+    ],
+    "target": Annotated[
+        list[str],
+        typer.Option(
+            help="Prune layers of this name alone, e.g. '*.mlp.*'; may be repeated.",
             rich_help_panel=_MODEL,
         ),
     ],
@@ -169,11 +184,12 @@ def with_setup(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(**options: Any) -> None:
         options.pop("config")
         given = {f.name: options.pop(f.name) for f in fields(Setup) if f.name in options}
-        given["ignore"] = tuple(given.get("ignore") or ())
+        for patterns in ("ignore", "target"):
+            given[patterns] = tuple(given.get(patterns) or ())
         command(setup=Setup(**given), **options)
 
     own = inspect.signature(command, eval_str=True).parameters
-    defaults = {f.name: f.default for f in fields(Setup)} | {"ignore": []}
+    defaults = {f.name: f.default for f in fields(Setup)} | {"ignore": [], "target": []}
     shared = {
         name: inspect.Parameter(
             name,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from prunerzero.errors import ModelError
+from prunerzero.language.checkpoint_files import check_folder, companion_files
 from prunerzero.language.hub import ask_hub
 
 BUNDLED = "bundled"
@@ -28,12 +30,16 @@ class LanguageModel:
         model: the transformers model, in evaluation mode, on its device.
         tokenizer: the transformers tokenizer.
         stored_dtype: dtype of the checkpoint, which a pruned checkpoint keeps.
+        dtypes: that of each parameter and buffer, for checkpoints that keep some apart.
+        companions: further files of the checkpoint, such as those of an image processor.
     """
 
     name: str
     model: Any
     tokenizer: Any
     stored_dtype: torch.dtype
+    dtypes: dict[str, torch.dtype]
+    companions: tuple[Path, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -45,7 +51,17 @@ class LanguageModel:
     def context_length(self) -> int:
         """The longest window the model can read, in tokens."""
         config = self.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", 2048))
+        return int(getattr(config, "max_position_embeddings", None) or 2048)
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint like the one that was read; the model is in its dtype afterwards."""
+        for name, tensor in _tensors(self.model).items():
+            tensor.data = tensor.data.to(self.dtypes[name])
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        for file in self.companions:
+            if not (folder / file.name).exists():
+                shutil.copyfile(file, folder / file.name)
 
 
 def load_model(
@@ -55,8 +71,9 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> LanguageModel:
-    """Load a causal language model.
+    """Load a causal language model, or a vision-language model to be used on text.
 
     Args:
         name: hub id ``ORG/NAME``, folder, GGUF file (dequantised), or ``"bundled"``.
@@ -65,27 +82,67 @@ def load_model(
             otherwise ``float32``, ``bfloat16`` or ``float16``.
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …
         trust_remote_code: run Python code that the hub's repository carries.
+        allow_pickle: read pickled weights where there are no others; of what a pickle may hold,
+            tensors alone are accepted.
 
     Raises:
         ModelError: not found, damaged, unreachable, or not a causal language model.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    where = find_device(device)
+    wanted: torch.dtype | None = None
+
+    def choose(_config: Any, stored: torch.dtype) -> dict[str, Any]:
+        nonlocal wanted
+        wanted = compute_dtype(dtype, stored, where)
+        # float32 holds all that a narrower dtype does, so it is read as it is and widened after
+        return {"dtype": "auto" if wanted == torch.float32 else wanted}
+
+    tokenizer, model, stored = read_model(name, revision, trust_remote_code, choose, allow_pickle)
+    dtypes = {key: tensor.dtype for key, tensor in _tensors(model).items()}
+    if wanted == torch.float32:
+        stored = model.dtype
+        model.float()
+    else:
+        dtypes = {key: stored if found == wanted else found for key, found in dtypes.items()}
+    model.to(where)
+    return LanguageModel(name, model, tokenizer, stored, dtypes, companion_files(name, revision))
+
+
+def _tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Parameters and floating-point buffers by name."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return {name: tensor for name, tensor in named if tensor.is_floating_point()}
+
+
+def read_model(
+    name: str,
+    revision: str | None,
+    trust_remote_code: bool,
+    choose: Callable[[Any, torch.dtype], dict[str, Any]],
+    allow_pickle: bool = False,
+) -> tuple[Any, Any, torch.dtype]:
+    """Tokenizer, model and the dtype of its checkpoint.
+
+    ``choose`` is given the config and that dtype, and returns further options of
+    ``from_pretrained``. Raises ModelError, as ``load_model`` does.
+    """
+    from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
-    where = _device(device)
-    source, options = _locate(name, revision)
+    source, options = _locate(name, revision, allow_pickle)
     logging.disable_progress_bar()  # ours say more
     logging.set_verbosity_error()
     try:
         options["trust_remote_code"] = trust_remote_code
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
         config = AutoConfig.from_pretrained(source, **options)
-        stored = config.get_text_config().dtype or torch.float32
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        _check_config(name, config, from_gguf="gguf_file" in options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        stored = config.get_text_config().dtype or config.dtype or torch.float32
+        model, loading = _auto_class(config).from_pretrained(
             source,
-            dtype=_compute_dtype(dtype, stored, where),
-            use_safetensors=None if "gguf_file" in options else True,
+            use_safetensors=None if "gguf_file" in options or allow_pickle else True,
             output_loading_info=True,
+            **choose(config, stored),
             **options,
         )
     except ImportError as error:
@@ -104,8 +161,40 @@ def load_model(
             + (f" and {len(missing) - 1} more tensors." if len(missing) > 1 else ".")
         )
     _forget_quantisation(model)
-    model.to(where).eval().requires_grad_(False)
-    return LanguageModel(name, model, tokenizer, stored)
+    return tokenizer, model.eval().requires_grad_(False), stored
+
+
+def _check_config(name: str, config: Any, from_gguf: bool) -> None:
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{name!r} is an encoder-decoder ({config.model_type}); only decoders that predict "
+            "the next token can be pruned."
+        )
+    quantised = getattr(config, "quantization_config", None)
+    if quantised and not from_gguf:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+        raise ModelError(
+            f"the weights of {name!r} are quantised ({method or 'in some way'}); pass the "
+            "checkpoint that they were made from, or a .gguf file."
+        )
+
+
+def _auto_class(config: Any) -> Any:
+    """The class family whose model of this config predicts text, with all of its towers.
+
+    A config with a text config inside describes a model that also reads something else; as a
+    causal language model, transformers would load no more than its text tower.
+    """
+    import transformers
+
+    families = ["AutoModelForCausalLM"]
+    if config.get_text_config() is not config:
+        families = ["AutoModelForImageTextToText", "AutoModelForMultimodalLM", *families]
+    for family in families:
+        found = getattr(transformers, family, None)
+        if found is not None and type(config) in found._model_mapping:
+            return found
+    return transformers.AutoModelForCausalLM
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -119,7 +208,8 @@ def fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
-def _device(device: str) -> torch.device:
+def find_device(device: str) -> torch.device:
+    """The device of that name, or with ``"auto"`` a GPU if there is one. Raises ModelError."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -130,7 +220,8 @@ def _device(device: str) -> torch.device:
     return where
 
 
-def _compute_dtype(dtype: str, stored: torch.dtype, device: torch.device) -> torch.dtype:
+def compute_dtype(dtype: str, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """What to compute in, as ``load_model`` explains. Raises ModelError."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else stored
     found = getattr(torch, dtype, None)
@@ -139,7 +230,9 @@ def _compute_dtype(dtype: str, stored: torch.dtype, device: torch.device) -> tor
     return found  # type: ignore[no-any-return]
 
 
-def _locate(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+def _locate(
+    name: str, revision: str | None, allow_pickle: bool = False
+) -> tuple[str, dict[str, Any]]:
     """What to hand to transformers; refuses what cannot be or hold a model."""
     if name == BUNDLED:
         return str(files("prunerzero.bundled") / "model"), {}
@@ -149,7 +242,7 @@ def _locate(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
             raise ModelError(f"model file {name!r} is not a .gguf file; pass a folder instead.")
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
-        _check_folder(path)
+        check_folder(path, allow_pickle)
         return str(path), {}
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"there is no model folder or file {name!r}.")
@@ -176,32 +269,6 @@ def _only_cached(name: str, revision: str | None) -> bool:
         f"there is no model folder {name!r}, {problem}; pass a model folder, a .gguf file, or "
         "'bundled'."
     )
-
-
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"folder '{folder}' holds no config.json, so it is no model.")
-    try:
-        described = isinstance(json.loads((folder / "config.json").read_text()), dict)
-    except ValueError:
-        described = False
-    if not described:
-        raise ModelError(f"'{folder / 'config.json'}' is no valid JSON object.")
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        pickled = any(folder.glob("*.bin"))
-        raise ModelError(
-            f"folder '{folder}' holds no safetensors weights"
-            + (", only pickled ones; convert them to safetensors first." if pickled else ".")
-        )
-    for file in weights:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"weights file '{file}' is truncated or damaged ({_sentence(error)[:-1]})."
-            ) from None
 
 
 def _sentence(error: Exception) -> str:

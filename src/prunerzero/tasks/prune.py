@@ -160,10 +160,9 @@ def _save(
 ) -> Pruned:
     loaded = work.language_model
     with new_folder(output_dir) as folder:
-        loaded.model.to(loaded.stored_dtype).save_pretrained(folder)
+        loaded.save(folder)
         for weights in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
             shutil.copymode(folder / "config.json", weights)
-        loaded.tokenizer.save_pretrained(folder)
         fingerprints = {**result.settings["fingerprints"], "weights": digest(folder)}
         result = replace(result, settings={**result.settings, "fingerprints": fingerprints})
         recipe = {

@@ -218,6 +218,7 @@ def _identity(
         "calibration text": work.text("calibration").fingerprint,
         "validation text": work.text("validation").fingerprint,
         "ignore": list(work.setup.ignore),
+        "target": list(work.setup.target),
         "dtype": str(work.language_model.model.dtype),
         "seed": settings.seed,
         "strategy": settings.strategy,

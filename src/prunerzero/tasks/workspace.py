@@ -39,7 +39,7 @@ class Setup:
 
     Attributes:
         model: hub id, folder, GGUF file, or ``"bundled"``.
-        revision, dtype, device, trust_remote_code: see ``load_model``.
+        revision, dtype, device, trust_remote_code, allow_pickle: see ``load_model``.
         dataset: a named corpus, which brings all three parts.
         calibration, validation, test: text files; each goes before the corpus.
         max_seq_length: window length in tokens; 2048, or the model's limit if smaller.
@@ -47,6 +47,7 @@ class Setup:
             evenly spaced over the text; None for all.
         batch_size: windows read at once; None for as many as make 2048 tokens.
         ignore: patterns of layer names to leave unpruned.
+        target: patterns of layer names to keep to; none for all.
     """
 
     model: str = BUNDLED
@@ -54,6 +55,7 @@ class Setup:
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+    allow_pickle: bool = False
     dataset: str | None = None
     calibration: Path | None = None
     validation: Path | None = None
@@ -64,6 +66,7 @@ class Setup:
     num_test_samples: int | None = None
     batch_size: int | None = None
     ignore: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_seq_length", "batch_size", *(f"num_{part}_samples" for part in PARTS)):
@@ -122,6 +125,7 @@ class Workspace:
             dtype=s.dtype,
             device=s.device,
             trust_remote_code=s.trust_remote_code,
+            allow_pickle=s.allow_pickle,
         )
         if self.setup.max_seq_length and self.setup.max_seq_length > loaded.context_length:
             raise ModelError(
@@ -134,7 +138,7 @@ class Workspace:
     @cached_property
     def layers(self) -> dict[str, Matrix]:
         """The prunable matrices by name. Raises ModelError."""
-        return prunable_layers(self.language_model.model, self.setup.ignore)
+        return prunable_layers(self.language_model.model, self.setup.ignore, self.setup.target)
 
     @property
     def window_length(self) -> int:
