@@ -58,6 +58,11 @@ def prune(
         return
     console = out()
     console.print(f"Wrote {output_dir}: {result.sparsity:.2%} of the prunable weights are zero.")
+    if unreached := [layer.name for layer in result.layers if layer.unreached]:
+        more = f" and {len(unreached) - 1} more" if len(unreached) > 1 else ""
+        console.print(
+            f"No calibration token reached {unreached[0]}{more}: pruned by magnitude instead."
+        )
     for part, figures in result.perplexity.items():
         console.print(
             f"Perplexity on the {part} text: {figures['dense']:.3f} dense, "

@@ -24,18 +24,27 @@ def fused_experts(block: nn.Module) -> dict[tuple[str, str], bool]:
         owned = [
             (name, key, parameter.shape)
             for key, parameter in module.named_parameters(recurse=False)
-            if parameter.dim() == 3 and min(parameter.shape) > 1 and not _is_convolution(module)
+            if parameter.dim() == 3 and min(parameter.shape[1:]) > 1 and not _is_convolution(module)
         ]
         if owned:  # a module that owns one alone has its counterpart beside it
             home = name if len(owned) > 1 else name.rpartition(".")[0]
             groups.setdefault(home, []).extend(owned)
+    forms = {home: _transposed([shape for *_, shape in group]) for home, group in groups.items()}
+    known = {  # where shapes fit both ways, the same class elsewhere in the block tells
+        type(block.get_submodule(module)): forms[home]
+        for home, group in groups.items()
+        for module, *_ in group
+        if forms[home] is not None
+    }
     found = {}
     for home, group in groups.items():
-        transposed = _transposed([shape for *_, shape in group])
-        if transposed is None:
-            transposed = getattr(block.get_submodule(home), "is_transposed", None)
-        if transposed is not None:
-            found.update({(module, key): bool(transposed) for module, key, _ in group})
+        for module, key, _ in group:
+            owner = block.get_submodule(module)
+            form = forms[home]
+            if form is None:
+                form = known.get(type(owner), getattr(owner, "is_transposed", None))
+            if form is not None:
+                found[module, key] = bool(form)
     return found
 
 

@@ -35,7 +35,7 @@ class Pruned:
         sparsity: achieved share of zeros in the prunable layers.
         zeros, parameters: zero weights, and all parameters of the model.
         perplexity: part → ``dense`` and ``pruned``; empty where no text was named.
-        layers: how much of each layer is zero.
+        layers: how much of each layer is zero, and whether calibration tokens reached it.
         settings: all that the result depends on.
         repeated: whether the weights files are those of the recipe given, byte for byte; None
             where none was given.

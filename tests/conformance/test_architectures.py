@@ -1,0 +1,159 @@
+"""Every architecture through statistics → prune → save → reload → perplexity."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from conformance.brute_force import activations, gradients
+from conformance.tiny_architectures import WINDOW, causal, save, seeing
+from tiny_model import ALPHABET
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+from prunerzero import Setup, evaluate, prune
+from prunerzero.pruning.blocks import prunable_layers
+from prunerzero.tasks.prune import Pruned
+from prunerzero.tasks.workspace import Workspace
+
+PLAIN = [
+    *("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "phi3", "opt", "gpt2", "gpt_neox"),
+    *("bloom", "mixtral", "qwen3_moe"),
+    *("gptj", "gpt_bigcode", "codegen", "mpt", "phi", "persimmon", "stablelm", "starcoder2"),
+    *("olmo2", "olmo_hybrid", "cohere2", "granite", "gemma2", "glm4", "smollm3", "xglm"),
+    *("nemotron", "openai-gpt", "granitemoe", "gpt_oss", "olmoe", "llama4_text", "jetmoe"),
+    *("qwen2_moe", "qwen3_next", "recurrent_gemma"),
+]
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+ARCHITECTURES = {
+    **{model_type: partial(causal, model_type) for model_type in PLAIN},
+    "falcon": partial(causal, "falcon"),
+    "deepseek_v3": partial(causal, "deepseek_v3", num_key_value_heads=4, head_dim=4),
+    "gemma3": partial(seeing, "gemma3", mm_tokens_per_image=4),
+    "qwen2_vl": partial(seeing, "qwen2_vl", text={"rope_parameters": MROPE}),
+    "llava": partial(seeing, "llava"),
+}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SPARSITY = 0.5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One architecture: its dense checkpoint, and what ``prune`` made of it."""
+
+    name: str
+    dtype: torch.dtype
+    work: Workspace
+    dense: Path
+    pruned: Path
+    result: Pruned
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Case]:
+    name: str = request.param
+    if name not in CONFIG_MAPPING_NAMES:
+        pytest.skip(f"this transformers does not know {name}")
+    folder = tmp_path_factory.mktemp(name)
+    dtype = DTYPES[list(ARCHITECTURES).index(name) % len(DTYPES)]
+    torch.manual_seed(0)
+    save(ARCHITECTURES[name](), folder / "dense", dtype)
+    for part in ("calibration", "test"):
+        letters = random.Random(part).choices(ALPHABET, k=3 * WINDOW + 1)
+        (folder / part).write_text("".join(letters))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRUNERZERO_CACHE", str(folder / "cache"))
+        setup = Setup(
+            model=str(folder / "dense"),
+            device="cpu",
+            calibration=folder / "calibration",
+            test=folder / "test",
+            max_seq_length=WINDOW,
+        )
+        result = prune(setup, "W * sqrt(X) * G", str(SPARSITY), folder / "pruned")
+        work = Workspace(setup)
+        yield Case(name, dtype, work, folder / "dense", folder / "pruned", result)
+    shutil.rmtree(folder)
+
+
+def load(folder: Path, like: Any) -> Any:
+    """A checkpoint as anybody would load it."""
+    return type(like).from_pretrained(folder, dtype="auto")
+
+
+def test_each_matrix_is_pruned_exactly_and_nothing_else_changes(case: Case) -> None:
+    model = case.work.language_model.model
+    dense, pruned = load(case.dense, model), load(case.pruned, model)
+    assert pruned.dtype == dense.dtype == case.dtype
+    before, after = prunable_layers(dense), prunable_layers(pruned)
+    assert list(before) == [layer.name for layer in case.result.layers]
+    for name, layer in after.items():
+        width = layer.weight.shape[1]
+        zeros = (layer.weight == 0).sum(1)
+        assert (zeros == int(width * SPARSITY)).all(), name
+        kept = layer.weight != 0
+        assert torch.equal(layer.weight[kept], before[name].weight[kept]), name
+    matrices = {id(layer.stored) for layer in before.values()}
+    same = {**dict(pruned.named_parameters()), **dict(pruned.named_buffers())}
+    for name, tensor in (*dense.named_parameters(), *dense.named_buffers()):
+        if id(tensor) not in matrices:
+            assert torch.equal(tensor, same[name]), name
+
+
+def test_the_saved_checkpoint_predicts_what_the_pruned_model_did(case: Case) -> None:
+    again = evaluate(Setup(**{**vars(case.work.setup), "model": str(case.pruned)}))
+    figures = case.result.perplexity["test"]
+    assert again.perplexity == figures["pruned"] != figures["dense"]
+
+
+def test_statistics_equal_a_brute_force_computation(case: Case) -> None:
+    model, layers = case.work.language_model.model, case.work.layers
+    windows = case.work.text("calibration").windows
+    found = case.work.statistics(gradients=True)
+    G = gradients(model, layers, windows)
+    X = activations(model, layers, windows)
+    for name in layers:
+        assert found[name].X is not None and found[name].G is not None
+        torch.testing.assert_close(
+            found[name].X, X[name].float(), rtol=1e-3, atol=1e-5, msg=partial(naming, name, "X")
+        )
+        torch.testing.assert_close(
+            found[name].G, G[name], rtol=1e-2, atol=1e-4, msg=partial(naming, name, "G")
+        )
+
+
+def naming(layer: str, statistic: str, message: str) -> str:
+    return f"{statistic} of {layer}: {message}"
+
+
+def test_what_is_prunable_are_the_matrices_of_the_text_blocks(case: Case) -> None:
+    model = case.work.language_model.model
+    layers = case.work.layers
+    assert not any("vision" in name or "visual" in name for name in layers)
+    embeddings = {id(module.weight) for module in model.modules() if is_embedding(module)}
+    assert not embeddings & {id(layer.stored) for layer in layers.values()}
+
+
+def is_embedding(module: Any) -> bool:
+    return isinstance(module, torch.nn.Embedding)
+
+
+def test_encoder_decoders_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    from prunerzero.errors import ModelError
+    from prunerzero.language.models import load_model
+
+    config = transformers.T5Config(
+        vocab_size=34, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2
+    )
+    save(transformers.T5ForConditionalGeneration(config), tmp_path, torch.float32)
+    with pytest.raises(ModelError, match=r"is an encoder-decoder \(t5\); only decoders"):
+        load_model(str(tmp_path))
