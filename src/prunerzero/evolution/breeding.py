@@ -117,9 +117,7 @@ class Breeder:
     def _most_promising(self, candidates: list[Candidate]) -> Candidate:
         if len(candidates) > 1:
             rankings = [self._ranking(c.expression, str(c.expression)) for c in candidates]
-            guesses = self.surrogate.guess([r.pruned for r in rankings if r is not None])
-            if guesses is not None:
-                return candidates[int(guesses.argmin())]
+            return candidates[self.surrogate.choose([r.pruned for r in rankings if r is not None])]
         return candidates[0]
 
     def _learn(self) -> None:

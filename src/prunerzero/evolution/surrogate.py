@@ -26,6 +26,10 @@ FEWEST = 20
 RIDGE = 0.03
 """Variance of what masks do not tell, against that of the losses' ranks."""
 
+NEAR = 0.002
+"""Metrics whose masks differ on no more weights than this share would be measured in vain: the
+loss does not tell them apart, and plateaus of them fill a population."""
+
 Bits = NDArray[np.uint8]
 """A mask of the probes, packed eight weights to a byte."""
 
@@ -55,19 +59,24 @@ class Surrogate:
         row = self._distances_to(pruned)
         self._distances[place, : len(self)] = self._distances[: len(self), place] = row
 
-    def guess(self, candidates: Sequence[Bits]) -> NDArray[np.float64] | None:
-        """A number for each candidate, the lower the better; None while too little is known."""
+    def choose(self, candidates: Sequence[Bits]) -> int:
+        """The place of the most promising candidate that is not nearly one that is known.
+
+        The first while too little is known; the least known if all nearly are.
+        """
         known = len(self)
         if known < FEWEST:
-            return None
+            return 0
         distances = self._distances[:known, :known].astype(np.float64)
         scale = max(float(np.median(distances)), 1e-6)
         ranks = self._ranks()
         kernel = np.exp(-distances / scale) + RIDGE * np.eye(known)
         weights = np.linalg.solve(kernel, ranks - ranks.mean())
         to_known = np.stack([self._distances_to(bits) for bits in candidates])
-        guesses: NDArray[np.float64] = np.exp(-to_known / scale) @ weights
-        return guesses
+        guesses = np.exp(-to_known / scale) @ weights
+        nearest = to_known.min(1)
+        guesses[nearest < NEAR] = np.inf
+        return int(guesses.argmin() if np.isfinite(guesses).any() else nearest.argmax())
 
     def _distances_to(self, bits: Bits) -> NDArray[np.float64]:
         """The share of the probes' weights on which the masks differ, of each known metric."""

@@ -43,7 +43,7 @@ def perplexity_chart(perplexity: dict[str, Any]) -> go.Figure:
     # One hopeless metric would press all others together, so its bars end early and say so.
     cut = min(max(known), 3 * statistics.median(known)) if known else 1.0
 
-    figure = _figure(height=70 + len(rows) * (22 * len(parts) + 14))
+    figure = empty_figure(height=70 + len(rows) * (22 * len(parts) + 14))
     places = list(range(len(rows)))
     colours = [PALETTE.get(row.name, PALETTE["metric"]) for row in rows]
     for part in parts:
@@ -86,8 +86,8 @@ def search_chart(history: list[dict[str, Any]]) -> go.Figure:
         for number, evaluation in enumerate(history, start=1)
         if (value := finite(evaluation.get("perplexity"))) is not None and value > 0
     ]
-    low, high = _visible_range([value for _, _, value in evaluations])
-    figure = _figure(height=420)
+    low, high = visible_range([value for _, _, value in evaluations])
+    figure = empty_figure(height=420)
     for state, style in (
         ("pruned", {"color": PALETTE["raced"], "size": 6, "opacity": 0.75}),
         ("complete", {"color": PALETTE["metric"], "size": 8}),
@@ -102,7 +102,7 @@ def search_chart(history: list[dict[str, Any]]) -> go.Figure:
                 **style,
                 "symbol": ["triangle-up" if value > high else symbol for _, _, value in shown],
             },
-            hovertext=[_evaluation_label(*item) for item in shown],
+            hovertext=[evaluation_label(*item) for item in shown],
             hoverinfo="text",
             cliponaxis=False,
         )
@@ -118,7 +118,7 @@ def search_chart(history: list[dict[str, Any]]) -> go.Figure:
         line={"color": PALETTE["evolved"], "width": 2.5, "shape": "hv"},
         hoverinfo="skip",
     )
-    ticks = _log_ticks(low, high)
+    ticks = log_ticks(low, high)
     figure.update_xaxes(
         title={"text": "evaluations"},
         range=[0, 1.02 * max(len(history), 1)],
@@ -167,7 +167,7 @@ def sparsity_chart(layers: list[dict[str, Any]]) -> go.Figure:
         for line in shares
     ]
 
-    figure = _figure(height=80 + 30 * len(kinds))
+    figure = empty_figure(height=80 + 30 * len(kinds))
     figure.add_heatmap(
         z=shares,
         zmin=0,
@@ -211,7 +211,7 @@ def overall_sparsity(layers: Iterable[dict[str, Any]]) -> float | None:
     return zeros / weights if weights else None
 
 
-def _figure(height: int) -> go.Figure:
+def empty_figure(height: int) -> go.Figure:
     return go.Figure(
         layout={
             # The default template is 7 kB of colours for charts that are not here.
@@ -244,7 +244,7 @@ def _tick_name(name: str) -> str:
     return f"<b>{short}</b>" if name == "evolved" else short
 
 
-def _evaluation_label(number: int, evaluation: dict[str, Any], value: float) -> str:
+def evaluation_label(number: int, evaluation: dict[str, Any], value: float) -> str:
     lines = wrap(str(evaluation.get("expression", "")), 38)
     read, chunks = evaluation.get("chunks_read"), evaluation.get("chunks")
     finished = "finished" if evaluation.get("state") == "complete" else "raced out"
@@ -255,7 +255,7 @@ def _evaluation_label(number: int, evaluation: dict[str, Any], value: float) -> 
     return "<br>".join(escape(line) for line in lines)
 
 
-def _visible_range(values: list[float]) -> tuple[float, float]:
+def visible_range(values: list[float]) -> tuple[float, float]:
     """From just under the best to where most evaluations lie, at most ten times the best.
 
     Random metrics can be millions of times worse; they are drawn at the upper edge.
@@ -267,7 +267,7 @@ def _visible_range(values: list[float]) -> tuple[float, float]:
     return best / 1.06, min(max(1.15 * most, 1.5 * best), 10 * best)
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Round numbers inside the range: plotly's own on a short log axis read 9 100 2 3."""
     if high / low < 4:
         rough = (high - low) / 5

@@ -1,0 +1,232 @@
+"""The report of a run: one HTML file that opens without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from . import run_charts
+from .ancestry import Ancestor, ancestry, uses
+from .charts import HEAT, PALETTE, improvements
+from .html import render, write_page
+from .tree_drawing import draw_tree
+from .wording import (
+    MISSING,
+    change_text,
+    finite,
+    percent_text,
+    perplexity_text,
+    sparsity_text,
+    spoken_name,
+)
+
+
+def write_run_report(
+    path: Path,
+    found: dict[str, Any],
+    history: list[dict[str, Any]],
+    names: dict[str, set[str]],
+    known_sizes: dict[str, int],
+    baseline: list[dict[str, Any]] | None = None,
+) -> None:
+    """Write the page to ``path``, whole or not at all.
+
+    Args:
+        path: of the file.
+        found: ``best.json`` of the run.
+        history: ``history.json`` of the run.
+        names: the operators and terminals of each expression in the history.
+        known_sizes: nodes of each known metric.
+        baseline: the history of a random search, to compare with.
+    """
+    known = {n: v for n, v in (found.get("known") or {}).items() if finite(v) is not None}
+    family = ancestry(history, found["metric"])
+    figures = {
+        "course": run_charts.course_chart(history, known, baseline),
+        "size": run_charts.size_chart(
+            history,
+            found.get("pareto") or [],
+            {n: (known_sizes[n], v) for n, v in known.items() if n in known_sizes},
+        ),
+        "use": run_charts.use_chart(uses(history, names)),
+        "fate": run_charts.fate_chart(_fates(found, history)),
+    }
+    if len(family) > 1:
+        figures["ancestry"] = run_charts.ancestry_chart(family)
+    metric = str(found["metric"])
+    page = render(
+        "run.html.j2",
+        {"perplexity": perplexity_text, "spoken": spoken_name},
+        answer=_answer(found, history, known),
+        aside=_aside(found, known, history),
+        key_figures=_key_figures(found, history),
+        metric=metric,
+        tree=draw_tree(found["tree"], f"Tree of {metric}"),
+        with_baseline=bool(baseline),
+        baseline=_baseline_words(history, baseline),
+        with_known=bool(known),
+        origins=_origins(family),
+        main_line=[ancestor for ancestor in family if ancestor.in_main_line],
+        family=len(family),
+        front=found.get("pareto") or [],
+        fate=_fate_words(history),
+        settings=_settings(found),
+        palette=PALETTE,
+        heat=HEAT,
+        baseline_colour=run_charts.BASELINE,
+        known_colour=run_charts.KNOWN,
+        figures={name: figure.to_json() for name, figure in figures.items()},
+    )
+    write_page(path, page)
+
+
+def _best(history: list[dict[str, Any]]) -> float | None:
+    """The lowest perplexity of those that finished the race."""
+    best = improvements(history)
+    return finite(best[-1][1]["perplexity"]) if best else None
+
+
+def _answer(found: dict[str, Any], history: list[dict[str, Any]], known: dict[str, float]) -> str:
+    """The result in one sentence, and no better than it is."""
+    sparsity = sparsity_text(found.get("sparsity"))
+    best = _best(history)
+    beginning = f"At {sparsity} sparsity, {len(history):,} evaluations"
+    if best is None:
+        return f"{beginning} found no metric."
+    sentence = f"{beginning} found a metric of perplexity {perplexity_text(best)}"
+    rivals = sorted(known.items(), key=lambda item: item[1])
+    if not rivals:
+        return f"{sentence}."
+    chosen = dict([rivals[0], *((n, v) for n, v in rivals if n == "wanda")])
+    others = [f"{_in_a_sentence(n)} {perplexity_text(v)}" for n, v in chosen.items()]
+    others[0] = " gives ".join(others[0].rsplit(" ", 1))
+    if best >= rivals[0][1]:
+        sentence = f"{beginning} found no better metric: {perplexity_text(best)}"
+    return f"{sentence}, where {' and '.join(others)}."
+
+
+def _aside(found: dict[str, Any], known: dict[str, float], history: list[dict[str, Any]]) -> str:
+    """By how much; and what was measured on text that the search never read."""
+    words = []
+    best = _best(history)
+    if best is not None and known:
+        name = min(known, key=lambda n: known[n])
+        words.append(
+            f"{change_text(best / known[name])} against {_in_a_sentence(name)},"
+            " the best metric known before, on the validation text the search reads."
+        )
+    perplexity = found.get("perplexity") or {}
+    for part in ("test", "validation"):
+        measured = perplexity.get(part) or {}
+        evolved, dense = finite(measured.get("evolved")), finite(measured.get("dense"))
+        if evolved is not None and dense is not None:
+            whole = "the test text, which no search reads" if part == "test" else "all of that text"
+            words.append(f"On {whole}: {perplexity_text(evolved)}, dense {perplexity_text(dense)}.")
+            break
+    return " ".join([*words, "Lower is better."])
+
+
+def _in_a_sentence(metric: str) -> str:
+    return "the power law" if metric == "power-law" else spoken_name(metric)
+
+
+def _key_figures(
+    found: dict[str, Any], history: list[dict[str, Any]]
+) -> list[tuple[str, str, str]]:
+    """(what, figure, remark) for the row of tiles."""
+    settings = found.get("settings") or {}
+    search = settings.get("search") or {}
+    seconds = finite(found.get("seconds")) or 0.0
+    windows = settings.get("windows") or {}
+    pace = f"{len(history) / seconds:.1f} evaluations a second" if seconds else ""
+    return [
+        ("Evaluations", f"{len(history):,}", "metrics tried on the model"),
+        ("Duplicates skipped", f"{found.get('duplicates_skipped', 0):,}", "by text or by ranking"),
+        ("Text left unread", _unread(history), "by racing out what cannot win"),
+        ("Time", _duration(seconds), pace),
+        ("Strategy", str(search.get("strategy", MISSING)), f"{search.get('operators')} operators"),
+        ("Model", Path(str(settings.get("model", MISSING))).name, str(settings.get("dtype", ""))),
+        (
+            "Text",
+            _text_name(settings),
+            ", ".join(f"{count} {part}" for part, count in windows.items())
+            + f" windows of {settings.get('max_seq_length', MISSING)} tokens",
+        ),
+    ]
+
+
+def _text_name(settings: dict[str, Any]) -> str:
+    if settings.get("dataset"):
+        return str(settings["dataset"])
+    texts = settings.get("texts") or {}
+    return Path(str(texts.get("validation", MISSING))).name
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _unread(history: list[dict[str, Any]]) -> str:
+    read = sum(e.get("chunks_read") or 0 for e in history)
+    chunks = sum(e.get("chunks") or 0 for e in history)
+    return percent_text(round(1 - read / chunks, 2)) if chunks else MISSING
+
+
+def _baseline_words(
+    history: list[dict[str, Any]], baseline: list[dict[str, Any]] | None
+) -> str | None:
+    """Where the random search stands after as many evaluations."""
+    if not baseline:
+        return None
+    equal = min(len(history), len(baseline))
+    ours, others = _best(history[:equal]), _best(baseline[:equal])
+    if ours is None or others is None:
+        return None
+    return (
+        f"After {equal:,} evaluations each, random search is at {perplexity_text(others)},"
+        f" this search at {perplexity_text(ours)}."
+    )
+
+
+def _fates(found: dict[str, Any], history: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
+    """(what became of it, how many, colour) of every proposal."""
+    duplicates = found.get("duplicates_skipped") or 0
+    fates = [("duplicate, skipped", duplicates, HEAT[1])]
+    failed = sum(e["state"] == "failed" for e in history)
+    if failed:
+        fates.append(("could not be scored", failed, "#c23b6a"))
+    raced = [e["chunks_read"] for e in history if e["state"] == "pruned"]
+    for chunks in sorted(set(raced)):
+        name = f"raced out at {chunks} chunk{'s' * (chunks != 1)}"
+        fates.append((name, raced.count(chunks), HEAT[2]))
+    finished = sum(e["state"] == "complete" for e in history)
+    return [*fates, ("read to the end", finished, PALETTE["evolved"])]
+
+
+def _fate_words(history: list[dict[str, Any]]) -> str:
+    chunks = max((e.get("chunks") or 0 for e in history), default=0)
+    return f"A race is {chunks} chunks of validation text; racing left {_unread(history)} of it unread."
+
+
+def _origins(family: list[Ancestor]) -> list[tuple[str, str]]:
+    there = {ancestor.origin for ancestor in family}
+    return [(name, colour) for name, colour in run_charts.ORIGINS.items() if name in there]
+
+
+def _settings(found: dict[str, Any]) -> list[tuple[str, str]]:
+    settings = found.get("settings") or {}
+    told = {k: found.get(k) for k in ("sparsity", "group", "seed", "evaluations")}
+    told |= {k: settings.get(k) for k in ("model", "device", "dtype", "max_seq_length")}
+    told |= {f"{part} text": name for part, name in (settings.get("texts") or {}).items()}
+    told |= {f"{part} windows": n for part, n in (settings.get("windows") or {}).items()}
+    told |= {k: v for k, v in (settings.get("search") or {}).items() if k not in told}
+    told |= settings.get("versions") or {}
+    return [(name.replace("_", " "), _plain(value)) for name, value in told.items()]
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return MISSING
+    return f"{value:,.10g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,92 @@
+"""The report of a finished run, from its folder alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prunerzero.errors import InputError
+from prunerzero.metrics import CATALOG, Expression
+from prunerzero.report import write_run_report
+from prunerzero.tasks.metric_sources import BEST, HISTORY
+
+REPORT = "report.html"
+
+_COMPARABLE = ("model", "texts", "windows", "max_seq_length", "dtype")
+
+
+def report(run: Path | str, baseline: Path | str | None = None) -> Path:
+    """Write ``report.html`` into the folder of a run, in place of an earlier one.
+
+    Args:
+        run: folder of a search.
+        baseline: folder of another search on the same model, text and sparsity, whose best so far
+            is drawn beside; by default a random search in a folder beside this one's, if there is
+            one.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: a folder that holds no finished search, or a baseline that does not compare.
+    """
+    folder = Path(run)
+    found, history = _read(folder)
+    other = Path(baseline) if baseline is not None else _random_beside(folder, found)
+    beside = None
+    if other is not None:
+        other_found, beside = _read(other)
+        if _protocol(other_found) != _protocol(found):
+            raise InputError(
+                f"'{other}' cannot be compared with '{folder}': model, text or sparsity differ."
+            )
+    names = {
+        e["expression"]: {
+            "constant" if node.value is not None else node.name
+            for _, node in Expression.parse(e["expression"]).subtrees()
+        }
+        for e in history
+    }
+    sizes = {name: metric.expression.canonical(found["group"]).size
+             for name, metric in CATALOG.items()}  # fmt: skip
+    path = folder / REPORT
+    write_run_report(path, found, history, names, sizes, beside)
+    return path
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    if not (folder / BEST).is_file() or not (folder / HISTORY).is_file():
+        raise InputError(
+            f"folder '{folder}' holds no {BEST} and {HISTORY}, so no search has finished there."
+        )
+    try:
+        found, history = (
+            json.loads((folder / name).read_text(encoding="utf-8")) for name in (BEST, HISTORY)
+        )
+    except ValueError:
+        raise InputError(f"{BEST} or {HISTORY} in '{folder}' is no valid JSON.") from None
+    return found, history
+
+
+def _random_beside(folder: Path, found: dict[str, Any]) -> Path | None:
+    """The first folder beside this one with a random search of the same protocol."""
+    for path in sorted(folder.resolve().parent.glob(f"*/{BEST}")):
+        if path.parent == folder.resolve() or not (path.parent / HISTORY).is_file():
+            continue
+        try:
+            other = json.loads(path.read_text(encoding="utf-8"))
+            is_random = other["settings"]["search"]["strategy"] == "random"
+        except (ValueError, KeyError, TypeError):  # the best.json of something else
+            continue
+        if is_random and _protocol(other) == _protocol(found):
+            return path.parent
+    return None
+
+
+def _protocol(found: dict[str, Any]) -> dict[str, Any]:
+    """What two runs must share for their perplexities to compare."""
+    settings = found.get("settings") or {}
+    return {k: found.get(k) for k in ("sparsity", "group")} | {
+        k: settings.get(k) for k in _COMPARABLE
+    }
