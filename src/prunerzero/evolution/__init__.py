@@ -4,6 +4,7 @@ Knows the language of metrics and nothing of models: what a metric is worth is a
 ``Fitness``.
 """
 
+from prunerzero.evolution.pareto import pareto_front
 from prunerzero.evolution.population import Population, StudyMismatchError
 from prunerzero.evolution.records import Evaluation, Finalist, Progress, SearchResult
 from prunerzero.evolution.search import Fitness, search
@@ -18,5 +19,6 @@ __all__ = [
     "SearchResult",
     "SearchSettings",
     "StudyMismatchError",
+    "pareto_front",
     "search",
 ]

@@ -207,7 +207,8 @@ def _fates(found: dict[str, Any], history: list[dict[str, Any]]) -> list[tuple[s
 
 def _fate_words(history: list[dict[str, Any]]) -> str:
     chunks = max((e.get("chunks") or 0 for e in history), default=0)
-    return f"A race is {chunks} chunks of validation text; racing left {_unread(history)} of it unread."
+    unread = _unread(history)
+    return f"A race is {chunks} chunks of validation text; racing left {unread} of it unread."
 
 
 def _origins(family: list[Ancestor]) -> list[tuple[str, str]]:

@@ -80,10 +80,10 @@ def run_demo(
         seed=seed, evaluations=evaluations or DEMO_EVALUATIONS, seconds=seconds
     )
     try:
-        found, result = search_in(work, wanted, partial / "run", settings)
+        found, result = search_in(work, wanted, partial / "run", settings, with_known=False)
     except OutputError:  # left by a demo with other settings
         shutil.rmtree(partial)
-        found, result = search_in(work, wanted, partial / "run", settings)
+        found, result = search_in(work, wanted, partial / "run", settings, with_known=False)
     if found.interrupted:
         raise KeyboardInterrupt
     evolved = Metric("evolved", Expression.parse(found.metric), "found by this demo")

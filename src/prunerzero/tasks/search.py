@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from prunerzero import evolution
@@ -13,7 +14,7 @@ from prunerzero.evolution.variation import OperatorSet
 from prunerzero.files import check_new, write_json
 from prunerzero.language.corpora import Part
 from prunerzero.language.perplexity import exp
-from prunerzero.metrics import Expression, Sparsity
+from prunerzero.metrics import CATALOG, Expression, Sparsity
 from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.fitness import PrunedLoss
@@ -46,6 +47,8 @@ class Found:
         interrupted: whether Ctrl-C ended it before its budget did.
         perplexity: part → ``dense`` and ``evolved``, on all windows of the part.
         finalists: the best metrics, judged on the whole validation part, the best first.
+        pareto: the metrics that none is both smaller and better than, the smallest first; with
+            ``known``, the named metrics, judged by perplexity on the chunks that a race reads.
         settings: all that the result depends on.
     """
 
@@ -63,6 +66,8 @@ class Found:
     interrupted: bool
     perplexity: dict[str, dict[str, float]]
     finalists: tuple[dict[str, Any], ...]
+    pareto: tuple[dict[str, Any], ...]
+    known: dict[str, float]
     settings: dict[str, Any]
 
 
@@ -128,9 +133,17 @@ def _optional(work: Workspace) -> list[Part]:
 
 
 def search_in(
-    work: Workspace, sparsity: Sparsity, folder: Path, settings: evolution.SearchSettings
+    work: Workspace,
+    sparsity: Sparsity,
+    folder: Path,
+    settings: evolution.SearchSettings,
+    *,
+    with_known: bool = True,
 ) -> tuple[Found, evolution.SearchResult]:
-    """``search`` for a workspace that is open already; also gives the course of the search."""
+    """``search`` for a workspace that is open already; also gives the course of the search.
+
+    ``with_known`` measures the named metrics too, on the chunks that a race reads.
+    """
     check_widths(work.layers, sparsity)
     for part in ("calibration", "validation", *_optional(work)):
         work.text(part)
@@ -147,6 +160,7 @@ def search_in(
         raise OutputError(
             f"folder '{folder}' holds another search: {error} Name another --output-dir."
         ) from None
+    known = _known(fitness, population) if with_known else {}
     result = evolution.search(
         fitness,
         population=population,
@@ -185,6 +199,11 @@ def search_in(
             {"metric": f.expression, "size": f.size, "perplexity": exp(f.loss)}
             for f in result.finalists
         ),
+        pareto=tuple(
+            {"metric": e.expression, "size": e.size, "perplexity": e.perplexity}
+            for e in evolution.pareto_front(result.evaluations)
+        ),
+        known=known,
         settings={**work.describe(), "search": asdict(settings)},
     )
     write_json(folder / HISTORY, [asdict(evaluation) for evaluation in result.evaluations])
@@ -205,6 +224,18 @@ def fitness_of(work: Workspace, sparsity: Sparsity) -> PrunedLoss:
         windows_per_chunk=max(1, per_chunk),
         race_chunks=_RACE_CHUNKS,
     )
+
+
+def _known(fitness: PrunedLoss, population: evolution.Population) -> dict[str, float]:
+    """Perplexity of the named metrics on the race's chunks; measured once in a study."""
+    found: dict[str, float] | None = population.study.user_attrs.get("known metrics")
+    if found is None:
+        found = {}
+        for name, metric in CATALOG.items():
+            losses = list(fitness.losses(metric.expression, 0, fitness.chunks))
+            found[name] = exp(fmean(losses))
+        population.study.set_user_attr("known metrics", found)
+    return found
 
 
 def _identity(
