@@ -138,7 +138,7 @@ def read_model(
         _check_config(name, config, from_gguf="gguf_file" in options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         stored = config.get_text_config().dtype or config.dtype or torch.float32
-        model, loading = _auto_class(config).from_pretrained(
+        model, loading = auto_class(config).from_pretrained(
             source,
             use_safetensors=None if "gguf_file" in options or allow_pickle else True,
             output_loading_info=True,
@@ -179,7 +179,7 @@ def _check_config(name: str, config: Any, from_gguf: bool) -> None:
         )
 
 
-def _auto_class(config: Any) -> Any:
+def auto_class(config: Any) -> Any:
     """The class family whose model of this config predicts text, with all of its towers.
 
     A config with a text config inside describes a model that also reads something else; as a

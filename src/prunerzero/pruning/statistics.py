@@ -70,12 +70,7 @@ def collect_statistics(
     Source: method of Pruner-Zero (Dong et al., ICML 2024); X as in Wanda, G as in GBLM-Pruner.
     """
     device = next(model.parameters()).device
-    squares = {
-        name: torch.zeros(layer.weight.shape[1], device=layer.weight.device)
-        for name, layer in layers.items()
-    }
-    gradient_squares: dict[str, Tensor] = {}
-    with watch_inputs(layers, squares), _watch_gradients(layers, gradient_squares, gradients):
+    with watch(layers, gradients) as statistics_over:
         for done, window in enumerate(windows.to(device), start=1):
             ids = window[None]
             with torch.set_grad_enabled(gradients):
@@ -83,13 +78,32 @@ def collect_statistics(
             if gradients:
                 output.loss.backward()
             on_window(done)
-    return {
-        name: LayerStatistics(
-            squares[name] / len(windows),
-            gradient_squares[name].sqrt() if gradients else None,
-        )
-        for name in layers
+    return statistics_over(len(windows))
+
+
+@contextmanager
+def watch(layers: Mapping[str, Matrix], gradients: bool) -> Iterator[Callable[[int], Statistics]]:
+    """Add up what X, and G where wanted, need of all that runs inside, window by window.
+
+    The function that it gives makes the statistics, once told over how many windows.
+    """
+    squares = {
+        name: torch.zeros(layer.weight.shape[1], device=layer.weight.device)
+        for name, layer in layers.items()
     }
+    gradient_squares: dict[str, Tensor] = {}
+
+    def statistics_over(windows: int) -> Statistics:
+        return {
+            name: LayerStatistics(
+                squares[name] / windows,
+                gradient_squares[name].sqrt() if gradients else None,
+            )
+            for name in layers
+        }
+
+    with watch_inputs(layers, squares), _watch_gradients(layers, gradient_squares, gradients):
+        yield statistics_over
 
 
 @contextmanager

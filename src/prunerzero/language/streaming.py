@@ -1,0 +1,94 @@
+"""A model most of whose weights stay in their files, read tensor by tensor when they are wanted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunerzero.language.models import LanguageModel, auto_class, read_model
+
+
+@dataclass(frozen=True)
+class StreamedModel:
+    """A language model with parts of it on the meta device.
+
+    Attributes:
+        language_model: all that is outside these parts is in CPU memory, in the checkpoint's dtype.
+        files: parameters of these parts by their full names, read when asked for; in the
+            checkpoint's dtype.
+    """
+
+    language_model: LanguageModel
+    files: Mapping[str, Tensor]
+
+
+def open_streamed(
+    name: str,
+    choose: Callable[[nn.Module], list[str]],
+    scratch: Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> StreamedModel:
+    """Open a model without reading the weights of some of its parts.
+
+    Args:
+        name, revision, trust_remote_code: see ``load_model``.
+        choose: given the model without weights, names the modules that stay in their files.
+        scratch: folder for weights that the checkpoint stores in another form than the model
+            has them (GGUF, experts one by one); they are read from there.
+
+    Raises:
+        ModelError: as ``load_model`` does.
+    """
+    left: list[str] = []
+
+    def placement(config: Any, stored: torch.dtype) -> dict[str, Any]:
+        with torch.device("meta"):
+            empty = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+        left.extend(choose(empty))
+        return {
+            "dtype": stored,
+            "device_map": {**_outside(empty, "", left), **dict.fromkeys(left, "disk")},
+            "offload_folder": str(scratch),
+        }
+
+    logging.getLogger("accelerate").setLevel(logging.ERROR)  # it warns of the meta device
+    tokenizer, model, stored = read_model(name, revision, trust_remote_code, placement)
+    files = _files(model, left)
+    del model.hf_device_map  # with it transformers would load and save as it sees fit
+    return StreamedModel(LanguageModel(name, model, tokenizer, stored), files)
+
+
+def _outside(module: nn.Module, name: str, left: list[str]) -> dict[str, str]:
+    """Everything but the modules in ``left``, in pieces as large as can be, for the CPU."""
+    prefix = f"{name}." if name else ""
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    places = {f"{prefix}{key}": "cpu" for key, _ in own}
+    for key, child in module.named_children():
+        full = f"{prefix}{key}"
+        if full in left:
+            continue
+        if any(part.startswith(f"{full}.") for part in left):
+            places |= _outside(child, full, left)
+        else:
+            places[full] = "cpu"
+    return places
+
+
+def _files(model: Any, left: list[str]) -> Mapping[str, Tensor]:
+    """Take accelerate's map of weights on disk, and its hooks off the model."""
+    from accelerate.hooks import remove_hook_from_submodules
+
+    modules = (module for part in left for module in model.get_submodule(part).modules())
+    hooks = (getattr(module, "_hf_hook", None) for module in modules)
+    maps = (getattr(hook, "weights_map", None) for hook in hooks)
+    files: Mapping[str, Tensor] = next(found.dataset for found in maps if found is not None)
+    remove_hook_from_submodules(model)
+    return files

@@ -1,0 +1,177 @@
+"""A block's arguments, captured as the model's own forward pass makes them, and replayed.
+
+No mask, position or rotary embedding is built by hand here. While the model reads a window, its
+blocks stand still: each notes what it is called with and hands on the hidden states it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunerzero.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one block is called with for one window, its hidden states left out.
+
+    Attributes:
+        args, kwargs: all other arguments.
+        keyword: the name by which hidden states are passed; None where they come first.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    keyword: str | None = None
+
+    @classmethod
+    def split(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
+        """The hidden states, which are the first argument, and the call without them."""
+        if args:
+            return args[0], cls(args[1:], kwargs)
+        keyword = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
+        rest = {name: value for name, value in kwargs.items() if name != keyword}
+        return kwargs[keyword], cls((), rest, keyword)
+
+    def run(self, block: nn.Module, hidden: Tensor) -> Any:
+        """Call the block with these hidden states."""
+        args, kwargs = _map((self.args, self.kwargs), lambda tensor: tensor.to(hidden.device))
+        if self.keyword is None:
+            return block(hidden, *args, **kwargs)
+        return block(*args, **kwargs, **{self.keyword: hidden})
+
+
+class Replay:
+    """The calls of a model's blocks on some windows.
+
+    Args:
+        model: a transformers causal language model; what is outside its blocks must be in place
+            for ``capture`` and ``read``.
+        blocks: its blocks; the first must be in place for the first ``capture``.
+    """
+
+    def __init__(self, model: Any, blocks: nn.ModuleList) -> None:
+        self._model, self._blocks = model, blocks
+        self._calls: list[list[Call]] = [[] for _ in blocks]
+        self._tensors: dict[tuple[Any, ...], list[Tensor]] = {}
+        self._returned: int | None = None  # length of the tuple that blocks return; None: a tensor
+
+    @torch.no_grad()
+    def capture(self, ids: Tensor) -> Tensor:
+        """Note the calls for one more window of ids [1, length].
+
+        Returns:
+            the hidden states that go into the first block.
+
+        Raises:
+            ModelError: the model does something between its blocks.
+        """
+        if not self._calls[0]:
+            self._learn_what_blocks_return(ids)
+        hidden: list[Tensor] = []
+        known: dict[int, tuple[Tensor, Tensor]] = {}  # this window's own tensor, the one kept
+
+        def note(index: int, found: Tensor, call: Call) -> Tensor:
+            if index == 0:
+                hidden.append(found)
+            if found is not hidden[0]:
+                raise ModelError(
+                    "the model computes something between its blocks, so that they cannot be "
+                    "pruned one by one; leave out --block-by-block."
+                )
+            args, kwargs = _map((call.args, call.kwargs), lambda tensor: self._keep(tensor, known))
+            self._calls[index].append(Call(args, kwargs, call.keyword))
+            return found
+
+        with self._standing_still(note):
+            self._model(input_ids=ids, use_cache=False)
+        if len({len(calls) for calls in self._calls}) > 1:
+            raise ModelError(
+                "the model does not call each of its blocks once, so that they cannot be pruned "
+                "one by one; leave out --block-by-block."
+            )
+        return hidden[0]
+
+    def run(self, index: int, window: int, hidden: Tensor) -> Tensor:
+        """The hidden states that block ``index`` makes of these in the given window."""
+        output = self._calls[index][window].run(self._blocks[index], hidden)
+        after: Tensor = output[0] if isinstance(output, tuple) else output
+        return after
+
+    @contextmanager
+    def read(self, hidden: Tensor) -> Iterator[None]:
+        """Inside, the model's forward pass goes on from these hidden states of the last block."""
+        last = len(self._blocks) - 1
+        with self._standing_still(lambda index, found, _: hidden if index == last else found):
+            yield
+
+    def _learn_what_blocks_return(self, ids: Tensor) -> None:
+        first = self._blocks[0]
+
+        def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            self._returned = len(output) if isinstance(output, tuple) else None
+            raise _StopReadingError
+
+        hook = first.register_forward_hook(stop)
+        try:
+            self._model(input_ids=ids, use_cache=False)
+        except _StopReadingError:
+            pass
+        finally:
+            hook.remove()
+
+    def _keep(self, tensor: Tensor, known: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
+        """An equal tensor that was seen before, else this one: most are the same in every call."""
+        if id(tensor) not in known:
+            alike = self._tensors.setdefault((tensor.shape, tensor.dtype, tensor.device), [])
+            same = (kept for kept in alike if torch.equal(kept, tensor))
+            if (found := next(same, None)) is None:
+                alike.append(found := tensor.detach())
+            known[id(tensor)] = tensor, found
+        return known[id(tensor)][1]
+
+    @contextmanager
+    def _standing_still(self, act: Callable[[int, Tensor, Call], Tensor]) -> Iterator[None]:
+        """Put ``act`` in the place of every block's forward; only the hidden states return."""
+
+        def stub(index: int) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                output = act(index, *Call.split(args, kwargs))
+                if self._returned is None:
+                    return output
+                return (output, *[None] * (self._returned - 1))
+
+            return forward
+
+        before = [block.__dict__.get("forward") for block in self._blocks]
+        for index, block in enumerate(self._blocks):
+            block.forward = stub(index)
+        try:
+            yield
+        finally:
+            for block, forward in zip(self._blocks, before, strict=True):
+                if forward is None:
+                    del block.forward
+                else:
+                    block.forward = forward
+
+
+class _StopReadingError(Exception):
+    """The first block has run, which is all that was wanted."""
+
+
+def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same structure of tuples, lists and dicts with the function applied to its tensors."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if type(value) in (tuple, list):
+        return type(value)(_map(item, function) for item in value)
+    if type(value) is dict:
+        return {key: _map(item, function) for key, item in value.items()}
+    return value

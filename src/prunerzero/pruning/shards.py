@@ -1,0 +1,178 @@
+"""A model's blocks, from the files they lie in to the device and into the shards of a new one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunerzero.files import write_json
+from prunerzero.pruning.blocks import find_blocks, prunable_layers
+
+
+class FiledBlocks:
+    """Blocks whose weights stay in files, but for those that are at work.
+
+    Args:
+        model: the model; its blocks on the meta device, all else on the CPU.
+        files: the parameters of its blocks by full name, in the checkpoint's dtype.
+        dtype: to compute in, where a parameter has the checkpoint's own dtype.
+        ignore: see ``prunable_layers``.
+
+    Attributes:
+        model: as given.
+        blocks: its blocks.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        files: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        ignore: tuple[str, ...] = (),
+    ) -> None:
+        self.model = model
+        self._prefix, self.blocks = find_blocks(model)
+        self._files, self._dtype, self._stored = files, dtype, model.dtype
+        self._layers = prunable_layers(model, ignore)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def layers(self, index: int) -> dict[str, Any]:
+        """The prunable layers of one block, by full name."""
+        start = f"{self._prefix}.{index}."
+        return {name: layer for name, layer in self._layers.items() if name.startswith(start)}
+
+    @contextmanager
+    def at_work(self, index: int, device: torch.device) -> Iterator[None]:
+        """One block's weights are on the device inside."""
+        block = self.blocks[index]
+        for module in block.modules():  # buffers are small, and not all are in a file
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(device)
+        weights = {name: self._computed(t, device) for name, t in self._read(index).items()}
+        nothing = {name: torch.empty_like(t, device="meta") for name, t in weights.items()}
+        block.load_state_dict(weights, strict=False, assign=True)
+        del weights
+        try:
+            yield
+        finally:
+            block.load_state_dict(nothing, strict=False, assign=True)
+
+    @contextmanager
+    def outside_at_work(self, device: torch.device) -> Iterator[None]:
+        """All that is outside the blocks is on the device inside: embedding, norm, head."""
+        inside = {id(tensor) for tensor in [*self.blocks.parameters(), *self.blocks.buffers()]}
+        parameters = [p for p in self.model.parameters() if id(p) not in inside]
+        buffers = [b for b in self.model.buffers() if id(b) not in inside]
+        before = [tensor.data for tensor in [*parameters, *buffers]]
+        for parameter in parameters:
+            parameter.data = self._computed(parameter.data, device)
+        for buffer in buffers:
+            buffer.data = buffer.data.to(device)
+        try:
+            yield
+        finally:
+            for tensor, data in zip([*parameters, *buffers], before, strict=True):
+                tensor.data = data
+
+    def outside(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of all that is outside the blocks, as it came."""
+        start = f"{self._prefix}."
+        tensors = self.model.state_dict()
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith(start)}
+
+    def pruned(self, index: int) -> dict[str, Tensor]:
+        """What a checkpoint keeps of a block that is at work, on the CPU and in its dtype.
+
+        Zeros are where the block at work has them now; all else is as it is in the files.
+        """
+        stored, tensors = self._read(index), {}
+        for name, tensor in self.blocks[index].state_dict().items():
+            before = stored.get(name)
+            now = tensor.cpu()
+            if before is not None and before.dtype != now.dtype:
+                now = before.masked_fill((now == 0) & (before != 0), 0)
+            tensors[f"{self._prefix}.{index}.{name}"] = now
+        return tensors
+
+    def fingerprint(self) -> str:
+        """A hash of names, shapes and the first numbers of every parameter in the files."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            for name, tensor in self._read(index).items():
+                digest.update(f"{index} {name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                digest.update(tensor.flatten()[:4096].float().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    def _read(self, index: int) -> dict[str, Tensor]:
+        start = f"{self._prefix}.{index}."
+        names = [name for name, _ in self.blocks[index].named_parameters(remove_duplicate=False)]
+        return {name: self._files[start + name] for name in names}
+
+    def _computed(self, tensor: Tensor, device: torch.device) -> Tensor:
+        """A copy, as what is in files must not be written to."""
+        dtype = self._dtype if tensor.dtype == self._stored else tensor.dtype
+        return tensor.to(device, dtype, copy=True)
+
+
+class ShardWriter:
+    """Writes a checkpoint piece by piece; a piece is there whole or not at all.
+
+    Args:
+        folder: of the checkpoint.
+        model: whose pieces are written; names and layout are those its class saves.
+        pieces: how many there will be.
+    """
+
+    def __init__(self, folder: Path, model: Any, pieces: int) -> None:
+        self._folder, self._model, self._pieces = folder, model, pieces
+        self._lock = Lock()  # saving touches the model's config
+
+    def write(self, piece: int, tensors: dict[str, Tensor]) -> None:
+        """Write piece ``piece`` = 0, 1 … of tensors by the names they have in the model."""
+        aside = self._folder / f"piece-{piece}"
+        with self._lock:
+            shutil.rmtree(aside, ignore_errors=True)
+            self._model.save_pretrained(aside, state_dict=tensors, max_shard_size="100TB")
+            (weights,) = aside.glob("*.safetensors")
+            shutil.copymode(aside / "config.json", weights)  # others may read it then
+            os.replace(weights, self._folder / self._name(piece))
+            shutil.rmtree(aside)
+
+    def has(self, piece: int) -> bool:
+        """Whether the piece is written."""
+        return (self._folder / self._name(piece)).is_file()
+
+    def finish(self, dtype: torch.dtype) -> None:
+        """Write the index of all pieces and the configuration, for weights of that dtype."""
+        from safetensors import safe_open
+
+        places: dict[str, str] = {}
+        for piece in range(self._pieces):
+            with safe_open(self._folder / self._name(piece), framework="pt") as file:
+                places |= dict.fromkeys(file.keys(), self._name(piece))
+        size = sum(
+            (self._folder / self._name(piece)).stat().st_size for piece in range(self._pieces)
+        )
+        write_json(
+            self._folder / "model.safetensors.index.json",
+            {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))},
+        )
+        self._model.config.dtype = str(dtype).removeprefix("torch.")
+        self._model.config.architectures = [type(self._model).__name__]
+        self._model.config.save_pretrained(self._folder)
+        if self._model.can_generate():
+            self._model.generation_config.save_pretrained(self._folder)
+
+    def _name(self, piece: int) -> str:
+        return f"model-{piece + 1:05}-of-{self._pieces:05}.safetensors"
