@@ -14,6 +14,8 @@ from prunerzero.files import to_json
 from prunerzero.metrics import Sparsity
 from prunerzero.tasks.workspace import Setup
 
+_MEMORY = "Memory"
+
 
 @app.command()
 @one_sentence
@@ -28,20 +30,58 @@ def prune(
     group: GroupOption = "row",
     recipe: RecipeOption = None,
     push_to_hub: PushOption = None,
+    block_by_block: Annotated[
+        bool,
+        typer.Option(
+            "--block-by-block",
+            help="Hold one block on the device, the rest in files; done unasked where the model "
+            "does not fit.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = False,
+    propagate: Annotated[
+        str,
+        typer.Option(
+            help="Statistics of the dense model, or of each block behind those already pruned: "
+            "dense, pruned.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = "dense",
+    gradient: Annotated[
+        str,
+        typer.Option(
+            help="G of the model's loss, or of the norm of each block's output: full, block.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = "full",
+    activation_memory: Annotated[
+        str,
+        typer.Option(
+            help="For hidden states, block by block; more than that goes to files.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = "4GiB",
     json: JsonOption = False,
 ) -> None:
     """Prune a model with a metric and write a checkpoint that loads like any other.
 
     Perplexity before and after is measured on the test text, or else the validation text.
 
+    A run block by block that was stopped goes on where it was when the same command is given again.
+
     Example: [bold]prunerzero prune --metric wanda --sparsity 0.5 --output-dir pruned[/],
     and to repeat it [bold]prunerzero prune --recipe pruned/recipe.yaml --output-dir again[/]
+
+    Larger than memory: [bold]prunerzero prune --model ORG/NAME --dataset c4 --block-by-block
+    --device cuda:0,cuda:1 --output-dir pruned[/]
     """
     from prunerzero.cli.terminal import TerminalObserver
+    from prunerzero.tasks.by_block import Way
     from prunerzero.tasks.prune import prune as run
     from prunerzero.tasks.recipe import differences, read_recipe
 
     earlier = read_recipe(recipe) if recipe else None
+    way = Way(block_by_block, propagate, gradient, activation_memory)  # type: ignore[arg-type]
     observer = TerminalObserver()
     with observer.shown():
         result = run(
@@ -50,6 +90,7 @@ def prune(
             Sparsity.parse(sparsity, group),
             output_dir,
             observer,
+            way,
             recipe=earlier,
             push_to_hub=push_to_hub,
         )

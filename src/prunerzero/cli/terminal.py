@@ -59,10 +59,21 @@ class TerminalObserver(Observer):
         self.console.print(f"[dim]{what} …[/dim]")
 
     @contextmanager
-    def count(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    def count(
+        self, what: str, total: int, unit: str = "windows"
+    ) -> Iterator[Callable[[int], None]]:
         if self._bars is None:
-            self.console.print(f"{what} ({total} windows) …", markup=False)
-            yield lambda done: None
+            self.console.print(f"{what} ({total} {unit}) …", markup=False)
+            began = self._last_line = time.monotonic()
+
+            def log(done: int) -> None:
+                if (now := time.monotonic()) - self._last_line >= _LOG_EVERY:
+                    self._last_line = now
+                    left = _clock((now - began) / done * (total - done))
+                    line = f"{what}: {done} of {total} {unit}, {left} left"
+                    self.console.print(line, markup=False, soft_wrap=True)
+
+            yield log
             return
         bars = self._bars
         task = bars.add_task(what, total=total, detail="")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -58,6 +58,10 @@ class LanguageModel:
         for name, tensor in _tensors(self.model).items():
             tensor.data = tensor.data.to(self.dtypes[name])
         self.model.save_pretrained(folder)
+        self.save_companions(folder)
+
+    def save_companions(self, folder: Path) -> None:
+        """Write what a checkpoint holds beside the model itself."""
         self.tokenizer.save_pretrained(folder)
         for file in self.companions:
             if not (folder / file.name).exists():
@@ -199,8 +203,13 @@ def auto_class(config: Any) -> Any:
 
 def fingerprint(model: torch.nn.Module) -> str:
     """A hash of names, shapes and a sample of every parameter: equal models, equal hash."""
+    return parameters_fingerprint(sorted(model.named_parameters()))
+
+
+def parameters_fingerprint(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """The same of parameters that are given one by one, sorted by name."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
+    for name, parameter in parameters:
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         flat = parameter.detach().flatten()
         sample = flat[:: max(1, flat.numel() // 4096)].float().cpu()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunerzero.language.checkpoint_files import companion_files
 from prunerzero.language.models import LanguageModel, auto_class, read_model
 
 
@@ -35,11 +36,12 @@ def open_streamed(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> StreamedModel:
     """Open a model without reading the weights of some of its parts.
 
     Args:
-        name, revision, trust_remote_code: see ``load_model``.
+        name, revision, trust_remote_code, allow_pickle: see ``load_model``.
         choose: given the model without weights, names the modules that stay in their files.
         scratch: folder for weights that the checkpoint stores in another form than the model
             has them (GGUF, experts one by one); they are read from there.
@@ -49,21 +51,24 @@ def open_streamed(
     """
     left: list[str] = []
 
-    def placement(config: Any, stored: torch.dtype) -> dict[str, Any]:
+    def placement(config: Any, _stored: torch.dtype) -> dict[str, Any]:
         with torch.device("meta"):
             empty = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
         left.extend(choose(empty))
         return {
-            "dtype": stored,
+            "dtype": "auto",
             "device_map": {**_outside(empty, "", left), **dict.fromkeys(left, "disk")},
             "offload_folder": str(scratch),
         }
 
     logging.getLogger("accelerate").setLevel(logging.ERROR)  # it warns of the meta device
-    tokenizer, model, stored = read_model(name, revision, trust_remote_code, placement)
+    tokenizer, model, _ = read_model(name, revision, trust_remote_code, placement, allow_pickle)
     files = _files(model, left)
     del model.hf_device_map  # with it transformers would load and save as it sees fit
-    return StreamedModel(LanguageModel(name, model, tokenizer, stored), files)
+    dtypes = {key: parameter.dtype for key, parameter in model.named_parameters()}
+    companions = companion_files(name, revision)
+    loaded = LanguageModel(name, model, tokenizer, model.dtype, dtypes, companions)
+    return StreamedModel(loaded, files)
 
 
 def _outside(module: nn.Module, name: str, left: list[str]) -> dict[str, str]:

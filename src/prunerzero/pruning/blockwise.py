@@ -81,7 +81,7 @@ class Record(Protocol):
         """Whether a block is pruned and kept."""
 
     def zeros(self, index: int) -> dict[str, Tensor]:
-        """Where a finished block is zero: parameter → bool; kept with propagate "pruned" alone."""
+        """Where a finished block is zero: full name of a parameter → bool; for "pruned" alone."""
 
     def keep(
         self, index: int, tensors: dict[str, Tensor], layers: tuple[LayerSparsity, ...]
@@ -291,9 +291,7 @@ class _Run:
         def work(index: int, device: torch.device, windows: Iterator[int]) -> None:
             with self._source.at_work(index, device):
                 if self._record.finished(index):
-                    parameters = dict(self._source.blocks[index].named_parameters())
-                    for name, zeros in self._record.zeros(index).items():
-                        parameters[name].masked_fill_(zeros.to(device), 0)
+                    self._source.zero(index, self._record.zeros(index))
                 else:
                     with watch(self._source.layers(index), gradients) as statistics_over:
                         twice = iter(range(count))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -12,10 +11,11 @@ from threading import Lock
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from prunerzero.files import write_json
-from prunerzero.pruning.blocks import find_blocks, prunable_layers
+from prunerzero.pruning.blocks import Matrix, find_blocks
 
 
 class FiledBlocks:
@@ -25,11 +25,12 @@ class FiledBlocks:
         model: the model; its blocks on the meta device, all else on the CPU.
         files: the parameters of its blocks by full name, in the checkpoint's dtype.
         dtype: to compute in, where a parameter has the checkpoint's own dtype.
-        ignore: see ``prunable_layers``.
+        layers: the prunable matrices of the model.
 
     Attributes:
         model: as given.
         blocks: its blocks.
+        dtype: as given.
     """
 
     def __init__(
@@ -37,17 +38,17 @@ class FiledBlocks:
         model: Any,
         files: Mapping[str, Tensor],
         dtype: torch.dtype,
-        ignore: tuple[str, ...] = (),
+        layers: Mapping[str, Matrix],
     ) -> None:
         self.model = model
         self._prefix, self.blocks = find_blocks(model)
-        self._files, self._dtype, self._stored = files, dtype, model.dtype
-        self._layers = prunable_layers(model, ignore)
+        self.dtype, self._stored, self._files = dtype, model.dtype, files
+        self._layers = layers
 
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def layers(self, index: int) -> dict[str, Any]:
+    def layers(self, index: int) -> dict[str, Matrix]:
         """The prunable layers of one block, by full name."""
         start = f"{self._prefix}.{index}."
         return {name: layer for name, layer in self._layers.items() if name.startswith(start)}
@@ -59,7 +60,10 @@ class FiledBlocks:
         for module in block.modules():  # buffers are small, and not all are in a file
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(device)
-        weights = {name: self._computed(t, device) for name, t in self._read(index).items()}
+        weights = {  # copies, as what is in files must not be written to
+            name: self._computed(tensor).to(device, copy=True)
+            for name, tensor in self._read(index).items()
+        }
         nothing = {name: torch.empty_like(t, device="meta") for name, t in weights.items()}
         block.load_state_dict(weights, strict=False, assign=True)
         del weights
@@ -76,7 +80,7 @@ class FiledBlocks:
         buffers = [b for b in self.model.buffers() if id(b) not in inside]
         before = [tensor.data for tensor in [*parameters, *buffers]]
         for parameter in parameters:
-            parameter.data = self._computed(parameter.data, device)
+            parameter.data = self._computed(parameter.data).to(device)
         for buffer in buffers:
             buffer.data = buffer.data.to(device)
         try:
@@ -90,6 +94,15 @@ class FiledBlocks:
         start = f"{self._prefix}."
         tensors = self.model.state_dict()
         return {name: tensor for name, tensor in tensors.items() if not name.startswith(start)}
+
+    @torch.no_grad()
+    def zero(self, index: int, zeros: Mapping[str, Tensor]) -> None:
+        """Set weights of a block that is at work to zero: full name of a parameter → where."""
+        start = f"{self._prefix}.{index}."
+        for name, where in zeros.items():
+            parameter = self.blocks[index].get_parameter(name.removeprefix(start))
+            where = where[: parameter.numel()].view(parameter.shape)
+            parameter.masked_fill_(where.to(parameter.device), 0)
 
     def pruned(self, index: int) -> dict[str, Tensor]:
         """What a checkpoint keeps of a block that is at work, on the CPU and in its dtype.
@@ -105,24 +118,19 @@ class FiledBlocks:
             tensors[f"{self._prefix}.{index}.{name}"] = now
         return tensors
 
-    def fingerprint(self) -> str:
-        """A hash of names, shapes and the first numbers of every parameter in the files."""
-        digest = hashlib.sha256()
-        for index in range(len(self)):
-            for name, tensor in self._read(index).items():
-                digest.update(f"{index} {name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                digest.update(tensor.flatten()[:4096].float().numpy().tobytes())
-        return digest.hexdigest()[:32]
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """All parameters by name, sorted, as they are computed with; read when it is their turn."""
+        for name, parameter in sorted(self.model.named_parameters()):
+            inside = name.startswith(f"{self._prefix}.")
+            yield name, self._computed(self._files[name] if inside else parameter)
 
     def _read(self, index: int) -> dict[str, Tensor]:
         start = f"{self._prefix}.{index}."
         names = [name for name, _ in self.blocks[index].named_parameters(remove_duplicate=False)]
         return {name: self._files[start + name] for name in names}
 
-    def _computed(self, tensor: Tensor, device: torch.device) -> Tensor:
-        """A copy, as what is in files must not be written to."""
-        dtype = self._dtype if tensor.dtype == self._stored else tensor.dtype
-        return tensor.to(device, dtype, copy=True)
+    def _computed(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if tensor.dtype == self._stored else tensor
 
 
 class ShardWriter:
@@ -131,7 +139,7 @@ class ShardWriter:
     Args:
         folder: of the checkpoint.
         model: whose pieces are written; names and layout are those its class saves.
-        pieces: how many there will be.
+        pieces: how many there will be; with the first come config and code.
     """
 
     def __init__(self, folder: Path, model: Any, pieces: int) -> None:
@@ -147,32 +155,24 @@ class ShardWriter:
             (weights,) = aside.glob("*.safetensors")
             shutil.copymode(aside / "config.json", weights)  # others may read it then
             os.replace(weights, self._folder / self._name(piece))
+            if piece == 0:
+                for file in aside.iterdir():
+                    os.replace(file, self._folder / file.name)
             shutil.rmtree(aside)
 
-    def has(self, piece: int) -> bool:
-        """Whether the piece is written."""
-        return (self._folder / self._name(piece)).is_file()
-
-    def finish(self, dtype: torch.dtype) -> None:
-        """Write the index of all pieces and the configuration, for weights of that dtype."""
-        from safetensors import safe_open
-
+    def finish(self) -> None:
+        """Write the index of all pieces."""
         places: dict[str, str] = {}
+        size = 0
         for piece in range(self._pieces):
-            with safe_open(self._folder / self._name(piece), framework="pt") as file:
-                places |= dict.fromkeys(file.keys(), self._name(piece))
-        size = sum(
-            (self._folder / self._name(piece)).stat().st_size for piece in range(self._pieces)
-        )
+            file = self._folder / self._name(piece)
+            with safe_open(file, framework="pt") as tensors:
+                places |= dict.fromkeys(tensors.keys(), file.name)
+            size += file.stat().st_size
         write_json(
             self._folder / "model.safetensors.index.json",
             {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))},
         )
-        self._model.config.dtype = str(dtype).removeprefix("torch.")
-        self._model.config.architectures = [type(self._model).__name__]
-        self._model.config.save_pretrained(self._folder)
-        if self._model.can_generate():
-            self._model.generation_config.save_pretrained(self._folder)
 
     def _name(self, piece: int) -> str:
         return f"model-{piece + 1:05}-of-{self._pieces:05}.safetensors"

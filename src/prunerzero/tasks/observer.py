@@ -15,7 +15,9 @@ class Observer:
         """Something of unknown length begins."""
 
     @contextmanager
-    def count(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    def count(
+        self, what: str, total: int, unit: str = "windows"
+    ) -> Iterator[Callable[[int], None]]:
         """Something that is counted begins; the function given is told how many are done."""
         yield lambda done: None
 

@@ -15,9 +15,11 @@ from prunerzero.language.cards import inherited_fields
 from prunerzero.language.corpora import Part
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.pruning.blocks import check_widths
+from prunerzero.pruning.partial import PartialCheckpoint, is_begun
 from prunerzero.pruning.pruner import LayerSparsity, prune_model
 from prunerzero.pruning.statistics import LayerStatistics
 from prunerzero.report import model_card
+from prunerzero.tasks.by_block import BlockWorkspace, Way, fits, prune_blocks
 from prunerzero.tasks.metric_sources import read_metric
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.publish import check_repository, push_folder
@@ -60,6 +62,7 @@ def prune(
     sparsity: str | Sparsity,
     output_dir: Path | str,
     observer: Observer | None = None,
+    way: Way = Way(),
     *,
     recipe: Mapping[str, Any] | None = None,
     push_to_hub: str | None = None,
@@ -77,6 +80,7 @@ def prune(
         sparsity: ``"0.5"``, ``"2:4"`` …
         output_dir: must be absent or empty.
         observer: told of progress.
+        way: how the model is gone through: as a whole, or block by block.
         recipe: what ``read_recipe`` gives. Where ``setup`` names the same model and texts, they
             must be what they were, and the result tells whether the weights are the same again.
         push_to_hub: ``ORG/NAME`` of a new or empty repository, private where it is made.
@@ -90,16 +94,21 @@ def prune(
     check_new(Path(output_dir))
     if push_to_hub is not None:
         check_repository(push_to_hub)
-    work = Workspace(setup, observer)
-    choices: tuple[Part, ...] = ("test", "validation")
-    parts = [part for part in choices if work.has(part)][:1]
-    if found.expression.terminals - {"W"}:
-        work.read("calibration")
-    work.read(*parts)
-    if recipe is not None:
-        check_texts(work, recipe)
-        check_model(work, recipe)
-    result = prune_in(work, found, sparsity, Path(output_dir), parts, push_to_hub)
+    observer = observer or Observer()
+    work: Workspace
+    if not _by_block(setup, found, Path(output_dir), way, observer):
+        work = Workspace(setup, observer)
+        parts = _read_texts(work, found, recipe)
+        result = prune_in(work, found, sparsity, Path(output_dir), parts, push_to_hub)
+    else:
+        with PartialCheckpoint(Path(output_dir)) as partial:
+            work = BlockWorkspace(setup, way, partial.work, observer)
+            parts = _read_texts(work, found, recipe)
+            layers, perplexity = prune_blocks(work, partial, found, sparsity, parts)
+            result = _result(work, found, layers, perplexity, Path(output_dir))
+            observer.stage(f"writing {output_dir}")
+            result = _write_results(partial.folder, work, found, sparsity, result, push_to_hub)
+            partial.finish()
     if recipe is not None:
         before, after = recipe["fingerprints"], result.settings["fingerprints"]
         result = replace(result, repeated=before.get("weights") == after["weights"])
@@ -107,6 +116,32 @@ def prune(
         where = push_folder(Path(output_dir), push_to_hub, work.observer)
         result = replace(result, pushed_to=where)
     return result
+
+
+def _by_block(setup: Setup, metric: Metric, output_dir: Path, way: Way, observer: Observer) -> bool:
+    why = ""
+    if (way.propagate, way.gradient) != (Way.propagate, Way.gradient) or way.block_by_block:
+        why = "as asked"
+    elif is_begun(output_dir):
+        why = "as it was begun so"
+    elif not fits(setup, metric):
+        why = "as the whole model does not fit in free memory"
+    if why:
+        observer.stage(f"pruning block by block, {why}")
+    return bool(why)
+
+
+def _read_texts(work: Workspace, metric: Metric, recipe: Mapping[str, Any] | None) -> list[Part]:
+    """Read the texts that are needed; returns those to measure perplexity on."""
+    choices: tuple[Part, ...] = ("test", "validation")
+    parts = [part for part in choices if work.has(part)][:1]
+    if metric.expression.terminals - {"W"}:
+        work.read("calibration")
+    work.read(*parts)
+    if recipe is not None:
+        check_texts(work, recipe)
+        check_model(work, recipe)
+    return parts
 
 
 def prune_in(
@@ -135,8 +170,24 @@ def prune_in(
         str(part): {"dense": before[part], "pruned": work.measure(part, "pruned").value}
         for part in parts
     }
+    result = _result(work, metric, layers, perplexity, output_dir)
+    work.observer.stage(f"writing {output_dir}")
+    with new_folder(output_dir) as folder:
+        work.language_model.save(folder)
+        for weights in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
+            shutil.copymode(folder / "config.json", weights)
+        return _write_results(folder, work, metric, sparsity, result, repository)
+
+
+def _result(
+    work: Workspace,
+    metric: Metric,
+    layers: tuple[LayerSparsity, ...],
+    perplexity: dict[str, dict[str, float]],
+    output_dir: Path,
+) -> Pruned:
     zeros = sum(layer.zeros for layer in layers)
-    result = Pruned(
+    return Pruned(
         output_dir=str(output_dir),
         metric=str(metric.expression),
         sparsity=zeros / sum(layer.weight.numel() for layer in work.layers.values()),
@@ -144,54 +195,48 @@ def prune_in(
         parameters=sum(p.numel() for p in work.language_model.model.parameters()),
         perplexity=perplexity,
         layers=layers,
-        settings=work.describe(),
+        settings={"propagate": Way.propagate, "gradient": Way.gradient} | work.describe(),
     )
-    work.observer.stage(f"writing {output_dir}")
-    return _save(work, metric, sparsity, result, output_dir, repository)
 
 
-def _save(
+def _write_results(
+    folder: Path,
     work: Workspace,
     metric: Metric,
     sparsity: Sparsity,
     result: Pruned,
-    output_dir: Path,
     repository: str | None,
 ) -> Pruned:
-    loaded = work.language_model
-    with new_folder(output_dir) as folder:
-        loaded.save(folder)
-        for weights in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
-            shutil.copymode(folder / "config.json", weights)
-        fingerprints = {**result.settings["fingerprints"], "weights": digest(folder)}
-        result = replace(result, settings={**result.settings, "fingerprints": fingerprints})
-        recipe = {
-            "metric": str(metric.expression),
-            "sparsity": str(sparsity),
-            "group": sparsity.group,
-            **result.settings,
-        }
-        figures = asdict(result) | {
-            "window_length": work.window_length,
-            "windows": result.settings["windows"],
-        }
-        tree = metric.expression.to_json()
-        write_json(
-            folder / "metric.json",
-            {
-                "name": metric.name,
-                "formula": str(metric.expression),
-                "tree": tree,
-                "source": metric.source,
-            },
-        )
-        write_json(folder / "figures.json", figures)
-        card = model_card(
-            recipe,
-            figures,
-            repository=repository,
-            inherited=inherited_fields(work.setup.model, work.setup.revision),
-        )
-        write_text(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
-        write_text(folder / "README.md", card)
+    """Write what a checkpoint tells of itself; returns the result with the weights' fingerprint."""
+    fingerprints = {**result.settings["fingerprints"], "weights": digest(folder)}
+    result = replace(result, settings={**result.settings, "fingerprints": fingerprints})
+    recipe = {
+        "metric": str(metric.expression),
+        "sparsity": str(sparsity),
+        "group": sparsity.group,
+        **result.settings,
+    }
+    figures = asdict(result) | {
+        "window_length": work.window_length,
+        "windows": result.settings["windows"],
+    }
+    tree = metric.expression.to_json()
+    write_json(
+        folder / "metric.json",
+        {
+            "name": metric.name,
+            "formula": str(metric.expression),
+            "tree": tree,
+            "source": metric.source,
+        },
+    )
+    write_json(folder / "figures.json", figures)
+    card = model_card(
+        recipe,
+        figures,
+        repository=repository,
+        inherited=inherited_fields(work.setup.model, work.setup.revision),
+    )
+    write_text(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
+    write_text(folder / "README.md", card)
     return result

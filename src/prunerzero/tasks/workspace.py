@@ -117,9 +117,19 @@ class Workspace:
     @cached_property
     def language_model(self) -> LanguageModel:
         """The model and tokenizer. Raises ModelError."""
+        loaded = self._load()
+        if self.setup.max_seq_length and self.setup.max_seq_length > loaded.context_length:
+            raise ModelError(
+                f"--max-seq-length {self.setup.max_seq_length} is more than the model's limit of "
+                f"{loaded.context_length} tokens."
+            )
+        self.fingerprints["model"] = self._fingerprint(loaded)
+        return loaded
+
+    def _load(self) -> LanguageModel:
         s = self.setup
         self.observer.stage(f"loading {s.model}")
-        loaded = load_model(
+        return load_model(
             s.model,
             revision=s.revision,
             dtype=s.dtype,
@@ -127,13 +137,9 @@ class Workspace:
             trust_remote_code=s.trust_remote_code,
             allow_pickle=s.allow_pickle,
         )
-        if self.setup.max_seq_length and self.setup.max_seq_length > loaded.context_length:
-            raise ModelError(
-                f"--max-seq-length {self.setup.max_seq_length} is more than the model's limit of "
-                f"{loaded.context_length} tokens."
-            )
-        self.fingerprints["model"] = fingerprint(loaded.model)
-        return loaded
+
+    def _fingerprint(self, loaded: LanguageModel) -> str:
+        return fingerprint(loaded.model)
 
     @cached_property
     def layers(self) -> dict[str, Matrix]:

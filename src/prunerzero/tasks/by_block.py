@@ -1,0 +1,266 @@
+"""Prune a model with one block of it on the device at a time, so that its size does not matter."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from prunerzero.errors import InputError
+from prunerzero.language.corpora import Part
+from prunerzero.language.models import (
+    BUNDLED,
+    LanguageModel,
+    auto_class,
+    compute_dtype,
+    find_device,
+    parameters_fingerprint,
+)
+from prunerzero.language.perplexity import Perplexity, exp
+from prunerzero.language.streaming import StreamedModel, open_streamed
+from prunerzero.metrics import Metric, Sparsity
+from prunerzero.pruning.blocks import check_widths, find_blocks
+from prunerzero.pruning.blockwise import (
+    GradientOf,
+    Plan,
+    Propagate,
+    Room,
+    losses_by_block,
+    prune_by_block,
+)
+from prunerzero.pruning.partial import KeptBlocks, PartialCheckpoint
+from prunerzero.pruning.pruner import LayerSparsity
+from prunerzero.pruning.shards import FiledBlocks, ShardWriter
+from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH, Setup, Workspace
+
+_SHARE = 0.8
+"""Of the free memory, that a model may take as a whole."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model is gone through.
+
+    Attributes:
+        block_by_block: with one block on the device; also done unasked where the model does not
+            fit, or one of the next two is not the default.
+        propagate: statistics of the dense model ("dense"), or of each block behind those that are
+            pruned already ("pruned").
+        gradient: of the model's loss ("full"), or of the norm of each block's output ("block").
+        activation_memory: for hidden states; what is more goes to files beside the output.
+    """
+
+    block_by_block: bool = False
+    propagate: Propagate = "dense"
+    gradient: GradientOf = "full"
+    activation_memory: str = "4GiB"
+
+    def __post_init__(self) -> None:
+        if self.propagate not in ("dense", "pruned"):
+            raise InputError(f"--propagate must be dense or pruned, not {self.propagate!r}.")
+        if self.gradient not in ("full", "block"):
+            raise InputError(f"--gradient must be full or block, not {self.gradient!r}.")
+        read_size(self.activation_memory)
+
+
+def read_size(text: str) -> int:
+    """Bytes of "4GiB", "500MB" or "0". Raises InputError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise InputError(f"a size must be given as 4GiB or 500MB, not {text!r}.")
+    power = " KMGT".index(found[2].upper() or " ")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+class BlockWorkspace(Workspace):
+    """A workspace whose model keeps its blocks in files; nothing is measured of it as a whole.
+
+    Args:
+        setup, observer: as for every workspace.
+        way: how the model is gone through.
+        scratch: folder for what does not fit in memory.
+    """
+
+    def __init__(
+        self, setup: Setup, way: Way, scratch: Path, observer: Observer | None = None
+    ) -> None:
+        super().__init__(setup, observer)
+        self.way, self._scratch = way, scratch
+        self.devices = tuple(find_device(name) for name in setup.device.split(","))
+
+    @cached_property
+    def _streamed(self) -> StreamedModel:
+        s = self.setup
+        self.observer.stage(f"opening {s.model}")
+        return open_streamed(
+            s.model,
+            block_names,
+            self._scratch / "weights",
+            revision=s.revision,
+            trust_remote_code=s.trust_remote_code,
+            allow_pickle=s.allow_pickle,
+        )
+
+    def _load(self) -> LanguageModel:
+        return self._streamed.language_model
+
+    def _fingerprint(self, loaded: LanguageModel) -> str:
+        dtype = compute_dtype(self.setup.dtype, loaded.stored_dtype, self.devices[0])
+        source = FiledBlocks(loaded.model, self._streamed.files, dtype, {})
+        return parameters_fingerprint(source.parameters())
+
+    @cached_property
+    def source(self) -> FiledBlocks:
+        """The model's blocks."""
+        stored = self.language_model.stored_dtype
+        dtype = compute_dtype(self.setup.dtype, stored, self.devices[0])
+        return FiledBlocks(self.language_model.model, self._streamed.files, dtype, self.layers)
+
+    @property
+    def room(self) -> Room:
+        """Where the work is done."""
+        return Room(self.devices, read_size(self.way.activation_memory), self._scratch)
+
+    def measure(self, part: Part, label: str, source: FiledBlocks | None = None) -> Perplexity:
+        """Perplexity of the model, or of another ``source``, on a part, block by block."""
+        source, windows = source or self.source, self.text(part).windows
+        with self.observer.count(f"{label}, {part} text", len(source), "blocks") as tell:
+            losses = losses_by_block(source, windows, self.room, _counter(tell))
+        mean = math.fsum(losses) / len(losses)
+        length = windows.shape[1]
+        return Perplexity(exp(mean), tuple(losses), length, (length - 1,) * len(losses))
+
+    def describe(self) -> dict[str, Any]:
+        """As for every workspace, and how the model was gone through."""
+        return super().describe() | {
+            "dtype": str(self.source.dtype).removeprefix("torch."),
+            "device": ",".join(str(device) for device in self.devices),
+            "block_by_block": True,
+            "propagate": self.way.propagate,
+            "gradient": self.way.gradient,
+        }
+
+
+def prune_blocks(
+    work: BlockWorkspace,
+    partial: PartialCheckpoint,
+    metric: Metric,
+    sparsity: Sparsity,
+    parts: list[Part],
+) -> tuple[tuple[LayerSparsity, ...], dict[str, dict[str, float]]]:
+    """Prune into a checkpoint, going on where an earlier run was stopped.
+
+    Returns:
+        how much of each layer is zero, and part → perplexity ``dense`` and ``pruned``.
+
+    Raises:
+        OutputError: the earlier run was another one.
+        InputError, MetricError: as ``prune`` does.
+    """
+    check_widths(work.layers, sparsity)
+    reads = metric.expression.terminals
+    windows = work.text("calibration").windows if reads - {"W"} else None
+    for part in parts:
+        work.text(part)
+    begun = partial.begin(_identity(work, metric, sparsity))
+    source, loaded = work.source, work.language_model
+    if begun:
+        work.observer.stage(f"going on in {partial.folder}: {begun} blocks are finished")
+    before = {
+        part: partial.note(part, lambda p=part: work.measure(p, "dense").value) for part in parts
+    }
+    plan = Plan(metric.expression, sparsity, work.way.propagate, work.way.gradient)
+    writer = ShardWriter(partial.folder, loaded.model, len(source) + 1)
+    writer.write(0, source.outside())
+    record = KeptBlocks(partial, writer, with_zeros=plan.propagate == "pruned")
+    with work.observer.count("pruning", plan.visits * len(source), "blocks") as tell:
+        prune_by_block(source, windows, plan, work.room, record, _counter(tell))
+    writer.finish()
+    loaded.save_companions(partial.folder)
+    after = {}
+    if parts:
+        opened = open_streamed(
+            str(partial.folder),
+            block_names,
+            partial.work / "pruned-weights",
+            trust_remote_code=work.setup.trust_remote_code,
+        )
+        pruned = FiledBlocks(opened.language_model.model, opened.files, source.dtype, {})
+        after = {part: work.measure(part, "pruned", pruned).value for part in parts}
+    perplexity = {str(part): {"dense": before[part], "pruned": after[part]} for part in parts}
+    return partial.layers(), perplexity
+
+
+def _identity(work: BlockWorkspace, metric: Metric, sparsity: Sparsity) -> dict[str, Any]:
+    """All that must be the same in a run that goes on."""
+    described = work.describe()
+    names = ("dtype", "ignore", "target", "propagate", "gradient", "max_seq_length", "windows")
+    return {
+        "metric": str(metric.expression),
+        "sparsity": str(sparsity),
+        "group": sparsity.group,
+        **{name: described[name] for name in names},
+        "device": work.devices[0].type,
+        "versions": described["versions"],
+        "fingerprints": described["fingerprints"],
+    }
+
+
+def fits(setup: Setup, metric: Metric) -> bool:
+    """Whether the whole model fits on its device, with what the metric needs; an estimate.
+
+    Counted are the weights, G in fp32 if it is read, and for its pass backward 34 bytes an
+    activation and block in bf16 (Korthikanti et al., 2022, without attention scores). A GGUF file
+    is read whole in any case.
+    """
+    from transformers import AutoConfig
+
+    if setup.model == BUNDLED or Path(setup.model).suffix.lower() == ".gguf":
+        return True
+    remote = {"trust_remote_code": setup.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(setup.model, revision=setup.revision, **remote)
+    except (OSError, ValueError):  # whatever is wrong with it, loading will say
+        return True
+    with torch.device("meta"):
+        model = auto_class(config).from_config(config, **remote)
+    text = config.get_text_config()
+    device = find_device(setup.device.split(",")[0])
+    item = compute_dtype(setup.dtype, text.dtype or torch.float32, device).itemsize
+    need = item * sum(p.numel() for p in model.parameters())
+    if "G" in metric.expression.terminals:
+        length = setup.max_seq_length or DEFAULT_WINDOW_LENGTH
+        need += 4 * sum(p.numel() for p in find_blocks(model)[1].parameters())
+        need += 17 * item * length * text.hidden_size * text.num_hidden_layers
+    if device.type == "cuda":
+        free = sum(
+            torch.cuda.mem_get_info(find_device(name))[0] for name in setup.device.split(",")
+        )
+    else:
+        free = psutil.virtual_memory().available
+    return bool(need < _SHARE * free)
+
+
+def block_names(model: nn.Module) -> list[str]:
+    """The full names of the model's blocks."""
+    prefix, blocks = find_blocks(model)
+    return [f"{prefix}.{index}" for index in range(len(blocks))]
+
+
+def _counter(tell: Any) -> Any:
+    done = 0
+
+    def one_more() -> None:
+        nonlocal done
+        done += 1
+        tell(done)
+
+    return one_more
