@@ -6,7 +6,7 @@ from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity, prune_
 from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.pruner import prune_model
-from prunerzero.pruning.statistics import collect_statistics
+from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
 
 WINDOWS = torch.randint(0, 32, (10, 20), generator=torch.Generator().manual_seed(1))
 
@@ -105,3 +105,39 @@ def test_the_dense_weights_are_back_however_the_reading_ends(fitness, layers):
         next(fitness.losses(Expression.parse("mms(W - W)")))
     for name, layer in layers.items():
         assert torch.equal(layer.weight, dense[name])
+
+
+def test_chunks_are_read_in_growing_batches_that_a_race_ends_with(monkeypatch, fitness):
+    batches, read = [], fitness._loss
+    monkeypatch.setattr(
+        fitness, "_loss", lambda windows: batches.append(len(windows)) or read(windows)
+    )
+    monkeypatch.setattr(fitness, "_most", 4)
+    list(fitness.losses(Expression.parse("W"), 0, fitness.chunks))
+    assert batches == [2, 2, 2]  # chunk 2 alone: the race has three
+    batches.clear()
+    list(fitness.losses(Expression.parse("W"), fitness.chunks))
+    assert batches == [2, 2]
+
+
+def test_a_model_too_large_for_one_window_fails_as_a_metric_that_cannot_be_measured(
+    monkeypatch, fitness
+):
+    def read(windows):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(fitness, "_loss", read)
+    with pytest.raises(ValueError, match="memory"):
+        list(fitness.losses(Expression.parse("W")))
+
+
+def test_what_no_token_reached_is_pruned_by_magnitude(model, layers, statistics):
+    name = next(iter(layers))
+    zero = {**statistics, name: LayerStatistics(torch.zeros_like(statistics[name].X), None)}
+    half = Sparsity.parse("0.5")
+    fitness = PrunedLoss(model, layers, zero, half, WINDOWS, windows_per_chunk=2, race_chunks=3)
+    dense = layers[name].weight.clone()
+    reading = fitness.losses(Expression.parse("sqrt(X) * W"))
+    next(reading)
+    assert torch.equal(layers[name].weight == 0, prune_mask(dense.abs(), half))
+    reading.close()

@@ -120,7 +120,7 @@ def prune_mask(score: Tensor, sparsity: Sparsity) -> Tensor:
     if score.device.type == "cpu" and score.dtype in (torch.float16, torch.bfloat16):
         score = score.float()  # numpy, which does the work there, has no bfloat16
     if nans := _count_nan(score):
-        raise ScoreError(f"{nans} of {score.numel()} scores are NaN and have no rank.")
+        raise nan_error(nans, score.numel())
     sparsity.check(score.shape[1])
     if sparsity.keep is not None and sparsity.of is not None:
         return _prune_pattern(score, sparsity.of - sparsity.keep, sparsity.of)
@@ -128,6 +128,11 @@ def prune_mask(score: Tensor, sparsity: Sparsity) -> Tensor:
     rows = score.reshape(1, -1) if sparsity.group == "layer" else score
     count = int(rows.shape[1] * sparsity.ratio)
     return _prune_lowest(rows, count).reshape(score.shape)
+
+
+def nan_error(count: int, total: int, where: str = "") -> ScoreError:
+    """The refusal of scores that cannot be ranked."""
+    return ScoreError(f"{where}{count} of {total} scores are NaN and have no rank.")
 
 
 def _count_nan(score: Tensor) -> int:

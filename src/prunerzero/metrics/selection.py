@@ -17,7 +17,7 @@ from torch import Tensor
 from prunerzero.metrics.errors import ScoreError
 from prunerzero.metrics.expression import Expression, evaluate, magnitudes, statistics_read
 from prunerzero.metrics.facts import breadth
-from prunerzero.metrics.mask import Sparsity, prune_mask
+from prunerzero.metrics.mask import Sparsity, nan_error, prune_mask
 from prunerzero.metrics.operators import OPERATORS, Scale
 
 _BLOCK = 1 << 18
@@ -59,9 +59,16 @@ def prune_into(
     W: Tensor,
     X: Tensor | None = None,
     G: Tensor | None = None,
+    nans: Tensor | None = None,
 ) -> None:
-    """``score_mask``, written to ``out`` [out, in]: the mask where that is bool, else the weights
-    W of the same type with zeros where they are pruned. ``out`` may be W itself.
+    """``score_mask``, written to ``out`` [out, in] in place.
+
+    Args:
+        out: gets the mask where it is bool, else the weights with zeros where they are pruned; may
+            be W itself.
+        expression, sparsity, W, X, G: as for ``score_mask``.
+        nans: int32 on W's device, to which the number of NaN scores may be added instead of being
+            looked at here, so that a GPU can be given the next layer at once.
 
     Raises:
         ScoreError, SparsityError: as ``score_mask`` does; ``out`` may then hold anything.
@@ -73,11 +80,14 @@ def prune_into(
         from prunerzero.metrics import gpu
 
         if gpu.supports(expression, sparsity, W.shape[1]):
-            nans = torch.zeros(1, dtype=torch.int32, device=W.device)
+            found = torch.zeros((), dtype=torch.int32, device=W.device) if nans is None else nans
             layer = gpu.Layer(W, statistics.get("X"), statistics.get("G"))
-            layer.prune(expression, sparsity, out, nans)
-            if count := int(nans):
-                raise ScoreError(f"{count} of {W.numel()} scores are NaN and have no rank.")
+            target = out if out.stride(1) == 1 else W.new_empty(W.shape, dtype=out.dtype)
+            layer.prune(expression, sparsity, target, found)
+            if nans is None and (count := int(found)):
+                raise nan_error(count, W.numel())
+            if target is not out:  # stored [in, out]
+                out.copy_(target)
             return
     height = max(1, _BLOCK // max(1, W.shape[1])) if W.device.type == "cpu" else W.shape[0]
     if height >= W.shape[0] or sparsity.group == "layer":

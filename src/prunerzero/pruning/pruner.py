@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prunerzero.metrics import Expression, ScoreError, Sparsity, prune_mask
+from prunerzero.metrics import Expression, ScoreError, Sparsity, score_mask
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
-
 
 MAGNITUDE = Expression.parse("W")
 """What a layer is pruned by that no calibration token reached."""
@@ -43,8 +42,7 @@ def layer_mask(
     """
     if is_unreached(statistics, expression):
         expression = MAGNITUDE
-    score = expression.score(W=weight, X=statistics.X, G=statistics.G)
-    return prune_mask(score, sparsity)
+    return score_mask(expression, sparsity, W=weight, X=statistics.X, G=statistics.G)
 
 
 def is_unreached(statistics: LayerStatistics, expression: Expression) -> bool:

@@ -1,0 +1,100 @@
+"""The loss of windows of text, in batches as large as memory allows, without all their logits.
+
+The logits of a batch in fp32 take more memory than the model where the vocabulary is large. Where
+they are a plain linear map of the last hidden state, as ``plain_head`` makes sure, they are made
+and reduced for some tokens at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 28}
+"""Logits made at a time: 16 MB of fp32 stay in a CPU's cache, 1 GB is nothing to a GPU."""
+
+
+class WindowLoss:
+    """Mean negative log-likelihood a token (nats) of windows, by one model; its weights may change.
+
+    >>> loss = WindowLoss(model)  # doctest: +SKIP
+    >>> loss(windows)  # doctest: +SKIP
+    tensor([3.1, 2.9], dtype=torch.float64)
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._device = next(model.parameters()).device
+        self._head: Any = None
+        self._checked = False
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        """float64 [count] on the CPU, for token ids [count, length] read as one batch.
+
+        Raises:
+            torch.OutOfMemoryError: not even one window at a time fits.
+        """
+        with torch.inference_mode():
+            if not self._checked:
+                self._head, self._checked = plain_head(self._model, windows[:1, :8]), True
+            try:
+                return self._losses(windows.to(self._device)).double().cpu()
+            except torch.OutOfMemoryError:
+                if len(windows) == 1:
+                    raise
+        torch.cuda.empty_cache()
+        half = (len(windows) + 1) // 2
+        return torch.cat([self(part) for part in windows.split(half)])
+
+    def _losses(self, windows: Tensor) -> Tensor:
+        targets = windows[:, 1:]
+        return (
+            torch.cat(
+                [
+                    cross_entropy(logits.float(), target, reduction="none")
+                    for logits, target in self._logits(windows, targets)
+                ]
+            )
+            .reshape(targets.shape)
+            .mean(1, dtype=torch.float64)
+        )
+
+    def _logits(self, windows: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits [some tokens, vocabulary] with the tokens that follow, in order."""
+        if self._head is None:
+            logits = self._model(input_ids=windows, use_cache=False).logits
+            yield from zip((one[:-1] for one in logits), targets, strict=True)
+            return
+        hidden = self._model.base_model(input_ids=windows, use_cache=False).last_hidden_state
+        hidden = hidden[:, :-1].flatten(0, 1)
+        tokens = max(1, _LOGITS[self._device.type] // self._head.weight.shape[0])
+        for some, target in zip(hidden.split(tokens), targets.flatten().split(tokens), strict=True):
+            yield self._head(some), target
+
+
+def plain_head(model: Any, window: Tensor) -> Any:
+    """The module that makes logits of the last hidden state, where nothing else is done to them.
+
+    Some models scale or cap their logits: found by computing those of ``window`` [1, length] both
+    ways. None where they differ, or where the model has no such parts.
+    """
+    base = getattr(model, "base_model", model)
+    find = getattr(model, "get_output_embeddings", None)
+    head = find() if find is not None else None
+    if base is model or head is None:
+        return None
+    window = window.to(next(model.parameters()).device)
+    with torch.inference_mode():
+        expected = model(input_ids=window, use_cache=False).logits
+        hidden = getattr(base(input_ids=window, use_cache=False), "last_hidden_state", None)
+        if hidden is None or hidden.shape[:2] != window.shape:
+            return None
+        found = head(hidden)
+        # the one is computed as the other is, so that nothing but rounding may tell them apart
+        scale = expected.abs().amax().clamp_min(1e-3)
+        same = found.shape == expected.shape and (found - expected).abs().amax() <= 1e-2 * scale
+    return head if same else None

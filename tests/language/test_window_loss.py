@@ -1,0 +1,90 @@
+import pytest
+import torch
+from tiny_model import tiny_model
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+)
+
+from prunerzero.language import window_loss
+from prunerzero.language.perplexity import window_losses
+from prunerzero.language.window_loss import WindowLoss, plain_head
+
+WINDOWS = torch.randint(0, 32, (5, 20), generator=torch.Generator().manual_seed(1))
+
+SIZES = dict(
+    vocab_size=32,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=8,
+    max_position_embeddings=64,
+    pad_token_id=0,
+)
+
+
+def gemma():
+    return Gemma2ForCausalLM(Gemma2Config(**SIZES, final_logit_softcapping=0.5))
+
+
+def granite():
+    return GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=8.0))
+
+
+def cohere():
+    return CohereForCausalLM(CohereConfig(**SIZES, logit_scale=0.25))
+
+
+@pytest.fixture
+def few_tokens(monkeypatch):
+    """So few logits at a time that every batch is read in parts."""
+    monkeypatch.setitem(window_loss._LOGITS, "cpu", 7 * 32)
+
+
+@pytest.mark.parametrize("build", [tiny_model, gemma, granite, cohere])
+def test_losses_are_those_of_the_models_own_logits(build, few_tokens):
+    torch.manual_seed(0)
+    model = build().eval()
+    torch.testing.assert_close(WindowLoss(model)(WINDOWS), window_losses(model, WINDOWS))
+
+
+def test_logits_are_made_in_parts_only_where_nothing_is_done_to_them():
+    assert plain_head(tiny_model(), WINDOWS[:1]) is not None
+    for build in (gemma, granite, cohere):
+        torch.manual_seed(0)
+        model = build().eval()
+        for parameter in model.parameters():
+            parameter.data.mul_(8)
+        assert plain_head(model, WINDOWS[:1]) is None
+
+
+class Small(torch.nn.Module):
+    """A model on a device on which no more than ``fits`` windows fit."""
+
+    def __init__(self, fits: int) -> None:
+        super().__init__()
+        self.model, self.fits, self.reads = tiny_model(), fits, []
+
+    def forward(self, input_ids, use_cache):
+        self.reads.append(len(input_ids))
+        if len(input_ids) > self.fits:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.model(input_ids=input_ids, use_cache=use_cache)
+
+
+def test_a_batch_that_does_not_fit_is_read_in_halves():
+    model = Small(fits=2)
+    losses = WindowLoss(model)(WINDOWS)
+    torch.testing.assert_close(losses, window_losses(model.model, WINDOWS))
+    assert model.reads == [5, 3, 2, 1, 2]
+
+
+def test_a_window_that_does_not_fit_is_told():
+    with pytest.raises(torch.OutOfMemoryError):
+        WindowLoss(Small(fits=0))(WINDOWS)
