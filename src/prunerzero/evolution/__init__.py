@@ -4,6 +4,7 @@ Knows the language of metrics and nothing of models: what a metric is worth is a
 ``Fitness``.
 """
 
+from prunerzero.evolution.jobs import Jobs
 from prunerzero.evolution.pareto import pareto_front
 from prunerzero.evolution.population import Population, StudyMismatchError
 from prunerzero.evolution.records import Evaluation, Finalist, Progress, SearchResult
@@ -14,6 +15,7 @@ __all__ = [
     "Evaluation",
     "Finalist",
     "Fitness",
+    "Jobs",
     "Population",
     "Progress",
     "SearchResult",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 from statistics import fmean, stdev
 
@@ -30,7 +30,9 @@ def is_as_good(losses: Sequence[float], best: Sequence[float]) -> bool:
     return fmean(differences) <= stdev(differences) / sqrt(len(differences))
 
 
-def smallest_as_good(measured: dict[int, Sequence[float]], sizes: dict[int, int]) -> int | None:
+def smallest_as_good(
+    measured: Mapping[int, Sequence[float]], sizes: Mapping[int, int]
+) -> int | None:
     """The number of the smallest of those that are as good as the best; None of none."""
     if not measured:
         return None

@@ -167,7 +167,8 @@ class SearchResult:
     """What a search found. ``dataclasses.asdict`` of it goes to JSON as it is.
 
     Attributes:
-        expression: text of the best metric; None if none finished the race.
+        expression: text of the best metric, the smallest of those that are equally good within the
+            noise; None if none finished the race.
         loss: its mean loss over ``chunks`` chunks, in nats per token.
         perplexity: exp(loss).
         chunks: how many chunks that is: all, or the race's if no finalist could be judged.

@@ -11,6 +11,7 @@ from statistics import fmean, median
 from typing import Literal, Protocol
 
 from prunerzero.evolution.breeding import Breeder
+from prunerzero.evolution.pareto import smallest_as_good
 from prunerzero.evolution.population import Population
 from prunerzero.evolution.power_laws import PowerLaws
 from prunerzero.evolution.racing import Race
@@ -131,6 +132,7 @@ class _Search:
         self._chunk_seconds: float | None = None
         self._paces: deque[float] = deque(maxlen=SLOWNESS_OF)
         self._finalists: dict[int, Finalist] = {}
+        self._judged: dict[int, list[float]] = {}
         population.refresh()
         self._take_in()
         self.resumed_from = self._taken_in
@@ -249,6 +251,7 @@ class _Search:
             return False
         losses = [*individual.losses, *more]
         if len(losses) == self.fitness.total_chunks:
+            self._judged[individual.number] = losses
             self._finalists[individual.number] = Finalist(
                 number=individual.number,
                 expression=str(individual.candidate.expression),
@@ -259,11 +262,21 @@ class _Search:
         return True
 
     def _candidates(self) -> list[Individual]:
-        """The best that finished the race; several workers may have measured one twice."""
+        """The best that finished the race, and as many more that are smaller than all better ones.
+
+        Several workers may have measured one twice.
+        """
         finished = [i for i in self.population.living if i.state == "complete"]
         finished.sort(key=lambda i: (i.mean, i.candidate.expression.size, i.number))
         distinct = {i.candidate.ranking: i for i in reversed(finished)}
-        return list(reversed(distinct.values()))[: self.settings.finalists]
+        ranked = list(reversed(distinct.values()))
+        best, others = ranked[: self.settings.finalists], ranked[self.settings.finalists :]
+        smaller: list[Individual] = []
+        for individual in others:
+            size = individual.candidate.expression.size
+            if all(size < i.candidate.expression.size for i in (*best, *smaller)):
+                smaller.append(individual)
+        return [*best, *smaller[: self.settings.finalists]]
 
     def _further_losses(self, individual: Individual) -> list[float]:
         """The losses of the chunks beyond the race; none where one of them cannot be measured."""
@@ -279,7 +292,7 @@ class _Search:
         if self._chunk_seconds is None:
             return 0.0
         unread = self.fitness.total_chunks - self.fitness.chunks
-        left = self.settings.finalists - len(self._finalists)
+        left = max(0, self.settings.finalists - len(self._finalists))
         return left * unread * self._chunk_seconds / self.population.workers
 
     # Telling
@@ -321,8 +334,9 @@ class _Search:
         finalists = sorted(self._finalists.values(), key=lambda f: (f.loss, f.size, f.number))
         best = self.race.best
         expression, loss, chunks = None, None, self.fitness.chunks
-        if finalists:
-            expression, loss = finalists[0].expression, finalists[0].loss
+        sizes = {f.number: f.size for f in finalists}
+        if (winner := smallest_as_good(self._judged, sizes)) is not None:
+            expression, loss = self._finalists[winner].expression, self._finalists[winner].loss
             chunks = self.fitness.total_chunks
         elif best is not None:
             expression, loss = str(best.candidate.expression), best.mean

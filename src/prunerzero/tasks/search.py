@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,7 +15,7 @@ from prunerzero.evolution.variation import OperatorSet
 from prunerzero.files import check_new, write_json
 from prunerzero.language.corpora import Part
 from prunerzero.language.perplexity import exp
-from prunerzero.metrics import CATALOG, Expression, Sparsity
+from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity
 from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.fitness import PrunedLoss
@@ -160,7 +161,8 @@ def search_in(
         raise OutputError(
             f"folder '{folder}' holds another search: {error} Name another --output-dir."
         ) from None
-    known = _known(fitness, population) if with_known else {}
+    if with_known:
+        _measure_known(fitness, population.jobs)
     result = evolution.search(
         fitness,
         population=population,
@@ -203,7 +205,7 @@ def search_in(
             {"metric": e.expression, "size": e.size, "perplexity": e.perplexity}
             for e in evolution.pareto_front(result.evaluations)
         ),
-        known=known,
+        known=_known(population.jobs),
         settings={**work.describe(), "search": asdict(settings)},
     )
     write_json(folder / HISTORY, [asdict(evaluation) for evaluation in result.evaluations])
@@ -226,16 +228,23 @@ def fitness_of(work: Workspace, sparsity: Sparsity) -> PrunedLoss:
     )
 
 
-def _known(fitness: PrunedLoss, population: evolution.Population) -> dict[str, float]:
-    """Perplexity of the named metrics on the race's chunks; measured once in a study."""
-    found: dict[str, float] | None = population.study.user_attrs.get("known metrics")
-    if found is None:
-        found = {}
-        for name, metric in CATALOG.items():
-            losses = list(fitness.losses(metric.expression, 0, fitness.chunks))
-            found[name] = exp(fmean(losses))
-        population.study.set_user_attr("known metrics", found)
-    return found
+def _measure_known(fitness: PrunedLoss, jobs: evolution.Jobs) -> None:
+    """Read the race's chunks with each of the named metrics; once, by whichever worker."""
+    for name, metric in CATALOG.items():
+        jobs.once(f"known {name}", partial(_losses, fitness, metric.expression))
+
+
+def _losses(fitness: PrunedLoss, expression: Expression) -> list[float]:
+    try:
+        return list(fitness.losses(expression, 0, fitness.chunks))
+    except ScoreError:
+        return []
+
+
+def _known(jobs: evolution.Jobs) -> dict[str, float]:
+    """Perplexity of the named metrics on the race's chunks, of those that gave one."""
+    measured = {name: jobs.result(f"known {name}") for name in CATALOG}
+    return {name: exp(fmean(losses)) for name, losses in measured.items() if losses}
 
 
 def _identity(
