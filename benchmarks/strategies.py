@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from prunerzero.evolution import SearchSettings
-from prunerzero.metrics import Sparsity
+from prunerzero.metrics import Expression, Sparsity
 from prunerzero.tasks.search import search_in
 from prunerzero.tasks.workspace import Setup, Workspace
 
@@ -48,6 +48,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "elite 30": {"operators": "extended", "elite": 30},
     "no constant mutation": {"operators": "extended", "constant_mutation": 0},
     "more constant mutation": {"operators": "extended", "constant_mutation": 0.3},
+    "more first trees": {"operators": "extended", "initial": 100},
+    "many first trees": {"operators": "extended", "initial": 200},
     "places 1": {"operators": "extended", "places": 1},
     "places 10": {"operators": "extended", "places": 10},
     "margin 1": {"operators": "extended", "noise_margin": 1.0},
@@ -85,7 +87,7 @@ def run(setup: Setup, sparsity: str, settings: SearchSettings) -> dict[str, Any]
         "test": found.perplexity.get("test", found.perplexity["validation"])["evolved"],
         "best so far": best,
         "chunks read": read / sum(e.chunks for e in result.evaluations),
-        "size": found.finalists[0]["size"] if found.finalists else None,
+        "size": Expression.from_json(found.tree).size,
         "metric": found.metric,
         "evaluations": found.evaluations,
         "seconds": found.seconds,

@@ -200,7 +200,8 @@ def table(jobs: list[Job], runs: Path, comparisons: dict[str, dict[str, Any] | N
             more = ""
             if best.is_file():
                 found = json.loads(best.read_text(encoding="utf-8"))
-                size = found["finalists"][0]["size"] if found["finalists"] else "?"
+                sizes = {f["metric"]: f["size"] for f in found["finalists"]}
+                size = sizes.get(found["metric"], "?")
                 more = f"{found['evaluations']:6} {found['seconds']:6.0f} {size:3}  "
                 more += found["metric"]
             lines.append(f"  {value:9.3f}  {Path(name).name:22} {more}")
