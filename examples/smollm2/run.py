@@ -29,7 +29,7 @@ import torch
 
 from prunerzero.language.models import load_model
 
-PRUNERZERO = [sys.executable, "-c", "from prunerzero.cli import main; main()"]
+PRUNERZERO = [sys.executable, "-m", "prunerzero"]
 POLL_SECONDS = 2.0
 TELL_SECONDS = 30.0
 
@@ -59,6 +59,7 @@ def main() -> None:
     chosen = product(options.sparsities, options.operators, options.seeds)
     jobs = [Job(*values) for values in chosen]
     runs = options.work / "runs"
+    prunerzero_json(["compare", *setup, "--metrics", "gblm"])  # leaves statistics in the cache
     run_all(jobs, setup, runs, options)
     comparisons = {s: compare(s, jobs, setup, runs) for s in options.sparsities}
     text = table(jobs, runs, comparisons)
@@ -140,7 +141,7 @@ def start(
     if torch.cuda.is_available():
         environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     if options.tf32:
-        environment["NVIDIA_TF32_OVERRIDE"] = "1"
+        environment["TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"] = "1"
     command = [*PRUNERZERO, "search", *setup, "--sparsity", job.sparsity]
     command += ["--operators", job.operators, "--seed", str(job.seed)]
     command += ["--seconds", str(options.seconds), "--evaluations", str(options.evaluations)]
@@ -166,9 +167,13 @@ def compare(sparsity: str, jobs: list[Job], setup: list[str], runs: Path) -> dic
         if job.sparsity == sparsity and (runs / job.name / "best.json").is_file()
     ]
     metrics = "magnitude,wanda,ria,gblm,pruner-zero,power-law,power-law(0.25,1)"
-    command = [*PRUNERZERO, "compare", *setup, "--sparsity", sparsity, "--json"]
-    command += ["--metrics", ",".join([metrics, *found])]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = ["compare", *setup, "--sparsity", sparsity]
+    return prunerzero_json([*command, "--metrics", ",".join([metrics, *found])])
+
+
+def prunerzero_json(command: list[str]) -> dict[str, Any] | None:
+    """What a command prints; None, with its message shown, where it fails."""
+    done = subprocess.run([*PRUNERZERO, *command, "--json"], capture_output=True, text=True)
     if done.returncode:
         print(done.stderr, flush=True)
         return None

@@ -87,7 +87,7 @@ class Breeder:
         """
         rng = Random(f"{self.settings.seed}:{draw}")
         self._learn()
-        wanted = 1 if self._is_first(draw) or rng.random() < UNSCREENED else self.settings.screened
+        wanted = self._wanted(rng, draw)
         found: dict[str, Candidate] = {}
         duplicates = 0
         for attempt in range(self.settings.attempts + LAST_RESORT):
@@ -131,6 +131,11 @@ class Breeder:
                 expression = individual.candidate.expression
                 if (ranking := self._ranking(expression, str(expression))) is not None:
                     self.surrogate.add(individual, ranking.pruned)
+
+    def _wanted(self, rng: Random, draw: int) -> int:
+        """How many new candidates the one is chosen from."""
+        is_free = self.settings.strategy == "random" or draw < len(self.seeds)
+        return 1 if is_free or rng.random() < UNSCREENED else self.settings.screened
 
     def _is_first(self, draw: int) -> bool:
         return draw < self._firsts or not self.population.living
