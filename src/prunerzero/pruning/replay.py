@@ -60,7 +60,7 @@ class Replay:
         self._model, self._blocks = model, blocks
         self._calls: list[list[Call]] = [[] for _ in blocks]
         self._tensors: dict[tuple[Any, ...], list[Tensor]] = {}
-        self._returned: int | None = None  # length of the tuple that blocks return; None: a tensor
+        self._returned: tuple[type, int] | None = None  # tuple or list, and length; None: a tensor
 
     @torch.no_grad()
     def capture(self, ids: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class Replay:
     def run(self, index: int, window: int, hidden: Tensor) -> Tensor:
         """The hidden states that block ``index`` makes of these in the given window."""
         output = self._calls[index][window].run(self._blocks[index], hidden)
-        after: Tensor = output[0] if isinstance(output, tuple) else output
+        after: Tensor = output[0] if isinstance(output, tuple | list) else output
         return after
 
     @contextmanager
@@ -115,7 +115,8 @@ class Replay:
         first = self._blocks[0]
 
         def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self._returned = len(output) if isinstance(output, tuple) else None
+            if isinstance(output, tuple | list):
+                self._returned = type(output), len(output)
             raise _StopReadingError
 
         hook = first.register_forward_hook(stop)
@@ -145,7 +146,8 @@ class Replay:
                 output = act(index, *Call.split(args, kwargs))
                 if self._returned is None:
                     return output
-                return (output, *[None] * (self._returned - 1))
+                kind, length = self._returned
+                return kind([output, *[None] * (length - 1)])
 
             return forward
 

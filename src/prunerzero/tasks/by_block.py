@@ -27,16 +27,10 @@ from prunerzero.language.perplexity import Perplexity, exp
 from prunerzero.language.streaming import StreamedModel, open_streamed
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.pruning.blocks import check_widths, find_blocks
-from prunerzero.pruning.blockwise import (
-    GradientOf,
-    Plan,
-    Propagate,
-    Room,
-    losses_by_block,
-    prune_by_block,
-)
+from prunerzero.pruning.blockwise import GradientOf, Plan, Propagate, prune_by_block
 from prunerzero.pruning.partial import KeptBlocks, PartialCheckpoint
 from prunerzero.pruning.pruner import LayerSparsity
+from prunerzero.pruning.reading import Room, losses_by_block
 from prunerzero.pruning.shards import FiledBlocks, ShardWriter
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH, Setup, Workspace
