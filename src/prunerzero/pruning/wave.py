@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from threading import Condition
 
 import torch
@@ -22,8 +23,9 @@ def run_blocks(
     when its work is done.
     """
     if len(devices) == 1:
-        for block in order:
-            work(block, devices[0], iter(range(windows)))
+        with _current(devices[0]):
+            for block in order:
+                work(block, devices[0], iter(range(windows)))
         return
     progress = _Progress(len(order), windows)
     with ThreadPoolExecutor(len(devices)) as pool:
@@ -86,11 +88,17 @@ def _run(
     work: Work,
 ) -> None:
     try:
-        for place in places:
-            work(order[place], device, progress.windows(place))
-            progress.finished(place)
+        with _current(device):
+            for place in places:
+                work(order[place], device, progress.windows(place))
+                progress.finished(place)
     except _StoppedError:
         pass
     except BaseException:
         progress.stop()
         raise
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Kernels that are no operators of torch's own run on the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

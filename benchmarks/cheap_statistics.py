@@ -1,0 +1,180 @@
+"""What cheaper gradients, and statistics of the pruned model, give up or gain in perplexity.
+
+    python benchmarks/cheap_statistics.py --model bundled
+    python benchmarks/cheap_statistics.py --model MODEL --calibration FILE --validation FILE
+
+Each metric prunes the model with statistics in four ways: of the dense model or block by block on
+the pruned one (``--propagate``), with the gradient of the model's loss or of the norm of each
+block's output (``--gradient``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunerzero.metrics import Sparsity, find_metric
+from prunerzero.pruning.blocks import find_blocks
+from prunerzero.pruning.blockwise import Plan, prune_by_block
+from prunerzero.pruning.pruner import LayerSparsity, prune_model
+from prunerzero.pruning.reading import Reading, Room
+from prunerzero.pruning.statistics import Statistics, collect_statistics, watch
+from prunerzero.tasks.workspace import Setup, Workspace
+
+METRICS = (
+    "wanda",
+    "power-law",
+    "power-law(0.25,1)",
+    "gblm",
+    "pruner-zero",
+)
+WAYS = (("dense", "full"), ("dense", "block"), ("pruned", "full"), ("pruned", "block"))
+
+
+class HeldBlocks:
+    """Blocks of a model that is on its device as a whole, pruned in place."""
+
+    def __init__(self, work: Workspace) -> None:
+        self.model = work.language_model.model
+        self._prefix, self.blocks = find_blocks(self.model)
+        self._layers = work.layers
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def layers(self, index: int) -> dict[str, Any]:
+        start = f"{self._prefix}.{index}."
+        return {name: layer for name, layer in self._layers.items() if name.startswith(start)}
+
+    @contextmanager
+    def at_work(self, index: int, device: torch.device) -> Iterator[None]:
+        yield
+
+    @contextmanager
+    def outside_at_work(self, device: torch.device) -> Iterator[None]:
+        yield
+
+    def pruned(self, index: int) -> dict[str, Tensor]:
+        return {}
+
+
+class NoRecord:
+    """Every block is still to be pruned, and stays where it is."""
+
+    def finished(self, index: int) -> bool:
+        return False
+
+    def zeros(self, index: int) -> dict[str, Tensor]:
+        return {}
+
+    def keep(
+        self, index: int, tensors: dict[str, Tensor], layers: tuple[LayerSparsity, ...]
+    ) -> None:
+        pass
+
+
+def block_statistics(blocks: HeldBlocks, windows: Tensor, room: Room) -> Statistics:
+    """X, and G of the norm of each block's output, of the dense model."""
+    found: Statistics = {}
+    with Reading(blocks, windows, room) as reading:  # type: ignore[arg-type]
+        for index in range(len(blocks)):
+            with watch(blocks.layers(index), True) as statistics_over:
+                every = iter(range(len(windows)))
+                reading.advance(index, room.devices[0], every, gradient=True)
+            found |= statistics_over(len(windows))
+    return found
+
+
+def measure(work: Workspace, room: Room, patterns: list[str]) -> list[dict[str, Any]]:
+    """Perplexity of each metric and pattern by each way."""
+    blocks, windows = HeldBlocks(work), work.text("calibration").windows
+    seconds = {}
+    start = time.perf_counter()
+    full = collect_statistics(blocks.model, work.layers, windows)
+    _wait()
+    seconds["full"] = time.perf_counter() - start
+    start = time.perf_counter()
+    local = block_statistics(blocks, windows, room)
+    _wait()
+    seconds["block"] = time.perf_counter() - start
+    print(f"statistics: {seconds['full']:.1f} s full, {seconds['block']:.1f} s block", flush=True)
+    rows = [{"metric": "dense", "perplexity": work.measure("validation", "dense").value}]
+    for metric in METRICS:
+        expression = find_metric(metric).expression
+        for pattern in patterns:
+            sparsity = Sparsity.parse(pattern)
+            row: dict[str, Any] = {"metric": metric, "sparsity": pattern}
+            for propagate, gradient in WAYS:
+                if "G" not in expression.terminals and gradient == "block":
+                    continue
+                with work.pruned_for_now():
+                    if propagate == "dense":
+                        statistics = full if gradient == "full" else local
+                        prune_model(work.layers, statistics, expression, sparsity)
+                    else:
+                        plan = Plan(expression, sparsity, propagate, gradient)  # type: ignore[arg-type]
+                        prune_by_block(blocks, windows, plan, room, NoRecord())  # type: ignore[arg-type]
+                    found = work.measure("validation", metric).value
+                row[f"{propagate}, {gradient}"] = found
+            rows.append(row)
+            print(_line(row), flush=True)
+    rows.append({"metric": "seconds of statistics", **seconds})
+    return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    cells = [f"{row[key]:10.2f}" if (key := ", ".join(way)) in row else " " * 10 for way in WAYS]
+    return f"{row['metric']:>18} {row['sparsity']:>4} " + " ".join(cells)
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--calibration", type=Path, default=None)
+    parser.add_argument("--validation", type=Path, default=None)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--windows", type=int, default=128, help="of calibration at most")
+    parser.add_argument("--validation-windows", type=int, default=None)
+    parser.add_argument("--max-seq-length", type=int, default=None)
+    parser.add_argument("--sparsities", default="0.5,2:4")
+    parser.add_argument("--output", type=Path, default=None, help="JSON file")
+    args = parser.parse_args()
+    work = Workspace(
+        Setup(
+            model=args.model,
+            calibration=args.calibration,
+            validation=args.validation,
+            device=args.device,
+            dtype=args.dtype,
+            max_seq_length=args.max_seq_length,
+            num_calibration_samples=args.windows,
+            num_validation_samples=args.validation_windows,
+        )
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        room = Room((work.language_model.device,), 64 * 2**30, Path(folder))
+        heads = " ".join(f"{'/'.join(way):>10}" for way in WAYS)
+        print(f"perplexity by --propagate/--gradient\n{'':24}{heads}")
+        rows = measure(work, room, args.sparsities.split(","))
+    print(f"dense model: {rows[0]['perplexity']:.3f}")
+    if args.output:
+        args.output.write_text(json.dumps({"settings": work.describe(), "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

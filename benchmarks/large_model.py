@@ -1,0 +1,395 @@
+"""A randomly initialised Llama-7B shape on disk, pruned block by block, and as a whole beside it.
+
+    python benchmarks/large_model.py --output large_model.json
+    python benchmarks/large_model.py --device cuda:0,cuda:1 --output two_gpus.json
+    python benchmarks/large_model.py --tiny --device cpu --output tiny.json
+
+Tells seconds of each stage, peak device and host memory, and whether one device, several devices
+and the whole model in memory prune the same weights to the bit. With several devices each run is
+made with the first alone as well. Runs that would begin after ``--seconds`` are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prunerzero.language.models import load_model
+from prunerzero.language.streaming import open_streamed
+from prunerzero.metrics import Sparsity, find_metric
+from prunerzero.pruning import blockwise
+from prunerzero.pruning.blocks import prunable_layers
+from prunerzero.pruning.blockwise import Plan, prune_by_block
+from prunerzero.pruning.pruner import LayerSparsity, prune_model
+from prunerzero.pruning.reading import Room
+from prunerzero.pruning.shards import FiledBlocks, ShardWriter
+from prunerzero.pruning.statistics import collect_statistics
+from prunerzero.tasks.by_block import block_names
+
+GIB = 2**30
+RUNS = (("wanda", "0.5"), ("power-law", "0.5"), ("wanda", "2:4"), ("power-law", "2:4"))
+
+
+class Stages:
+    """Seconds of each stage, added up over threads; a single device is waited for."""
+
+    def __init__(self, devices: int = 1) -> None:
+        self._wait = _wait if devices == 1 else lambda: None
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._lock = Lock()
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self._wait()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._wait()
+            with self._lock:
+                self.seconds[name] += time.perf_counter() - start
+
+
+class TimedBlocks(FiledBlocks):
+    """Blocks whose way to the device and back to the CPU is timed."""
+
+    stages: Stages
+
+    @contextmanager
+    def at_work(self, index: int, device: torch.device) -> Iterator[None]:
+        at_work = super().at_work(index, device)
+        with self.stages("read weights"):
+            at_work.__enter__()
+        try:
+            yield
+        finally:
+            at_work.__exit__(None, None, None)
+
+    def pruned(self, index: int) -> dict[str, Tensor]:
+        with self.stages("copy back"):
+            return super().pruned(index)
+
+
+class TimedRecord:
+    """Writes shards, timed; keeps nothing to go on from."""
+
+    def __init__(self, writer: ShardWriter, stages: Stages) -> None:
+        self._writer, self._stages = writer, stages
+        self.layers: list[LayerSparsity] = []
+
+    def finished(self, index: int) -> bool:
+        return False
+
+    def zeros(self, index: int) -> dict[str, Tensor]:
+        return {}
+
+    def keep(
+        self, index: int, tensors: dict[str, Tensor], layers: tuple[LayerSparsity, ...]
+    ) -> None:
+        with self._stages("write"):
+            self._writer.write(index + 1, tensors)
+        self.layers.extend(layers)
+
+
+class HostMemory:
+    """Peaks of this process: memory of its own, and pages of files, which can be dropped."""
+
+    def __enter__(self) -> HostMemory:
+        self.peak = {"own": 0.0, "files": 0.0}
+        self._done = Event()
+        self._thread = Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.02):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            kib = {key: int(rest.split()[0]) for key, _, rest in (x.partition(":") for x in lines)
+                   if key.startswith("Rss")}  # fmt: skip
+            for name, key in (("own", "RssAnon"), ("files", "RssFile")):
+                self.peak[name] = max(self.peak[name], kib[key] * 1024 / GIB)
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.synchronize(device)
+
+
+def write_model(folder: Path, shape: dict[str, int], device: torch.device) -> float:
+    """A Llama of random bf16 weights, a shard a block; returns GiB."""
+    from tokenizers import Tokenizer, models
+    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+
+    config = LlamaConfig(**shape, dtype="bfloat16", tie_word_embeddings=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    generator = torch.Generator(device).manual_seed(0)
+    pieces: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, parameter in model.named_parameters():
+        part = name.split(".")[2] if ".layers." in name else "outside"
+        pieces[part][name] = parameter
+    folder.mkdir(parents=True)
+    places, size = {}, 0
+    for number, parameters in enumerate(pieces.values(), start=1):
+        file = f"model-{number:05}-of-{len(pieces):05}.safetensors"
+        tensors = {}
+        for name, parameter in parameters.items():
+            tensor = torch.ones(parameter.shape, dtype=torch.bfloat16, device=device)
+            if parameter.dim() > 1:
+                tensor.normal_(std=0.02, generator=generator)
+            tensors[name] = tensor.cpu()
+            size += tensor.numel() * 2
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        places |= dict.fromkeys(tensors, file)
+    index = {"metadata": {"total_size": size}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?").save_pretrained(folder)
+    return size / GIB
+
+
+def by_block(
+    model: Path,
+    output: Path,
+    windows: Tensor,
+    devices: tuple[torch.device, ...],
+    metric: str,
+    sparsity: str,
+    memory: int,
+) -> dict[str, Any]:
+    """Prune block by block into ``output``; what it took."""
+    scratch = output.with_name("scratch")
+    scratch.mkdir(exist_ok=True)
+    output.mkdir()
+    stages = Stages(len(devices))
+    before = blockwise.prune_model
+
+    def timed(*args: Any) -> Any:
+        with stages("score and mask"):
+            return before(*args)
+
+    with _measured(devices) as took:
+        opened = open_streamed(str(model), block_names, scratch)
+        loaded = opened.language_model
+        blocks = TimedBlocks(
+            loaded.model, opened.files, loaded.stored_dtype, prunable_layers(loaded.model)
+        )
+        blocks.stages = stages
+        writer = ShardWriter(output, loaded.model, len(blocks) + 1)
+        with stages("write"):
+            writer.write(0, blocks.outside())
+        record = TimedRecord(writer, stages)
+        blockwise.prune_model = timed
+        try:
+            plan = Plan(find_metric(metric).expression, Sparsity.parse(sparsity))
+            prune_by_block(blocks, windows, plan, Room(devices, memory, scratch), record)
+        finally:
+            blockwise.prune_model = before
+        writer.finish()
+    shutil.rmtree(scratch)
+    other = took["seconds"] - sum(stages.seconds.values())
+    took["stages"] = dict(stages.seconds)
+    if len(devices) == 1:  # with several the stages overlap
+        took["stages"]["forward, backward, hidden states"] = other
+    took["digest"] = _digest(output)
+    took["sparsity"] = _sparsity(record.layers)
+    return {"way": "by block", "devices": len(devices)} | took
+
+
+def as_a_whole(
+    model: Path, output: Path, windows: Tensor, device: torch.device, metric: str, sparsity: str
+) -> dict[str, Any]:
+    """Prune with the whole model on the device, and compare with what lies in ``output``."""
+    stages = Stages()
+    expression = find_metric(metric).expression
+    folder = output.with_name("whole")
+    with _measured((device,)) as took:
+        with stages("read weights"):
+            loaded = load_model(str(model), dtype="bfloat16", device=str(device))
+            layers = prunable_layers(loaded.model)
+        with stages("statistics"):
+            statistics = collect_statistics(
+                loaded.model, layers, windows, gradients="G" in expression.terminals
+            )
+        with stages("score and mask"):
+            pruned = prune_model(layers, statistics, expression, Sparsity.parse(sparsity))
+        del statistics
+        with stages("write"):
+            loaded.save(folder)
+    took |= {"stages": dict(stages.seconds), "sparsity": _sparsity(list(pruned))}
+    took["equal_to_by_block"] = _equal_weights(loaded.model, output)
+    shutil.rmtree(folder)
+    return {"way": "as a whole", "devices": 1} | took
+
+
+@contextmanager
+def _measured(devices: tuple[torch.device, ...]) -> Iterator[dict[str, Any]]:
+    found: dict[str, Any] = {}
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+    _wait()
+    start = time.perf_counter()
+    with HostMemory() as host:
+        yield found
+        _wait()
+        found["seconds"] = time.perf_counter() - start
+    found["host_gib"] = host.peak
+    found["device_gib"] = [
+        torch.cuda.max_memory_allocated(d) / GIB for d in devices if d.type == "cuda"
+    ]
+
+
+def _digest(folder: Path) -> str:
+    def one(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with ThreadPoolExecutor(8) as pool:
+        digests = list(pool.map(one, sorted(folder.glob("*.safetensors"))))
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+
+def _equal_weights(model: Any, folder: Path) -> dict[str, float]:
+    """How many tensors differ from those in the folder, and the share of zeros that do."""
+    mine = dict(model.named_parameters())
+    different, moved, zeros = 0, 0, 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt", device=str(next(iter(mine.values())).device)) as file:
+            for name in file.keys():  # noqa: SIM118
+                here, there = mine[name], file.get_tensor(name)
+                different += not torch.equal(here, there)
+                moved += int(((here == 0) != (there == 0)).sum())
+                zeros += int((here == 0).sum())
+    return {"different_tensors": different, "zeros_elsewhere": moved / max(1, zeros)}
+
+
+def _sparsity(layers: list[LayerSparsity]) -> float:
+    return sum(x.zeros for x in layers) / sum(x.shape[0] * x.shape[1] for x in layers)
+
+
+def _show(run: dict[str, Any]) -> None:
+    stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in run["stages"].items())
+    device = "/".join(f"{gib:.2f}" for gib in run["device_gib"]) or "-"
+    host = run["host_gib"]
+    print(
+        f"{run['metric']:>10} {run['pattern']:>4} {run['way']:>10} on {run['devices']}: "
+        f"{run['seconds']:6.1f} s ({stages}); device {device} GiB, host {host['own']:.1f} GiB "
+        f"+ {host['files']:.1f} GiB of files; "
+        + (f"digest {run['digest']}" if "digest" in run else f"{run['equal_to_by_block']}"),
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--hidden", type=int, default=4096)
+    parser.add_argument("--ffn", type=int, default=11008)
+    parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--vocabulary", type=int, default=32000)
+    parser.add_argument("--windows", type=int, default=32)
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--activation-memory", type=float, default=4.0, help="GiB")
+    parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
+    parser.add_argument("--no-whole", action="store_true", help="do not hold the whole model")
+    parser.add_argument("--seconds", type=float, default=240, help="begin no run after these")
+    parser.add_argument("--folder", type=Path, default=None, help="where models are written")
+    parser.add_argument("--output", type=Path, default=None, help="JSON file")
+    args = parser.parse_args()
+    if args.tiny:
+        args.layers, args.hidden, args.ffn, args.heads = 3, 64, 96, 4
+        args.vocabulary, args.windows, args.length = 128, 4, 32
+    began = time.perf_counter()
+    devices = tuple(torch.device(name) for name in args.device.split(","))
+    results: dict[str, Any] = {
+        "arguments": {k: str(v) for k, v in vars(args).items()},
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "runs": [],
+    }
+    with tempfile.TemporaryDirectory(dir=args.folder) as place:
+        model, output = Path(place) / "model", Path(place) / "output"
+        shape = {
+            "hidden_size": args.hidden,
+            "intermediate_size": args.ffn,
+            "num_hidden_layers": args.layers,
+            "num_attention_heads": args.heads,
+            "num_key_value_heads": args.heads,
+            "vocab_size": args.vocabulary,
+            "max_position_embeddings": args.length,
+        }
+        results["model_gib"] = write_model(model, shape, devices[0])
+        results["write_model_seconds"] = time.perf_counter() - began
+        print(f"wrote {results['model_gib']:.2f} GiB in {results['write_model_seconds']:.0f} s")
+        generator = torch.Generator().manual_seed(1)
+        windows = torch.randint(args.vocabulary, (args.windows, args.length), generator=generator)
+
+        def record(metric: str, pattern: str, run: Callable[[], dict[str, Any]]) -> None:
+            if time.perf_counter() - began > args.seconds:
+                print(f"left out for time: {metric} {pattern}")
+                return
+            try:
+                found = {"metric": metric, "pattern": pattern} | run()
+            except torch.OutOfMemoryError as error:
+                print(f"{metric} {pattern}: out of memory ({str(error)[:80]})")
+                found = {"metric": metric, "pattern": pattern, "out_of_memory": str(error)}
+                results["runs"].append(found)
+                return
+            results["runs"].append(found)
+            _show(found)
+            if args.output:
+                args.output.write_text(json.dumps(results, indent=2))
+
+        memory = int(args.activation_memory * GIB)
+        for metric, pattern in RUNS:
+            for some in dict.fromkeys((devices[:1], devices)):
+                shutil.rmtree(output, ignore_errors=True)
+                record(
+                    metric,
+                    pattern,
+                    lambda some=some, m=metric, p=pattern: by_block(  # type: ignore[misc]
+                        model, output, windows, some, m, p, memory
+                    ),
+                )
+            if pattern == "0.5" and not args.no_whole and output.exists():
+                record(
+                    metric,
+                    pattern,
+                    lambda m=metric, p=pattern: as_a_whole(  # type: ignore[misc]
+                        model, output, windows, devices[0], m, p
+                    ),
+                )
+    results["seconds"] = time.perf_counter() - began
+    if args.output:
+        args.output.write_text(json.dumps(results, indent=2))
+    print(f"all in {results['seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
