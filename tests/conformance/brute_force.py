@@ -37,7 +37,7 @@ class Products(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
     def look(self, features: Tensor, weights: Tensor) -> None:
-        if weights.dim() > 2:
+        if weights.dim() > 2 and features.shape[:-2] == weights.shape[:-2]:
             for one, matrix in zip(features, weights, strict=True):
                 self.look(one, matrix)
             return

@@ -23,22 +23,65 @@ from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.tasks.prune import Pruned
 from prunerzero.tasks.workspace import Workspace
 
-PLAIN = [
-    *("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "phi3", "opt", "gpt2", "gpt_neox"),
-    *("bloom", "mixtral", "qwen3_moe"),
-    *("gptj", "gpt_bigcode", "codegen", "mpt", "phi", "persimmon", "stablelm", "starcoder2"),
-    *("olmo2", "olmo_hybrid", "cohere2", "granite", "gemma2", "glm4", "smollm3", "xglm"),
-    *("nemotron", "openai-gpt", "granitemoe", "gpt_oss", "olmoe", "llama4_text", "jetmoe"),
-    *("qwen2_moe", "qwen3_next", "recurrent_gemma"),
-]
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+LATENT = {"num_key_value_heads": 4, "head_dim": 4}
+CHANGES: dict[str, dict[str, Any]] = {
+    "deepseek_v2": LATENT,
+    "deepseek_v3": LATENT,
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "falcon_h1": {"mamba_d_ssm": 64},
+    "gemma3": {"mm_tokens_per_image": 4},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "longcat_flash": {
+        **LATENT,
+        "ffn_hidden_size": 48,
+        "expert_ffn_hidden_size": 16,
+        "moe_topk": 2,
+        "zero_expert_num": 2,
+    },
+    "mamba2": {"num_heads": 8, "head_dim": 8},
+    "qwen2_vl": {"text": {"rope_parameters": MROPE}},
+    "zamba2": {
+        **LATENT,
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "hybrid"] * 2,
+        "layer_types": ["mamba", "hybrid"] * 2,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "mamba_ngroups": 1,
+        "mamba_headdim": 16,
+        "n_mamba_heads": 4,
+        "num_mem_blocks": 1,
+    },
+}
+TEXT = [
+    *("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "phi3", "opt", "gpt2", "gpt_neox"),
+    *("bloom", "falcon", "mixtral", "qwen3_moe"),
+    # dense
+    *("codegen", "cohere2", "ctrl", "gemma2", "glm4", "gpt_bigcode", "gpt_neo", "gptj", "granite"),
+    *("mpt", "nemotron", "olmo2", "openai-gpt", "persimmon", "phi", "smollm3", "stablelm"),
+    *("starcoder2", "xglm"),
+    # mixtures of experts
+    *("aria_text", "dbrx", "deepseek_v2", "deepseek_v3", "ernie4_5_moe", "gpt_oss", "granitemoe"),
+    *("inkling_text", "jetmoe", "llama4_text", "longcat_flash", "olmoe", "phimoe", "qwen2_moe"),
+    # state spaces, linear attention, and blocks of several classes
+    *("bamba", "falcon_h1", "jamba", "lfm2_moe", "mamba", "mamba2", "nemotron_h", "olmo_hybrid"),
+    *("qwen3_next", "recurrent_gemma", "rwkv", "zamba2"),
+]
+SEEING = ["gemma3", "internvl", "llama4", "llava", "mllama", "qwen2_vl", "qwen3_vl_moe"]
 ARCHITECTURES = {
-    **{model_type: partial(causal, model_type) for model_type in PLAIN},
-    "falcon": partial(causal, "falcon"),
-    "deepseek_v3": partial(causal, "deepseek_v3", num_key_value_heads=4, head_dim=4),
-    "gemma3": partial(seeing, "gemma3", mm_tokens_per_image=4),
-    "qwen2_vl": partial(seeing, "qwen2_vl", text={"rope_parameters": MROPE}),
-    "llava": partial(seeing, "llava"),
+    **{
+        model_type: partial(causal, model_type, **CHANGES.get(model_type, {}))
+        for model_type in TEXT
+    },
+    **{
+        model_type: partial(seeing, model_type, **CHANGES.get(model_type, {}))
+        for model_type in SEEING
+    },
 }
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SPARSITY = 0.5

@@ -111,6 +111,7 @@ def save(model: Any, folder: Path, dtype: torch.dtype) -> Path:
         if parameter.dim() > 1:
             spread = 0.3 if "embed" in name or parameter.shape[-1] < 16 else 0.2
             parameter.data.normal_(std=spread)
-    model.to(dtype).save_pretrained(folder)
+        parameter.data = parameter.data.to(dtype)
+    model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder

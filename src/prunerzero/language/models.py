@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,7 @@ def read_model(
             f"the weights of {name!r} lack {missing[0]!r}"
             + (f" and {len(missing) - 1} more tensors." if len(missing) > 1 else ".")
         )
+    _check_inputs(name, model)
     _forget_quantisation(model)
     return tokenizer, model.eval().requires_grad_(False), stored
 
@@ -181,6 +183,15 @@ def _check_config(name: str, config: Any, from_gguf: bool) -> None:
             f"the weights of {name!r} are quantised ({method or 'in some way'}); pass the "
             "checkpoint that they were made from, or a .gguf file."
         )
+
+
+def _check_inputs(name: str, model: Any) -> None:
+    for parameter in signature(model.forward).parameters.values():
+        required = parameter.default is parameter.empty and "VAR" not in parameter.kind.name
+        if required and parameter.name != "input_ids":
+            raise ModelError(
+                f"{name!r} cannot be run on text alone: it also needs {parameter.name}."
+            )
 
 
 def auto_class(config: Any) -> Any:

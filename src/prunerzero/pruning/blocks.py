@@ -128,9 +128,11 @@ def prunable_layers(
     taken: set[tuple[int, int | None]] = {
         (id(module.weight), None) for module in model.modules() if isinstance(module, nn.Embedding)
     }
+    embedding = _token_embedding(model)
+    width = model.get_parameter(f"{embedding}.weight").shape[1] if embedding else None
     found: dict[str, Matrix] = {}
     for index, block in blocks.named_children():
-        for matrix in _matrices(f"{prefix}.{index}", block, owners):
+        for matrix in _matrices(f"{prefix}.{index}", block, width, owners):
             key = id(matrix.stored), matrix.expert
             if key not in taken and _wanted(matrix.name, ignore, target):
                 taken.add(key)
@@ -147,7 +149,7 @@ def _wanted(name: str, ignore: tuple[str, ...], target: tuple[str, ...]) -> bool
 
 
 def _matrices(
-    prefix: str, block: nn.Module, owners: dict[int, list[nn.Module]]
+    prefix: str, block: nn.Module, width: int | None, owners: dict[int, list[nn.Module]]
 ) -> Iterator[Matrix]:
     """The matrices of one block, routers left out."""
     forms = {name: is_transposed(module) for name, module in block.named_modules()}
@@ -156,8 +158,8 @@ def _matrices(
         for name, transposed in forms.items()
         if transposed is not None
     }
-    left_alone = routers(block, linears)
-    fused = fused_experts(block)
+    fused = fused_experts(block, width)
+    left_alone = routers(block, linears, fused)
     for name, module in block.named_modules():
         full = f"{prefix}.{name}" if name else prefix
         if name in linears and name not in left_alone:

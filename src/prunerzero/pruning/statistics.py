@@ -15,6 +15,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from prunerzero.metrics.ranking import Probe
 from prunerzero.pruning.activations import watch_inputs
@@ -74,9 +75,9 @@ def collect_statistics(
         for done, window in enumerate(windows.to(device), start=1):
             ids = window[None]
             with torch.set_grad_enabled(gradients):
-                output = model(input_ids=ids, labels=ids, use_cache=False)
-            if gradients:
-                output.loss.backward()
+                logits = model(input_ids=ids, use_cache=False).logits[0]
+            if gradients:  # not the model's own loss, which may hold more, such as that of routers
+                cross_entropy(logits[:-1].float(), ids[0, 1:]).backward()
             on_window(done)
     return statistics_over(len(windows))
 
