@@ -30,7 +30,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "deepseek_v3": LATENT,
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
-        "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+        "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "falcon_h1": {"mamba_d_ssm": 64},
     "gemma3": {"mm_tokens_per_image": 4},
@@ -49,7 +49,6 @@ CHANGES: dict[str, dict[str, Any]] = {
         **LATENT,
         "num_hidden_layers": 4,
         "layers_block_type": ["mamba", "hybrid"] * 2,
-        "layer_types": ["mamba", "hybrid"] * 2,
         "attention_hidden_size": 64,
         "attention_head_dim": 16,
         "mamba_ngroups": 1,

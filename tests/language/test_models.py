@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_model import save_tiny_model
 
 from prunerzero.errors import ModelError
@@ -100,3 +101,79 @@ def test_a_model_the_hub_cannot_give_says_what_to_pass_instead(monkeypatch, answ
     monkeypatch.setattr("prunerzero.language.models.ask_hub", lambda *_: answer)
     with pytest.raises(ModelError, match=f"{problem}; pass a model folder, a .gguf file"):
         load_model("nobody/nothing-of-that-name")
+
+
+def test_pickled_weights_are_read_where_that_is_allowed(folder, saved):
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    loaded = load_model(str(folder), device="cpu", allow_pickle=True)
+    assert fingerprint(loaded.model) == fingerprint(load_model(str(saved), device="cpu").model)
+
+
+def test_a_pickle_that_holds_more_than_tensors_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({"weights": print}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError):
+        load_model(str(folder), device="cpu", allow_pickle=True)
+
+
+@pytest.fixture
+def sharded(folder):
+    model = load_model(str(folder), dtype="bfloat16", device="cpu").model
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="2KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    return folder
+
+
+def test_weights_in_several_files_are_one_model(sharded, saved):
+    whole, parts = (load_model(str(f), device="cpu").model for f in (saved, sharded))
+    assert fingerprint(whole) == fingerprint(parts)
+
+
+def test_a_missing_shard_is_named(sharded):
+    (gone, *_) = sorted(sharded.glob("*.safetensors"))
+    gone.unlink()
+    with pytest.raises(ModelError, match=f"lacks the weights file '{gone.name}'"):
+        load_model(str(sharded), device="cpu")
+
+
+def test_an_index_that_is_none_is_named(sharded):
+    (sharded / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ModelError, match="does not say which weights lie in which file"):
+        load_model(str(sharded), device="cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_saved_again_is_what_was_read(tmp_path, dtype):
+    folder = save_tiny_model(tmp_path / "first", dtype)
+    load_model(str(folder), device="cpu").save(tmp_path / "second")
+    first, second = (load_file(tmp_path / n / "model.safetensors") for n in ("first", "second"))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert tensor.dtype == second[name].dtype == dtype
+        assert torch.equal(tensor, second[name])
+
+
+def test_files_of_a_processor_go_along(folder, tmp_path):
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5]}')
+    load_model(str(folder), device="cpu").save(tmp_path / "again")
+    assert (tmp_path / "again" / "preprocessor_config.json").read_text() == '{"image_mean": [0.5]}'
+
+
+@pytest.mark.parametrize("method", ["gptq", "mxfp4"])
+def test_quantised_weights_are_refused(folder, method):
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=rf"are quantised \({method}\)"):
+        load_model(str(folder), device="cpu")
+
+
+def test_a_model_that_needs_more_than_text_is_refused(folder, monkeypatch):
+    def forward(self, input_ids, pixel_values, labels=None, **more): ...
+
+    monkeypatch.setattr("transformers.LlamaForCausalLM.forward", forward)
+    with pytest.raises(ModelError, match="it also needs pixel_values"):
+        load_model(str(folder), device="cpu")

@@ -67,7 +67,9 @@ class _ExpertProducts(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._squares = squares
         self._ran = False
-        self._unseen = {matrix.parameter: matrix for matrix in reversed(matrices)}
+        self._copies: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._unseen = {matrix.parameter: matrix for matrix in matrices}
+        self._addresses = {matrix.stored.data_ptr() for matrix in matrices}
         self._experts: dict[str, dict[int | None, Matrix]] = {}
         for matrix in matrices:
             self._experts.setdefault(matrix.parameter, {})[matrix.expert] = matrix
@@ -79,6 +81,7 @@ class _ExpertProducts(TorchDispatchMode):
 
     def end(self, *_: Any) -> None:
         """The module has finished, or failed."""
+        self._copies.clear()
         self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def check(self) -> None:
@@ -98,51 +101,60 @@ class _ExpertProducts(TorchDispatchMode):
             tensors = [arg for arg in args if torch.is_tensor(arg) and arg.dim() > 1]
             offsets = [arg for arg in args if torch.is_tensor(arg) and arg.dtype == torch.int32]
             for experts in self._experts.values():
-                self._take(next(iter(experts.values())).stored, experts, tensors[-2:], offsets)
+                self._take(experts, tensors[-2:], offsets)
+        elif operation.__name__.startswith("index.") and args[0].data_ptr() in self._addresses:
+            self._copies.append((result, args[0], args[1][0]))
         return result
 
     def _take(
-        self,
-        stored: Tensor,
-        experts: dict[int | None, Matrix],
-        factors: list[Tensor],
-        offsets: list[Tensor],
+        self, experts: dict[int | None, Matrix], factors: list[Tensor], offsets: list[Tensor]
     ) -> None:
-        """Count the product of two ``factors`` if one of them is a part of ``stored``.
-
-        A part is one expert's matrix, or all of them in a batch; or some rows of it, such as the
-        gate alone, of which only those with the first row are counted.
-        """
-        first = stored.data_ptr()
+        """Count the product of two ``factors`` if one of them holds weights of these experts."""
+        matrix = next(iter(experts.values()))
         for position, factor in enumerate(factors):
-            start, rest = divmod(factor.data_ptr() - first, stored.stride(0) * stored.itemsize)
-            if rest or not 0 <= start < stored.shape[0]:
+            held = self._held(matrix.stored, factor)
+            if held is None:
                 continue
-            other = factors[1 - position]
-            matrix = next(iter(experts.values()))
-            inputs = matrix.weight.shape[1]
             # the dimension that is summed over has the stride of the matrix's inputs
-            summed = factor.stride(-2 if position else -1)
-            if summed != matrix.weight.stride(1) or factor.shape[-2 if position else -1] != inputs:
+            summed, weight = -2 if position else -1, matrix.weight
+            if (factor.stride(summed), factor.shape[summed]) != (weight.stride(1), weight.shape[1]):
                 raise ModelError(
                     f"{matrix.name} is multiplied along another dimension than was concluded from "
                     f"its shape; leave it alone with --ignore."
                 )
-            features = other if position else other.mT
             self._unseen.pop(matrix.parameter, None)
-            for expert, rows in self._rows(features, offsets, start):
+            features = factors[1 - position] if position else factors[1 - position].mT
+            for expert, rows in _by_expert(features, held, offsets):
                 if expert in experts:
                     self._squares[experts[expert].name] += _squares(rows)
 
-    @staticmethod
-    def _rows(features: Tensor, offsets: list[Tensor], start: int) -> Iterator[tuple[int, Tensor]]:
-        """The features [tokens, in] of each expert: grouped by offsets, batched, or of one."""
-        if offsets:
-            begin = 0
-            for expert, end in enumerate(offsets[0].tolist()):
-                yield expert, features[begin:end]
-                begin = end
-        elif features.dim() == 3:
-            yield from enumerate(features, start)
-        else:
-            yield start, features
+    def _held(self, stored: Tensor, factor: Tensor) -> Tensor | None:
+        """Whose weights a factor holds: the expert of each of its matrices, or None.
+
+        It is a view of the parameter, or was copied from it for each token. It may be some rows of
+        each matrix, such as the gate alone; only those with the first row are counted.
+        """
+        for copy, source, chosen in self._copies:
+            if factor.data_ptr() == copy.data_ptr() and source.data_ptr() == stored.data_ptr():
+                return chosen
+        distance = factor.data_ptr() - stored.data_ptr()
+        start, rest = divmod(distance, stored.stride(0) * stored.itemsize)
+        if rest or not 0 <= start < stored.shape[0]:
+            return None
+        return torch.arange(start, start + (factor.shape[0] if factor.dim() == 3 else 1))
+
+
+def _by_expert(
+    features: Tensor, held: Tensor, offsets: list[Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """The features [tokens, in] of each expert: of one, grouped by offsets, or in a batch."""
+    if features.dim() == 2 and not offsets:
+        yield int(held), features
+    elif offsets:
+        begin = 0
+        for expert, end in enumerate(offsets[0].tolist()):
+            yield expert, features[begin:end]
+            begin = end
+    else:
+        for expert in held.unique().tolist():
+            yield expert, features[held == expert]
