@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,12 @@ from prunerzero.errors import OutputError
 
 def write_text(path: Path, text: str) -> None:
     """Write beside, then rename."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise OutputError(
             f"'{path}' cannot be written: {(error.strerror or '').lower()}."
         ) from None

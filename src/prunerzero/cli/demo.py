@@ -20,8 +20,8 @@ def demo(
     sparsity: SparsityOption = "0.5",
     seed: Annotated[int, typer.Option(help="Another seed, another search.")] = 0,
     evaluations: Annotated[int | None, typer.Option(help="At most so many evaluations.")] = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="At most so many seconds of search.")
+    time: Annotated[
+        str | None, typer.Option(help="At most so long a search: 90s, 3m.", metavar="DURATION")
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the folder of an earlier demo.")
@@ -37,6 +37,7 @@ def demo(
     from prunerzero.cli.terminal import TerminalObserver
     from prunerzero.report import perplexity_table
     from prunerzero.tasks.demo import run_demo
+    from prunerzero.tasks.duration import parse_duration
 
     observer = TerminalObserver()
     with observer.shown():
@@ -45,7 +46,7 @@ def demo(
             sparsity=sparsity,
             seed=seed,
             evaluations=evaluations,
-            seconds=seconds,
+            seconds=None if time is None else parse_duration(time),
             overwrite=overwrite,
             observer=observer,
         )

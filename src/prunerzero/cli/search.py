@@ -24,8 +24,12 @@ def search(
     setup: Setup,
     output_dir: Annotated[Path, typer.Option(help="Folder of the run; resumed if it is one.")],
     sparsity: SparsityOption = "0.5",
-    evaluations: Annotated[int | None, typer.Option(help="At most so many evaluations.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="At most so many seconds.")] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(help="At most so many evaluations, by all workers together.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="At most so long: 90s, 15m, 2h, 1h30m.", metavar="DURATION")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another search.")] = 0,
     strategy: Annotated[
         Strategy, typer.Option(help="evolution; or random, powerlaw: baselines at equal budget.")
@@ -37,16 +41,34 @@ def search(
         SeedMetrics, typer.Option(help="Begin from scratch, or with the known metrics.")
     ] = "none",
     group: GroupOption = "row",
+    workers: Annotated[
+        str,
+        typer.Option(
+            help="Processes on this host, one for each GPU; auto: as many as GPUs are visible.",
+            metavar="auto|K",
+        ),
+    ] = "1",
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Path of the study's journal, by default OUTPUT_DIR/journal.log, or the URL of a "
+            "PostgreSQL database. The same command on another host joins in.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Evolve a pruning metric for a model, a text and a sparsity.
 
     Statistics come from the calibration text, metrics are judged on the validation text, and the
-    one found is measured on the test text where one is named. The same command again resumes.
+    one found is measured on the test text where one is named. The same command again resumes;
+    killed or interrupted, a search loses no more than the evaluations in flight.
 
     Example: [bold]prunerzero search --model ORG/NAME --dataset wikitext2 --sparsity 2:4
     --output-dir run[/], then [bold]prunerzero prune --model ORG/NAME --dataset wikitext2
     --sparsity 2:4 --metric run --output-dir pruned[/]
+
+    On all GPUs for two hours: [bold]prunerzero search --model ORG/NAME --dataset wikitext2
+    --workers auto --time 2h --output-dir run[/]
     """
     from prunerzero.cli.terminal import TerminalObserver
     from prunerzero.tasks.search import search as run
@@ -58,12 +80,14 @@ def search(
             sparsity,
             output_dir,
             evaluations=evaluations,
-            seconds=seconds,
+            time=time,
             seed=seed,
             strategy=strategy,
             operators=operators,
             seed_metrics=seed_metrics,
             group=group,
+            workers=workers,
+            storage=storage,
             observer=observer,
         )
     if json:

@@ -58,6 +58,9 @@ class TerminalObserver(Observer):
     def stage(self, what: str) -> None:
         self.console.print(f"[dim]{what} …[/dim]")
 
+    def note(self, what: str) -> None:
+        self.console.print(what, markup=False, soft_wrap=True)
+
     @contextmanager
     def count(
         self, what: str, total: int, unit: str = "windows"
@@ -118,16 +121,21 @@ class TerminalObserver(Observer):
 def describe(progress: SearchProgress) -> str:
     """One line: how far, how fast, what was skipped, how long still, and the best so far."""
     left = "" if progress.seconds_left is None else f", {_clock(progress.seconds_left)} left"
+    workers = f", {progress.workers} workers" if progress.workers > 1 else ""
     best = (
         ""
         if progress.best_perplexity is None
         else f" · best {progress.best_perplexity:.3f}: {progress.best_expression}"
     )
     return (
-        f"{progress.evaluations} evaluations ({progress.evaluations_per_second:.1f}/s), "
+        f"{progress.evaluations} evaluations ({_rate(progress.evaluations_per_second)}{workers}), "
         f"{progress.duplicates_skipped} duplicates skipped, {progress.raced_out} raced out{left}"
         f"{best}"
     )
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:.1f}/s" if per_second >= 0.1 else f"{3600 * per_second:.0f}/h"
 
 
 def _clock(seconds: float) -> str:

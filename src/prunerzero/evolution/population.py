@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -34,6 +35,7 @@ from prunerzero.evolution.jobs import Jobs
 from prunerzero.evolution.presence import Presence
 from prunerzero.evolution.records import Candidate, Individual, State
 from prunerzero.evolution.storage import (
+    StorageError,
     is_database,
     open_storage,
     repair_journal,
@@ -156,8 +158,8 @@ class Population:
 
     def close(self) -> None:
         """Leave: nothing of this worker is in flight."""
-        with interrupts_wait(), storage_errors():
-            self._presence.leave()
+        with interrupts_wait(), suppress(StorageError), storage_errors():
+            self._presence.leave()  # what cannot be written, the lock tells
 
     def require(self, key: str, settings: Mapping[str, Any]) -> None:
         """Keep ``settings`` with the study, or check that they are those it was begun with.

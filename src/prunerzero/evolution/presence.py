@@ -71,9 +71,11 @@ class Presence:
         self._leaving.set()
         self._heart.join()
         self._heart = None
-        self._strike_out(self.worker)
-        self._lock.release()
-        self._file.unlink(missing_ok=True)
+        try:
+            self._strike_out(self.worker)
+            self._file.unlink(missing_ok=True)
+        finally:
+            self._lock.release()
 
     def _beat(self) -> None:
         number = 0

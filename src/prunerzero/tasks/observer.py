@@ -14,6 +14,9 @@ class Observer:
     def stage(self, what: str) -> None:
         """Something of unknown length begins."""
 
+    def note(self, what: str) -> None:
+        """Something happened that is worth a line."""
+
     @contextmanager
     def count(
         self, what: str, total: int, unit: str = "windows"

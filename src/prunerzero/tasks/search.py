@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from prunerzero import evolution
-from prunerzero.errors import InputError, OutputError
+from prunerzero.errors import InputError
 from prunerzero.evolution.settings import SeedMetrics, Strategy
 from prunerzero.evolution.variation import OperatorSet
 from prunerzero.files import check_new, write_json
@@ -19,10 +19,12 @@ from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity
 from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.fitness import PrunedLoss
-from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import probes_of
+from prunerzero.tasks.duration import parse_duration
 from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.shared_study import SharedPerplexities, open_study
+from prunerzero.tasks.workers import devices_for, run_workers
 from prunerzero.tasks.workspace import Setup, Workspace
 
 JOURNAL = "journal.log"
@@ -78,12 +80,14 @@ def search(
     output_dir: Path | str,
     *,
     evaluations: int | None = None,
-    seconds: float | None = None,
+    time: str | float | None = None,
     seed: int = 0,
     strategy: Strategy = "evolution",
     operators: OperatorSet = "published",
     seed_metrics: SeedMetrics = "none",
     group: Group = "row",
+    workers: int | str = 1,
+    storage: str | Path | None = None,
     observer: Observer | None = None,
 ) -> Found:
     """Evolve a metric and write ``best.json`` to the run's folder; the same call again resumes.
@@ -92,26 +96,34 @@ def search(
         setup: model and texts; calibration and validation are needed, test is optional.
         sparsity: ``"0.5"``, ``"2:4"`` …
         output_dir: absent, empty, or the folder of the run to resume.
-        evaluations: budget, counting what was measured before a resume; 500 where neither budget
-            is given.
-        seconds: budget of search time.
+        evaluations: budget, counting what was measured before a resume and by all workers; 500
+            where neither budget is given.
+        time: budget of search time: ``"2h"``, ``"1h30m"``, or seconds.
         seed: of the evolution.
         strategy: ``"evolution"``, or ``"random"`` or ``"powerlaw"`` to compare it with.
         operators: ``"published"``, the paper's search space, or ``"extended"``.
         seed_metrics: ``"none"`` begins from scratch, ``"catalog"`` with the known metrics.
         group: scores compete within a ``"row"`` or within a whole ``"layer"``.
+        workers: processes of this host, one for each GPU as long as there are some; ``"auto"`` for
+            as many as GPUs are visible, or one on a CPU. A program that asks for several must
+            guard its main module, as ``multiprocessing`` wants it.
+        storage: path of the study's journal, by default in ``output_dir``, or the URL of a
+            PostgreSQL database. The same call on another host with the same storage joins in.
         observer: told of progress.
 
     Raises:
-        InputError, MetricError: nothing was written.
+        InputError, MetricError: nothing was written, or what was evaluated is kept.
         KeyboardInterrupt: before anything was measured.
     """
     sparsity = Sparsity.parse(sparsity, group) if isinstance(sparsity, str) else sparsity
     folder = Path(output_dir)
-    if not (folder / JOURNAL).is_file():
+    if not _is_run(folder):
         check_new(folder)
+    seconds = None if time is None else parse_duration(time)
     if evaluations is None and seconds is None:
         evaluations = _DEFAULT_EVALUATIONS
+    devices = devices_for(workers, setup.device)
+    storage = storage or folder / JOURNAL
     try:
         settings = evolution.SearchSettings(
             seed=seed,
@@ -123,10 +135,44 @@ def search(
         )
     except ValueError as error:
         raise InputError(str(error)) from None
-    work = Workspace(setup, observer)
-    work.read("calibration", "validation", *_optional(work))
-    found, _ = search_in(work, sparsity, folder, settings)
+    observer = observer or Observer()
+    order = Order(replace(setup, device=devices[0]), sparsity, folder, settings, storage)
+    if len(devices) == 1:
+        found, result = run_order(order, observer)
+    else:
+        if str(storage).startswith("sqlite"):
+            raise InputError("SQLite does not bear several workers; use a journal or PostgreSQL.")
+        with open_study(storage) as population:  # refused here, it is refused once
+            if population.arrival:
+                observer.note(population.arrival)
+        found, result = run_workers(run_order, order, devices, observer)
+    _write(folder, found, result)
     return found
+
+
+@dataclass(frozen=True)
+class Order:
+    """What every worker of a search is told; all but the device is the same for all."""
+
+    setup: Setup
+    sparsity: Sparsity
+    folder: Path
+    settings: evolution.SearchSettings
+    storage: str | Path
+
+
+def run_order(order: Order, observer: Observer) -> tuple[Found, evolution.SearchResult]:
+    """A worker's part of the search, from an empty hand."""
+    work = Workspace(order.setup, observer)
+    work.read("calibration", "validation", *_optional(work))
+    return _search(work, order.sparsity, order.folder, order.settings, order.storage)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a search was begun there; on a shared folder, perhaps a moment ago."""
+    return folder.is_dir() and any(
+        file.name == BEST or file.name.startswith(JOURNAL) for file in folder.iterdir()
+    )
 
 
 def _optional(work: Workspace) -> list[Part]:
@@ -145,44 +191,67 @@ def search_in(
 
     ``with_known`` measures the named metrics too, on the chunks that a race reads.
     """
+    found, result = _search(
+        work, sparsity, folder, settings, folder / JOURNAL, with_known=with_known
+    )
+    _write(folder, found, result)
+    return found, result
+
+
+def _write(folder: Path, found: Found, result: evolution.SearchResult) -> None:
+    write_json(folder / HISTORY, [asdict(evaluation) for evaluation in result.evaluations])
+    write_json(folder / BEST, asdict(found))
+
+
+def _search(
+    work: Workspace,
+    sparsity: Sparsity,
+    folder: Path,
+    settings: evolution.SearchSettings,
+    storage: str | Path,
+    *,
+    with_known: bool = True,
+) -> tuple[Found, evolution.SearchResult]:
     check_widths(work.layers, sparsity)
     for part in ("calibration", "validation", *_optional(work)):
         work.text(part)
     statistics = work.statistics(gradients=True)
     judged: list[Part] = ["validation", *_optional(work)]
-    perplexity = {str(part): {"dense": work.dense(part)} for part in judged}
     fitness = fitness_of(work, sparsity)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        population = evolution.Population.open(
-            folder / JOURNAL, settings=_identity(work, sparsity, settings)
+    with open_study(storage, _identity(work, sparsity, settings)) as population:
+        if population.arrival:
+            work.observer.note(population.arrival)
+        lost_before = population.lost
+        shared = SharedPerplexities(work, population.jobs)
+        for part in judged:
+            shared.try_dense(part)
+        if with_known:
+            _measure_known(fitness, population.jobs)
+        result = evolution.search(
+            fitness,
+            population=population,
+            settings=settings,
+            probes=probes_of(work.layers, statistics),
+            sparsity=sparsity,
+            on_progress=work.observer.search,
         )
-    except evolution.StudyMismatchError as error:
-        raise OutputError(
-            f"folder '{folder}' holds another search: {error} Name another --output-dir."
-        ) from None
-    if with_known:
-        _measure_known(fitness, population.jobs)
-    result = evolution.search(
-        fitness,
-        population=population,
-        settings=settings,
-        probes=probes_of(work.layers, statistics),
-        sparsity=sparsity,
-        on_progress=work.observer.search,
-    )
-    if result.expression is None:
-        if result.interrupted:
-            raise KeyboardInterrupt
-        raise InputError(
-            f"none of {len(result.evaluations)} metrics could be measured; allow more evaluations."
-        )
-    expression = Expression.parse(result.expression)
-    if not result.interrupted:
-        with work.pruned_for_now():
-            prune_model(work.layers, statistics, expression, sparsity)
-            for part in judged:
-                perplexity[part]["evolved"] = work.measure(part, "evolved").value
+        if lost := population.lost - lost_before:
+            work.observer.note(f"{lost} evaluations of workers that died were lost meanwhile.")
+        if result.expression is None:
+            if result.interrupted:
+                raise KeyboardInterrupt
+            raise InputError(
+                f"none of {len(result.evaluations)} metrics could be measured; "
+                "allow more evaluations."
+            )
+        expression = Expression.parse(result.expression)
+        perplexity = {
+            str(part): shared.known(part)
+            if result.interrupted
+            else shared.both(part, expression, statistics, sparsity)
+            for part in judged
+        }
     found = Found(
         output_dir=str(folder),
         metric=result.expression,
@@ -208,8 +277,6 @@ def search_in(
         known=_known(population.jobs),
         settings={**work.describe(), "search": asdict(settings)},
     )
-    write_json(folder / HISTORY, [asdict(evaluation) for evaluation in result.evaluations])
-    write_json(folder / BEST, asdict(found))
     return found, result
 
 

@@ -1,0 +1,26 @@
+"""Lengths of time as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from prunerzero.errors import InputError
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_PATTERN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds: ``"90s"``, ``"15m"``, ``"1h30m"``, ``"2d"``, or a plain number of seconds.
+
+    >>> parse_duration("1h30m")
+    5400.0
+
+    Raises:
+        InputError: it is none of these.
+    """
+    found = _PATTERN.fullmatch(str(text).strip().lower())
+    if found is None or not any(found.groups()):
+        raise InputError(f"'{text}' is no length of time; write 90s, 15m, 2h or 1h30m.")
+    parts = zip(found.groups(), _UNITS.values(), strict=True)
+    return float(sum(float(number or 0) * unit for number, unit in parts))

@@ -1,0 +1,286 @@
+"""Several workers of one host, each a process with its device, supervised by this one.
+
+The supervisor loads no model. It starts the workers, shows what they tell as one, starts again
+those that are killed, and hands on Ctrl-C. All that the workers share is the study; whatever
+happens to the supervisor, they end by themselves, and nothing in the study is lost.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prunerzero.errors import InputError
+from prunerzero.evolution import Progress, SearchResult
+from prunerzero.metrics import MetricError
+from prunerzero.tasks.observer import Observer
+
+if TYPE_CHECKING:
+    from prunerzero.tasks.search import Found, Order
+
+    Outcome = tuple[Found, SearchResult]
+    Run = Callable[[Order, Observer], Outcome]
+
+GIVE_UP_AFTER = 3
+"""Deaths in a row, without an evaluation in between, after which a worker is not started again."""
+
+
+LAST_WORDS = ("found", "refused", "crashed", "interrupted")
+"""What a worker may end with; one that ends with none of them was killed."""
+
+
+def devices_for(workers: int | str, device: str) -> list[str]:
+    """The device of each worker.
+
+    Args:
+        workers: how many, or ``"auto"``: as many as GPUs are visible, or one.
+        device: as the user gave it; ``"auto"`` and ``"cuda"`` stand for all GPUs in turn.
+
+    Raises:
+        InputError: ``workers`` is neither "auto" nor a positive number.
+    """
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if workers == "auto":
+        count = max(1, gpus)
+    else:
+        try:
+            count = int(workers)
+        except ValueError:
+            count = 0
+        if count < 1:
+            raise InputError(f"--workers must be 'auto' or a positive number, not '{workers}'.")
+    if count == 1 or not gpus:
+        return [device] * count
+    return [f"cuda:{i % gpus}" for i in range(count)]
+
+
+def run_workers(run: Run, order: Order, devices: list[str], observer: Observer) -> Outcome:
+    """Run ``run(order, …)`` in a process for each device; what one of those found that finished.
+
+    Raises:
+        InputError: a worker refused the order, or all of them died.
+        KeyboardInterrupt: Ctrl-C, before anything was measured.
+    """
+    return _Crew(run, order, devices, observer).work()
+
+
+class _Worker:
+    def __init__(self, number: int, device: str) -> None:
+        self.name = f"worker {number} ({device})"
+        self.device = device
+        self.deaths = 0
+
+    def start(self, run: Run, order: Order, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.inbox, outbox = context.Pipe(duplex=False)
+        own = replace(order, setup=replace(order.setup, device=self.device))
+        self.process = context.Process(target=_work, args=(run, own, threads, outbox), daemon=True)
+        with _interrupts_ignored():  # by the worker too, until it is ready for them
+            self.process.start()
+        outbox.close()
+
+
+class _Crew:
+    def __init__(self, run: Run, order: Order, devices: list[str], observer: Observer) -> None:
+        self.run = run
+        self.order = order
+        self.observer = observer
+        self.workers = [_Worker(n, device) for n, device in enumerate(devices, start=1)]
+        self.threads = max(1, torch.get_num_threads() // len(devices))
+        self.at_work: list[_Worker] = []
+        self.outcomes: list[Outcome] = []
+        self.refusal: str | None = None
+        self.is_stopping = False
+        self._asked_to_stop = 0.0
+        self._evaluations = -1
+        self._shown: set[str] = set()
+        self._counts: dict[tuple[str, str], tuple[Any, Callable[[int], None]]] = {}
+
+    def work(self) -> Outcome:
+        try:
+            try:
+                for worker in self.workers:
+                    self._start(worker)
+                self._attend_to_the_end()
+            except KeyboardInterrupt:
+                self.is_stopping = True
+                self._attend_to_the_end()
+        finally:
+            for worker in self.at_work:  # a second Ctrl-C; the study bears it
+                worker.process.kill()
+        return self._outcome()
+
+    def _start(self, worker: _Worker) -> None:
+        worker.start(self.run, self.order, self.threads)
+        self.at_work.append(worker)
+
+    def _attend_to_the_end(self) -> None:
+        while self.at_work:
+            if self.is_stopping and time.monotonic() - self._asked_to_stop > 1:
+                self._asked_to_stop = time.monotonic()
+                for worker in self.at_work:  # again and again: it may not have been ready
+                    with suppress(ProcessLookupError):
+                        os.kill(worker.process.pid or 0, signal.SIGINT)
+            wait([w.inbox for w in self.at_work] + [w.process.sentinel for w in self.at_work], 0.5)
+            for worker in list(self.at_work):
+                has_ended = not worker.process.is_alive()
+                last = self._listen(worker)
+                if last or has_ended:
+                    worker.process.join()
+                    self.at_work.remove(worker)
+                    if last in (None, "crashed"):
+                        self._died(worker)
+
+    def _listen(self, worker: _Worker) -> str | None:
+        """Take what it has told; the kind of its last word, if that was among it."""
+        with suppress(EOFError, OSError):
+            while worker.inbox.poll():
+                kind, content = worker.inbox.recv()
+                self._take(worker, kind, content)
+                if kind in LAST_WORDS:
+                    return str(kind)
+        return None
+
+    def _take(self, worker: _Worker, kind: str, content: Any) -> None:
+        match kind:
+            case "search":
+                worker.deaths = 0
+                if content.evaluations >= self._evaluations:
+                    self._evaluations = content.evaluations
+                    self.observer.search(content)
+            case "stage" if content not in self._shown:
+                self._shown.add(content)
+                self.observer.stage(content)
+            case "count":
+                self._count(worker, *content)
+            case "found":
+                self.outcomes.append(content)
+            case "refused":
+                self.refusal = self.refusal or content
+                self.is_stopping = True
+            case "crashed":
+                self.observer.note(f"{worker.name} failed:\n{content}")
+
+    def _count(self, worker: _Worker, what: str, total: int, done: int | None) -> None:
+        key = (worker.name, what)
+        if key not in self._counts:
+            shown = self.observer.count(what, total)
+            self._counts[key] = shown, shown.__enter__()
+        if done is None:
+            self._counts.pop(key)[0].__exit__(None, None, None)
+        else:
+            self._counts[key][1](done)
+
+    def _died(self, worker: _Worker) -> None:
+        for key in [k for k in self._counts if k[0] == worker.name]:
+            self._counts.pop(key)[0].__exit__(None, None, None)
+        worker.deaths += 1
+        if self.is_stopping or any(not found.interrupted for found, _ in self.outcomes):
+            return
+        how = _how_it_ended(worker.process.exitcode)
+        if worker.deaths < GIVE_UP_AFTER:
+            self.observer.note(
+                f"{worker.name} {how}; it is started again, and at most the evaluation that it "
+                "was at is lost."
+            )
+            self._start(worker)
+        else:
+            self.observer.note(f"{worker.name} {how} {worker.deaths} times in a row; it is left.")
+
+    def _outcome(self) -> Outcome:
+        if self.outcomes:
+            return max(self.outcomes, key=lambda o: (not o[0].interrupted, o[0].evaluations))
+        if self.refusal:
+            raise InputError(self.refusal)
+        if self.is_stopping:
+            raise KeyboardInterrupt
+        raise InputError(
+            "every worker died several times in a row; what was evaluated is kept. Is there enough "
+            "memory for so many? Try fewer --workers."
+        )
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with code {code}"
+
+
+# In the worker
+
+
+def _work(run: Run, order: Order, threads: int, outbox: Connection) -> None:
+    signal.signal(signal.SIGINT, _interrupt_once)
+    torch.set_num_threads(threads)
+    device = order.setup.device
+    try:
+        if device.startswith("cuda:"):
+            torch.cuda.set_device(device)
+        last: tuple[str, Any] = ("found", run(order, _Messenger(outbox)))
+    except KeyboardInterrupt:
+        last = ("interrupted", None)
+    except (InputError, MetricError) as error:
+        last = ("refused", str(error))
+    except Exception:
+        last = ("crashed", traceback.format_exc())
+    with suppress(OSError):  # the supervisor is gone
+        outbox.send(last)
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """What comes after the first is ignored: the terminal and the supervisor both send one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+class _Messenger(Observer):
+    """Tells the supervisor; a worker that has none any more ends as if by Ctrl-C."""
+
+    def __init__(self, outbox: Connection) -> None:
+        self._outbox = outbox
+
+    def _send(self, kind: str, content: Any) -> None:
+        try:
+            self._outbox.send((kind, content))
+        except OSError:
+            raise KeyboardInterrupt from None
+
+    def stage(self, what: str) -> None:
+        self._send("stage", what)
+
+    @contextmanager
+    def count(
+        self, what: str, total: int, unit: str = "windows"
+    ) -> Iterator[Callable[[int], None]]:
+        self._send("count", (what, total, 0))
+        try:
+            yield lambda done: self._send("count", (what, total, done))
+        finally:
+            self._send("count", (what, total, None))
+
+    def search(self, progress: Progress) -> None:
+        self._send("search", progress)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
