@@ -1,0 +1,170 @@
+"""Several workers through the command line: killed, interrupted, resumed, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import COMMAND, Installed
+
+from prunerzero.errors import InputError
+from prunerzero.tasks.duration import parse_duration
+from prunerzero.tasks.workers import devices_for
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("15m", 900), ("2h", 7200), ("1h30m", 5400), ("1d", 86400), ("420", 420)]
+    + [("1.5s", 1.5), (12, 12), (" 2H ", 7200)],
+)
+def test_lengths_of_time_are_written_as_people_do(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "h", "-5m", "1m2h", "2 hours"])
+def test_other_lengths_of_time_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="write 90s, 15m, 2h or 1h30m"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("workers", "device", "gpus", "devices"),
+    [
+        ("auto", "auto", 0, ["auto"]),
+        ("3", "cpu", 8, ["cpu"] * 3),
+        ("1", "auto", 8, ["auto"]),
+        ("auto", "auto", 2, ["cuda:0", "cuda:1"]),
+        (3, "cuda", 2, ["cuda:0", "cuda:1", "cuda:0"]),
+        ("auto", "cuda:1", 2, ["cuda:1"]),
+    ],
+)
+def test_there_is_a_worker_for_each_gpu_or_as_many_as_asked(
+    workers: str, device: str, gpus: int, devices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert devices_for(workers, device) == devices
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "many"])
+def test_other_numbers_of_workers_are_refused(workers: str) -> None:
+    with pytest.raises(InputError, match="--workers must be 'auto' or a positive number"):
+        devices_for(workers, "cpu")
+
+
+def records(journal: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal that may be being written."""
+    text = journal.read_bytes() if journal.exists() else b""
+    return [json.loads(line) for line in text.split(b"\n")[:-1]]
+
+
+def worker_processes(journal: Path) -> list[int]:
+    """Of those that entered themselves in the study, in order, the supervisor left out."""
+    entries = [
+        entry
+        for record in records(journal)
+        for name, entry in record.get("user_attr", {}).items()
+        if name.startswith("worker ") and entry and entry["beat"] == 0
+    ]
+    return [entry["pid"] for entry in entries][1:]
+
+
+def measured(journal: Path) -> int:
+    return sum("measured" in record.get("user_attr", {}) for record in records(journal))
+
+
+def wait_until(condition: Any, process: subprocess.Popen[str]) -> None:
+    while not condition():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def survived(installed: Installed, workplace: Path, texts: list[str]) -> tuple[int, str]:
+    """Exit code and standard error of a search whose first worker was killed, then Ctrl-C."""
+    journal = workplace / "crew" / "journal.log"
+    command = ["search", *texts, "--workers", "2", "--output-dir", "crew"]
+    with installed.start(*command, "--time", "1h") as process:
+        wait_until(lambda: measured(journal) >= 4, process)
+        os.kill(worker_processes(journal)[0], signal.SIGKILL)
+        wait_until(lambda: len(worker_processes(journal)) == 3, process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+def test_a_killed_worker_is_told_of_and_started_again(survived: tuple[int, str]) -> None:
+    assert "worker 1 (cpu)" in survived[1] or "worker 1 (auto)" in survived[1]
+    assert "was ended by SIGKILL; it is started again" in survived[1]
+
+
+def test_ctrl_c_ends_all_workers_and_keeps_what_was_evaluated(
+    survived: tuple[int, str], workplace: Path
+) -> None:
+    code, errors = survived
+    assert code == 130
+    assert "Traceback" not in errors
+    journal = workplace / "crew" / "journal.log"
+    for process in worker_processes(journal):
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+    best = json.loads((workplace / "crew" / "best.json").read_text())
+    assert best["interrupted"]
+    assert best["evaluations"] == measured(journal)
+
+
+def test_the_same_search_resumes_with_several_workers_and_keeps_to_its_budget(
+    survived: tuple[int, str], installed: Installed, workplace: Path, texts: list[str]
+) -> None:
+    before = measured(workplace / "crew" / "journal.log")
+    command = ["search", *texts, "--workers", "2", "--output-dir", "crew"]
+    done = installed.run(*command, "--evaluations", str(before + 5), "--json")
+    assert done.returncode == 0, done.stderr
+    assert f"resumed: {before} evaluations" in done.stderr
+    assert measured(workplace / "crew" / "journal.log") == before + 5
+    best = json.loads(done.stdout)
+    assert best["evaluations"] == before + 5
+    assert best == json.loads((workplace / "crew" / "best.json").read_text())
+    assert set(best["perplexity"]["test"]) == {"dense", "evolved"}
+
+
+def test_a_full_disk_is_told_in_one_sentence_and_the_search_resumes(
+    installed: Installed, workplace: Path, texts: list[str], found: Any
+) -> None:
+    """A limit on the size of files cuts a write short, as a full disk does."""
+    command = [str(COMMAND), "search", *texts, "--output-dir", "full", "--json"]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))
+
+    full = subprocess.run(
+        [*command, "--evaluations", "12"],
+        cwd=workplace,
+        env=installed.environment,
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+    )
+    assert full.returncode == 2
+    assert "cannot be written" in full.stderr and "the same command goes on" in full.stderr
+    assert "Traceback" not in full.stderr
+    again = installed.run("search", *texts, "--output-dir", "full", "--evaluations", "12", "--json")
+    assert "resumed: " in again.stderr
+    resumed = json.loads(again.stdout)
+    assert {k: resumed[k] for k in ("metric", "finalists", "evaluations")} == {
+        k: found[k] for k in ("metric", "finalists", "evaluations")
+    }
+
+
+def test_sqlite_is_refused_for_several_workers(in_workplace: Any, texts: list[str]) -> None:
+    asked = ["--workers", "2", "--storage", "sqlite:///study.db", "--output-dir", "with-sqlite"]
+    done = in_workplace("search", *texts, *asked)
+    assert done.exit_code == 2
+    assert "SQLite does not bear several workers" in done.stderr
