@@ -5,8 +5,9 @@ What a trial holds, beside its state and its value (mean loss in nats per token)
 - ``user_attrs["expression"]``: the canonical text, which is what is measured;
 - ``user_attrs["proposal"]``: ``draw`` (which seeds it), ``origin``, ``parents``, ``size``,
   ``ranking`` (key), ``duplicates_skipped`` and the ``worker`` at it;
-- ``user_attrs["measured"]``: ``state``, ``losses`` of each chunk, ``chunks_read``, ``seconds``,
-  written once, afterwards.
+- ``user_attrs["measured"]``: ``state``, ``losses`` of each chunk, ``chunks_read``, ``seconds``
+  (since the search began), ``took`` (seconds of measuring) and ``error`` if there was one; written
+  once, afterwards.
 
 The first two are written with the trial itself, in one step that the storage puts in order. Of two
 workers that propose the same metric, or the same draw, at the same moment the one with the lower
@@ -295,7 +296,13 @@ class Population:
         return True
 
     def record(
-        self, state: State, losses: Sequence[float], seconds: float, error: str | None = None
+        self,
+        state: State,
+        losses: Sequence[float],
+        seconds: float,
+        *,
+        took: float = 0.0,
+        error: str | None = None,
     ) -> None:
         """Write down what was measured, and take it in.
 
@@ -306,6 +313,7 @@ class Population:
             state: finished the race ("complete"), raced out ("pruned") or failed.
             losses: finite, in nats per token, of each chunk read.
             seconds: since the search began.
+            took: seconds that measuring took.
             error: why it failed.
         """
         assert self._own is not None
@@ -314,6 +322,7 @@ class Population:
             "losses": list(losses),
             "chunks_read": len(losses),
             "seconds": round(seconds, 3),
+            "took": round(took, 4),
         }
         if error:
             measured["error"] = error

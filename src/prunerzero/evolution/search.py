@@ -182,8 +182,10 @@ class _Search:
         if not self.population.begin(candidate, draw):
             self._take_in()
             return True
+        begun = time.monotonic()
         state, losses, error = self._measure(candidate.expression)
-        self.population.record(state, losses, self.seconds, error)
+        took = time.monotonic() - begun
+        self.population.record(state, losses, self.seconds, took=took, error=error)
         self._take_in()
         self._tell("searching")
         return True
