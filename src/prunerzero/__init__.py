@@ -12,6 +12,8 @@ from prunerzero.metrics import Expression, Metric, MetricError, Sparsity, prune_
 from prunerzero.tasks.evaluate import compare, evaluate
 from prunerzero.tasks.prune import prune
 from prunerzero.tasks.search import search
+from prunerzero.tasks.tune import tune
+from prunerzero.tasks.tune_result import TuneResult
 from prunerzero.tasks.workspace import Setup
 
 __all__ = [
@@ -24,10 +26,12 @@ __all__ = [
     "Setup",
     "Sparsity",
     "TextError",
+    "TuneResult",
     "compare",
     "evaluate",
     "prune",
     "prune_mask",
     "score_mask",
     "search",
+    "tune",
 ]

@@ -37,3 +37,26 @@ def test_progress_counts_windows():
 
 def test_an_endless_loss_is_an_infinite_perplexity():
     assert exp(1e6) == math.inf
+
+
+def test_sliding_windows_count_each_token_once_with_the_longest_context():
+    """The usual recipe for a fixed-length model: the tokens that overlap are context only."""
+    ids = torch.randint(0, 32, (26,), generator=torch.Generator().manual_seed(2))
+    length, stride, model = 8, 3, tiny_model()
+    total, end = 0.0, 0
+    for begin in range(0, len(ids) - length + 1, stride):
+        window = ids[begin : begin + length]
+        labels = window.clone()
+        labels[: end - begin] = -100  # what was counted before
+        counted = int((labels[1:] != -100).sum())
+        with torch.no_grad():
+            total += counted * float(model(input_ids=window[None], labels=labels[None]).loss)
+        end = begin + length
+    result = perplexity(model, ids.unfold(0, length, stride), 2, stride=stride)
+    assert sum(result.tokens) == end - 1
+    assert result.value == pytest.approx(math.exp(total / (end - 1)), rel=1e-5)
+
+
+def test_a_stride_of_the_window_length_is_no_stride():
+    plain, strided = (perplexity(tiny_model(), WINDOWS, stride=s) for s in (None, 12))
+    assert strided == plain

@@ -117,7 +117,7 @@ class Comparison:
 def _within(
     positions: Tensor, predictions: int, first: int, count: int
 ) -> tuple[slice, Tensor, Tensor]:
-    """Which of the positions lie in ``count`` windows from the ``first``: window and token there."""
+    """Which positions lie in ``count`` windows from the ``first``, and where: window, token."""
     ends = torch.tensor([first, first + count]) * predictions
     start, stop = torch.searchsorted(positions, ends).tolist()
     inside = positions[start:stop]

@@ -39,7 +39,7 @@ def evaluate(setup: Setup, part: Part = "test", observer: Observer | None = None
         model=setup.model,
         text=work.text(part).name,
         perplexity=result.value,
-        loss=sum(result.losses) / result.windows,
+        loss=result.loss,
         windows=result.windows,
         window_length=result.window_length,
         settings=work.describe(),

@@ -186,13 +186,15 @@ def search_in(
     settings: evolution.SearchSettings,
     *,
     with_known: bool = True,
+    test: bool = True,
 ) -> tuple[Found, evolution.SearchResult]:
     """``search`` for a workspace that is open already; also gives the course of the search.
 
-    ``with_known`` measures the named metrics too, on the chunks that a race reads.
+    ``with_known`` measures the named metrics too, on the chunks that a race reads;
+    without ``test`` the test text is left unread.
     """
     found, result = _search(
-        work, sparsity, folder, settings, folder / JOURNAL, with_known=with_known
+        work, sparsity, folder, settings, folder / JOURNAL, with_known=with_known, test=test
     )
     _write(folder, found, result)
     return found, result
@@ -211,12 +213,13 @@ def _search(
     storage: str | Path,
     *,
     with_known: bool = True,
+    test: bool = True,
 ) -> tuple[Found, evolution.SearchResult]:
     check_widths(work.layers, sparsity)
-    for part in ("calibration", "validation", *_optional(work)):
+    judged: list[Part] = ["validation", *(_optional(work) if test else [])]
+    for part in ("calibration", *judged):
         work.text(part)
     statistics = work.statistics(gradients=True)
-    judged: list[Part] = ["validation", *_optional(work)]
     fitness = fitness_of(work, sparsity)
     folder.mkdir(parents=True, exist_ok=True)
     with open_study(storage, _identity(work, sparsity, settings)) as population:

@@ -6,7 +6,9 @@ or a rise a share (0.05 is 5 %), an interval a pair (low, high).
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 LimitKind = Literal["degradation", "perplexity", "task"]
@@ -18,7 +20,7 @@ class Limit:
 
     Attributes:
         kind: perplexity relative to dense, an absolute perplexity, or the drop of a task's score.
-        value: 0.05 for 5 %; the perplexity; the drop of the score, 0.02 for two points of a hundred.
+        value: 0.05 for 5 %; the perplexity; the drop of the score, such as 0.02.
         max_perplexity: what that allows on the validation part; None with a task.
         task, task_metric: such as ``arc_easy`` and ``acc``; None without a task.
         min_score: the lowest score allowed; None without a task.
@@ -60,7 +62,7 @@ class CurvePoint:
         formula: of that metric.
         perplexity: on ``windows`` windows of the validation part.
         rise: perplexity / dense perplexity of the same windows − 1.
-        within: whether the limit holds there.
+        within: whether the limit holds there; None where the limit is a task that was not answered.
         windows: how many were read; all of the part, except where metrics were only told apart.
         score: of the task; None without one.
         step: why it was measured: ``choice`` of a metric, ``bracket`` of the sparsity with a known
@@ -73,7 +75,7 @@ class CurvePoint:
     formula: str
     perplexity: float
     rise: float
-    within: bool
+    within: bool | None
     windows: int
     score: float | None
     step: Literal["choice", "bracket", "evolved"]
@@ -119,7 +121,7 @@ class TestDecision:
     """What the test part was used for.
 
     Attributes:
-        held: whether the sparsity found on the validation part kept the limit on the test part.
+        held: whether what was found on the validation part keeps the limit on the test part.
         stepped_back: whether a lower one was taken because it did not.
         tried: (sparsity, perplexity on the test part) of each that was measured, in that order.
     """
@@ -172,16 +174,16 @@ class TaskFigures:
         task, metric: such as ``arc_easy`` and ``acc``.
         examples: how many the task has.
         dense, pruned: the score.
-        dense_error, pruned_error: standard errors.
+        dense_error, pruned_error: standard errors, where the task has them.
     """
 
     task: str
     metric: str
     examples: int
     dense: float
-    dense_error: float
+    dense_error: float | None
     pruned: float
-    pruned_error: float
+    pruned_error: float | None
 
 
 @dataclass(frozen=True)
@@ -195,13 +197,15 @@ class TuneResult:
         output_dir: the folder of the result.
         limit: the loss accepted.
         pattern_asked: ``2:4`` where a pattern was asked for, else None.
-        sparsity: the chosen share of weights in each row, or the pattern's; 0 where none is left.
+        sparsity: the chosen share of weights in each row, or the pattern's; where the limit cannot
+            be kept, the lowest that was tried.
         pattern: the same as it is written.
         metric: what the model was pruned with.
         dense: perplexity of the unpruned model on the validation part.
         curve: every measurement on the validation part, in the order in which they were made.
         parts: ``validation`` and ``test``.
-        decision: what the test part was used for; None with a pattern or a task.
+        decision: what the test part was used for; None with a task, or where the limit cannot be
+            kept on the validation part.
         layers: every prunable layer, at the chosen sparsity.
         sensitivity_of: whether layers were pruned one by one for their sensitivity, or block by
             block, the layers of a block then sharing one figure.
@@ -238,3 +242,32 @@ class TuneResult:
     split: str
     commands: tuple[str, ...]
     seconds: float
+
+
+def read_result(path: Path) -> TuneResult:
+    """Read ``tune.json`` back."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    task, decision = content["task"], content["decision"]
+    return TuneResult(
+        **content
+        | {
+            "limit": Limit(**content["limit"]),
+            "metric": ChosenMetric(**content["metric"]),
+            "curve": tuple(CurvePoint(**point) for point in content["curve"]),
+            "parts": {name: _part(figures) for name, figures in content["parts"].items()},
+            "decision": decision
+            and TestDecision(**decision | {"tried": tuple(map(tuple, decision["tried"]))}),
+            "layers": tuple(
+                LayerFigures(**layer | {"shape": tuple(layer["shape"])})
+                for layer in content["layers"]
+            ),
+            "samples": tuple(Sample(**sample) for sample in content["samples"]),
+            "task": task and TaskFigures(**task),
+            "commands": tuple(content["commands"]),
+        }
+    )
+
+
+def _part(figures: dict[str, Any]) -> PartFigures:
+    intervals = {name: tuple(v) for name, v in figures.items() if name.endswith("_interval")}
+    return PartFigures(**figures | intervals)

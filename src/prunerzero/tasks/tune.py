@@ -1,0 +1,175 @@
+"""The highest sparsity within a limit that the user accepts, and what it costs."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from prunerzero import evolution
+from prunerzero.errors import InputError
+from prunerzero.files import write_json
+from prunerzero.language.corpora import PARTS
+from prunerzero.metrics import Sparsity
+from prunerzero.metrics.explain import in_words
+from prunerzero.pruning.blocks import check_widths
+from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.prune import prune_in
+from prunerzero.tasks.tune_result import ChosenMetric, TuneResult, read_result
+from prunerzero.tasks.tuning import figures
+from prunerzero.tasks.tuning.bench import IDENTITY, RUN, Bench, Ledger, check_folder, identity_of
+from prunerzero.tasks.tuning.course import Course
+from prunerzero.tasks.tuning.limit import Wish, limit_on
+from prunerzero.tasks.tuning.texts import cut_parts, fitting_length, write_parts
+from prunerzero.tasks.tuning.words import answer, commands
+from prunerzero.tasks.workspace import Setup, Workspace
+
+RESULT = "tune.json"
+"""What the folder of a finished tuning holds, beside ``model/``, ``run/`` and ``texts/``."""
+
+MODEL = "model"
+TEXTS = "texts"
+
+DEFAULT_WINDOWS = 64
+DEFAULT_EVALUATIONS = 200
+DEFAULT_SAMPLES = 4
+
+
+def tune(
+    setup: Setup | str,
+    output_dir: Path | str,
+    *,
+    max_degradation: str | float | None = None,
+    max_perplexity: float | None = None,
+    task_metric: str | None = None,
+    pattern: str | None = None,
+    evaluations: int = DEFAULT_EVALUATIONS,
+    seconds: float | None = None,
+    seed: int = 0,
+    samples: int = DEFAULT_SAMPLES,
+    observer: Observer | None = None,
+) -> TuneResult:
+    """Find the highest sparsity that keeps a limit, with a metric chosen or evolved for it.
+
+    The folder gets ``tune.json``, what was measured under ``run/``, and, where the limit can be
+    kept, the pruned model under ``model/``. The same call again goes on after an interruption.
+
+    Args:
+        setup: model and texts, or the model alone where it brings its text. With a validation file
+            alone, calibration and test parts are set aside from it, as files under ``texts/``. At
+            most 64 windows of the validation and the test part are read unless it says otherwise.
+        output_dir: absent, empty, or the folder of the tuning to go on with.
+        max_degradation: the rise of perplexity allowed, ``"5%"`` or 0.05; that is the default.
+        max_perplexity: the perplexity allowed, instead.
+        task_metric: ``TASK:METRIC:DROP``, such as ``arc_easy:acc:0.02``: the drop of a task's score
+            allowed, instead; needs lm-eval.
+        pattern: ``"2:4"``: no search over the sparsity, but whether this pattern keeps the limit.
+        evaluations, seconds: budget of the evolution; 0 evaluations for known metrics only.
+        seed: of the evolution.
+        samples: how many continuations to show side by side.
+        observer: told of progress.
+
+    Raises:
+        InputError, MetricError: what was asked cannot be done.
+        KeyboardInterrupt: nothing measured is lost.
+    """
+    setup = Setup(model=setup) if isinstance(setup, str) else setup
+    wish = Wish.of(max_degradation, max_perplexity, task_metric)
+    wanted = None if pattern is None else Sparsity.parse(pattern)
+    if evaluations < 0 or (seconds is not None and seconds < 0):
+        raise InputError("--evaluations and --seconds must be at least 0.")
+    folder = Path(output_dir)
+    check_folder(folder)
+    work, split = _open(setup, folder, wanted, observer)
+    budget = {"evaluations": evaluations, "seconds": seconds, "seed": seed}
+    asked = {"pattern": pattern, "samples": samples, **budget}
+    ledger = Ledger(folder / RUN, identity_of(work, limit=asdict(wish), **asked))
+    if (folder / RESULT).is_file():
+        return read_result(folder / RESULT)
+    bench = Bench(work, ledger)
+    limit = limit_on(bench, wish)
+    search = None
+    if evaluations and seconds != 0:
+        search = evolution.SearchSettings(seed=seed, evaluations=evaluations, seconds=seconds)
+    course = Course(bench, limit)
+    found = course.run(wanted, search, folder / RUN)
+    metric, sparsity = found.metric, found.sparsity
+    parts = {
+        "validation": figures.part_figures(bench, metric, sparsity, "validation", limit),
+        "test": figures.part_figures(bench, metric, sparsity, "test", limit),
+    }
+    layers, sensitivity_of, sensitivity_windows = figures.layer_figures(bench, metric, sparsity)
+    shown = figures.samples(bench, metric, sparsity, samples)
+    task = figures.task_figures(bench, metric, sparsity, limit)
+    settings = {**work.describe(), **budget}
+    if found.reached:
+        shutil.rmtree(folder / MODEL, ignore_errors=True)  # of a run that ended just after it
+        prune_in(work, metric, sparsity, folder / MODEL, ["test"])
+    result = TuneResult(
+        answer="",
+        reached=found.reached,
+        model=setup.model,
+        output_dir=str(folder),
+        limit=limit,
+        pattern_asked=pattern,
+        sparsity=sparsity.fraction,
+        pattern=str(sparsity),
+        metric=ChosenMetric(
+            name=metric.name,
+            formula=str(metric.expression),
+            tree=metric.expression.to_json(),
+            words=in_words(metric.expression),
+        ),
+        dense=parts["validation"].dense,
+        curve=tuple(course.curve),
+        parts=parts,
+        decision=found.decision,
+        layers=layers,
+        sensitivity_of=sensitivity_of,
+        sensitivity_windows=sensitivity_windows,
+        samples=shown,
+        task=task,
+        evaluations=course.evaluations,
+        settings=settings,
+        split=split,
+        commands=commands(setup, settings, folder, wish, asked),
+        seconds=ledger.seconds,
+    )
+    result = replace(result, answer=answer(result))
+    write_json(folder / RESULT, asdict(result))
+    return result
+
+
+def _open(
+    setup: Setup, folder: Path, pattern: Sparsity | None, observer: Observer | None
+) -> tuple[Workspace, str]:
+    """The workspace with its three parts, and how they came about, in words."""
+    setup = replace(
+        setup,
+        num_validation_samples=setup.num_validation_samples or DEFAULT_WINDOWS,
+        num_test_samples=setup.num_test_samples or DEFAULT_WINDOWS,
+    )
+    texts, split = cut_parts(setup, folder / TEXTS)
+    work = Workspace(setup, observer)
+    work.read(*(part for part in PARTS if part not in texts))
+    if pattern is not None:
+        check_widths(work.layers, pattern)
+    loaded = work.language_model
+    try:
+        setup = write_parts(setup, texts, folder / TEXTS)
+        if setup.max_seq_length is None:
+            setup = replace(
+                setup, max_seq_length=fitting_length(setup, loaded.tokenizer, work.window_length)
+            )
+        work = Workspace(setup, observer)
+        work.language_model = loaded
+        for part in PARTS:
+            work.text(part)
+    except BaseException:
+        if not (folder / RUN / IDENTITY).is_file():  # leave nothing behind
+            shutil.rmtree(folder / TEXTS, ignore_errors=True)
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+    return work, split

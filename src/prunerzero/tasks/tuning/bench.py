@@ -1,0 +1,230 @@
+"""The model on the bench: pruned, measured, restored, and nothing measured twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from prunerzero.errors import InputError, OutputError
+from prunerzero.files import check_new, write_json
+from prunerzero.language.corpora import PARTS, Part
+from prunerzero.language.models import fingerprint
+from prunerzero.language.perplexity import perplexity
+from prunerzero.language.zero_shot import load_tasks, score_tasks
+from prunerzero.metrics import Metric, Sparsity
+from prunerzero.pruning.pruner import prune_model
+from prunerzero.pruning.statistics import Statistics
+from prunerzero.tasks.tune_result import Limit
+from prunerzero.tasks.workspace import Workspace
+
+RUN = "run"
+"""What was measured, in the folder of a tuning."""
+
+LEDGER = "measured.jsonl"
+IDENTITY = "identity.json"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The loss of each window, in nats per token, and how long it took."""
+
+    losses: tuple[float, ...]
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """Mean over the windows."""
+        return sum(self.losses) / len(self.losses)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A task's score and its standard error, over so many examples."""
+
+    value: float
+    error: float | None
+    examples: int
+
+
+def check_folder(folder: Path) -> None:
+    """Raise OutputError unless ``folder`` is absent, empty, or that of a tuning."""
+    if not (folder / RUN / IDENTITY).is_file():
+        check_new(folder)
+
+
+class Ledger:
+    """Everything measured in a run, a JSON line each, so that an interruption loses nothing."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        """Open the ledger in ``folder``, or begin it.
+
+        Raises:
+            OutputError: it holds what was measured under another ``identity``.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / LEDGER
+        wanted = json.loads(json.dumps(identity))
+        if (folder / IDENTITY).is_file():
+            found = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+            _check_same(found, wanted, folder.parent)
+        else:
+            write_json(folder / IDENTITY, wanted)
+        self._known: dict[str, Any] = {}
+        earlier = 0.0
+        for entry in self._entries():
+            self._known[entry["key"]] = entry["value"]
+            earlier = max(earlier, entry["at"])
+        self._began = time.monotonic() - earlier
+
+    @property
+    def seconds(self) -> float:
+        """Of work, that of earlier sessions included."""
+        return time.monotonic() - self._began
+
+    def recall(self, key: str, make: Callable[[], Any]) -> Any:
+        """What was made under ``key``, now or earlier; it has to survive JSON."""
+        if key not in self._known:
+            value = make()
+            entry = {"key": key, "value": value, "at": round(self.seconds, 3)}
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+            self._known[key] = value
+        return self._known[key]
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        """Whole lines; a torn one, which a power cut leaves at the end, is cut off."""
+        if not self._path.exists():
+            return
+        content = self._path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            self._path.write_bytes(whole)
+        for line in whole.splitlines():
+            yield json.loads(line)
+
+
+def _check_same(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    for name in {**found, **wanted}:
+        if found.get(name) != wanted.get(name):
+            raise OutputError(
+                f"folder '{folder}' holds the answer to another question, with {name} "
+                f"{found.get(name)!r}, not {wanted.get(name)!r}; name another --output-dir."
+            )
+
+
+class Bench:
+    """Measures the model dense and pruned, by way of the ledger."""
+
+    def __init__(self, work: Workspace, ledger: Ledger) -> None:
+        self.work = work
+        self.ledger = ledger
+        self._loaded_tasks: Any = None
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """X and G of every layer of the dense model."""
+        return self.work.statistics(gradients=True)
+
+    def dense(self, part: Part, windows: int | None = None) -> Measured:
+        """The model as it came, on a part or on so many evenly spaced windows of it."""
+        return self._measure("dense", part, windows, "dense", lambda: None)
+
+    def pruned(
+        self, metric: Metric, sparsity: Sparsity, part: Part, windows: int | None = None
+    ) -> Measured:
+        """The model pruned with ``metric``; it is dense again afterwards."""
+        formula = str(metric.expression)
+        return self._measure(
+            f"{formula} at {sparsity}",
+            part,
+            windows,
+            f"{metric.name} at {sparsity}",
+            lambda: prune_model(self.work.layers, self.statistics, metric.expression, sparsity),
+        )
+
+    def score(self, metric: Metric | None, sparsity: Sparsity | None, limit: Limit) -> Score:
+        """The limit's task, answered by the pruned model, or by the dense one without a metric."""
+        assert limit.task is not None
+        what = "dense" if metric is None else f"{metric.expression} at {sparsity}"
+
+        def answer() -> dict[str, Any]:
+            self.work.observer.stage(f"{limit.task}, {what}")
+            with self.work.pruned_for_now():
+                if metric is not None and sparsity is not None:
+                    prune_model(self.work.layers, self.statistics, metric.expression, sparsity)
+                scores = score_tasks(self.work.language_model, self._tasks(limit), 8)
+            found = [score for score in scores if score.metric == limit.task_metric]
+            if len(found) != 1:
+                raise InputError(
+                    f"task {limit.task!r} gives {', '.join(f'{s.task} {s.metric}' for s in scores)}"
+                    f", so {limit.task_metric!r} is not one score of it."
+                )
+            return asdict(Score(found[0].value, found[0].error, found[0].examples))
+
+        return Score(**self.ledger.recall(f"{what}, {limit.task} {limit.task_metric}", answer))
+
+    def _tasks(self, limit: Limit) -> Any:
+        if self._loaded_tasks is None:
+            self._loaded_tasks = load_tasks([str(limit.task)])
+        return self._loaded_tasks
+
+    def pruned_layers(
+        self, metric: Metric, sparsity: Sparsity, names: list[str], windows: int
+    ) -> float:
+        """The validation loss when these layers alone are pruned, on so many windows."""
+        layers = {name: self.work.layers[name] for name in names}
+
+        def loss() -> float:
+            with self.work.pruned_for_now():
+                prune_model(layers, self.statistics, metric.expression, sparsity)
+                return self._read("validation", windows, None).loss
+
+        key = f"{metric.expression} at {sparsity}, {names[0]} and {len(names) - 1}, {windows}"
+        return float(self.ledger.recall(key, loss))
+
+    def _measure(
+        self, what: str, part: Part, windows: int | None, label: str, prune: Callable[[], Any]
+    ) -> Measured:
+        def losses() -> dict[str, Any]:
+            with self.work.pruned_for_now():
+                prune()
+                measured = self._read(part, windows, label)
+            return {"losses": measured.losses, "seconds": measured.seconds}
+
+        count = windows or len(self.work.text(part).windows)
+        found = self.ledger.recall(f"{what}, {part}, {count} windows", losses)
+        return Measured(tuple(found["losses"]), found["seconds"])
+
+    def _read(self, part: Part, windows: int | None, label: str | None) -> Measured:
+        begun = time.monotonic()
+        chosen = self.work.text(part).spread(windows).windows
+        model = self.work.language_model.model
+        with self._shown(label, part, len(chosen)) as advance:
+            result = perplexity(model, chosen, self.work.batch_size, advance)
+        return Measured(result.losses, time.monotonic() - begun)
+
+    @contextmanager
+    def _shown(self, label: str | None, part: Part, count: int) -> Iterator[Callable[[int], None]]:
+        if label is None:
+            yield lambda done: None
+            return
+        with self.work.observer.count(f"{label}, {part} text", count) as advance:
+            yield advance
+
+
+def identity_of(work: Workspace, **question: Any) -> dict[str, Any]:
+    """All that an answer depends on: with another of these it is the answer to another question."""
+    return {
+        "model": work.setup.model,
+        "weights": fingerprint(work.language_model.model),
+        "dtype": str(work.language_model.model.dtype),
+        "ignored layers": list(work.setup.ignore),
+        **{f"{part} text": work.text(part).fingerprint for part in PARTS},
+        **question,
+    }

@@ -1,0 +1,145 @@
+"""The figures of a tuned model: each part, each layer, samples side by side."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Literal
+
+import numpy as np
+
+from prunerzero.language.bootstrap import paired_bootstrap
+from prunerzero.language.corpora import Part
+from prunerzero.language.divergence import remember
+from prunerzero.language.perplexity import exp, perplexity
+from prunerzero.language.samples import continuations, prompts_of
+from prunerzero.metrics import Metric, Sparsity
+from prunerzero.pruning.blocks import find_blocks
+from prunerzero.pruning.pruner import prune_model
+from prunerzero.tasks.tune_result import (
+    LayerFigures,
+    Limit,
+    PartFigures,
+    Sample,
+    TaskFigures,
+)
+from prunerzero.tasks.tuning.bench import Bench
+from prunerzero.tasks.tuning.limit import allowed_on
+
+SENSITIVITY_WINDOWS = 4
+SENSITIVITY_SECONDS = 60.0
+"""Longer than this, layers are pruned a block at a time."""
+
+
+def part_figures(
+    bench: Bench, metric: Metric, sparsity: Sparsity, part: Part, limit: Limit
+) -> PartFigures:
+    """Dense against pruned on a part, with intervals and divergence."""
+    dense, pruned = bench.dense(part), bench.pruned(metric, sparsity, part)
+    sure = paired_bootstrap(dense.losses, pruned.losses)
+    rise = exp(pruned.loss - dense.loss) - 1
+    allowed = allowed_on(limit, exp(dense.loss))
+    within = None if allowed is None else exp(pruned.loss) <= allowed
+    confidence: float | None = None
+    if limit.kind == "degradation":
+        confidence = float(np.mean(sure.ratios <= 1 + limit.value))
+    elif allowed is not None:
+        confidence = float(np.mean(sure.perplexities <= allowed))
+    moved = bench.ledger.recall(
+        f"divergence of {metric.expression} at {sparsity}, {part}",
+        lambda: _divergence(bench, metric, sparsity, part),
+    )
+    text = bench.work.text(part)
+    return PartFigures(
+        text=text.name,
+        windows=len(text.windows),
+        window_length=bench.work.window_length,
+        dense=exp(dense.loss),
+        dense_interval=sure.dense,
+        pruned=exp(pruned.loss),
+        pruned_interval=sure.pruned,
+        rise=rise,
+        rise_interval=sure.rise,
+        allowed=allowed,
+        within=within,
+        confidence=confidence,
+        divergence=moved["kl"],
+        agreement=moved["agreement"],
+        compared_tokens=moved["tokens"],
+    )
+
+
+def _divergence(bench: Bench, metric: Metric, sparsity: Sparsity, part: Part) -> dict[str, Any]:
+    work = bench.work
+    model, windows = work.language_model.model, work.text(part).windows
+    with work.observer.count(f"dense logits, {part} text", len(windows)) as advance:
+        reference = remember(model, windows, work.batch_size, on_window=advance)
+    with work.pruned_for_now():
+        prune_model(work.layers, bench.statistics, metric.expression, sparsity)
+        with work.observer.count(f"divergence, {part} text", len(windows)) as advance:
+            found = perplexity(model, windows, work.batch_size, advance, reference=reference)
+    assert found.divergence is not None
+    return asdict(found.divergence)
+
+
+def layer_figures(
+    bench: Bench, metric: Metric, sparsity: Sparsity
+) -> tuple[tuple[LayerFigures, ...], Literal["layer", "block"], int]:
+    """Sparsity and sensitivity of each layer; what was pruned at a time; on how many windows."""
+    work = bench.work
+    prefix, _ = find_blocks(work.language_model.model)
+    block_of = {name: int(name[len(prefix) + 1 :].split(".")[0]) for name in work.layers}
+    with work.pruned_for_now():
+        zeros = prune_model(work.layers, bench.statistics, metric.expression, sparsity)
+    whole = bench.dense("validation")
+    windows = min(SENSITIVITY_WINDOWS, len(whole.losses))
+    seconds = len(work.layers) * windows * whole.seconds / len(whole.losses)
+    one_by_one = seconds <= SENSITIVITY_SECONDS
+    groups: dict[Any, list[str]] = {}
+    for name in work.layers:
+        groups.setdefault(name if one_by_one else block_of[name], []).append(name)
+    base = bench.dense("validation", windows).loss
+    rises: dict[str, float] = {}
+    with work.observer.count("sensitivity, validation text", len(groups) * windows) as advance:
+        for done, names in enumerate(groups.values(), start=1):
+            rise = bench.pruned_layers(metric, sparsity, names, windows) - base
+            rises.update(dict.fromkeys(names, rise))
+            advance(done * windows)
+    layers = tuple(
+        LayerFigures(
+            layer.name, block_of[layer.name], layer.shape, layer.sparsity, rises[layer.name]
+        )
+        for layer in zeros
+    )
+    return layers, "layer" if one_by_one else "block", windows
+
+
+def samples(bench: Bench, metric: Metric, sparsity: Sparsity, count: int) -> tuple[Sample, ...]:
+    """Continuations of test windows, dense against pruned."""
+    work = bench.work
+    model, tokenizer = work.language_model.model, work.language_model.tokenizer
+    prompts = prompts_of(work.text("test").windows, count)
+    work.observer.stage("writing samples")
+    dense = continuations(model, tokenizer, prompts)
+    with work.pruned_for_now():
+        prune_model(work.layers, bench.statistics, metric.expression, sparsity)
+        pruned = continuations(model, tokenizer, prompts)
+    texts = [tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
+    return tuple(map(Sample, texts, dense, pruned))
+
+
+def task_figures(
+    bench: Bench, metric: Metric, sparsity: Sparsity, limit: Limit
+) -> TaskFigures | None:
+    """The limit's task, dense against pruned; None where the limit is a perplexity."""
+    if limit.task is None or limit.task_metric is None:
+        return None
+    dense, pruned = bench.score(None, None, limit), bench.score(metric, sparsity, limit)
+    return TaskFigures(
+        task=limit.task,
+        metric=limit.task_metric,
+        examples=dense.examples,
+        dense=dense.value,
+        dense_error=dense.error,
+        pruned=pruned.value,
+        pruned_error=pruned.error,
+    )

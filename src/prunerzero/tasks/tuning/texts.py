@@ -1,0 +1,114 @@
+"""Which text tune calibrates on, judges by and is tested on: disjoint parts of what was given."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prunerzero.errors import TextError
+from prunerzero.files import write_text
+from prunerzero.language.corpora import PARTS, Part, read_file
+from prunerzero.tasks.workspace import Setup
+
+BLOCKS = 16
+ENOUGH_WINDOWS = 12
+LEAST_LENGTH = 128
+_WORDS = {"calibration": "statistics", "validation": "choosing", "test": "the final check"}
+
+_LINE_END, _SPACE = re.compile(r"\n+"), re.compile(r"\s")
+
+_TURNS: dict[frozenset[Part], tuple[Part, ...]] = {
+    frozenset({"calibration", "test"}): ("calibration", "validation", "test", "validation"),
+    frozenset({"test"}): ("validation", "validation", "test"),
+    frozenset({"calibration"}): ("validation", "validation", "calibration"),
+}
+"""Missing parts → which part takes which block, in turns."""
+
+
+def cut_parts(setup: Setup, folder: Path) -> tuple[dict[Part, str], str]:
+    """Cut the parts that are missing out of the validation text.
+
+    With a validation file, the test part is the test file or else set aside from that text; the
+    calibration part is the calibration file, or that of a dataset named, or else set aside too.
+    Without one, all three parts are the dataset's, unless files are named for them.
+
+    Args:
+        setup: as the user gave it.
+        folder: where the parts are going to be, for the words.
+
+    Returns:
+        the text of each part that was cut, and how the parts came about, in words.
+
+    Raises:
+        TextError: a text is missing, empty, unreadable or too short.
+    """
+    if setup.validation is None:
+        if setup.corpus() is None:
+            raise TextError("no text is named; pass --validation FILE or --dataset wikitext2.")
+        return {}, f"The parts are those of the dataset {setup.corpus()}, or the files named."
+    missing: set[Part] = set()
+    if setup.test is None:
+        missing.add("test")
+    if setup.calibration is None and setup.dataset is None:
+        missing.add("calibration")
+    if not missing:
+        return {}, "Each part is a text of its own."
+    turns = _TURNS[frozenset(missing)]
+    [text] = read_file(setup.validation)
+    shares: dict[Part, list[str]] = {part: [] for part in turns}
+    for index, block in enumerate(cut_blocks(text, BLOCKS)):
+        shares[turns[index % len(turns)]].append(block)
+    told = ", ".join(
+        f"{turns.count(part)} of every {len(turns)} for {part} ({_WORDS[part]})"
+        for part in PARTS
+        if part in turns
+    )
+    return {part: "\n\n".join(found) for part, found in shares.items()}, (
+        f"{setup.validation} was cut into {BLOCKS} consecutive blocks, taken in turns: {told}. "
+        f"The parts share no text and are in {folder}."
+    )
+
+
+def write_parts(setup: Setup, texts: dict[Part, str], folder: Path) -> Setup:
+    """Write the parts that were cut as files; gives the setup that names them."""
+    if not texts:
+        return setup
+    folder.mkdir(parents=True, exist_ok=True)
+    paths: dict[str, Any] = {}
+    for part, text in texts.items():
+        paths[part] = folder / f"{part}.txt"
+        write_text(paths[part], text)
+    return replace(setup, **paths)
+
+
+def fitting_length(setup: Setup, tokenizer: Any, length: int) -> int:
+    """``length``, halved until each part that is a file makes enough windows to judge by."""
+    for part in PARTS:
+        path: Path | None = getattr(setup, part)
+        if path is None:
+            continue
+        encoded = tokenizer(read_file(path)[0], add_special_tokens=False, verbose=False)
+        tokens = len(encoded["input_ids"])
+        while tokens // length < ENOUGH_WINDOWS and length // 2 >= LEAST_LENGTH:
+            length //= 2
+    return length
+
+
+def cut_blocks(text: str, count: int) -> list[str]:
+    """Cut a text into ``count`` consecutive, nearly equal blocks, at line ends where there are any.
+
+    Raises:
+        TextError: the text is too short for that.
+    """
+    ends = []
+    for index in range(1, count):
+        target = index * len(text) // count
+        latest = target + len(text) // (2 * count)
+        found_end = _LINE_END.search(text, target, latest) or _SPACE.search(text, target, latest)
+        ends.append(found_end.end() if found_end else target)
+    found = [text[a:b].strip() for a, b in zip([0, *ends], [*ends, len(text)], strict=True)]
+    if not all(found):
+        raise TextError("the validation text is too short to set parts aside; pass a longer one.")
+    return found

@@ -1,0 +1,231 @@
+"""From a text and an acceptable loss to an answer: through the command line, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Installed
+from tiny_model import some_text
+from transformers import AutoModelForCausalLM
+
+import prunerzero
+from prunerzero.files import to_json
+from prunerzero.tasks.tune_result import read_result
+
+MINE = ["--model", "model", "--validation", "mine.txt"]
+FEW = ["--evaluations", "12", "--samples", "2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mine(workplace: Path) -> None:
+    (workplace / "mine.txt").write_text(some_text(7, 8000))
+
+
+@pytest.fixture(scope="module")
+def tuned(installed: Installed, mine: None) -> Any:
+    return installed.json("tune", *MINE, *FEW, "--max-degradation", "2%", "--output-dir", "tuned")
+
+
+def test_the_answer_is_the_highest_sparsity_that_was_found_within_the_limit(tuned):
+    assert tuned["reached"]
+    assert tuned["limit"]["max_perplexity"] == pytest.approx(1.02 * tuned["dense"])
+    chosen = [p for p in tuned["curve"] if p["sparsity"] == tuned["sparsity"] and p["windows"] > 16]
+    assert all(point["within"] for point in chosen if point["metric"] == tuned["metric"]["name"])
+    for point in tuned["curve"]:
+        assert point["within"] == (point["rise"] <= 0.02)
+    validation = tuned["parts"]["validation"]
+    assert validation["pruned"] == pytest.approx(
+        next(p["perplexity"] for p in chosen if p["metric"] == tuned["metric"]["name"])
+    )
+    assert validation["within"]
+
+
+def test_the_limit_holds_on_the_test_part_or_the_sparsity_was_lowered(tuned):
+    test, decision = tuned["parts"]["test"], tuned["decision"]
+    assert test["within"]
+    assert test["pruned"] <= 1.02 * test["dense"]
+    assert decision["stepped_back"] == (not decision["held"])
+    assert decision["tried"][0][0] >= tuned["sparsity"]
+    assert [tuned["sparsity"], pytest.approx(test["pruned"])] in decision["tried"]
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_intervals_hold_the_figures(tuned, part):
+    figures = tuned["parts"][part]
+    for name in ("dense", "pruned", "rise"):
+        low, high = figures[f"{name}_interval"]
+        assert low <= figures[name] <= high
+    assert 0 <= figures["confidence"] <= 1
+    assert figures["rise"] == pytest.approx(figures["pruned"] / figures["dense"] - 1)
+    assert figures["divergence"] > 0
+    assert 0 < figures["agreement"] <= 1
+    assert figures["compared_tokens"] == figures["windows"] * (figures["window_length"] - 1)
+
+
+def test_every_layer_has_its_sparsity_and_sensitivity(tuned, workplace):
+    model = AutoModelForCausalLM.from_pretrained(workplace / "tuned" / "model")
+    weights = {n.removesuffix(".weight"): w for n, w in model.named_parameters()}
+    assert len(tuned["layers"]) == 14
+    for layer in tuned["layers"]:
+        weight = weights[layer["name"]]
+        assert list(weight.shape) == layer["shape"]
+        assert float((weight == 0).float().mean()) == pytest.approx(layer["sparsity"])
+        width = layer["shape"][1]
+        assert layer["sparsity"] == int(width * tuned["sparsity"]) / width
+        assert f"layers.{layer['block']}." in layer["name"]
+    assert any(layer["sensitivity"] != 0 for layer in tuned["layers"])
+
+
+def test_the_answer_says_in_words_what_the_figures_say(tuned):
+    answer = tuned["answer"]
+    test = tuned["parts"]["test"]
+    for told in (
+        f"{100 * tuned['sparsity']:.3g} %",
+        f"{tuned['parts']['validation']['pruned']:.4g}",
+        f"{test['pruned']:.4g}",
+        tuned["metric"]["formula"],
+        f"{test['windows']} windows",
+    ):
+        assert told in answer
+
+
+def test_the_folder_holds_what_was_printed_and_reads_back(tuned, workplace):
+    path = workplace / "tuned" / "tune.json"
+    assert json.loads(path.read_text()) == tuned
+    assert json.loads(to_json(asdict(read_result(path)))) == tuned
+
+
+def test_parts_are_files_that_share_no_text(tuned, workplace):
+    whole = (workplace / "mine.txt").read_text()
+    parts = [p.read_text() for p in sorted((workplace / "tuned" / "texts").iterdir())]
+    assert len(parts) == 3
+    assert sum(len("".join(part.split())) for part in parts) == len("".join(whole.split()))
+    assert "16 consecutive blocks" in tuned["split"]
+
+
+def test_samples_stand_side_by_side(tuned):
+    assert len(tuned["samples"]) == 2
+    for sample in tuned["samples"]:
+        assert sample["prompt"] and sample["dense"] and sample["pruned"]
+
+
+def test_the_commands_told_give_the_same_again(in_workplace, workplace, tuned):
+    def told(command):
+        return json.loads(in_workplace(*command.split()[1:], "--json").stdout)
+
+    ask, prune, measure = tuned["commands"]
+    weights = "model.safetensors"
+    before = (workplace / "tuned" / "model" / weights).read_bytes()
+    assert told(ask) == tuned, "what is finished is not done again"
+    told(prune)
+    assert (workplace / "again" / weights).read_bytes() == before
+    expected = tuned["parts"]["test"]["pruned"]
+    assert told(measure)["perplexity"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_python_gives_what_the_command_prints(tuned, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("PRUNERZERO_CACHE", str(workplace / "cache"))
+    setup = prunerzero.Setup(model="model", validation=Path("mine.txt"))
+    result = prunerzero.tune(setup, "in-python", max_degradation=0.02, evaluations=12, samples=2)
+    assert isinstance(result, prunerzero.TuneResult)
+    again = json.loads(to_json(asdict(result)))
+    for name in ("sparsity", "metric", "curve", "decision", "layers", "samples"):
+        assert again[name] == tuned[name]
+
+
+def test_after_an_interruption_the_same_command_goes_on(installed, in_workplace, workplace, tuned):
+    command = ["tune", *MINE, *FEW, "--max-degradation", "2%", "--output-dir", "cut-short"]
+    ledger = workplace / "cut-short" / "run" / "measured.jsonl"
+    with installed.start(*command) as process:
+        while not ledger.exists() or ledger.read_text().count("\n") < 8:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    kept = ledger.read_text()
+    with ledger.open("a") as file:  # as a power cut leaves it
+        file.write('{"key": "torn')
+    result = json.loads(in_workplace(*command, "--json").stdout)
+    assert ledger.read_text().startswith(kept), "nothing is measured again"
+    for name in ("sparsity", "metric", "curve", "decision", "layers"):
+        assert result[name] == tuned[name]
+
+
+def test_a_pattern_is_answered_yes_or_no(in_workplace, workplace):
+    asked = ["tune", *MINE, "--evaluations", "0", "--samples", "0", "--pattern", "2:4", "--json"]
+    yes = in_workplace(*asked, "--max-degradation", "900%", "--output-dir", "pattern-yes")
+    no = in_workplace(*asked, "--max-degradation", "0.01%", "--output-dir", "pattern-no")
+    assert (yes.exit_code, no.exit_code) == (0, 0)
+    yes, no = json.loads(yes.stdout), json.loads(no.stdout)
+    assert yes["reached"] and yes["answer"].startswith("Yes")
+    assert not no["reached"] and no["answer"].startswith("No")
+    assert yes["pattern"] == no["pattern"] == "2:4"
+    model = AutoModelForCausalLM.from_pretrained(workplace / "pattern-yes" / "model")
+    for name, weight in model.named_parameters():
+        if "_proj" in name:
+            assert torch.all((weight.reshape(-1, 4) == 0).sum(1) == 2), name
+    assert not (workplace / "pattern-no" / "model").exists()
+    assert no["parts"]["test"]["pruned"] > 0 and no["layers"]
+
+
+def test_a_limit_that_nothing_keeps_is_answered_with_no(in_workplace, workplace, tuned):
+    limit = str(tuned["dense"] * 1.000001)
+    done = in_workplace(
+        *["tune", *MINE, "--evaluations", "0", "--max-perplexity", limit, "--output-dir", "none"],
+        "--json",
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["reached"] == (workplace / "none" / "model").exists()
+    if not result["reached"]:
+        assert result["answer"].startswith("No")
+
+
+REFUSED = {
+    "two limits": (["--max-degradation", "5%", "--max-perplexity", "9"], ["only one"]),
+    "a degradation of 5 without %": (["--max-degradation", "5"], ["5%"]),
+    "a degradation that is none": (["--max-degradation", "little"], ["little", "5%"]),
+    "no degradation": (["--max-degradation", "0"], ["above 0"]),
+    "a perplexity below the dense": (["--max-perplexity", "2"], ["already"]),
+    "a task metric that is none": (["--task-metric", "arc_easy"], ["arc_easy:acc:0.02"]),
+    "a pattern that does not fit": (["--pattern", "3:7"], ["multiple of 7"]),
+    "a full folder": (["--output-dir", "model"], ["model", "not empty"]),
+    "a short text": (["--validation", "model/config.json", "--max-seq-length", "64"], []),
+}
+
+
+@pytest.mark.parametrize("case", [name for name in REFUSED if name != "a short text"])
+def test_bad_input_is_refused_in_one_sentence(case, in_workplace, workplace):
+    arguments, words = REFUSED[case]
+    before = sorted(path.name for path in workplace.iterdir())
+    done = in_workplace("tune", *MINE, "--output-dir", "new", *arguments)
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+    left = sorted(path.name for path in workplace.iterdir())
+    if case != "a perplexity below the dense":
+        assert left == before
+
+
+def test_another_question_is_not_answered_into_the_same_folder(in_workplace, tuned):
+    done = in_workplace("tune", *MINE, *FEW, "--max-degradation", "3%", "--output-dir", "tuned")
+    assert done.exit_code == 2
+    assert "limit" in done.stderr and "--output-dir" in done.stderr
+
+
+def test_help_teaches_by_example(in_workplace: Callable[..., Any]):
+    shown = in_workplace("tune", "--help").output
+    assert shown.count("Example") == 2
+    assert "--pattern" in shown and "--json" in shown
