@@ -11,6 +11,7 @@ from prunerzero import evolution
 from prunerzero.errors import InputError
 from prunerzero.files import write_json
 from prunerzero.language.corpora import PARTS
+from prunerzero.language.models import fingerprint
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.explain import in_words
 from prunerzero.pruning.blocks import check_widths
@@ -91,7 +92,9 @@ def tune(
     limit = limit_on(bench, wish)
     search = None
     if evaluations and seconds != 0:
-        search = evolution.SearchSettings(seed=seed, evaluations=evaluations, seconds=seconds)
+        search = evolution.SearchSettings(
+            seed=seed, evaluations=evaluations, seconds=seconds, seed_metrics="catalog"
+        )
     course = Course(bench, limit)
     found = course.run(wanted, search, folder / RUN)
     metric, sparsity = found.metric, found.sparsity
@@ -164,6 +167,7 @@ def _open(
             )
         work = Workspace(setup, observer)
         work.language_model = loaded
+        work.fingerprints["model"] = fingerprint(loaded.model)
         for part in PARTS:
             work.text(part)
     except BaseException:

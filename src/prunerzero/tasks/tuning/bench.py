@@ -14,7 +14,6 @@ from typing import Any
 from prunerzero.errors import InputError, OutputError
 from prunerzero.files import check_new, write_json
 from prunerzero.language.corpora import PARTS, Part
-from prunerzero.language.models import fingerprint
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.zero_shot import load_tasks, score_tasks
 from prunerzero.metrics import Metric, Sparsity
@@ -155,7 +154,7 @@ class Bench:
 
         def answer() -> dict[str, Any]:
             self.work.observer.stage(f"{limit.task}, {what}")
-            with self.work.pruned_for_now():
+            with self.work.pruned_for_now(), self.work.observer.other_progress():
                 if metric is not None and sparsity is not None:
                     prune_model(self.work.layers, self.statistics, metric.expression, sparsity)
                 scores = score_tasks(self.work.language_model, self._tasks(limit), 8)
@@ -222,9 +221,10 @@ def identity_of(work: Workspace, **question: Any) -> dict[str, Any]:
     """All that an answer depends on: with another of these it is the answer to another question."""
     return {
         "model": work.setup.model,
-        "weights": fingerprint(work.language_model.model),
+        "weights": work.fingerprints["model"],
         "dtype": str(work.language_model.model.dtype),
         "ignored layers": list(work.setup.ignore),
+        "target layers": list(work.setup.target),
         **{f"{part} text": work.text(part).fingerprint for part in PARTS},
         **question,
     }

@@ -128,7 +128,7 @@ def commands(
     return (
         shlex.join(["prunerzero", "tune", *ask, "--output-dir", str(folder)]),
         shlex.join(
-            ["prunerzero", "prune", "--config", str(folder / "model" / "recipe.yaml")]
+            ["prunerzero", "prune", "--recipe", str(folder / "model" / "recipe.yaml")]
             + ["--output-dir", "again"]
         ),
         shlex.join(["prunerzero", "eval", *measure]),
