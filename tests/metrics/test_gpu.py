@@ -17,13 +17,13 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("operator", OPERATORS.values(), ids=lambda o: o.name)
 @pytest.mark.parametrize("names", ["WG", "GW", "WX", "GX", "XG"])
 def test_every_operator_gives_the_bits_of_eager_torch(operator, names):
-    from prunerzero.metrics.gpu import Layer
+    from prunerzero.metrics.gpu import Layers
 
     e = Expression(operator.name, tuple(map(Expression, names[: operator.arity])))
     values = awkward()
     if e.terminals == {"X"}:
         e = Expression("add", (Expression("W"), e))
-    ours = Layer(values["W"], values["X"][None], values["G"]).score(e)
+    ours = Layers([values["W"]], values["X"][None], [values["G"]]).score(e)[0]
     theirs = e.score(**values)
     same = (ours == theirs) | (ours.isnan() & theirs.isnan())
     i = tuple((~same).nonzero()[0].tolist()) if not same.all() else (0, 0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from prunerzero.metrics.expression import Expression, evaluate
@@ -14,136 +16,197 @@ from prunerzero.metrics.facts import breadth
 from prunerzero.metrics.kernels import OPTIONS, each_weight, select_rows
 from prunerzero.metrics.mask import Sparsity
 from prunerzero.metrics.operators import OPERATORS, Scale
-from prunerzero.metrics.program import Program, compiled
+from prunerzero.metrics.program import Slot, compiled
 
 WIDEST = 32768
 """Rows of more inputs do not fit on the chip."""
 
+_SCORES = 1 << 28
+"""Scores held at once where operators read all of a matrix that is itself computed: 1 GB."""
 
-def supports(expression: Expression, sparsity: Sparsity, width: int) -> bool:
-    """Whether the kernels can prune so in one pass."""
-    if compiled(expression) is None or breadth(expression) < 2:
-        return False
-    if sparsity.of is not None:
-        return sparsity.of in (2, 4, 8)
-    return sparsity.group == "row" and width <= WIDEST and int(width * sparsity.fraction) > 0
+_TYPES = {
+    torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16,
+    torch.float64: tl.float64, torch.int8: tl.int8, torch.bool: tl.int8,
+}  # fmt: skip
 
 
-@dataclass
-class Layer:
-    """One layer's matrices on a GPU, and what metrics read of all of them.
+class Layers:
+    """Layers of one shape and type on a GPU, pruned together by one launch.
 
-    Attributes:
-        W: weights [out, in] as they are, of any float dtype.
-        X: fp32 [1, in], or None.
-        G: [out, in], or None.
+    Args:
+        W: weights [out, in] of each layer, as they are; their rows lie in order in memory.
+        X: fp32 [layers, in], or None.
+        G: [out, in] of each layer likewise, or None.
     """
 
-    W: Tensor
-    X: Tensor | None
-    G: Tensor | None
-    _scales: dict[Expression, Scale] = field(default_factory=dict)
+    def __init__(self, W: Sequence[Tensor], X: Tensor | None, G: Sequence[Tensor] | None) -> None:
+        self.W, self.X, self.G = list(W), X, None if G is None else list(G)
+        self.shape, self.device = W[0].shape, W[0].device
+        self._table_w = self._addresses(self.W)
+        self._table_g = self._table_w if self.G is None else self._addresses(self.G)
+        self._table_out: tuple[list[int], Tensor] = [], self._table_w
+        self._kept: dict[tuple[str, Expression], list[Scale]] = {}
 
-    def __post_init__(self) -> None:
-        self.W = _rows_in_order(self.W.detach())
-        if self.G is not None:
-            self.G = _rows_in_order(self.G.detach())
+    def supports(self, expression: Expression, sparsity: Sparsity) -> bool:
+        """Whether the kernels can prune so."""
+        if compiled(expression) is None or breadth(expression) < 2:
+            return False
+        if sparsity.of is not None:
+            return sparsity.of in (2, 4, 8)
+        width = self.shape[1]
+        return sparsity.group == "row" and width <= WIDEST and int(width * sparsity.fraction) > 0
 
-    def score(self, expression: Expression) -> Tensor:
-        """fp32 scores [out, in]."""
-        out = torch.empty(self.W.shape, dtype=torch.float32, device=self.W.device)
-        self._each_weight(expression, out, out, 0, 0, False)
+    def score(self, expression: Expression, first: int = 0, last: int | None = None) -> Tensor:
+        """fp32 scores [layers, out, in] of the layers ``first`` … ``last`` - 1."""
+        last = len(self.W) if last is None else last
+        out = torch.empty((last - first, *self.shape), dtype=torch.float32, device=self.device)
+        part = self._part(first, last) if (first, last) != (0, len(self.W)) else self
+        part._each_weight(expression, list(out), None, 0, 0)
         return out
 
-    def prune(self, expression: Expression, sparsity: Sparsity, out: Tensor, nans: Tensor) -> None:
-        """Write to ``out`` the mask where that is bool, else the weights with zeros in its place.
+    def prune(
+        self, expression: Expression, sparsity: Sparsity, out: Sequence[Tensor], nans: Tensor
+    ) -> None:
+        """Write to each ``out`` the mask where that is bool, else the weights with zeros for it.
 
-        The number of scores that are NaN is added to ``nans`` (int32 [1]).
+        The number of scores of a layer that are NaN is added to ``nans`` (int32 [layers]).
         """
-        weights = out.dtype != torch.bool
-        if not weights:
-            out = out.view(torch.int8)
         if sparsity.of is not None:
             assert sparsity.keep is not None
-            prune = sparsity.of - sparsity.keep
-            self._each_weight(expression, out, nans, prune, sparsity.of, weights)
+            self._each_weight(expression, out, nans, sparsity.of - sparsity.keep, sparsity.of)
         else:
-            self._rows(expression, out, nans, int(self.W.shape[1] * sparsity.fraction), weights)
+            self._rows(expression, out, nans, int(self.shape[1] * sparsity.fraction))
 
     def _each_weight(
-        self, expression: Expression, out: Tensor, nans: Tensor, prune: int, of: int, weights: bool
+        self, e: Expression, out: Sequence[Tensor], nans: Tensor | None, prune: int, of: int
     ) -> None:
-        rows, width = self.W.shape
+        rows, width = self.shape
         chunk = min(1024, triton.next_power_of_2(width))
-        each_weight[rows, triton.cdiv(width, chunk)](
-            *self._program(expression), out, nans, rows, width, *self._strides(), out.stride(0),
-            CHUNK=chunk, PRUNE=prune, OF=of, WEIGHTS=weights, num_warps=4, **OPTIONS,
-        )  # fmt: skip
+        each_weight[rows * len(self.W), triton.cdiv(width, chunk)](
+            *self._arguments(e, out, nans),
+            CHUNK=chunk,
+            PRUNE=prune,
+            OF=of,
+            WEIGHTS=out[0].dtype != torch.bool,
+            num_warps=4,
+            **OPTIONS,
+        )
 
-    def _rows(
-        self, expression: Expression, out: Tensor, nans: Tensor, count: int, weights: bool
-    ) -> None:
-        rows, width = self.W.shape
+    def _rows(self, e: Expression, out: Sequence[Tensor], nans: Tensor, count: int) -> None:
+        rows, width = self.shape
         block = triton.next_power_of_2(width)
-        warps, chunk, registers = _shape(block)
-        programs = min(rows, _processors(self.W.device) * (64 // warps))
-        scratch = torch.empty(programs * block, dtype=torch.int32, device=self.W.device)
+        warps, chunk, registers = _launch(block)
+        programs = min(rows * len(self.W), _processors(self.device) * (64 // warps))
+        scratch = torch.empty(programs * block, dtype=torch.int32, device=self.device)
         select_rows[programs,](
-            *self._program(expression), out, scratch, nans, rows, width, count,
-            *self._strides(), out.stride(0), CHUNK=min(block, chunk), BLOCK=block,
-            WEIGHTS=weights, num_warps=warps, maxnreg=registers, **OPTIONS,
-        )  # fmt: skip
+            *self._arguments(e, out, nans),
+            scratch,
+            count,
+            CHUNK=min(block, chunk),
+            BLOCK=block,
+            WEIGHTS=out[0].dtype != torch.bool,
+            num_warps=warps,
+            maxnreg=registers,
+            **OPTIONS,
+        )
 
-    def _strides(self) -> tuple[int, int]:
-        return self.W.stride(0), self.W.stride(0) if self.G is None else self.G.stride(0)
-
-    def _program(self, expression: Expression) -> tuple[Tensor | int, ...]:
-        """The kernels' first arguments."""
-        program = compiled(expression)
+    def _arguments(self, e: Expression, out: Sequence[Tensor], nans: Tensor | None) -> list[Any]:
+        """The arguments that the kernels have in common, in order."""
+        program = compiled(e)
         assert program is not None
-        code = _code(expression, self.W.device)
-        tables = [self._table(slots) for slots in (program.numbers, program.rows, program.columns)]
-        G = _nothing(self.W.device) if self.G is None else self.G
-        return code, len(program.instructions), self.W, G, *tables
+        # computing these may launch kernels on these layers, so they come first
+        values = [self._values(s) for s in (program.numbers, program.rows, program.columns)]
+        addresses = [tensor.data_ptr() for tensor in out]
+        if addresses != self._table_out[0]:
+            self._table_out = addresses, self._addresses(out)
+        w, g = self.W[0], self.W[0] if self.G is None else self.G[0]
+        aligned = all(
+            address % 16 == 0
+            for tensors in (self.W, self.G or [], out)
+            for address in (t.data_ptr() | t.stride(0) * t.itemsize for t in tensors)
+        )
+        return [
+            _code(e, self.device), len(program.instructions), self._table_w, self._table_g,
+            *values,
+            self._table_out[1], _nothing(self.device) if nans is None else nans,
+            len(self.W), *self.shape, w.stride(0), g.stride(0), out[0].stride(0),
+            _TYPES[w.dtype], _TYPES[g.dtype], _TYPES[out[0].dtype], aligned,
+        ]  # fmt: skip
 
-    def _table(self, slots: list[tuple[Expression, int | None]]) -> Tensor:
-        values = []
+    def _addresses(self, tensors: Sequence[Tensor]) -> Tensor:
+        return torch.tensor([t.data_ptr() for t in tensors], dtype=torch.int64, device=self.device)
+
+    def _values(self, slots: list[Slot]) -> Tensor:
+        """What the slots hold [slots, layers, …]."""
+        found = []
         for node, part in slots:
-            value = self._value(node) if part is None else self._scale(node)[part]
-            assert value is not None
-            values.append(value.reshape(-1))
-        return torch.stack(values) if values else _nothing(self.W.device)
+            if part is not None:
+                values = [scale[part] for scale in self._scales(node)]
+                found.append(torch.stack([v for v in values if v is not None]))
+            elif breadth(node) == 0:
+                found.append(self._evaluate(node, None).expand(len(self.W)))
+            elif _rescales(node):
+                found.append(torch.stack(list(self._matrices(node, 0, len(self.W)))))
+            else:
+                found.append(self._evaluate(node, self.X))
+        return torch.cat([f.reshape(-1) for f in found]) if found else _nothing(self.device)
 
-    def _value(self, e: Expression) -> Tensor:
+    def _evaluate(self, e: Expression, X: Tensor | None) -> Tensor:
+        """A number, or a row for each row of X."""
+        values = {"W": self.W[0][:1, :1].float()}
+        return evaluate(e, values if X is None else {**values, "X": X})
+
+    def _scales(self, e: Expression) -> list[Scale]:
+        """Shift and scale of each layer, of an operator that reads more than one weight."""
+        scale, argument = OPERATORS[e.name].scale, e.arguments[-1]
+        assert scale is not None
+        if found := self._kept.get((e.name, argument)):
+            return found
+        count = max(1, _SCORES // max(1, self.W[0].numel()))
+        scales: list[Scale] = []
+        for first in range(0, len(self.W), count):
+            last = min(first + count, len(self.W))
+            values = self._matrices(argument, first, last)
+            scales += [scale(value.expand(self.shape)) for value in values]
+        if not argument.arguments:  # every metric that reads it so will read the same
+            self._kept[e.name, argument] = scales
+        return scales
+
+    def _matrices(self, e: Expression, first: int, last: int) -> Sequence[Tensor]:
+        """The values of a subtree in these layers."""
         if e.name == "W":
-            return self.W.float().abs()
+            return [w.float().abs() for w in self.W[first:last]]
         if e.name == "G":
             assert self.G is not None
-            return self.G.float()
+            return [g.float() for g in self.G[first:last]]
         if breadth(e) == 2:
-            return self.score(e)
-        values = {"W": self.W[:1, :1].float()}
-        if self.X is not None:
-            values["X"] = self.X
-        return evaluate(e, values)
+            return list(self.score(e, first, last))
+        rows = [None] * (last - first) if self.X is None else self.X[first:last].split(1)
+        return [self._evaluate(e, x) for x in rows]
 
-    def _scale(self, e: Expression) -> Scale:
-        if e not in self._scales:
-            operator = OPERATORS[e.name]
-            assert operator.scale is not None
-            self._scales[e] = operator.scale(self._value(e.arguments[-1]).expand(self.W.shape))
-        return self._scales[e]
+    def _part(self, first: int, last: int) -> Layers:
+        return Layers(
+            self.W[first:last],
+            None if self.X is None else self.X[first:last],
+            None if self.G is None else self.G[first:last],
+        )
 
 
-def _shape(block: int) -> tuple[int, int, int]:
+def _launch(block: int) -> tuple[int, int, int]:
     """Warps for a row of so many weights, weights scored at a time, and registers a thread."""
-    warps = min(32, max(4, block // 512))
-    return warps, warps * 128, 64 if warps == 32 else 80
+    if block <= 4096:
+        return max(4, block // 512), max(512, block // 4), 64
+    return min(32, block // 512), 4096, 64
+
+
+@lru_cache(maxsize=1 << 12)
+def _rescales(e: Expression) -> bool:
+    return any(node.arguments and OPERATORS[node.name].scale for _, node in e.subtrees())
 
 
 @lru_cache(maxsize=1 << 8)
 def _code(expression: Expression, device: torch.device) -> Tensor:
-    program: Program | None = compiled(expression)
+    program = compiled(expression)
     assert program is not None
     return torch.tensor(program.instructions, dtype=torch.int32, device=device)
 
@@ -157,7 +220,3 @@ def _nothing(device: torch.device) -> Tensor:
 @lru_cache
 def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-def _rows_in_order(matrix: Tensor) -> Tensor:
-    return matrix if matrix.stride(1) == 1 else matrix.contiguous()

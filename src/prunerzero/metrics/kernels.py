@@ -4,6 +4,10 @@ A row's scores stay on the chip from the first operator to the mask. Arithmetic 
 torch to the bit: division and square root rounded correctly, no contraction to fused
 multiply-adds, libdevice's exp, log, tanh and pow with denormals kept. That is what ``OPTIONS``,
 given to every launch, and the functions chosen here are for.
+
+One launch takes any number of layers of one shape: ``W``, ``G`` and ``out`` are tables of
+addresses. The tables of values hold, for each entry, one number a layer, or one for each of its
+rows or columns.
 """
 
 import triton
@@ -12,45 +16,61 @@ from triton.language.extra import libdevice
 
 OPTIONS = {"enable_fp_fusion": False, "enable_reflect_ftz": False}
 
-# one compiled kernel for every metric and height of a layer
-_ANY_INTEGER = ["length", "rows", "count"]
-_ANY_POINTER = ["code", "numbers", "row_values", "column_values", "nans"]
+# one compiled kernel for every metric, number of layers and height of a layer
+_ANY_INTEGER = ["length", "layers", "rows"]
+_ANY_POINTER = ["code", "numbers", "row_values", "column_values", "W", "G", "out", "nans"]
 
 _HIGHEST = tl.constexpr(0x7FFFFFFF)
 
 
 @triton.jit
+def _row_of(table, layer, row, stride, TYPE: tl.constexpr, ALIGNED: tl.constexpr):
+    """Where the row of the layer begins."""
+    start = tl.load(table + layer).to(tl.pointer_type(TYPE), bitcast=True)
+    if ALIGNED:
+        start = tl.multiple_of(start, 16)
+    return start + row.to(tl.int64) * stride
+
+
+@triton.jit
 def _push(
-    op, operand, W, G, numbers, row_values, column_values, row, columns, valid, rows, width,
-    w_stride, g_stride,
+    op, operand, W, G, numbers, row_values, column_values, layer, row, columns, valid,
+    layers, rows, width,
 ):  # fmt: skip
-    if op == 0:  # W
-        value = tl.abs(tl.load(W + row * w_stride + columns, mask=valid, other=0).to(tl.float32))
-    elif op == 1:  # G
-        value = tl.load(G + row * g_stride + columns, mask=valid, other=0).to(tl.float32)
-    elif op == 2:  # constant
-        value = tl.zeros_like(columns).to(tl.float32) + operand.to(tl.float32, bitcast=True)
-    elif op == 3:  # number
-        value = tl.zeros_like(columns).to(tl.float32) + tl.load(numbers + operand)
+    if op < 2:
+        if op == 0:  # W
+            value = tl.abs(tl.load(W + columns, mask=valid, other=0).to(tl.float32))
+        else:  # G
+            value = tl.load(G + columns, mask=valid, other=0).to(tl.float32)
+    elif op < 4:
+        if op == 2:  # constant
+            number = operand.to(tl.float32, bitcast=True)
+        else:  # number
+            number = tl.load(numbers + operand * layers + layer)
+        value = tl.zeros_like(columns).to(tl.float32) + number
     elif op == 4:  # row
-        value = tl.zeros_like(columns).to(tl.float32) + tl.load(row_values + operand * rows + row)
+        number = tl.load(row_values + (operand * layers + layer) * rows + row)
+        value = tl.zeros_like(columns).to(tl.float32) + number
     else:  # column
-        value = tl.load(column_values + operand * width + columns, mask=valid, other=0)
+        start = column_values + (operand * layers + layer).to(tl.int64) * width
+        value = tl.load(start + columns, mask=valid, other=0)
     return value
 
 
 @triton.jit
 def _unary(op, x):
-    if op == 6:  # sqr
-        value = x * x
-    elif op == 7:  # neg
-        value = -x
-    elif op == 8:  # abs
-        value = tl.abs(x)
-    elif op == 9:  # log
-        value = libdevice.log(tl.abs(x) + 0.001)
-    elif op == 10:  # exp
-        value = libdevice.exp(tl.where(x > 100.0, 100.0, x))
+    if op < 9:
+        if op == 6:  # sqr
+            value = x * x
+        elif op == 7:  # neg
+            value = -x
+        else:  # abs
+            value = tl.abs(x)
+    elif op < 11:
+        if op == 9:  # log
+            value = libdevice.log(tl.abs(x) + 0.001)
+        else:  # exp
+            value = libdevice.exp(tl.where(x > 100.0, 100.0, x))
     elif op == 11:  # sqrt
         value = tl.sqrt_rn(tl.abs(x))
     else:  # tanh
@@ -60,19 +80,22 @@ def _unary(op, x):
 
 @triton.jit
 def _binary(op, x, y):
-    if op == 14:  # add
-        value = x + y
-    elif op == 15:  # sub
-        value = x - y
-    elif op == 16:  # mul
-        value = x * y
-    elif op == 17:  # divide
-        value = tl.div_rn(x, y)
-    elif op == 18:  # ediv
-        nearest = tl.where(y < 0, -1e-12, 1e-12).to(tl.float32)
-        value = tl.div_rn(x, tl.where(tl.abs(y) < 1e-12, nearest, y))
-    elif op == 19:  # epow
-        value = libdevice.pow(tl.abs(x), y)
+    if op < 18:
+        if op < 16:
+            if op == 14:  # add
+                value = x + y
+            else:  # sub
+                value = x - y
+        elif op == 16:  # mul
+            value = x * y
+        else:  # divide
+            value = tl.div_rn(x, y)
+    elif op < 20:
+        if op == 18:  # ediv
+            nearest = tl.where(y < 0, -1e-12, 1e-12).to(tl.float32)
+            value = tl.div_rn(x, tl.where(tl.abs(y) < 1e-12, nearest, y))
+        else:  # epow
+            value = libdevice.pow(tl.abs(x), y)
     elif op == 20:  # max
         value = tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
     else:  # min
@@ -82,8 +105,8 @@ def _binary(op, x, y):
 
 @triton.jit
 def _scores(
-    code, length, W, G, numbers, row_values, column_values, row, columns, valid, rows, width,
-    w_stride, g_stride,
+    code, length, W, G, numbers, row_values, column_values, layer, row, columns, valid,
+    layers, rows, width,
 ):  # fmt: skip
     a = tl.zeros_like(columns).to(tl.float32)  # top of the stack
     b = a
@@ -97,8 +120,8 @@ def _scores(
             c = b
             b = a
             a = _push(
-                op, operand, W, G, numbers, row_values, column_values, row, columns, valid, rows,
-                width, w_stride, g_stride,
+                op, operand, W, G, numbers, row_values, column_values, layer, row, columns, valid,
+                layers, rows, width,
             )  # fmt: skip
         elif op < 13:
             a = _unary(op, a)
@@ -121,46 +144,48 @@ def _rank_keys(scores):
 
 
 @triton.jit
-def _write(out, W, row, columns, valid, pruned, out_stride, w_stride, WEIGHTS: tl.constexpr):
+def _write(out, W, columns, valid, pruned, WEIGHTS: tl.constexpr):
     """The mask, or the weights with zeros where it is true."""
     if WEIGHTS:
-        weights = tl.load(W + row * w_stride + columns, mask=valid, other=0)
-        tl.store(
-            out + row * out_stride + columns, tl.where(pruned, 0, weights).to(weights.dtype),
-            mask=valid,
-        )  # fmt: skip
+        weights = tl.load(W + columns, mask=valid, other=0)
+        tl.store(out + columns, tl.where(pruned, 0, weights).to(weights.dtype), mask=valid)
     else:
-        tl.store(out + row * out_stride + columns, pruned.to(tl.int8), mask=valid)
+        tl.store(out + columns, pruned.to(tl.int8), mask=valid)
 
 
-@triton.jit(do_not_specialize=_ANY_INTEGER, do_not_specialize_on_alignment=_ANY_POINTER)
+@triton.jit(do_not_specialize=[*_ANY_INTEGER, "count"], do_not_specialize_on_alignment=_ANY_POINTER)
 def select_rows(
-    code, length, W, G, numbers, row_values, column_values, out, scratch, nans, rows, width, count,
-    w_stride, g_stride, out_stride, CHUNK: tl.constexpr, BLOCK: tl.constexpr, WEIGHTS: tl.constexpr,
+    code, length, W, G, numbers, row_values, column_values, out, nans, layers, rows, width,
+    w_stride, g_stride, out_stride, W_TYPE: tl.constexpr, G_TYPE: tl.constexpr,
+    OUT_TYPE: tl.constexpr, ALIGNED: tl.constexpr, scratch, count, CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr, WEIGHTS: tl.constexpr,
 ):  # fmt: skip
     """Prune the ``count`` lowest scores of each row, ties in column order."""
     program = tl.program_id(0)
     keep = scratch + program.to(tl.int64) * BLOCK
-    row = program.to(tl.int64)
-    while row < rows:
+    place = program
+    while place < layers * rows:
+        layer = place // rows
+        row = place % rows
+        weights = _row_of(W, layer, row, w_stride, W_TYPE, ALIGNED)
+        gradients = _row_of(G, layer, row, g_stride, G_TYPE, ALIGNED)
         bad = 0
         for start in range(0, width, CHUNK):
             part = start + tl.arange(0, CHUNK)
             scores = _scores(
-                code, length, W, G, numbers, row_values, column_values, row, part, part < width,
-                rows, width, w_stride, g_stride,
+                code, length, weights, gradients, numbers, row_values, column_values, layer, row,
+                part, part < width, layers, rows, width,
             )  # fmt: skip
             bad += tl.sum(((scores != scores) & (part < width)).to(tl.int32))
             tl.store(keep + part, _rank_keys(scores), mask=part < width)
         if bad > 0:
-            tl.atomic_add(nans, bad)
+            tl.atomic_add(nans + layer, bad)
         tl.debug_barrier()  # every thread's keys are written before any is read
         columns = tl.arange(0, BLOCK)
         valid = columns < width
         keys = tl.load(keep + columns, mask=valid, other=_HIGHEST)
         low = tl.min(keys)
         high = tl.max(tl.where(valid, keys, low))
-        found = 0
         # the smallest key such that `count` are no larger; any key between it and the next will do
         while low < high:
             middle = (low & high) + ((low ^ high) >> 1)
@@ -178,36 +203,43 @@ def select_rows(
             tied = (keys == low) & valid
             missing = count - tl.sum(below.to(tl.int32))
             pruned = below | (tied & (tl.cumsum(tied.to(tl.int32)) <= missing))
-        _write(out, W, row, columns, valid, pruned, out_stride, w_stride, WEIGHTS)
+        target = _row_of(out, layer, row, out_stride, OUT_TYPE, ALIGNED)
+        _write(target, weights, columns, valid, pruned, WEIGHTS)
         tl.debug_barrier()  # every thread has read its keys before the next row's are written
-        row += tl.num_programs(0)
+        place += tl.num_programs(0)
 
 
-@triton.jit(do_not_specialize=_ANY_INTEGER[:2], do_not_specialize_on_alignment=_ANY_POINTER)
+@triton.jit(do_not_specialize=_ANY_INTEGER, do_not_specialize_on_alignment=_ANY_POINTER)
 def each_weight(
-    code, length, W, G, numbers, row_values, column_values, out, nans, rows, width,
-    w_stride, g_stride, out_stride, CHUNK: tl.constexpr, PRUNE: tl.constexpr, OF: tl.constexpr,
-    WEIGHTS: tl.constexpr,
+    code, length, W, G, numbers, row_values, column_values, out, nans, layers, rows, width,
+    w_stride, g_stride, out_stride, W_TYPE: tl.constexpr, G_TYPE: tl.constexpr,
+    OUT_TYPE: tl.constexpr, ALIGNED: tl.constexpr, CHUNK: tl.constexpr, PRUNE: tl.constexpr,
+    OF: tl.constexpr, WEIGHTS: tl.constexpr,
 ):  # fmt: skip
     """Write the scores (OF = 0), or prune the PRUNE lowest of each OF consecutive inputs."""
-    row = tl.program_id(0).to(tl.int64)
+    place = tl.program_id(0)
+    layer = place // rows
+    row = place % rows
     columns = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     valid = columns < width
+    weights = _row_of(W, layer, row, w_stride, W_TYPE, ALIGNED)
+    gradients = _row_of(G, layer, row, g_stride, G_TYPE, ALIGNED)
     scores = _scores(
-        code, length, W, G, numbers, row_values, column_values, row, columns, valid, rows, width,
-        w_stride, g_stride,
+        code, length, weights, gradients, numbers, row_values, column_values, layer, row, columns,
+        valid, layers, rows, width,
     )  # fmt: skip
+    target = _row_of(out, layer, row, out_stride, OUT_TYPE, ALIGNED)
     if OF == 0:
-        tl.store(out + row * out_stride + columns, scores, mask=valid)
+        tl.store(target + columns, scores, mask=valid)
     else:
         bad = tl.sum(((scores != scores) & valid).to(tl.int32))
         if bad > 0:
-            tl.atomic_add(nans, bad)
+            tl.atomic_add(nans + layer, bad)
         keys = tl.reshape(_rank_keys(scores), [CHUNK // OF, OF])
-        place = tl.arange(0, OF)
+        index = tl.arange(0, OF)
         ours, theirs = keys[:, :, None], keys[:, None, :]
-        earlier = place[None, None, :] < place[None, :, None]
+        earlier = index[None, None, :] < index[None, :, None]
         lower = (theirs < ours) | ((theirs == ours) & earlier)
         rank = tl.sum(lower.to(tl.int32), axis=2)
         pruned = tl.reshape(rank < PRUNE, [CHUNK])
-        _write(out, W, row, columns, valid, pruned, out_stride, w_stride, WEIGHTS)
+        _write(target, weights, columns, valid, pruned, WEIGHTS)

@@ -28,6 +28,9 @@ CODES = {name: code for code, name in enumerate(PUSHES + UNARY + BINARY)}
 _SAME = {"pow": "sqr"}
 _COMMUTES = ("add", "mul", "max", "min")
 
+Slot = tuple[Expression, int | None]
+"""A subtree, and None for its value, or 0 or 1 for its shift or its scale."""
+
 
 @dataclass
 class Program:
@@ -35,14 +38,13 @@ class Program:
 
     Attributes:
         instructions: (code, operand) in order; a constant's operand holds the bits of its fp32.
-        numbers, rows, columns: what the pushes of those names read, by index: a subtree, and None
-            for its value, or 0 or 1 for its shift or its scale.
+        numbers, rows, columns: what the pushes of those names read, by index.
     """
 
     instructions: list[tuple[int, int]] = field(default_factory=list)
-    numbers: list[tuple[Expression, int | None]] = field(default_factory=list)
-    rows: list[tuple[Expression, int | None]] = field(default_factory=list)
-    columns: list[tuple[Expression, int | None]] = field(default_factory=list)
+    numbers: list[Slot] = field(default_factory=list)
+    rows: list[Slot] = field(default_factory=list)
+    columns: list[Slot] = field(default_factory=list)
 
     def _put(self, name: str, operand: int = 0) -> None:
         self.instructions.append((CODES[name], operand))
@@ -62,7 +64,9 @@ class Program:
             self._put(e.name)
         elif OPERATORS[e.name].scale is not None:
             self._write(e.arguments[0])
-            where = {"matrix": "number", "row": "row", "column": "column"}[OPERATORS[e.name].reads]
+            reads = OPERATORS[e.name].reads
+            where = "number" if reads == "matrix" else reads
+            assert where is not None
             if e.name in ("mms", "zsn"):
                 self._push(where, e, 0)
                 self._put("sub")

@@ -59,7 +59,6 @@ def prune_into(
     W: Tensor,
     X: Tensor | None = None,
     G: Tensor | None = None,
-    nans: Tensor | None = None,
 ) -> None:
     """``score_mask``, written to ``out`` [out, in] in place.
 
@@ -67,8 +66,6 @@ def prune_into(
         out: gets the mask where it is bool, else the weights with zeros where they are pruned; may
             be W itself.
         expression, sparsity, W, X, G: as for ``score_mask``.
-        nans: int32 on W's device, to which the number of NaN scores may be added instead of being
-            looked at here, so that a GPU can be given the next layer at once.
 
     Raises:
         ScoreError, SparsityError: as ``score_mask`` does; ``out`` may then hold anything.
@@ -76,15 +73,19 @@ def prune_into(
     statistics = statistics_read(expression, W, X, G)
     sparsity.check(W.shape[1])
     W = W.detach()
-    if W.is_cuda and W.numel() and _has_triton():
+    if use_gpu_kernels(W):
         from prunerzero.metrics import gpu
 
-        if gpu.supports(expression, sparsity, W.shape[1]):
-            found = torch.zeros((), dtype=torch.int32, device=W.device) if nans is None else nans
-            layer = gpu.Layer(W, statistics.get("X"), statistics.get("G"))
+        layer = gpu.Layers(
+            [_rows_in_order(W)],
+            statistics.get("X"),
+            [_rows_in_order(statistics["G"])] if "G" in statistics else None,
+        )
+        if layer.supports(expression, sparsity):
+            nans = torch.zeros(1, dtype=torch.int32, device=W.device)
             target = out if out.stride(1) == 1 else W.new_empty(W.shape, dtype=out.dtype)
-            layer.prune(expression, sparsity, target, found)
-            if nans is None and (count := int(found)):
+            layer.prune(expression, sparsity, [target], nans)
+            if count := int(nans):
                 raise nan_error(count, W.numel())
             if target is not out:  # stored [in, out]
                 out.copy_(target)
@@ -165,6 +166,15 @@ def _scales(
     return scales
 
 
+def use_gpu_kernels(W: Tensor) -> bool:
+    """Whether a layer's weights are where the kernels of ``gpu`` can read them."""
+    return W.is_cuda and torch.version.cuda is not None and W.numel() > 0 and _has_triton()
+
+
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
+
+
+def _rows_in_order(matrix: Tensor) -> Tensor:
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from prunerzero.language.window_loss import WindowLoss
-from prunerzero.metrics import Expression, ScoreError, Sparsity
-from prunerzero.metrics.mask import nan_error
-from prunerzero.metrics.selection import prune_into
+from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.pruned_weights import PrunedWeights
 from prunerzero.pruning.statistics import Statistics
-
-_MAGNITUDE = Expression.parse("W")
 
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 1 << 15}
 """Tokens read at once: a GPU is idle between the kernels of less, a CPU's cache holds no more."""
@@ -24,10 +21,9 @@ _BATCH_TOKENS = {"cpu": 1024, "cuda": 1 << 15}
 class PrunedLoss:
     """The loss that a model has on a text once it is pruned with a metric.
 
-    The model is pruned in place, from a copy of the prunable weights that is kept beside it, and
-    restored. Chunks are equal numbers of windows in one fixed, shuffled order, so that the first
-    ones already speak for the whole text and every metric is judged on the same. Windows that do
-    not fill the last chunk are left out.
+    The model is pruned in place and restored. Chunks are equal numbers of windows in one fixed,
+    shuffled order, so that the first ones already speak for the whole text and every metric is
+    judged on the same. Windows that do not fill the last chunk are left out.
 
     Chunks are read one, one, two, four, eight … at once, up to what keeps the device busy: a race
     that gives up at the first of them has read no more, and the losses of a chunk are the same
@@ -58,17 +54,7 @@ class PrunedLoss:
         most = max(1, _BATCH_TOKENS.get(device.type, 1) // tokens)
         self._most = 1 << (most.bit_length() - 1)  # so that batches divide each other
         self._loss = WindowLoss(model)
-        self._layers, self._statistics, self._sparsity = layers, statistics, sparsity
-        self._dense = {name: layer.weight.contiguous().clone() for name, layer in layers.items()}
-        self._nans = torch.zeros(len(layers), dtype=torch.int32, device=device)
-        self._unreached = {
-            name: frozenset(
-                terminal
-                for terminal, found in (("X", known.X), ("G", known.G))
-                if found is not None and not found.any()
-            )
-            for name, known in statistics.items()
-        }
+        self._weights = PrunedWeights(layers, statistics, sparsity)
 
     def losses(
         self, expression: Expression, start: int = 0, stop: int | None = None
@@ -81,7 +67,7 @@ class PrunedLoss:
         """
         stop = self.total_chunks if stop is None else min(stop, self.total_chunks)
         try:
-            self._prune(expression)
+            self._weights.prune(expression)
             while start < stop:
                 first, last = self._batch_of(start)
                 yield from self._read(first, last)[start - first : stop - first]
@@ -89,7 +75,7 @@ class PrunedLoss:
         except torch.OutOfMemoryError as error:
             raise ValueError(f"a window does not fit in memory: {error}") from error
         finally:
-            self.restore()
+            self._weights.restore()
 
     def _batch_of(self, chunk: int) -> tuple[int, int]:
         """Which chunks are read together with this one: the first, and the first after them."""
@@ -103,32 +89,3 @@ class PrunedLoss:
         per_chunk = len(self._windows) // self.total_chunks
         losses = self._loss(self._windows[first * per_chunk : last * per_chunk])
         return losses.reshape(last - first, per_chunk).mean(1).tolist()
-
-    def _prune(self, expression: Expression) -> None:
-        """Write the pruned weights; a GPU is asked for NaN once it has all layers to do."""
-        self._nans.zero_()
-        for (name, layer), nans in zip(self._layers.items(), self._nans, strict=True):
-            known = self._statistics[name]
-            unreached = expression.terminals & self._unreached[name]
-            weights = layer.weight
-            try:
-                prune_into(
-                    weights,
-                    _MAGNITUDE if unreached else expression,
-                    self._sparsity,
-                    W=self._dense[name],
-                    X=known.X,
-                    G=known.G,
-                    nans=nans if weights.device == nans.device else None,
-                )
-            except ScoreError as error:
-                raise ScoreError(f"on layer {name}, {error}") from None
-        for name, count in zip(self._layers, self._nans.tolist(), strict=True):
-            if count:
-                raise nan_error(count, self._dense[name].numel(), f"on layer {name}, ")
-
-    def restore(self) -> None:
-        """Put the dense weights back."""
-        with torch.no_grad():
-            for name, layer in self._layers.items():
-                layer.weight.copy_(self._dense[name])

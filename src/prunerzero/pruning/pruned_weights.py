@@ -1,0 +1,106 @@
+"""Prune the same layers with one metric after another, always from the dense weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunerzero.metrics import Expression, ScoreError, Sparsity
+from prunerzero.metrics.mask import nan_error
+from prunerzero.metrics.selection import prune_into, use_gpu_kernels
+from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.statistics import LayerStatistics, Statistics
+
+_MAGNITUDE = Expression.parse("W")
+
+
+class PrunedWeights:
+    """The weights of some layers, which ``prune`` and ``restore`` overwrite in place.
+
+    One dense copy is kept beside the model; nothing is allocated that grows. On a GPU all layers
+    of one shape are pruned by one launch.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, Matrix], statistics: Statistics, sparsity: Sparsity
+    ) -> None:
+        self._layers, self._statistics, self._sparsity = layers, statistics, sparsity
+        self._dense = {name: layer.weight.contiguous().clone() for name, layer in layers.items()}
+        self._unreached = {name: _zero(statistics[name]) for name in layers}
+        self._groups = self._grouped()
+
+    def prune(self, expression: Expression) -> None:
+        """Write the weights pruned with a metric; those no token reached, by magnitude.
+
+        Raises:
+            ScoreError: the metric gives NaN on a layer; names the layer.
+        """
+        counts: list[tuple[Sequence[str], Tensor]] = []
+        left = list(self._layers)
+        for names, group in self._groups:
+            if group.supports(expression, self._sparsity):
+                out = [self._layers[name].weight for name in names]
+                nans = torch.zeros(len(names), dtype=torch.int32, device=group.device)
+                group.prune(expression, self._sparsity, out, nans)
+                counts.append((names, nans))
+                done = set(names)
+                left = [name for name in left if name not in done]
+        for name in left:
+            unreached = expression.terminals & self._unreached[name]
+            try:
+                prune_into(
+                    self._layers[name].weight,
+                    _MAGNITUDE if unreached else expression,
+                    self._sparsity,
+                    W=self._dense[name],
+                    X=self._statistics[name].X,
+                    G=self._statistics[name].G,
+                )
+            except ScoreError as error:
+                raise ScoreError(f"on layer {name}, {error}") from None
+        for group_names, nans in counts:  # looked at only now, so that the GPU never waits
+            for name, count in zip(group_names, nans.tolist(), strict=True):
+                if count:
+                    raise nan_error(count, self._dense[name].numel(), f"on layer {name}, ")
+
+    def restore(self) -> None:
+        """Write the dense weights back."""
+        with torch.no_grad():
+            for name, layer in self._layers.items():
+                layer.weight.copy_(self._dense[name])
+
+    def _grouped(self) -> list[tuple[list[str], Any]]:
+        """Layers that GPU kernels can prune together: of one shape, type and device."""
+        groups: dict[tuple[Any, ...], list[str]] = {}
+        for name, layer in self._layers.items():
+            dense, known = self._dense[name], self._statistics[name]
+            weight = layer.weight
+            if not use_gpu_kernels(dense) or self._unreached[name] or weight.stride(1) != 1:
+                continue
+            if known.G is not None and (known.G.dtype != torch.float32 or known.G.stride(1) != 1):
+                continue
+            key = (
+                dense.shape, dense.dtype, dense.device, weight.stride(0),
+                known.X is None, None if known.G is None else known.G.stride(0),
+            )  # fmt: skip
+            groups.setdefault(key, []).append(name)
+        return [(names, self._group(names)) for names in groups.values()]
+
+    def _group(self, names: list[str]) -> Any:
+        from prunerzero.metrics.gpu import Layers
+
+        dense = [self._dense[name] for name in names]
+        known = [self._statistics[name] for name in names]
+        device = dense[0].device
+        X = [k.X.to(device, torch.float32) for k in known if k.X is not None]
+        G = [k.G.to(device) for k in known if k.G is not None]
+        return Layers(dense, torch.stack(X) if X else None, G or None)
+
+
+def _zero(known: LayerStatistics) -> frozenset[str]:
+    """Which statistics hold nothing but zeros: no calibration token reached the layer."""
+    found = {"X": known.X, "G": known.G}
+    return frozenset(name for name, t in found.items() if t is not None and not t.any())
