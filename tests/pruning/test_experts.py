@@ -170,3 +170,17 @@ def test_by_magnitude_alone_nobody_asks_what_was_reached(model):
     statistics = collect_statistics(model, layers, torch.zeros(1, 2, dtype=torch.long))
     report = prune_model(layers, statistics, Expression.parse("W"), HALF)
     assert not any(layer.unreached for layer in report)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("implementation", ["grouped_mm", "batched_mm"])
+def test_on_a_gpu_experts_read_the_same_however_they_are_computed(implementation):
+    found = {}
+    for name in ("eager", implementation):
+        model = mixtral().to("cuda", torch.bfloat16)
+        model.set_experts_implementation(name)
+        found[name] = collect_statistics(model, prunable_layers(model), WINDOWS)
+    for layer, expected in found["eager"].items():
+        got = found[implementation][layer]
+        torch.testing.assert_close(got.X, expected.X, rtol=0.05, atol=0.05)
+        torch.testing.assert_close(got.G.norm(), expected.G.norm(), rtol=0.05, atol=0.05)
