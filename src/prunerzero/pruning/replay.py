@@ -16,6 +16,11 @@ from torch import Tensor, nn
 
 from prunerzero.errors import ModelError
 
+_AS_A_WHOLE = (
+    "so that they cannot be pruned one by one; leave out --block-by-block, --propagate and "
+    "--gradient, on a device that holds the model."
+)
+
 
 @dataclass(frozen=True)
 class Call:
@@ -59,6 +64,7 @@ class Replay:
     def __init__(self, model: Any, blocks: nn.ModuleList) -> None:
         self._model, self._blocks = model, blocks
         self._calls: list[list[Call]] = [[] for _ in blocks]
+        self._windows = 0
         self._tensors: dict[tuple[Any, ...], list[Tensor]] = {}
         self._returned: tuple[type, int] | None = None  # tuple or list, and length; None: a tensor
 
@@ -81,21 +87,16 @@ class Replay:
             if index == 0:
                 hidden.append(found)
             if found is not hidden[0]:
-                raise ModelError(
-                    "the model computes something between its blocks, so that they cannot be "
-                    "pruned one by one; leave out --block-by-block."
-                )
+                raise ModelError(f"the model computes between its blocks, {_AS_A_WHOLE}")
             args, kwargs = _map((call.args, call.kwargs), lambda tensor: self._keep(tensor, known))
             self._calls[index].append(Call(args, kwargs, call.keyword))
             return found
 
         with self._standing_still(note):
             self._model(input_ids=ids, use_cache=False)
-        if len({len(calls) for calls in self._calls}) > 1:
-            raise ModelError(
-                "the model does not call each of its blocks once, so that they cannot be pruned "
-                "one by one; leave out --block-by-block."
-            )
+        self._windows += 1
+        if any(len(calls) != self._windows for calls in self._calls):
+            raise ModelError(f"the model does not call each of its blocks once, {_AS_A_WHOLE}")
         return hidden[0]
 
     def run(self, index: int, window: int, hidden: Tensor) -> Tensor:

@@ -101,14 +101,9 @@ def prune(
         parts = _read_texts(work, found, recipe)
         result = prune_in(work, found, sparsity, Path(output_dir), parts, push_to_hub)
     else:
-        with PartialCheckpoint(Path(output_dir)) as partial:
-            work = BlockWorkspace(setup, way, partial.work, observer)
-            parts = _read_texts(work, found, recipe)
-            layers, perplexity = prune_blocks(work, partial, found, sparsity, parts)
-            result = _result(work, found, layers, perplexity, Path(output_dir))
-            observer.stage(f"writing {output_dir}")
-            result = _write_results(partial.folder, work, found, sparsity, result, push_to_hub)
-            partial.finish()
+        work, result = _prune_by_block(
+            setup, found, sparsity, Path(output_dir), observer, way, recipe, push_to_hub
+        )
     if recipe is not None:
         before, after = recipe["fingerprints"], result.settings["fingerprints"]
         result = replace(result, repeated=before.get("weights") == after["weights"])
@@ -116,6 +111,31 @@ def prune(
         where = push_folder(Path(output_dir), push_to_hub, work.observer)
         result = replace(result, pushed_to=where)
     return result
+
+
+def _prune_by_block(
+    setup: Setup,
+    metric: Metric,
+    sparsity: Sparsity,
+    output_dir: Path,
+    observer: Observer,
+    way: Way,
+    recipe: Mapping[str, Any] | None,
+    repository: str | None,
+) -> tuple[Workspace, Pruned]:
+    with PartialCheckpoint(output_dir) as partial:
+        work = BlockWorkspace(setup, way, partial.work, observer)
+        parts = _read_texts(work, metric, recipe)
+        try:
+            layers, perplexity = prune_blocks(work, partial, metric, sparsity, parts)
+        except KeyboardInterrupt:
+            observer.stage(f"stopped; the same command goes on from '{partial.folder}'")
+            raise
+        result = _result(work, metric, layers, perplexity, output_dir)
+        observer.stage(f"writing {output_dir}")
+        result = _write_results(partial.folder, work, metric, sparsity, result, repository)
+        partial.finish()
+    return work, result
 
 
 def _by_block(setup: Setup, metric: Metric, output_dir: Path, way: Way, observer: Observer) -> bool:

@@ -1,0 +1,225 @@
+"""Block by block, against the model as a whole and against the same by brute force."""
+
+import pytest
+import torch
+from tiny_model import tiny_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig
+
+from prunerzero.language.models import load_model
+from prunerzero.language.perplexity import window_losses
+from prunerzero.language.streaming import open_streamed
+from prunerzero.metrics import Sparsity, find_metric
+from prunerzero.pruning.blocks import find_blocks, prunable_layers
+from prunerzero.pruning.blockwise import Plan, prune_by_block
+from prunerzero.pruning.pruner import prune_model
+from prunerzero.pruning.reading import Room, losses_by_block
+from prunerzero.pruning.shards import FiledBlocks, ShardWriter
+from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
+from prunerzero.tasks.by_block import block_names
+
+CPU = torch.device("cpu")
+WINDOWS = torch.randint(0, 32, (5, 20), generator=torch.Generator().manual_seed(1))
+HALF = Sparsity.parse("0.5")
+
+
+def random_model(config):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def gpt2():
+    """Weights lie transposed, and blocks carry buffers."""
+    return random_model(
+        GPT2Config(vocab_size=32, n_positions=32, n_embd=16, n_layer=3, n_head=2, bos_token_id=0)
+    )
+
+
+def mixtral():
+    """In files experts lie apart, in the model they are one parameter."""
+    return random_model(
+        MixtralConfig(
+            vocab_size=32,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            num_local_experts=4,
+        )
+    )
+
+
+MODELS = {"llama": lambda: tiny_model(num_hidden_layers=4), "gpt2": gpt2, "mixtral": mixtral}
+
+
+class Kept:
+    """What was pruned, block by block; ``stop_after`` blocks, as if the process was killed."""
+
+    def __init__(self, stop_after=None):
+        self.blocks, self.layers, self.stop_after = {}, {}, stop_after
+
+    def finished(self, index):
+        return index in self.blocks
+
+    def zeros(self, index):
+        return {name: (tensor == 0).flatten() for name, tensor in self.blocks[index].items()}
+
+    def keep(self, index, tensors, layers):
+        self.blocks[index] = {name: tensor.clone() for name, tensor in tensors.items()}
+        self.layers[index] = layers
+        if self.stop_after is not None and len(self.blocks) == self.stop_after:
+            raise KeyboardInterrupt
+
+    def tensors(self):
+        return {k: t for _, block in sorted(self.blocks.items()) for k, t in block.items()}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def folder(request, tmp_path_factory):
+    """A checkpoint in bfloat16, in several shards."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model = MODELS[request.param]().bfloat16()
+    model.save_pretrained(folder / "model", max_shard_size="20KB")
+    tiny_tokenizer().save_pretrained(folder / "model")
+    return folder
+
+
+def open_blocks(folder, scratch, dtype=torch.float32):
+    scratch.mkdir(exist_ok=True)
+    opened = open_streamed(str(folder / "model"), block_names, scratch)
+    model = opened.language_model.model
+    return FiledBlocks(model, opened.files, dtype, prunable_layers(model))
+
+
+def pruned(folder, scratch, metric, kept=None, *, devices=1, memory=10_000, **plan):
+    kept = kept or Kept()
+    blocks = open_blocks(folder, scratch)
+    room = Room((CPU,) * devices, memory, scratch)
+    expression = find_metric(metric).expression
+    prune_by_block(blocks, WINDOWS, Plan(expression, HALF, **plan), room, kept)
+    return kept
+
+
+@pytest.mark.parametrize("metric", ["magnitude", "wanda", "power-law"])
+@pytest.mark.parametrize("devices", [1, 2, 3])
+def test_block_by_block_prunes_what_the_whole_model_prunes(folder, tmp_path, metric, devices):
+    kept = pruned(folder, tmp_path, metric, devices=devices)
+    whole = load_model(str(folder / "model")).model
+    layers = prunable_layers(whole)
+    statistics = collect_statistics(whole, layers, WINDOWS)
+    report = prune_model(layers, statistics, find_metric(metric).expression, HALF)
+    for name, tensor in kept.tensors().items():
+        assert torch.equal(tensor, whole.get_parameter(name).bfloat16()), name
+    assert tuple(row for _, rows in sorted(kept.layers.items()) for row in rows) == report
+
+
+def test_losses_are_those_of_the_whole_model(folder, tmp_path):
+    blocks = open_blocks(folder, tmp_path)
+    visited = []
+    room = Room((CPU, CPU), 0, tmp_path)
+    losses = losses_by_block(blocks, WINDOWS, room, lambda: visited.append(1))
+    whole = load_model(str(folder / "model")).model
+    assert losses == [float(window_losses(whole, ids[None])) for ids in WINDOWS]
+    assert len(visited) == len(blocks)
+
+
+def test_weights_are_on_the_meta_device_unless_they_are_at_work(folder, tmp_path):
+    blocks = open_blocks(folder, tmp_path)
+
+    def there():
+        return [not any(p.is_meta for p in block.parameters()) for block in blocks.blocks]
+
+    assert not any(there())
+    with blocks.at_work(1, CPU):
+        assert there() == [index == 1 for index in range(len(blocks))]
+    assert not any(there())
+
+
+def block_by_hand(folder, metric, gradient):
+    """``--propagate pruned`` on the whole model: statistics, prune a block, and again."""
+    model = load_model(str(folder / "model")).model
+    layers = prunable_layers(model)
+    prefix, blocks = find_blocks(model)
+    dense = collect_statistics(model, layers, WINDOWS)
+    for index, block in enumerate(blocks):
+        mine = {n: x for n, x in layers.items() if n.startswith(f"{prefix}.{index}.")}
+        found = collect_statistics(model, mine, WINDOWS, gradients=False)
+        if gradient == "full":
+            squares = {name: dense[name].G for name in mine}
+        else:
+            squares = {name: gradients_of_norm(model, block, x).sqrt() for name, x in mine.items()}
+        found = {name: LayerStatistics(found[name].X, squares[name]) for name in mine}
+        prune_model(mine, found, find_metric(metric).expression, HALF)
+    return model
+
+
+def gradients_of_norm(model, block, layer):
+    total = 0
+    layer.stored.requires_grad_(True)
+    for ids in WINDOWS:
+        outputs = []
+        hook = block.register_forward_hook(lambda _m, _a, out, seen=outputs: seen.append(out))
+        model(input_ids=ids[None], use_cache=False)
+        hook.remove()
+        norm = (outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]).norm()
+        (found,) = torch.autograd.grad(norm, layer.stored)
+        total = total + layer.oriented((100 * found).square())
+    layer.stored.requires_grad_(False)
+    return total
+
+
+@pytest.mark.parametrize("gradient", ["full", "block"])
+def test_statistics_of_the_pruned_model_are_those_by_brute_force(folder, tmp_path, gradient):
+    kept = pruned(folder, tmp_path, "power-law", propagate="pruned", gradient=gradient)
+    expected = block_by_hand(folder, "power-law", gradient)
+    for name, tensor in kept.tensors().items():
+        assert torch.equal(tensor, expected.get_parameter(name).bfloat16()), name
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {},
+        {"gradient": "block"},
+        {"propagate": "pruned"},
+        {"propagate": "pruned", "gradient": "block"},
+    ],
+)
+def test_stopped_after_any_block_and_gone_on_it_is_the_same_to_the_bit(
+    folder, tmp_path, plan, devices
+):
+    scratch = tmp_path / "at once"
+    at_once = pruned(folder, scratch, "power-law", devices=devices, **plan).tensors()
+    for stop_after in range(1, len(block_names(open_blocks(folder, scratch).model))):
+        kept, scratch = Kept(stop_after), tmp_path / str(stop_after)
+        with pytest.raises(KeyboardInterrupt):
+            pruned(folder, scratch, "power-law", kept, devices=devices, **plan)
+        kept.stop_after = None
+        pruned(folder, scratch, "power-law", kept, devices=devices, **plan)
+        resumed = kept.tensors()
+        assert list(resumed) == list(at_once)
+        for name, tensor in at_once.items():
+            assert torch.equal(resumed[name], tensor), (stop_after, name)
+
+
+def test_shards_make_a_checkpoint_in_which_only_pruned_weights_changed(folder, tmp_path):
+    kept = pruned(folder, tmp_path, "wanda")
+    blocks = open_blocks(folder, tmp_path)
+    output = tmp_path / "output"
+    output.mkdir()
+    writer = ShardWriter(output, blocks.model, len(blocks) + 1)
+    writer.write(0, blocks.outside())
+    for index, tensors in kept.blocks.items():
+        writer.write(index + 1, tensors)
+    writer.finish()
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(path) for path in (folder / "model", output)
+    )
+    assert after.dtype == torch.bfloat16
+    prunable = {id(layer.stored) for layer in prunable_layers(after).values()}
+    for (name, tensor), original in zip(after.named_parameters(), before.parameters(), strict=True):
+        if id(tensor) in prunable:
+            assert torch.equal(tensor[tensor != 0], original[tensor != 0]), name
+        else:
+            assert torch.equal(tensor, original), name
