@@ -110,6 +110,10 @@ class Journal(JournalFileBackend):  # type: ignore[misc]
     A line that was cut short by power loss, a full disk or a kill would make one broken line of
     itself and the next, and with it a journal that nobody can read. Here whoever writes next cuts
     it off first; readers never took it in, for it has no end.
+
+    Only attributes, which hold what was measured, are forced to the disk at once. If power loss
+    takes the end of a trial, its measurement tells it; if it takes the beginning of one, that was
+    in flight.
     """
 
     def __init__(self, path: Path) -> None:
@@ -123,7 +127,8 @@ class Journal(JournalFileBackend):  # type: ignore[misc]
             self._cut_torn_line(file.seek(0, os.SEEK_END))
             file.write(lines.encode())
             file.flush()
-            os.fsync(file.fileno())
+            if any("user_attr" in log for log in logs):
+                os.fsync(file.fileno())
 
     def _cut_torn_line(self, size: int) -> None:
         with self._path.open("rb") as file:
