@@ -78,7 +78,6 @@ def test_workers_of_a_database_share_budget_duplicates_and_judging(
 ) -> None:
     start_server()
     judged = tmp_path / "judged.txt"
-    Population.open(database).close()
     workers = [start_worker(database, 40, 0.002, judged) for _ in range(3)]
     for worker in workers:
         worker.join()

@@ -60,19 +60,23 @@ def open_storage(storage: str | Path | BaseStorage) -> BaseStorage:
     return JournalStorage(Journal(path))
 
 
-def _open_database(url: str) -> BaseStorage:
+def _open_database(url: str, attempts: int = 3) -> BaseStorage:
     scheme, rest = url.split("://", 1)
     if scheme in ("postgres", "postgresql"):  # the driver that prunerzero[postgres] brings
         scheme = "postgresql+psycopg"
+    # a connection that was cut in the meantime is made anew
+    options = {"pool_pre_ping": True}
     try:
-        # a connection that was cut in the meantime is made anew
-        return get_storage(RDBStorage(f"{scheme}://{rest}", engine_kwargs={"pool_pre_ping": True}))
+        return get_storage(RDBStorage(f"{scheme}://{rest}", engine_kwargs=options))
     except ImportError as error:
         raise ValueError(
             f"the database needs a driver ({error}); install prunerzero[postgres]."
         ) from None
     except Exception as error:
-        raise ValueError(f"the database cannot be used: {_database_reason(error)}") from None
+        if attempts == 1 or "already exists" not in str(error):
+            raise ValueError(f"the database cannot be used: {_database_reason(error)}") from None
+    time.sleep(0.5)  # another worker is making the tables
+    return _open_database(url, attempts - 1)
 
 
 def _database_reason(error: Exception) -> str:
