@@ -144,7 +144,7 @@ def start(
         environment["TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"] = "1"
     command = [*PRUNERZERO, "search", *setup, "--sparsity", job.sparsity]
     command += ["--operators", job.operators, "--seed", str(job.seed)]
-    command += ["--time", f"{options.seconds}s", "--evaluations", str(options.evaluations)]
+    command += ["--time", f"{options.seconds:.0f}s", "--evaluations", str(options.evaluations)]
     command += ["--output-dir", str(runs / job.name)]
     with log_of(runs / job.name).open("wb") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
