@@ -24,6 +24,8 @@ WIDEST = 32768
 _SCORES = 1 << 28
 """Scores held at once where operators read all of a matrix that is itself computed: 1 GB."""
 
+_WAYS = 3
+
 _TYPES = {
     torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16,
     torch.float64: tl.float64, torch.int8: tl.int8, torch.bool: tl.int8,
@@ -105,6 +107,7 @@ class Layers:
             CHUNK=min(block, chunk),
             BLOCK=block,
             WEIGHTS=out[0].dtype != torch.bool,
+            WAYS=_WAYS,
             num_warps=warps,
             maxnreg=registers,
             **OPTIONS,

@@ -158,7 +158,7 @@ def select_rows(
     code, length, W, G, numbers, row_values, column_values, out, nans, layers, rows, width,
     w_stride, g_stride, out_stride, W_TYPE: tl.constexpr, G_TYPE: tl.constexpr,
     OUT_TYPE: tl.constexpr, ALIGNED: tl.constexpr, scratch, count, CHUNK: tl.constexpr,
-    BLOCK: tl.constexpr, WEIGHTS: tl.constexpr,
+    BLOCK: tl.constexpr, WEIGHTS: tl.constexpr, WAYS: tl.constexpr,
 ):  # fmt: skip
     """Prune the ``count`` lowest scores of each row, ties in column order."""
     program = tl.program_id(0)
@@ -188,15 +188,35 @@ def select_rows(
         high = tl.max(tl.where(valid, keys, low))
         # the smallest key such that `count` are no larger; any key between it and the next will do
         while low < high:
-            middle = (low & high) + ((low ^ high) >> 1)
-            found = tl.sum((keys <= middle).to(tl.int32))
-            if found == count:
-                low = middle
-                high = middle
-            elif found < count:
-                low = middle + 1
+            if WAYS == 3:
+                third = ((high.to(tl.int64) - low) // 3).to(tl.int32)
+                one = low + third
+                two = one + third
+                # both counts are below 2 ** 16: one sum makes the two
+                both = tl.sum((keys <= one).to(tl.int32) + ((keys <= two).to(tl.int32) << 16))
+                found_one = both & 0xFFFF
+                found_two = (both >> 16) & 0xFFFF
+                if found_one >= count:
+                    high = one
+                    if found_one == count:
+                        low = one
+                elif found_two >= count:
+                    high = two
+                    low = one + 1
+                    if found_two == count:
+                        low = two
+                else:
+                    low = two + 1
             else:
-                high = middle
+                middle = (low & high) + ((low ^ high) >> 1)
+                found = tl.sum((keys <= middle).to(tl.int32))
+                if found == count:
+                    low = middle
+                    high = middle
+                elif found < count:
+                    low = middle + 1
+                else:
+                    high = middle
         pruned = (keys <= low) & valid
         if tl.sum(pruned.to(tl.int32)) != count:
             below = keys < low
