@@ -36,17 +36,17 @@ def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[s
         from benchmarks import checks, whole_model
 
         found["operators"] = checks.operators
+        found["parts"] = checks.subtrees
         found["same masks"] = checks.masks
         found["launch shapes"] = whole_model.shapes
-    found["masks"] = lambda: masks.run(device, quick=quick)
-    if device == "cuda":
         found["whole 7B model"] = whole_model.run
-        found["dense SmolLM2"] = lambda: evaluation.dense("SmolLM2-135M")
+        found["candidates of SmolLM2"] = lambda: evaluation.run("SmolLM2-135M", device)
+        found["graphs"] = evaluation.graphs
         found["kernels of SmolLM2"] = profiling.run
-        found["kernels of 7B"] = lambda: profiling.run("Llama-7B", 2)
-        found["dense 7B"] = lambda: evaluation.dense("Llama-7B")
-    else:
-        found["dense tiny"] = lambda: evaluation.dense("tiny", device, 64)
+        found["candidates of 7B"] = lambda: evaluation.run("Llama-7B", device)
+    found["masks"] = lambda: masks.run(device, quick=quick)
+    if device == "cpu":
+        found["candidates"] = lambda: evaluation.run("tiny", device, length=64)
     return found
 
 

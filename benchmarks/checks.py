@@ -36,6 +36,39 @@ def operators() -> Iterator[dict[str, Any]]:
                 yield row
 
 
+def subtrees() -> Iterator[dict[str, Any]]:
+    """The benchmarks' metrics, part by part, on the benchmarks' data."""
+    from benchmarks.masks import METRICS, layer
+    from benchmarks.usual import mask
+    from prunerzero.metrics import Sparsity, prune_mask, score_mask
+    from prunerzero.metrics.gpu import Layers
+
+    values = layer(1024, 4096, "cuda", torch.bfloat16)
+    group = Layers([values["W"]], values["X"][None], [values["G"]])
+    for formula in METRICS.values():
+        e = Expression.parse(formula)
+        for part in dict.fromkeys(node for _, node in e.subtrees()):
+            if part.terminals & {"W", "G"}:
+                ours, theirs = group.score(part)[0], part.score(**values)
+                bad = ours != theirs
+                if bad.any():
+                    i = tuple(bad.nonzero()[0].tolist())
+                    yield {"part": str(part), "differ": int(bad.sum()), "ours": repr(ours[i].item()),
+                           "eager": repr(theirs[i].item())}  # fmt: skip
+        half = Sparsity(0.5)
+        found = {
+            "usual": mask(e, half, **values),
+            "plain": prune_mask(e.score(**values), half),
+            "fused": score_mask(e, half, **values),
+        }
+        for name in ("usual", "plain"):
+            wrong = found[name] != found["fused"]
+            rows = wrong.any(1).nonzero().flatten().tolist()
+            yield {"part": str(e), "against": name, "differ": int(wrong.sum()), "rows": rows[:5],
+                   "columns": [wrong[r].nonzero().flatten().tolist()[:4] for r in rows[:3]],
+                   "scores": [e.score(**values)[r][wrong[r]].tolist()[:4] for r in rows[:3]]}  # fmt: skip
+
+
 def masks() -> Iterator[dict[str, Any]]:
     from gpu_cases import alike, masks_of
 

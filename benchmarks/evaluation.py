@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from benchmarks.masks import METRICS
 from benchmarks.timing import times
 from prunerzero.language.perplexity import window_losses
-from prunerzero.pruning.blocks import prunable_layers
-from prunerzero.pruning.statistics import collect_statistics
+from prunerzero.metrics import Expression, Sparsity
+from prunerzero.pruning.blocks import Matrix, prunable_layers
+from prunerzero.pruning.fitness import PrunedLoss
+from prunerzero.pruning.statistics import LayerStatistics
 
 SHAPES: dict[str, dict[str, Any]] = {
     "SmolLM2-135M": dict(
@@ -34,7 +37,6 @@ def random_model(shape: str, device: str, dtype: torch.dtype) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(max_position_embeddings=2048, **SHAPES[shape])
-    config._attn_implementation = "sdpa"
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -45,41 +47,77 @@ def random_model(shape: str, device: str, dtype: torch.dtype) -> Any:
         torch.set_default_dtype(before)
 
 
-def dense(
-    shape: str, device: str = "cuda", length: int = 2048, count: int = 8
-) -> Iterator[dict[str, Any]]:
-    """The dense loss by batch size, and one step of the statistics as they are."""
+def random_statistics(layers: dict[str, Matrix]) -> dict[str, LayerStatistics]:
+    found = {}
+    for name, layer in layers.items():
+        W = layer.weight
+        X = torch.rand(W.shape[1], device=W.device) * 100 + 1
+        found[name] = LayerStatistics(X, torch.rand(W.shape, device=W.device) + 0.1)
+    return found
+
+
+def run(shape: str, device: str, count: int = 16, length: int = 2048) -> Iterator[dict[str, Any]]:
+    """Milliseconds for ``count`` windows: one at a time, batched, and of whole candidates."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = random_model(shape, device, dtype)
     windows = torch.randint(0, SHAPES[shape]["vocab_size"], (count, length))
-    for size in (1, 2, 4, 8):
-        if size > count:
-            break
-
-        def losses() -> None:
-            for batch in windows.split(size):
-                window_losses(model, batch)
-
-        def hidden() -> None:
-            with torch.inference_mode():
-                for batch in windows.split(size):
-                    model.model(input_ids=batch.to(device), use_cache=False)
-
-        yield {"model": shape, "batch": size, "windows": count,
-               **times({"loss": losses, "without head": hidden}, device, repeats=3, warmups=1)}  # fmt: skip
     layers = prunable_layers(model)
+    statistics = random_statistics(layers)
+    fitness = PrunedLoss(
+        model, layers, statistics, Sparsity(0.5), windows, windows_per_chunk=1, race_chunks=count
+    )
+    pattern = PrunedLoss(
+        model, layers, statistics, Sparsity.parse("2:4"), windows,
+        windows_per_chunk=1, race_chunks=count,
+    )  # fmt: skip
 
-    def statistics() -> None:
-        collect_statistics(model, layers, windows[:2])
+    def usual() -> None:
+        for window in windows.split(1):
+            window_losses(model, window)
 
-    def activations() -> None:
-        collect_statistics(model, layers, windows[:2], gradients=False)
+    def dense() -> None:
+        first = 0
+        while first < count:
+            _, last = fitness._batch_of(first)
+            fitness._read(first, last)
+            first = last
 
-    yield {"model": shape, "windows": 2,
-           **times({"statistics": statistics, "X alone": activations}, device, repeats=2, warmups=1)}  # fmt: skip
+    functions = {"dense, one window at a time": usual, "dense, batched": dense}
+    for name in ("2 operators", "14 operators"):
+        e = Expression.parse(METRICS[name])
+        functions[f"candidate, {name}, 0.5"] = lambda e=e: list(fitness.losses(e))
+        functions[f"candidate, {name}, 2:4"] = lambda e=e: list(pattern.losses(e))
+        functions[f"masks, {name}, 0.5"] = lambda e=e: fitness._weights.prune(e)
+    functions["restore"] = fitness._weights.restore
+    measured = times(functions, device, repeats=3, warmups=1)
+    for name, ms in measured.items():
+        yield {"model": shape, "windows": count, "what": name, "ms": ms,
+               "to dense, batched": ms / measured["dense, batched"]}  # fmt: skip
     if device == "cuda":
-        yield {"peak GB": torch.cuda.max_memory_allocated() / 1e9}
-    del model, layers
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()
+        yield {"model": shape, "what": "peak GB", "ms": torch.cuda.max_memory_allocated() / 1e9}
+
+
+def graphs(shape: str = "SmolLM2-135M") -> Iterator[dict[str, Any]]:
+    """What CUDA graphs or compilation would save of a window's forward pass."""
+    model = random_model(shape, "cuda", torch.bfloat16)
+    for batch in (1, 2, 8):
+        ids = torch.randint(0, SHAPES[shape]["vocab_size"], (batch, 2048), device="cuda")
+
+        def forward(ids: Tensor = ids) -> Tensor:
+            return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+
+        with torch.inference_mode():
+            eager = times({"eager": forward}, "cuda")["eager"]
+            row: dict[str, Any] = {"model": shape, "batch": batch, "eager": eager}
+            try:
+                forward()
+                torch.cuda.synchronize()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    out = forward()
+                row["graph"] = times({"graph": graph.replay}, "cuda")["graph"]
+                row["same"] = bool(torch.equal(out, forward()))
+                del graph, out
+            except Exception as error:
+                row["graph"] = repr(error)[:150]
+            yield row

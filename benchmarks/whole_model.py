@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.masks import METRICS, SHAPES, layer
 from benchmarks.timing import times
@@ -15,89 +16,123 @@ BLOCKS = 32
 OF_A_BLOCK = [SHAPES[0]] * 4 + [SHAPES[1]] * 2 + [SHAPES[2]]
 
 
+class Model:
+    """The prunable weights of a 7B model with their statistics; random, 32 blocks."""
+
+    def __init__(self, blocks: int) -> None:
+        self.groups: list[tuple[gpu.Layers, list[Tensor], Tensor]] = []
+        for shape in SHAPES:
+            layers = [
+                layer(*shape, "cuda", torch.bfloat16, seed)
+                for seed in range(blocks * OF_A_BLOCK.count(shape))
+            ]
+            W = [values["W"] for values in layers]
+            X = torch.stack([values["X"] for values in layers])
+            group = gpu.Layers(W, X, [values["G"] for values in layers])
+            nans = torch.zeros(len(W), dtype=torch.int32, device="cuda")
+            self.groups.append((group, [w.clone() for w in W], nans))
+
+    def prune(self, e: Expression, sparsity: Sparsity) -> None:
+        for group, out, nans in self.groups:
+            group.prune(e, sparsity, out, nans)
+        assert not any(int(nans.sum()) for _, _, nans in self.groups)
+
+    def score(self, e: Expression) -> None:
+        for group, _, _ in self.groups:
+            for first in range(0, len(group.W), 4):
+                group.score(e, first, min(first + 4, len(group.W)))
+
+    def copy(self) -> None:
+        """Read W and G, write W, and no more."""
+        for group, out, _ in self.groups:
+            assert group.G is not None
+            for w, g, o in zip(group.W, group.G, out, strict=True):
+                o.copy_(w)
+                g.view(torch.int64).amax()
+
+    def eager(self, e: Expression) -> None:
+        for group, _, _ in self.groups:
+            assert group.X is not None and group.G is not None
+            for w, x, g in zip(group.W, group.X, group.G, strict=True):
+                e.score(W=w, X=x, G=g)
+
+
 def run(blocks: int = BLOCKS) -> Iterator[dict[str, Any]]:
-    """Rows of milliseconds for all layers of ``blocks`` blocks."""
-    model = [
-        layer(*shape, "cuda", torch.bfloat16, seed)
-        for seed in range(blocks)
-        for shape in OF_A_BLOCK
-    ]
-    outs = [values["W"].clone() for values in model]
-    nans = torch.zeros(len(model), dtype=torch.int32, device="cuda")
-
-    def ours(e: Expression, sparsity: Sparsity) -> None:
-        for i, (values, out) in enumerate(zip(model, outs, strict=True)):
-            gpu.Layer(values["W"], values["X"][None], values["G"]).prune(
-                e, sparsity, out, nans[i : i + 1]
-            )
-        assert not int(nans.sum())
-
-    def scores(e: Expression) -> None:
-        for values in model:
-            gpu.Layer(values["W"], values["X"][None], values["G"]).score(e)
-
-    def floor() -> None:
-        for values, out in zip(model, outs, strict=True):
-            torch.add(values["W"], values["G"], out=out)
-
-    def eager(e: Expression) -> None:
-        for values in model:
-            e.score(**values)
-
+    """Milliseconds for all layers of ``blocks`` blocks."""
+    model = Model(blocks)
     for name, formula in METRICS.items():
         e = Expression.parse(formula)
         for sparsity in map(Sparsity.parse, ("0.5", "2:4")):
-            yield {
-                "metric": name, "sparsity": str(sparsity), "blocks": blocks,
-                **times(
-                    {
-                        "masks in place": lambda: ours(e, sparsity),
-                        "scores alone, fused": lambda: scores(e),
-                        "scores alone, eager": lambda: eager(e),
-                        "floor: read W and G, write W": floor,
-                    },
-                    "cuda", repeats=5, warmups=2,
-                ),
-            }  # fmt: skip
+            yield _row(model, name, e, sparsity, blocks)
+    yield from _kernels(lambda: model.prune(e, Sparsity(0.5)), "14 operators, 0.5")
+    yield from _kernels(lambda: model.prune(e, Sparsity.parse("2:4")), "14 operators, 2:4")
+    wanda = Expression.parse(METRICS["2 operators"])
+    yield from _kernels(lambda: model.prune(wanda, Sparsity(0.5)), "2 operators, 0.5")
+    yield from _kernels(lambda: model.prune(wanda, Sparsity.parse("2:4")), "2 operators, 2:4")
+
+
+def _row(model: Model, name: str, e: Expression, sparsity: Sparsity, blocks: int) -> dict[str, Any]:
+    measured = times(
+        {
+            "masks in place": lambda: model.prune(e, sparsity),
+            "scores, fused": lambda: model.score(e),
+            "scores, eager": lambda: model.eager(e),
+            "floor: read W and G, write W": model.copy,
+        },
+        "cuda",
+        repeats=5,
+    )
+    return {"metric": name, "sparsity": str(sparsity), "blocks": blocks, **measured}
+
+
+def _kernels(function: Callable[[], None], name: str) -> Iterator[dict[str, Any]]:
+    """The kernels that take longest, by the profiler."""
+    function()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        function()
+        torch.cuda.synchronize()
+    events = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
+    for event in events[:4]:
+        yield {"metric": name, "kernel": event.key[:60],
+               "kernel ms": event.self_device_time_total / 1e3, "launches": event.count}  # fmt: skip
 
 
 def shapes() -> Iterator[dict[str, Any]]:
-    """Launch shapes of the row kernel, for one layer of each width."""
-    chosen = gpu._shape
-    e = Expression.parse(METRICS["14 operators"])
+    """Launch shapes of the row kernel, 8 layers of each width."""
+    chosen, ways = gpu._launch, gpu._WAYS
+    full = Expression.parse("log(sqr(W) * sqrt(G) + exp(neg(W))) * tanh(sqrt(X)) + abs(W - G)")
     wanda = Expression.parse(METRICS["2 operators"])
     half = Sparsity(0.5)
     candidates = {
-        4096: [(w, w * 32 * per, r) for w, per, r in (
-            (4, 4, 128), (4, 4, 168), (8, 2, 64), (8, 4, 64), (8, 4, 80), (8, 4, 128), (16, 2, 64), (16, 4, 64), (16, 4, 128))],
-        11008: [(w, w * 32 * per, r) for w, per, r in ((16, 2, 128), (16, 4, 128), (32, 1, 64), (32, 2, 64), (32, 4, 64))],
+        4096: [(4, 512, 128), (4, 1024, 128), (8, 1024, 64), (8, 2048, 64), (8, 2048, 80),
+               (16, 2048, 64)],
+        11008: [(16, 2048, 128), (16, 4096, 128), (32, 4096, 64), (32, 8192, 64)],
     }  # fmt: skip
     try:
         for width, options in candidates.items():
-            values = [layer(4096, width, "cuda", torch.bfloat16, i) for i in range(3)]
-            outs = [v["W"].clone() for v in values]
-            nans = torch.zeros(1, dtype=torch.int32, device="cuda")
+            values = [layer(4096, width, "cuda", torch.bfloat16, i) for i in range(8)]
+            group = gpu.Layers(
+                [v["W"] for v in values],
+                torch.stack([v["X"] for v in values]),
+                [v["G"] for v in values],
+            )
+            out = [v["W"].clone() for v in values]
+            nans = torch.zeros(8, dtype=torch.int32, device="cuda")
             for option in options:
-                try:
-                    gpu._shape = lambda block, option=option: option
-
-                    def go(e: Expression) -> None:
-                        for v, out in zip(values, outs, strict=True):
-                            gpu.Layer(v["W"], v["X"][None], v["G"]).prune(e, half, out, nans)
-
-                    row = times(
-                        {"wanda": lambda: go(wanda), "14": lambda: go(e)}, "cuda", repeats=9
-                    )
-                    yield {
-                        "width": width,
-                        "warps, chunk, registers": str(option),
-                        **{k: v / 3 for k, v in row.items()},
-                    }
-                except Exception as error:
-                    yield {
-                        "width": width,
-                        "warps, chunk, registers": str(option),
-                        "error": repr(error)[:300],
-                    }
+                for gpu._WAYS in (2, 3):
+                    gpu._launch = lambda block, option=option: option
+                    row = {"width": width, "warps, chunk, registers": option, "ways": gpu._WAYS}
+                    try:
+                        measured = times(
+                            {
+                                "2": lambda: group.prune(wanda, half, out, nans),
+                                "13": lambda: group.prune(full, half, out, nans),
+                            },
+                            "cuda",
+                            repeats=7,
+                        )
+                        yield row | {name: ms / 8 for name, ms in measured.items()}
+                    except Exception as error:
+                        yield row | {"error": repr(error)[:200]}
     finally:
-        gpu._shape = chosen
+        gpu._launch, gpu._WAYS = chosen, ways
