@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from prunerzero.language.perplexity import window_losses
 from prunerzero.pruning.replay import Replay
@@ -110,8 +111,8 @@ class Reading:
             for window, ids in enumerate(self.windows.to(device)):
                 hidden = self.states.get(last, window, device).requires_grad_(True)
                 with self.replay.read(hidden):
-                    model = self.source.model
-                    model(input_ids=ids[None], labels=ids[None], use_cache=False).loss.backward()
+                    logits = self.source.model(input_ids=ids[None], use_cache=False).logits[0]
+                cross_entropy(logits[:-1].float(), ids[1:]).backward()
                 assert hidden.grad is not None
                 if window == 0:
                     self._gradients = self._store(hidden.grad, 2, "gradients")

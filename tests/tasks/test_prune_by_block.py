@@ -1,0 +1,207 @@
+"""``prunerzero prune`` block by block: chosen, stopped, resumed, refused."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+from conftest import Installed
+from safetensors.torch import load_file
+from tiny_model import tiny_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM
+
+from prunerzero import Setup, prune
+from prunerzero.errors import InputError, OutputError
+from prunerzero.metrics import MetricError
+from prunerzero.pruning.shards import ShardWriter
+from prunerzero.tasks.by_block import Way, read_size
+
+METRIC = "W * sqrt(X) * G"
+
+
+@pytest.fixture(scope="module")
+def setup(workplace: Path) -> Setup:
+    """A checkpoint of five blocks in several shards, and its texts."""
+    folder = workplace / "five-blocks"
+    model = tiny_model(num_hidden_layers=5, tie_word_embeddings=False).bfloat16()
+    model.save_pretrained(folder, max_shard_size="10KB")
+    tiny_tokenizer().save_pretrained(folder)
+    return Setup(
+        model=str(folder),
+        calibration=workplace / "calibration.txt",
+        test=workplace / "test.txt",
+        num_calibration_samples=4,
+        num_test_samples=4,
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {k: t for file in folder.glob("*.safetensors") for k, t in load_file(file).items()}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("model*.safetensors*")}
+
+
+@pytest.fixture(scope="module")
+def whole(setup: Setup, workplace: Path) -> Path:
+    prune(setup, METRIC, "2:4", workplace / "as-a-whole")
+    return workplace / "as-a-whole"
+
+
+def test_the_command_writes_what_pruning_as_a_whole_does(installed: Installed, setup, whole):
+    result = installed.json(
+        *("prune", "--model", setup.model, "--calibration", "calibration.txt"),
+        *("--test", "test.txt", "--num-calibration-samples", "4", "--num-test-samples", "4"),
+        *("--metric", METRIC, "--sparsity", "2:4", "--output-dir", "by-block"),
+        *("--block-by-block", "--device", "cpu,cpu", "--activation-memory", "20KiB"),
+    )
+    output = installed.folder / "by-block"
+    expected, found = weights(whole), weights(output)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    figures = json.loads((whole / "figures.json").read_text())
+    assert result["perplexity"]["test"] == pytest.approx(figures["perplexity"]["test"], rel=1e-5)
+    assert result["layers"] == figures["layers"]
+    assert {path.name for path in output.iterdir()} - set(files(output)) == {
+        path.name for path in whole.iterdir()
+    } - set(files(whole))
+    assert (output / "config.json").read_text() == (whole / "config.json").read_text()
+    assert AutoModelForCausalLM.from_pretrained(output).dtype == torch.bfloat16
+    assert not list(installed.folder.glob(".by-block*"))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [Way(block_by_block=True), Way(propagate="pruned"), Way(gradient="block", propagate="pruned")],
+    ids=["dense", "pruned", "block"],
+)
+def test_stopped_at_any_shard_and_given_again_it_writes_the_same_bytes(
+    setup, tmp_path, monkeypatch, way
+):
+    prune(setup, METRIC, "0.5", tmp_path / "at-once", way=way)
+    write, left = ShardWriter.write, 0
+
+    def stop(self, piece, tensors):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        write(self, piece, tensors)
+
+    monkeypatch.setattr(ShardWriter, "write", stop)
+    for left in (0, 2, 1, 99):  # of each run; some end before they have finished a block
+        if left < 99:
+            with pytest.raises(KeyboardInterrupt):
+                prune(setup, METRIC, "0.5", tmp_path / "resumed", way=way)
+            assert not (tmp_path / "resumed").exists()
+        else:
+            prune(setup, METRIC, "0.5", tmp_path / "resumed", way=way)
+    assert files(tmp_path / "resumed") == files(tmp_path / "at-once")
+    assert not list(tmp_path.glob(".*"))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from prunerzero import Setup, prune
+from prunerzero.pruning.partial import PartialCheckpoint
+from prunerzero.tasks.by_block import Way
+
+keep, left = PartialCheckpoint.keep, int(sys.argv[1])
+def keep_and_die(self, index, layers):
+    global left
+    keep(self, index, layers)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+PartialCheckpoint.keep = keep_and_die
+model, calibration, test, output = sys.argv[2:]
+setup = Setup(model, calibration=Path(calibration), test=Path(test),
+              num_calibration_samples=4, num_test_samples=4)
+prune(setup, "W * sqrt(X) * G", "0.5", output, way=Way(block_by_block=True))
+"""
+
+
+def test_a_process_that_was_killed_is_gone_on_with_to_the_same_bytes(setup, tmp_path):
+    arguments = [setup.model, str(setup.calibration), str(setup.test)]
+    for blocks in ("2", "99"):
+        command = [sys.executable, "-c", KILLED, blocks, *arguments, str(tmp_path / "killed")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == (-signal.SIGKILL if blocks == "2" else 0), done.stderr
+    prune(setup, METRIC, "0.5", tmp_path / "at-once", way=Way(block_by_block=True))
+    assert files(tmp_path / "killed") == files(tmp_path / "at-once")
+
+
+@pytest.mark.parametrize(
+    ("metric", "sparsity", "way", "named"),
+    [
+        ("W * G", "0.5", Way(block_by_block=True), "metric"),
+        (METRIC, "2:4", Way(block_by_block=True), "sparsity"),
+        (METRIC, "0.5", Way(gradient="block"), "gradient"),
+        (METRIC, "0.5", Way(propagate="pruned"), "propagate"),
+    ],
+)
+def test_a_stopped_run_is_not_gone_on_with_as_another(
+    setup, tmp_path, monkeypatch, metric, sparsity, way, named
+):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ShardWriter, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prune(setup, METRIC, "0.5", tmp_path / "output", way=Way(block_by_block=True))
+    with pytest.raises(OutputError, match=rf"unfinished run with {named}"):
+        prune(setup, metric, sparsity, tmp_path / "output", way=way)
+    monkeypatch.undo()
+    prune(setup, METRIC, "0.5", tmp_path / "output")  # it goes on block by block by itself
+
+
+def test_what_can_never_be_finished_leaves_nothing(setup, tmp_path):
+    with pytest.raises(MetricError):
+        prune(setup, "mms(W - W)", "0.5", tmp_path / "output", way=Way(block_by_block=True))
+    with pytest.raises(InputError):
+        missing = Setup(model=str(tmp_path / "missing"))
+        prune(missing, "magnitude", "0.5", tmp_path / "output", way=Way(block_by_block=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_does_not_fit_is_pruned_block_by_block_and_it_is_said(
+    in_workplace, setup, monkeypatch
+):
+    command = ["prune", "--model", setup.model, "--metric", "magnitude", "--output-dir"]
+    assert "block by block" not in in_workplace(*command, "fits").stderr
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20_000))
+    done = in_workplace(*command, "does-not-fit")
+    assert done.exit_code == 0, done.output
+    assert "block by block, as the whole model does not fit" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("0", 0), ("4GiB", 4 * 2**30), ("1.5 kb", 1500), ("20MiB", 20 * 2**20)]
+)
+def test_a_size_is_read_as_people_write_it(text, size):
+    assert read_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--activation-memory", "plenty"],
+        ["--propagate", "both"],
+        ["--gradient", "none"],
+        ["--block-by-block", "--device", "cpu,nonsense"],
+    ],
+)
+def test_what_cannot_be_is_told_in_a_sentence(in_workplace, options):
+    done = in_workplace("prune", "--model", "model", "--output-dir", "refused", *options)
+    assert done.exit_code == 2
+    assert options[-1].split(",")[-1] in done.stderr
+    assert "Traceback" not in done.stderr
