@@ -9,7 +9,8 @@ __version__ = "0.1.0"
 
 from prunerzero.errors import InputError, ModelError, OutputError, TextError
 from prunerzero.metrics import Expression, Metric, MetricError, Sparsity, prune_mask, score_mask
-from prunerzero.tasks.evaluate import compare, evaluate
+from prunerzero.tasks.compare import compare
+from prunerzero.tasks.evaluate import evaluate
 from prunerzero.tasks.prune import prune
 from prunerzero.tasks.search import search
 from prunerzero.tasks.tune import tune

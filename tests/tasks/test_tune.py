@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Installed
 from tiny_model import some_text
 from transformers import AutoModelForCausalLM
 
@@ -30,7 +29,7 @@ def mine(workplace: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def tuned(installed: Installed, mine: None) -> Any:
+def tuned(installed: Any, mine: None) -> Any:
     return installed.json("tune", *MINE, *FEW, "--max-degradation", "2%", "--output-dir", "tuned")
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from prunerzero.cli.app import GroupOption, SparsityOption, app, out
 from prunerzero.cli.options import JsonOption, one_sentence, with_setup
@@ -15,21 +18,61 @@ from prunerzero.files import to_json
 from prunerzero.metrics import CATALOG, Sparsity
 from prunerzero.tasks.workspace import Setup
 
+DatasetsOption = Annotated[
+    list[str],
+    typer.Option(
+        help="Named text: wikitext2, c4 (from the hub), python-docs (from this Python; the bundled "
+        "model's own); may be repeated.",
+        rich_help_panel="Text",
+    ),
+]
+TextsOption = Annotated[list[Path], typer.Option(help="Text file to measure on; may be repeated.")]
+StrideOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Slide windows by so many tokens, each counting its new ones only; side by side by "
+        "default."
+    ),
+]
+
 
 @app.command(name="eval")
 @one_sentence
 @with_setup
 def evaluate(
     setup: Setup,
-    text: Annotated[Path | None, typer.Option(help="Text file to measure on.")] = None,
+    text: TextsOption = [],  # noqa: B006
+    dataset: DatasetsOption = [],  # noqa: B006
     part: Annotated[
         str, typer.Option(help="Part of the text: calibration, validation or test.")
     ] = "test",
+    stride: StrideOption = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="The model it came from: shows KL divergence and top-1 agreement beside "
+            "perplexity."
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Continuations to show beside the reference's.")] = 0,
+    tasks: Annotated[
+        str,
+        typer.Option(
+            help="Tasks of lm-evaluation-harness with commas between: names, .yaml files, folders "
+            "of such; needs prunerzero\\[eval]."
+        ),
+    ] = "",
+    examples: Annotated[
+        int | None, typer.Option(help="Examples of each task at most; all by default.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure a model's perplexity on a text.
+    """Measure a model's perplexity on texts, its scores in tasks, and how far it has moved.
 
     Example: [bold]prunerzero eval --model ./pruned --text my_text.txt[/]
+
+    Example: [bold]prunerzero eval --model ./pruned --reference ORG/NAME --dataset wikitext2
+    --dataset c4 --text my_text.txt --samples 4 --tasks arc_easy,hellaswag[/]
     """
     from dataclasses import replace
 
@@ -39,19 +82,87 @@ def evaluate(
 
     if part not in PARTS:
         raise InputError(f"--part must be calibration, validation or test, not {part!r}.")
-    if text is not None:
-        named: dict[str, Any] = {part: text}
-        setup = replace(setup, **named)
+    if len(text) + len(dataset) == 1:
+        named: dict[str, Any] = {"dataset": dataset[0]} if dataset else {part: text[0]}
+        setup, text, dataset = replace(setup, **named), [], []
     observer = TerminalObserver()
     with observer.shown():
-        result = run(setup, part, observer)
+        result = run(
+            setup,
+            part,
+            observer,
+            datasets=dataset,
+            texts=text,
+            stride=stride,
+            reference=reference,
+            samples=samples,
+            tasks=[name.strip() for name in tasks.split(",") if name.strip()],
+            examples=examples,
+        )
     if json:
         print(to_json(asdict(result)))
-        return
-    out().print(
-        f"Perplexity of {result.model} on {result.text}: [bold]{result.perplexity:.4f}[/] "
-        f"({result.windows} windows of {result.window_length} tokens)."
-    )
+    else:
+        _print_evaluation(result)
+
+
+def _print_evaluation(result: Any) -> None:
+    from prunerzero.report import texts_table
+
+    console = out()
+    if len(result.texts) == 1 and result.reference is None:
+        console.print(
+            f"Perplexity of {escape(result.model)} on {escape(result.text)}: "
+            f"[bold]{result.perplexity:.4f}[/] "
+            f"({result.windows} windows of {result.window_length} tokens)."
+        )
+    elif result.texts:
+        perplexity, divergence = {}, {}
+        for figures in result.texts:
+            name = f"{figures.text} ({figures.windows} windows)"
+            perplexity[name] = {result.model: figures.perplexity}
+            if figures.reference is not None:
+                perplexity[name] = {"dense": figures.reference, **perplexity[name]}
+            if figures.divergence is not None:
+                divergence[name] = {result.model: asdict(figures.divergence)}
+        title = f"{result.model}, dense: {result.reference}" if result.reference else result.model
+        console.print(texts_table(perplexity, divergence, title))
+    if result.texts:
+        console.print(f"Protocol: {escape(result.protocol['words'])}.", soft_wrap=True)
+    if result.tasks:
+        console.print(_tasks_table(result))
+    for sample in result.samples:
+        console.print(
+            _sample_table(sample.prompt, {"dense": sample.dense, "pruned": sample.pruned})
+        )
+
+
+def _tasks_table(result: Any) -> Table:
+    """acc, acc_norm and whatever else the tasks score, beside the reference's."""
+    table = Table("task", "metric", "examples", "shots")
+    before = {(score.task, score.metric): score for score in result.reference_tasks}
+    if before:
+        table.add_column("dense", justify="right")
+    table.add_column(Text(result.model), justify="right")
+    for score in result.tasks:
+        cells = [score.task, score.metric, str(score.examples), str(score.shots)]
+        other = before.get((score.task, score.metric))
+        shown = [other, score] if before else [score]
+        table.add_row(*map(Text, [*cells, *map(_score_text, shown)]))
+    return table
+
+
+def _score_text(score: Any) -> str:
+    if score is None:
+        return ""
+    return f"{score.value:.4f}" + (f" ± {score.error:.4f}" if score.error is not None else "")
+
+
+def _sample_table(prompt: str, continuations: dict[str, str]) -> Table:
+    table = Table(title=Text(prompt), title_justify="left", show_lines=True)
+    for name in continuations:
+        table.add_column(Text(name), overflow="fold", ratio=1)
+    table.add_row(*map(Text, continuations.values()))
+    return table
 
 
 @app.command()
@@ -67,25 +178,64 @@ def compare(
     ] = ",".join(CATALOG),
     sparsity: SparsityOption = "0.5",
     group: GroupOption = "row",
+    text: TextsOption = [],  # noqa: B006
+    dataset: DatasetsOption = [],  # noqa: B006
+    stride: StrideOption = None,
+    samples: Annotated[
+        int, typer.Option(help="Continuations to show, dense and pruned side by side.")
+    ] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Prune with each of several metrics and show the perplexities side by side.
+    """Prune with each of several metrics and show perplexity and divergence side by side.
+
+    With --text, or with several --dataset, these are what is measured on; statistics come from
+    --calibration, or else from the first dataset.
 
     Example: [bold]prunerzero compare --metrics "magnitude,wanda,W * X * G,run" --sparsity 2:4[/]
-    """
-    from prunerzero.cli.terminal import TerminalObserver
-    from prunerzero.report import perplexity_table
-    from prunerzero.tasks.evaluate import compare as run
 
+    Example: [bold]prunerzero compare --model ORG/NAME --dataset wikitext2 --dataset c4 --text
+    my_text.txt --samples 3[/]
+    """
+    from dataclasses import replace
+
+    from prunerzero.cli.terminal import TerminalObserver
+    from prunerzero.report import perplexity_table, texts_table
+    from prunerzero.tasks.compare import compare as run
+
+    if dataset:
+        setup = replace(setup, dataset=dataset[0])
+    if len(dataset) == 1 and not text:  # its validation and test parts, as for every command
+        dataset = []
     observer = TerminalObserver()
     with observer.shown():
         result = run(
-            setup, split_metrics(metrics), Sparsity.parse(sparsity, group), observer=observer
+            setup,
+            split_metrics(metrics),
+            Sparsity.parse(sparsity, group),
+            observer=observer,
+            datasets=dataset,
+            texts=text,
+            stride=stride,
+            samples=samples,
         )
     if json:
         print(to_json(asdict(result)))
+        return
+    console = out()
+    title = f"Sparsity {result.sparsity}"
+    figures = asdict(result)
+    if dataset or text:
+        console.print(texts_table(figures["perplexity"], figures["divergence"], title))
     else:
-        out().print(perplexity_table(result.perplexity, f"Sparsity {result.sparsity}"))
+        console.print(perplexity_table(figures["perplexity"], title, figures["divergence"]))
+    measured = ", ".join(
+        f"{result.settings['windows'][name]} on {name}" for name in result.perplexity
+    )
+    console.print(
+        f"Protocol: {escape(result.protocol['words'])}; {escape(measured)}.", soft_wrap=True
+    )
+    for sample in result.samples:
+        console.print(_sample_table(sample.prompt, sample.continuations))
 
 
 def split_metrics(text: str) -> list[str]:

@@ -139,9 +139,14 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise typer.BadParameter(f"'{path}' sets {name!r}, which no option is called{hint}")
+    repeated = {p.name for p in context.command.params if getattr(p, "multiple", False)}
     context.default_map = {
         **(context.default_map or {}),
-        **{k: v for k, v in values.items() if v is not None},
+        **{
+            k: [v] if k in repeated and isinstance(v, str) else v
+            for k, v in values.items()
+            if v is not None
+        },
     }
     return path
 
@@ -180,14 +185,6 @@ JsonOption = Annotated[
 def with_setup(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of ``Setup``, which it takes as one, and ``--config``."""
 
-    @functools.wraps(command)
-    def wrapped(**options: Any) -> None:
-        options.pop("config")
-        given = {f.name: options.pop(f.name) for f in fields(Setup) if f.name in options}
-        for patterns in ("ignore", "target"):
-            given[patterns] = tuple(given.get(patterns) or ())
-        command(setup=Setup(**given), **options)
-
     own = inspect.signature(command, eval_str=True).parameters
     defaults = {f.name: f.default for f in fields(Setup)} | {"ignore": [], "target": []}
     shared = {
@@ -198,7 +195,17 @@ def with_setup(command: Callable[..., None]) -> Callable[..., None]:
             annotation=annotation,
         )
         for name, annotation in _SETUP_OPTIONS.items()
+        if name not in own  # a command may read one in its own way
     }
+
+    @functools.wraps(command)
+    def wrapped(**options: Any) -> None:
+        options.pop("config")
+        given = {name: options.pop(name) for name in shared}
+        for patterns in ("ignore", "target"):
+            given[patterns] = tuple(given.get(patterns) or ())
+        command(setup=Setup(**given), **options)
+
     config = inspect.Parameter(
         "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption
     )

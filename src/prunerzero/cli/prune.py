@@ -111,6 +111,11 @@ def prune(
             f"({result.settings['windows'][part]} windows of "
             f"{result.settings['max_seq_length']} tokens)."
         )
+        if (moved := result.divergence.get(part)) is not None:
+            console.print(
+                f"Divergence from dense there: {moved.kl:.3g} nats per token; the same likeliest "
+                f"token for {moved.agreement:.1%} of {moved.tokens} tokens."
+            )
     if earlier is not None and result.repeated:
         console.print(f"The weights are those of {recipe}, byte for byte.")
     elif earlier is not None:

@@ -40,7 +40,7 @@ def tune(
         str | None,
         typer.Option(
             help="Drop of a task's score that is acceptable, TASK:METRIC:DROP, such as "
-            "arc_easy:acc:0.02; needs prunerzero[eval].",
+            "arc_easy:acc:0.02; needs prunerzero\\[eval].",
             rich_help_panel=_LIMIT,
         ),
     ] = None,

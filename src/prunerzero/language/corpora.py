@@ -28,7 +28,7 @@ class Text:
 
     Attributes:
         name: the corpus and part, or the file, as shown to the user.
-        windows: token ids [count, length], consecutive and without overlap.
+        windows: token ids [count, length], in the text's order.
     """
 
     name: str
@@ -107,10 +107,13 @@ def documents_fingerprint(documents: list[str]) -> str:
     return hashlib.sha256("\0".join(documents).encode()).hexdigest()[:32]
 
 
-def cut_windows(documents: list[str], tokenizer: Any, length: int, name: str) -> Text:
-    """Tokenise and cut into consecutive windows of ``length`` tokens; the rest is left out.
+def cut_windows(
+    documents: list[str], tokenizer: Any, length: int, name: str, stride: int | None = None
+) -> Text:
+    """Tokenise and cut into windows of ``length`` tokens; a rest that fills none is left out.
 
-    Documents are joined by the tokenizer's end-of-text token.
+    Windows begin every ``stride`` tokens, or side by side. Documents are joined by the tokenizer's
+    end-of-text token.
 
     Raises:
         TextError: too short for one window.
@@ -121,13 +124,12 @@ def cut_windows(documents: list[str], tokenizer: Any, length: int, name: str) ->
         ids.extend(encoded["input_ids"])
         if len(documents) > 1 and tokenizer.eos_token_id is not None:
             ids.append(tokenizer.eos_token_id)
-    count = len(ids) // length
-    if count == 0:
+    if len(ids) < length:
         raise TextError(
             f"{name} is too short for one window: it has {len(ids)} tokens, {length} are needed; "
             "pass a longer text or a smaller --max-seq-length."
         )
-    return Text(name, torch.tensor(ids[: count * length]).reshape(count, length))
+    return Text(name, torch.tensor(ids).unfold(0, length, stride or length).contiguous())
 
 
 def _hub_dataset(name: str, repository: str, *args: str, **options: Any) -> Any:

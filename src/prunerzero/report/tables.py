@@ -8,10 +8,13 @@ from rich.text import Text
 from .wording import change_text, comparison_rows, finite, judged_part, perplexity_text
 
 
-def perplexity_table(perplexity: dict[str, Any], title: str) -> Table:
+def perplexity_table(
+    perplexity: dict[str, Any], title: str, divergence: dict[str, Any] | None = None
+) -> Table:
     """Dense first, then the metrics from best to worst, the evolved one in bold.
 
     A part that was not measured has no column, and without Wanda nothing is compared with it.
+    ``divergence`` from dense is shown on the part that metrics are compared on.
     """
     parts = [part for part in ("validation", "test") if perplexity.get(part)]
     judged = perplexity.get(judged_part(perplexity)) or {}
@@ -24,11 +27,53 @@ def perplexity_table(perplexity: dict[str, Any], title: str) -> Table:
         table.add_column(part, justify="right")
     if with_wanda:
         table.add_column("vs Wanda", justify="right")
+    moved = (divergence or {}).get(judged_part(perplexity)) or {}
+    if moved:
+        table.add_column("KL to dense", justify="right")
+        table.add_column("same top-1", justify="right")
 
     for row in comparison_rows(perplexity):
         values = {"validation": row.validation, "test": row.test}
         cells = [Text(row.name), *(Text(perplexity_text(values[part])) for part in parts)]
         if with_wanda:
             cells.append(Text("" if row.name == "dense" else change_text(row.versus_wanda)))
+        if moved:
+            cells += map(Text, _divergence_cells(moved.get(row.name)))
         table.add_row(*cells, style="bold" if row.name == "evolved" else None)
     return table
+
+
+def texts_table(perplexity: dict[str, Any], divergence: dict[str, Any], title: str) -> Table:
+    """Several texts: a line for each text and metric, the metrics of a text from best to worst.
+
+    Args:
+        perplexity: text → metric → perplexity; a metric called ``dense`` comes first.
+        divergence: text → metric → its ``kl`` and ``agreement``.
+        title: above the table.
+    """
+    table = Table(title=Text(title), title_justify="left", caption="perplexity, lower is better")
+    for column in ("text", "metric"):
+        table.add_column(column, overflow="fold")
+    for column in ("perplexity", "vs dense", "KL to dense", "same top-1"):
+        table.add_column(column, justify="right")
+    for text, figures in perplexity.items():
+        values = {name: finite(value) for name, value in figures.items()}
+        dense = values.get("dense")
+        order = sorted(values.items(), key=lambda v: (v[0] != "dense", v[1] is None, v[1] or 0.0))
+        for index, (name, value) in enumerate(order):
+            change = change_text(value / dense) if dense and value and name != "dense" else ""
+            cells = [
+                text if index == 0 else "",
+                name,
+                perplexity_text(value),
+                change,
+                *_divergence_cells((divergence.get(text) or {}).get(name)),
+            ]
+            table.add_row(*map(Text, cells), end_section=index == len(order) - 1)
+    return table
+
+
+def _divergence_cells(moved: dict[str, Any] | None) -> tuple[str, str]:
+    if moved is None:
+        return "", ""
+    return f"{moved['kl']:.3g}", f"{moved['agreement']:.1%}"

@@ -15,7 +15,7 @@ from prunerzero.errors import OutputError
 from prunerzero.files import check_new, write_json
 from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity
 from prunerzero.report import write_report
-from prunerzero.tasks.evaluate import compare_in
+from prunerzero.tasks.compare import compare_in
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.prune import prune_in
 from prunerzero.tasks.search import search_in
@@ -88,7 +88,7 @@ def run_demo(
         raise KeyboardInterrupt
     evolved = Metric("evolved", Expression.parse(found.metric), "found by this demo")
     table = compare_in(work, CATALOG, wanted, ("validation", "test"))
-    for part, figures in table.perplexity.items():
+    for part, figures in table.items():
         figures["evolved"] = found.perplexity[part]["evolved"]
     everything = {**CATALOG, "evolved": evolved}
     second = compare_in(work, everything, Sparsity.parse(SECOND_PATTERN), ("test",))
@@ -108,10 +108,10 @@ def run_demo(
         "text": "python-docs",
         "window_length": work.window_length,
         "windows": found.settings["windows"],
-        "perplexity": table.perplexity,
-        "patterns": {SECOND_PATTERN: second.perplexity},
+        "perplexity": table,
+        "patterns": {SECOND_PATTERN: second},
         "finalists": list(found.finalists),
-        "catalog": table.formulas,
+        "catalog": {name: str(metric.expression) for name, metric in CATALOG.items()},
         "command": f"prunerzero demo --sparsity {wanted} --seed {seed}",
         "versions": versions(),
         "machine": f"{os.cpu_count()} × {platform.processor() or platform.machine()}",

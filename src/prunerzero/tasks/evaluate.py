@@ -1,120 +1,233 @@
-"""How well a model predicts a text, dense or pruned with each of several metrics."""
+"""How well a model predicts texts and answers tasks, alone or beside the one it came from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from prunerzero.errors import InputError
-from prunerzero.language.corpora import Part
-from prunerzero.metrics import Metric, Sparsity
-from prunerzero.metrics.mask import Group
-from prunerzero.pruning.blocks import check_widths
-from prunerzero.pruning.pruner import prune_model
-from prunerzero.tasks.metric_sources import read_metric
+from prunerzero.errors import InputError, ModelError
+from prunerzero.language.corpora import Part, Text
+from prunerzero.language.divergence import MEMORY, Divergence, Reference, remember
+from prunerzero.language.models import LanguageModel
+from prunerzero.language.perplexity import perplexity
+from prunerzero.language.samples import continuations, prompts_of
+from prunerzero.language.zero_shot import TaskScore, load_tasks, score_tasks
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.protocol import protocol_of
+from prunerzero.tasks.sources import Source, sources_of, windows_of
+from prunerzero.tasks.tune_result import Sample
 from prunerzero.tasks.workspace import Setup, Workspace
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Perplexity of one model on one text, and the protocol it was measured by."""
+class TextFigures:
+    """What was measured of one model on one text.
 
-    model: str
+    Attributes:
+        text: as shown to the user.
+        perplexity: exp of the loss.
+        loss: mean negative log-likelihood, nats per token.
+        windows: how many were read.
+        tokens: how many were predicted.
+        reference: perplexity of the reference on the same tokens; None without one.
+        divergence: from the reference; None without one.
+    """
+
     text: str
     perplexity: float
     loss: float
     windows: int
+    tokens: int
+    reference: float | None = None
+    divergence: Divergence | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one model, and the protocol they were measured by.
+
+    Attributes:
+        model: as the user named it.
+        text, perplexity, loss, windows: of the first text; None where only tasks were asked for.
+        window_length: in tokens.
+        texts: every text.
+        tasks: every metric of every task, of the model.
+        reference: the model compared with; None without one.
+        reference_tasks: the same scores of the reference.
+        samples: continuations of the first text by reference ("dense") and model ("pruned").
+        protocol: window length, stride, tokenizer, dtype … in words and figures.
+        settings: all that the figures depend on.
+    """
+
+    model: str
+    text: str | None
+    perplexity: float | None
+    loss: float | None
+    windows: int
     window_length: int
+    texts: tuple[TextFigures, ...]
+    tasks: tuple[TaskScore, ...]
+    reference: str | None
+    reference_tasks: tuple[TaskScore, ...]
+    samples: tuple[Sample, ...]
+    protocol: dict[str, Any]
     settings: dict[str, Any]
 
 
-def evaluate(setup: Setup, part: Part = "test", observer: Observer | None = None) -> Evaluation:
-    """Perplexity of a model on one part of its text. Raises InputError."""
-    work = Workspace(setup, observer)
-    work.read(part)
-    result = work.measure(part, "dense")
+def evaluate(
+    setup: Setup,
+    part: Part = "test",
+    observer: Observer | None = None,
+    *,
+    datasets: Sequence[str] = (),
+    texts: Sequence[Path] = (),
+    stride: int | None = None,
+    reference: str | None = None,
+    samples: int = 0,
+    tasks: Sequence[str] = (),
+    examples: int | None = None,
+) -> Evaluation:
+    """Measure a model on texts and tasks, beside a reference if one is named.
+
+    Only one of the two models is in memory at a time.
+
+    Args:
+        setup: the model, and the text where no other is named.
+        part: of the setup's text and of datasets.
+        observer: told of progress.
+        datasets, texts: named corpora and text files to measure on.
+        stride: windows slide by so many tokens, and count only those that are new; None for
+            windows side by side.
+        reference: a model with the same tokenizer, such as the dense one: how far the model has
+            moved from it is measured too.
+        samples: how many continuations to show side by side; needs a reference.
+        tasks: of lm-evaluation-harness: names, .yaml files, or folders of such.
+        examples: at most so many of each task.
+
+    Raises:
+        InputError: a text, a task or a model that cannot be had, or two that do not fit.
+    """
+    if samples and reference is None:
+        raise InputError("samples are shown side by side; name the other model: --reference MODEL.")
+    sources = sources_of(setup, part, datasets, texts, required=not tasks)
+    loaded_tasks = load_tasks(tasks) if tasks else None
+    before = None
+    if reference is not None:
+        other = _Bench(replace(setup, model=reference, revision=None), observer, stride, part)
+        before = other.measured(sources, None, samples, loaded_tasks, examples, keep=True)
+    bench = _Bench(setup, observer, stride, part)
+    after = bench.measured(sources, before, samples, loaded_tasks, examples)
+    first = after.texts[0] if after.texts else None
     return Evaluation(
         model=setup.model,
-        text=work.text(part).name,
-        perplexity=result.value,
-        loss=result.loss,
-        windows=result.windows,
-        window_length=result.window_length,
-        settings=work.describe(),
+        text=first.text if first else None,
+        perplexity=first.perplexity if first else None,
+        loss=first.loss if first else None,
+        windows=first.windows if first else 0,
+        window_length=bench.work.window_length,
+        texts=tuple(after.texts),
+        tasks=tuple(after.tasks),
+        reference=reference,
+        reference_tasks=tuple(before.tasks) if before else (),
+        samples=tuple(
+            Sample(prompt, dense, pruned)
+            for prompt, dense, pruned in zip(
+                after.prompts, before.continued if before else [], after.continued, strict=False
+            )
+        ),
+        protocol=protocol_of(bench.work, stride),
+        settings={**bench.work.describe(), "part": part, "stride": stride},
     )
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Perplexity of one model pruned with each of several metrics, on the same windows.
+class _Measured:
+    """Of one of the two models; the first leaves what the second is compared with."""
 
-    Attributes:
-        sparsity: as text.
-        group: within which scores compete.
-        perplexity: part → name → perplexity; ``dense`` is the model unpruned.
-        formulas: each metric's formula by its name.
-        settings: all that the figures depend on.
-    """
-
-    sparsity: str
-    group: Group
-    perplexity: dict[str, dict[str, float]]
-    formulas: dict[str, str]
-    settings: dict[str, Any]
+    texts: list[TextFigures]
+    tasks: list[TaskScore]
+    prompts: list[str]
+    continued: list[str]
+    kept: Mapping[str, Reference]
+    vocabulary: dict[str, int]
 
 
-def compare(
-    setup: Setup,
-    metrics: list[str],
-    sparsity: str | Sparsity,
-    parts: tuple[Part, ...] | None = None,
-    observer: Observer | None = None,
-) -> Comparison:
-    """Prune with each metric in turn, measure, and restore.
+class _Bench:
+    def __init__(
+        self, setup: Setup, observer: Observer | None, stride: int | None, part: Part
+    ) -> None:
+        self.work = Workspace(setup, observer)
+        self.stride = stride
+        self.part = part
 
-    Args:
-        setup: model and texts.
-        metrics: catalog names, formulas, JSON files or folders of searches.
-        sparsity: ``"0.5"``, ``"2:4"`` …
-        parts: which texts to measure; by default validation and test, those that are named.
-        observer: told of progress.
+    @property
+    def loaded(self) -> LanguageModel:
+        return self.work.language_model
 
-    Raises:
-        InputError, MetricError: nothing was written.
-    """
-    if not metrics:
-        raise InputError("no metric is named; pass for example --metrics magnitude,wanda.")
-    found = {name: read_metric(name) for name in metrics}
-    sparsity = Sparsity.parse(sparsity) if isinstance(sparsity, str) else sparsity
-    work = Workspace(setup, observer)
-    if parts is None:
-        both: tuple[Part, ...] = ("validation", "test")
-        parts = tuple(part for part in both if work.has(part)) or ("validation",)
-    work.read("calibration", *parts)
-    return compare_in(work, found, sparsity, parts)
+    def measured(
+        self,
+        sources: Sequence[Source],
+        before: _Measured | None,
+        samples: int,
+        tasks: Any,
+        examples: int | None,
+        *,
+        keep: bool = False,
+    ) -> _Measured:
+        vocabulary = self.loaded.tokenizer.get_vocab()
+        if before is not None and before.vocabulary != vocabulary:
+            raise ModelError(
+                f"{self.work.setup.model!r} and its reference have different tokenizers, so that "
+                "they cannot be compared token by token."
+            )
+        texts = [windows_of(self.work, source, self.part, self.stride) for source in sources]
+        figures = [self._figures(text, before) for text in texts]
+        kept = {}
+        if keep:
+            for text in texts:
+                with self._count("reference logits", text) as advance:
+                    kept[text.name] = remember(
+                        self.loaded.model,
+                        text.windows,
+                        self.work.batch_size,
+                        memory=MEMORY // len(texts),
+                        on_window=advance,
+                    )
+        prompts: list[str] = []
+        continued: list[str] = []
+        if samples and texts:
+            ids = prompts_of(texts[0].windows, samples)
+            prompts = [self.loaded.tokenizer.decode(i, skip_special_tokens=True) for i in ids]
+            continued = continuations(self.loaded.model, self.loaded.tokenizer, ids)
+        scores: list[TaskScore] = []
+        if tasks is not None:
+            self.work.observer.stage(f"answering tasks, {self.work.setup.model}")
+            with self.work.observer.other_progress():
+                scores = score_tasks(self.loaded, tasks, self.work.setup.batch_size or 8, examples)
+        return _Measured(figures, scores, prompts, continued, kept, vocabulary)
 
+    def _figures(self, text: Text, before: _Measured | None) -> TextFigures:
+        with self._count(self.work.setup.model, text) as advance:
+            found = perplexity(
+                self.loaded.model,
+                text.windows,
+                self.work.batch_size,
+                advance,
+                stride=self.stride,
+                reference=before.kept[text.name] if before else None,
+            )
+        same = [f for f in before.texts if f.text == text.name] if before else []
+        return TextFigures(
+            text=text.name,
+            perplexity=found.value,
+            loss=found.loss,
+            windows=found.windows,
+            tokens=sum(found.tokens),
+            reference=same[0].perplexity if same else None,
+            divergence=found.divergence,
+        )
 
-def compare_in(
-    work: Workspace, metrics: Mapping[str, Metric], sparsity: Sparsity, parts: tuple[Part, ...]
-) -> Comparison:
-    """``compare`` for a workspace that is open already."""
-    check_widths(work.layers, sparsity)
-    for part in parts:
-        work.text(part)
-    gradients = any("G" in metric.expression.terminals for metric in metrics.values())
-    statistics = work.statistics(gradients)
-    perplexity = {str(part): {"dense": work.dense(part)} for part in parts}
-    for name, metric in metrics.items():
-        with work.pruned_for_now():
-            prune_model(work.layers, statistics, metric.expression, sparsity)
-            for part in parts:
-                perplexity[part][name] = work.measure(part, name).value
-    return Comparison(
-        sparsity=str(sparsity),
-        group=sparsity.group,
-        perplexity=perplexity,
-        formulas={name: str(metric.expression) for name, metric in metrics.items()},
-        settings=work.describe(),
-    )
+    def _count(self, what: str, text: Text) -> Any:
+        return self.work.observer.count(f"{what}, {text.name}", len(text.windows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 from prunerzero.files import check_new, new_folder, write_json, write_text
 from prunerzero.language.cards import inherited_fields
 from prunerzero.language.corpora import Part
+from prunerzero.language.divergence import Divergence
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.partial import PartialCheckpoint, is_begun
@@ -37,6 +38,8 @@ class Pruned:
         sparsity: achieved share of zeros in the prunable layers.
         zeros, parameters: zero weights, and all parameters of the model.
         perplexity: part → ``dense`` and ``pruned``; empty where no text was named.
+        divergence: part → how far the pruned model has moved from the dense one; empty where the
+            model was pruned block by block.
         layers: how much of each layer is zero, and whether calibration tokens reached it.
         settings: all that the result depends on.
         repeated: whether the weights files are those of the recipe given, byte for byte; None
@@ -52,6 +55,7 @@ class Pruned:
     perplexity: dict[str, dict[str, float]]
     layers: tuple[LayerSparsity, ...]
     settings: dict[str, Any]
+    divergence: dict[str, Divergence] = field(default_factory=dict)
     repeated: bool | None = None
     pushed_to: str | None = None
 
@@ -185,12 +189,13 @@ def prune_in(
     else:
         statistics = {name: LayerStatistics(X=None, G=None) for name in work.layers}
     before = {part: work.dense(part) for part in parts}
+    references = {part: work.remember(part) for part in parts}
     layers = prune_model(work.layers, statistics, metric.expression, sparsity)
-    perplexity = {
-        str(part): {"dense": before[part], "pruned": work.measure(part, "pruned").value}
-        for part in parts
-    }
+    after = {part: work.compare(part, "pruned", references[part]) for part in parts}
+    perplexity = {str(part): {"dense": before[part], "pruned": after[part].value} for part in parts}
+    divergence = {str(part): d for part in parts if (d := after[part].divergence) is not None}
     result = _result(work, metric, layers, perplexity, output_dir)
+    result = replace(result, divergence=divergence)
     work.observer.stage(f"writing {output_dir}")
     with new_folder(output_dir) as folder:
         work.language_model.save(folder)

@@ -23,6 +23,7 @@ from prunerzero.language.corpora import (
     read_corpus,
     read_file,
 )
+from prunerzero.language.divergence import Reference, remember
 from prunerzero.language.models import BUNDLED, LanguageModel, fingerprint, load_model
 from prunerzero.language.perplexity import Perplexity, perplexity
 from prunerzero.pruning.blocks import Matrix, prunable_layers
@@ -189,9 +190,21 @@ class Workspace:
 
     def measure(self, part: Part, label: str) -> Perplexity:
         """Perplexity of the model, as it is now, on a part."""
+        return self.compare(part, label, None)
+
+    def compare(self, part: Part, label: str, reference: Reference | None) -> Perplexity:
+        """The same, and how far the model is from what ``remember`` gave."""
         windows = self.text(part).windows
+        model = self.language_model.model
         with self.observer.count(f"{label}, {part} text", len(windows)) as advance:
-            return perplexity(self.language_model.model, windows, self.batch_size, advance)
+            return perplexity(model, windows, self.batch_size, advance, reference=reference)
+
+    def remember(self, part: Part) -> Reference:
+        """Logits of the model, as it is now, to compare it with later."""
+        windows = self.text(part).windows
+        model = self.language_model.model
+        with self.observer.count(f"logits, {part} text", len(windows)) as advance:
+            return remember(model, windows, self.batch_size, on_window=advance)
 
     def dense(self, part: Part) -> float:
         """Perplexity of the model as it came; measured once, before anything is pruned."""

@@ -19,6 +19,9 @@ from prunerzero.tasks.tuning.sparsity_search import STEPS, highest_within
 
 Step = Literal["choice", "bracket", "evolved"]
 
+EVOLVED = "evolved"
+"""The name of a metric that was evolved here."""
+
 CHOICE_WINDOWS = 16
 """Enough to tell metrics apart on the same windows, too few to know a perplexity."""
 
@@ -53,6 +56,12 @@ def candidates() -> list[Metric]:
     for metric in (*CATALOG.values(), *grid):
         distinct.setdefault(metric.expression.simplify(), metric)
     return list(distinct.values())
+
+
+def _named(evolved: Expression) -> Metric:
+    """An evolved metric, under its known name where evolution came upon a known one."""
+    same = (m for m in candidates() if m.expression.simplify() == evolved.simplify())
+    return next(same, Metric(EVOLVED, evolved, "evolved for this model and text"))
 
 
 def at_step(step: int) -> Sparsity:
@@ -94,10 +103,10 @@ class Course:
         step = self._highest(metric, "bracket", first)
         if step == 0:
             return Found(metric, at_step(1), False, None)
-        metric = self._evolve(metric, at_step(step), search, folder)
-        if metric.name == EVOLVED:
-            step = self._highest(metric, "evolved", step + 1, low=step)
-        return self._judge(metric, step)
+        better = self._evolve(metric, at_step(step), search, folder)
+        if better is not metric:
+            step = self._highest(better, "evolved", step + 1, low=step)
+        return self._judge(better, step)
 
     def _try(
         self, pattern: Sparsity, search: evolution.SearchSettings | None, folder: Path
@@ -174,11 +183,11 @@ class Course:
         work = self.bench.work
         work.observer.stage(f"evolving a metric at {sparsity}")
         name = f"search-{sparsity}".replace(":", "-")
-        found, _ = search_in(work, sparsity, folder / name, search, test=False)
+        found, _ = search_in(work, sparsity, folder / name, search, with_known=False, test=False)
         if found.interrupted:
             raise KeyboardInterrupt
         self.evaluations = found.evaluations
-        evolved = Metric(EVOLVED, Expression.parse(found.metric), "evolved for this model and text")
+        evolved = _named(Expression.parse(found.metric))
         point = self.measure(evolved, sparsity, "evolved")
         better = point.perplexity < self.measure(known, sparsity, "bracket").perplexity
         return evolved if better and point.within is not False else known
@@ -217,7 +226,3 @@ class Course:
         perplexity = exp(self.bench.pruned(metric, sparsity, "test").loss)
         allowed = allowed_on(self.limit, exp(self.bench.dense("test").loss))
         return perplexity, allowed is not None and perplexity <= allowed
-
-
-EVOLVED = "evolved"
-"""The name of a metric that was evolved here."""

@@ -9,8 +9,7 @@ import numpy as np
 
 from prunerzero.language.bootstrap import paired_bootstrap
 from prunerzero.language.corpora import Part
-from prunerzero.language.divergence import remember
-from prunerzero.language.perplexity import exp, perplexity
+from prunerzero.language.perplexity import exp
 from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.pruning.blocks import find_blocks
@@ -70,13 +69,10 @@ def part_figures(
 
 def _divergence(bench: Bench, metric: Metric, sparsity: Sparsity, part: Part) -> dict[str, Any]:
     work = bench.work
-    model, windows = work.language_model.model, work.text(part).windows
-    with work.observer.count(f"dense logits, {part} text", len(windows)) as advance:
-        reference = remember(model, windows, work.batch_size, on_window=advance)
+    reference = work.remember(part)
     with work.pruned_for_now():
         prune_model(work.layers, bench.statistics, metric.expression, sparsity)
-        with work.observer.count(f"divergence, {part} text", len(windows)) as advance:
-            found = perplexity(model, windows, work.batch_size, advance, reference=reference)
+        found = work.compare(part, "divergence", reference)
     assert found.divergence is not None
     return asdict(found.divergence)
 

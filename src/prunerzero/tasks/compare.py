@@ -1,0 +1,201 @@
+"""How well a model predicts texts when it is pruned with each of several metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunerzero.errors import InputError
+from prunerzero.language.corpora import PARTS, Part, Text
+from prunerzero.language.divergence import MEMORY, Divergence, Reference, remember
+from prunerzero.language.perplexity import perplexity
+from prunerzero.language.samples import continuations, prompts_of
+from prunerzero.metrics import Metric, Sparsity
+from prunerzero.metrics.mask import Group
+from prunerzero.pruning.blocks import check_widths
+from prunerzero.pruning.pruner import prune_model
+from prunerzero.pruning.statistics import Statistics
+from prunerzero.tasks.metric_sources import read_metric
+from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.protocol import protocol_of
+from prunerzero.tasks.sources import sources_of, windows_of
+from prunerzero.tasks.workspace import Setup, Workspace
+
+
+@dataclass(frozen=True)
+class Continued:
+    """A prompt, and how the dense and each pruned model continue it, by name."""
+
+    prompt: str
+    continuations: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model pruned with each of several metrics, on the same windows.
+
+    Attributes:
+        sparsity: as text.
+        group: within which scores compete.
+        perplexity: text → name → perplexity; ``dense`` is the model unpruned. A text is called by
+            its part where it is the setup's, else by its name.
+        divergence: text → name → how far the metric moves the model from the dense one.
+        formulas: each metric's formula by its name.
+        samples: prompts of the first text, with their continuations by name.
+        protocol: window length, stride, tokenizer, dtype … in words and figures.
+        settings: all that the figures depend on.
+    """
+
+    sparsity: str
+    group: Group
+    perplexity: dict[str, dict[str, float]]
+    divergence: dict[str, dict[str, Divergence]]
+    formulas: dict[str, str]
+    samples: tuple[Continued, ...]
+    protocol: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def compare(
+    setup: Setup,
+    metrics: list[str],
+    sparsity: str | Sparsity,
+    parts: tuple[Part, ...] | None = None,
+    observer: Observer | None = None,
+    *,
+    datasets: Sequence[str] = (),
+    texts: Sequence[Path] = (),
+    stride: int | None = None,
+    samples: int = 0,
+) -> Comparison:
+    """Prune with each metric in turn, measure, and restore.
+
+    Args:
+        setup: model and texts.
+        metrics: catalog names, formulas, JSON files or folders of searches.
+        sparsity: ``"0.5"``, ``"2:4"`` …
+        parts: which texts to measure; by default validation and test, those that are named.
+        observer: told of progress.
+        datasets, texts: named corpora, of which the test part is read, and files, to measure on
+            instead of the setup's parts.
+        stride: windows slide by so many tokens, and count only those that are new; None for
+            windows side by side.
+        samples: how many continuations to show side by side.
+
+    Raises:
+        InputError, MetricError: nothing was written.
+    """
+    if not metrics:
+        raise InputError("no metric is named; pass for example --metrics magnitude,wanda.")
+    found = {name: read_metric(name) for name in metrics}
+    sparsity = Sparsity.parse(sparsity) if isinstance(sparsity, str) else sparsity
+    work = Workspace(setup, observer)
+    if datasets or texts:
+        sources = sources_of(setup, "test", datasets, texts)
+        work.read("calibration")
+        check_widths(work.layers, sparsity)
+        cut = {source.name: windows_of(work, source, "test", stride) for source in sources}
+    else:
+        if parts is None:
+            both: tuple[Part, ...] = ("validation", "test")
+            parts = tuple(part for part in both if work.has(part)) or ("validation",)
+        work.read("calibration", *parts)
+        check_widths(work.layers, sparsity)
+        cut = {}
+        for part in parts:
+            [source] = sources_of(setup, part)
+            cut[part] = windows_of(work, source, part, stride)
+    return compare_on(work, found, sparsity, cut, stride=stride, samples=samples)
+
+
+def compare_in(
+    work: Workspace, metrics: Mapping[str, Metric], sparsity: Sparsity, parts: tuple[Part, ...]
+) -> dict[str, dict[str, float]]:
+    """Part → name → perplexity, for a workspace that is open already."""
+    check_widths(work.layers, sparsity)
+    for part in parts:
+        work.text(part)
+    statistics = _statistics(work, metrics)
+    found = {str(part): {"dense": work.dense(part)} for part in parts}
+    for name, metric in metrics.items():
+        with work.pruned_for_now():
+            prune_model(work.layers, statistics, metric.expression, sparsity)
+            for part in parts:
+                found[part][name] = work.measure(part, name).value
+    return found
+
+
+def _statistics(work: Workspace, metrics: Mapping[str, Metric]) -> Statistics:
+    gradients = any("G" in metric.expression.terminals for metric in metrics.values())
+    return work.statistics(gradients)
+
+
+def compare_on(
+    work: Workspace,
+    metrics: Mapping[str, Metric],
+    sparsity: Sparsity,
+    texts: Mapping[str, Text],
+    *,
+    stride: int | None = None,
+    samples: int = 0,
+) -> Comparison:
+    """``compare`` on texts that are cut already."""
+    loaded = work.language_model
+    statistics = _statistics(work, metrics)  # before anything else takes long
+    perplexities: dict[str, dict[str, float]] = {name: {} for name in texts}
+    divergence: dict[str, dict[str, Divergence]] = {name: {} for name in texts}
+    references: dict[str, Reference] = {}
+    prompts = prompts_of(next(iter(texts.values())).windows, samples)
+    continued: list[dict[str, str]] = [{} for _ in prompts]
+
+    def measure(label: str) -> None:
+        for name, text in texts.items():
+            shown = f"{label}, {name} text" if name in PARTS else f"{label}, {name}"
+            with work.observer.count(shown, len(text.windows)) as advance:
+                found = perplexity(
+                    loaded.model,
+                    text.windows,
+                    work.batch_size,
+                    advance,
+                    stride=stride,
+                    reference=references.get(name),
+                )
+            perplexities[name][label] = found.value
+            if found.divergence is not None:
+                divergence[name][label] = found.divergence
+        written = continuations(loaded.model, loaded.tokenizer, prompts)
+        for by_name, text_written in zip(continued, written, strict=True):
+            by_name[label] = text_written
+
+    measure("dense")
+    for name, text in texts.items():
+        with work.observer.count(f"dense logits, {name}", len(text.windows)) as advance:
+            references[name] = remember(
+                loaded.model,
+                text.windows,
+                work.batch_size,
+                memory=MEMORY // len(texts),
+                on_window=advance,
+            )
+    for label, metric in metrics.items():
+        with work.pruned_for_now():
+            prune_model(work.layers, statistics, metric.expression, sparsity)
+            measure(label)
+    settings = work.describe()
+    settings["texts"] = settings["texts"] | {name: text.name for name, text in texts.items()}
+    settings["windows"] = settings["windows"] | {n: len(t.windows) for n, t in texts.items()}
+    return Comparison(
+        sparsity=str(sparsity),
+        group=sparsity.group,
+        perplexity=perplexities,
+        divergence=divergence,
+        formulas={name: str(metric.expression) for name, metric in metrics.items()},
+        samples=tuple(
+            Continued(loaded.tokenizer.decode(ids, skip_special_tokens=True), by_name)
+            for ids, by_name in zip(prompts, continued, strict=True)
+        ),
+        protocol=protocol_of(work, stride),
+        settings={**settings, "stride": stride},
+    )

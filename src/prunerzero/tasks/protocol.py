@@ -1,0 +1,34 @@
+"""How perplexity was measured, as every figure of it has to say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prunerzero.tasks.workspace import Workspace
+
+
+def protocol_of(work: Workspace, stride: int | None = None) -> dict[str, Any]:
+    """The protocol in figures, and under ``words`` as a sentence."""
+    tokenizer = work.language_model.tokenizer
+    length = work.window_length
+    dtype = str(work.language_model.model.dtype).removeprefix("torch.")
+    vocabulary = len(tokenizer)
+    kind = type(tokenizer).__name__
+    sliding = stride is not None and stride < length
+    windows = (
+        f"windows of {length} tokens that slide by {stride}, each counting its {stride} new tokens "
+        f"(the first all {length - 1})"
+        if sliding
+        else f"consecutive windows of {length} tokens, each counting {length - 1}"
+    )
+    return {
+        "window_length": length,
+        "stride": stride if sliding else length,
+        "tokenizer": kind,
+        "vocabulary": vocabulary,
+        "special_tokens": "none added",
+        "dtype": dtype,
+        "device": str(work.language_model.device),
+        "words": f"{windows}; the model's tokenizer ({kind}, {vocabulary} tokens), no special "
+        f"tokens added; {dtype} on {work.language_model.device}",
+    }

@@ -1,0 +1,74 @@
+"""Texts to measure on: any number of corpora and files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunerzero.errors import InputError, TextError
+from prunerzero.language.corpora import Part, Text, cut_windows, read_corpus, read_file
+from prunerzero.tasks.workspace import Setup, Workspace
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text before it is cut into windows: its name as shown to the user, and its documents."""
+
+    name: str
+    documents: list[str]
+
+
+def sources_of(
+    setup: Setup,
+    part: Part,
+    datasets: Sequence[str] = (),
+    texts: Sequence[Path] = (),
+    *,
+    required: bool = True,
+) -> list[Source]:
+    """The texts named, or else the setup's own.
+
+    Args:
+        setup: names a text for the part, or a corpus.
+        part: of the setup's text and of datasets.
+        datasets, texts: named corpora and files, which go before the setup's text.
+        required: refuse to have none.
+
+    Raises:
+        InputError: one is named twice.
+        TextError: missing, empty or unreadable; or none is named and one is required.
+    """
+    names = [*datasets, *map(str, texts)]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"text {min(twice)!r} is named twice.")
+    named = [Source(f"{name} ({part})", read_corpus(name, part)) for name in datasets]
+    named += [Source(str(path), read_file(path)) for path in texts]
+    if named:
+        return named
+    own: Path | None = getattr(setup, part)
+    if own is not None:
+        return [Source(str(own), read_file(own))]
+    corpus = setup.corpus()
+    if corpus is not None:
+        return [Source(f"{corpus} ({part})", read_corpus(corpus, part))]
+    if required:
+        raise TextError(
+            f"no {part} text is named; pass --text FILE, --{part} FILE or --dataset wikitext2."
+        )
+    return []
+
+
+def windows_of(work: Workspace, source: Source, part: Part, stride: int | None) -> Text:
+    """The source cut into the model's windows, at most as many as the setup allows the part.
+
+    Raises:
+        InputError: the stride does not fit the window.
+        TextError: too short for one window.
+    """
+    length = work.window_length
+    if stride is not None and not 1 <= stride <= length:
+        raise InputError(f"--stride {stride} must be from 1 to the window's {length} tokens.")
+    tokenizer = work.language_model.tokenizer
+    text = cut_windows(source.documents, tokenizer, length, source.name, stride)
+    return text.spread(getattr(work.setup, f"num_{part}_samples"))
