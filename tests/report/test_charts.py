@@ -2,13 +2,8 @@
 
 import pytest
 
-from prunerzero.report.charts import (
-    improvements,
-    overall_sparsity,
-    perplexity_chart,
-    search_chart,
-    sparsity_chart,
-)
+from prunerzero.report.charts import improvements, perplexity_chart, search_chart
+from prunerzero.report.layer_charts import overall_sparsity, sensitivity_chart, sparsity_chart
 
 
 def test_bars_stand_dense_first_then_from_best_to_worst(summary):
@@ -81,3 +76,13 @@ def test_a_large_layer_counts_more_than_a_small_one():
     layers = [{"shape": [30, 10], "sparsity": 0.6}, {"shape": [10, 10], "sparsity": 0.2}]
     assert overall_sparsity(layers) == pytest.approx(0.5)
     assert overall_sparsity([]) is None
+
+
+def test_of_experts_that_share_a_cell_the_most_sensitive_shows():
+    layers = [
+        {"name": f"layers.0.experts.{expert}.w1", "shape": [4, 4], "sensitivity": value}
+        for expert, value in enumerate((-0.01, 0.25, 0.1))
+    ]
+    chart = sensitivity_chart(layers)
+    assert chart.data[0].z[0][0] == 0.25
+    assert "experts.1.w1<br>0.25" in chart.data[0].hovertext[0][0]

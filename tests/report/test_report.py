@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from prunerzero.report import html, write_report
+from prunerzero.report import rendering, write_report
 from prunerzero.report.wording import perplexity_text
 
 HOSTILE = "</script><script>alert('&')</script><img src=x onerror=alert(1)>"
@@ -165,7 +165,7 @@ def test_an_existing_report_is_replaced_only_whole(tmp_path, summary, history, l
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(html.os, "replace", full_disk)
+        patch.setattr(rendering.os, "replace", full_disk)
         with pytest.raises(OSError, match="no space"):
             write_report(path, summary, history, layers)
     assert path.read_text() == "the old report"

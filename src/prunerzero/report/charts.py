@@ -1,4 +1,4 @@
-"""The three charts of the report.
+"""The charts of the report.
 
 They carry no background and no text colour of their own: the page's style sheet colours them, so
 that they follow the reader's light or dark setting. Names and formulas are escaped because plotly
@@ -7,7 +7,6 @@ reads a little HTML in labels.
 
 import math
 import statistics
-from collections.abc import Iterable
 from html import escape
 from textwrap import wrap
 from typing import Any
@@ -19,7 +18,6 @@ from .wording import (
     comparison_rows,
     finite,
     judged_part,
-    percent_text,
     perplexity_text,
     spoken_name,
 )
@@ -150,67 +148,6 @@ def improvements(history: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any
     return best
 
 
-def sparsity_chart(layers: list[dict[str, Any]]) -> go.Figure:
-    """A heat map: a column for each block, a line for each kind of layer."""
-    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for layer in layers:
-        cells.setdefault(_block_and_kind(str(layer["name"])), []).append(layer)
-    blocks = list(dict.fromkeys(block for block, _ in cells))
-    kinds = list(dict.fromkeys(kind for _, kind in cells))
-    shares = [
-        [overall_sparsity(cells.get((block, kind), [])) for block in blocks] for kind in kinds
-    ]
-    hover = [[_cell_label(cells.get((block, kind), [])) for block in blocks] for kind in kinds]
-    # More columns than this leave no room for a number on a phone.
-    texts = [
-        ["" if share is None or len(blocks) > 10 else f"{100 * share:.0f}" for share in line]
-        for line in shares
-    ]
-
-    figure = empty_figure(height=80 + 30 * len(kinds))
-    figure.add_heatmap(
-        z=shares,
-        zmin=0,
-        zmax=1,
-        x=list(range(len(blocks))),
-        y=list(range(len(kinds))),
-        text=texts,
-        texttemplate="%{text}",
-        hovertext=hover,
-        hoverinfo="text",
-        colorscale=HEAT,
-        showscale=False,
-        xgap=2 if len(blocks) <= 24 else 0,
-        ygap=2,
-    )
-    shown = range(0, len(blocks), max(1, math.ceil(len(blocks) / 12)))
-    figure.update_xaxes(
-        title={"text": "block"},
-        showgrid=False,
-        tickvals=list(shown),
-        ticktext=[escape(blocks[place]) for place in shown],
-    )
-    figure.update_yaxes(
-        autorange="reversed",
-        showgrid=False,
-        tickvals=list(range(len(kinds))),
-        ticktext=[_tick_name(kind.rpartition(".")[2]) for kind in kinds],
-        ticklabelstandoff=6,
-    )
-    return figure
-
-
-def overall_sparsity(layers: Iterable[dict[str, Any]]) -> float | None:
-    """The share of zeros in these layers together, each counted by its weights."""
-    weights = zeros = 0.0
-    for layer in layers:
-        share = finite(layer.get("sparsity"))
-        if share is not None:
-            weights += math.prod(layer["shape"])
-            zeros += share * math.prod(layer["shape"])
-    return zeros / weights if weights else None
-
-
 def empty_figure(height: int) -> go.Figure:
     return go.Figure(
         layout={
@@ -277,21 +214,3 @@ def log_ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [factor * 10.0**decade for decade in decades for factor in (1, 2, 3, 5, 7)]
     return [tick for tick in ticks if low <= tick <= high]
-
-
-def _block_and_kind(name: str) -> tuple[str, str]:
-    """``model.layers.3.mlp.experts.7.w1`` is of block 3 and of the kind ``mlp.experts.*.w1``."""
-    parts = name.split(".")
-    for place, part in enumerate(parts):
-        if part.isdigit() and place + 1 < len(parts):
-            rest = ("*" if later.isdigit() else later for later in parts[place + 1 :])
-            return part, ".".join(rest)
-    return MISSING, name
-
-
-def _cell_label(layers: list[dict[str, Any]]) -> str:
-    if not layers:
-        return ""
-    name = str(layers[0]["name"])
-    others = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
-    return f"{escape(name)}{others}<br>{percent_text(overall_sparsity(layers))} zeros"

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from . import charts
-from .html import render, write_page
+from . import charts, layer_charts
+from .rendering import render, write_page
 from .tree_drawing import draw_tree
 from .wording import (
     MISSING,
@@ -41,7 +41,7 @@ def _render(
     figures = {
         "perplexity": charts.perplexity_chart(perplexity),
         "search": charts.search_chart(history),
-        "sparsity": charts.sparsity_chart(layers),
+        "sparsity": layer_charts.sparsity_chart(layers),
     }
     return render(
         "report.html.j2",
@@ -182,7 +182,7 @@ def _layer_words(layers: list[dict[str, Any]]) -> str:
     shares = [share for layer in layers if (share := finite(layer.get("sparsity"))) is not None]
     if not shares:
         return ""
-    overall = percent_text(charts.overall_sparsity(layers))
+    overall = percent_text(layer_charts.overall_sparsity(layers))
     if percent_text(min(shares)) == percent_text(max(shares)):
         return f"Each of the {len(shares)} pruned layers has {overall} of its weights at zero."
     return (

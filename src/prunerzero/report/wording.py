@@ -49,6 +49,12 @@ def change_text(ratio: float | None) -> str:
     return "0.00 %" if text in ("+0.00 %", "-0.00 %") else text.replace("-", "−")
 
 
+def nats_text(loss: object) -> str:
+    """Three figures of a small difference of losses: ``0.00412``, ``−0.0011``."""
+    number = finite(loss)
+    return MISSING if number is None else f"{number:.3g}".replace("-", "−")
+
+
 def sparsity_text(sparsity: object) -> str:
     """``0.5`` reads ``50 %``; a pattern such as ``2:4`` reads as it is written."""
     try:

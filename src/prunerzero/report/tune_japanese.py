@@ -1,0 +1,109 @@
+"""The prose of the report of ``tune`` that JSON has in English, in Japanese."""
+
+import re
+from typing import Any
+
+from .wording import change_text, percent_text, perplexity_text, sparsity_text, spoken_name
+
+OPERATORS = {
+    "sqr": "{0}の 2 乗",
+    "pow": "{0}の 2 乗",
+    "neg": "{0}の符号を反転した値",
+    "abs": "{0}の絶対値",
+    "log": "{0}の対数",
+    "exp": "{0}の指数関数",
+    "sqrt": "{0}の平方根",
+    "tanh": "{0}の双曲線正接",
+    "skp": "{0}",
+    "mms": "{0}を層全体で 0〜1 に正規化した値",
+    "zsn": "{0}を層全体で標準化した値",
+    "add": "{0}と{1}の和",
+    "sub": "{0}から{1}を引いた差",
+    "mul": "{0}と{1}の積",
+    "div": "{0}を{1}のノルムで割った値",
+    "ediv": "{0}を要素ごとに{1}で割った値",
+    "epow": "{0}の {1} 乗",
+    "rownorm": "出力行の中で{0}が占める割合",
+    "colnorm": "入力列の中で{0}が占める割合",
+    "max": "{0}と{1}のうち大きい方",
+    "min": "{0}と{1}のうち小さい方",
+}
+"""Each operator of the metric language as a phrase of its arguments."""
+
+TERMINALS = {
+    "W": "重みの絶対値",
+    "X": "入力特徴量の二乗ノルム",
+    "G": "重みに対する損失の勾配の大きさ",
+}
+
+_PARTS = {
+    "calibration": "統計量の計算（calibration）",
+    "validation": "選択（validation）",
+    "test": "最終確認（test）",
+}
+
+
+def answer(result: dict[str, Any]) -> str:
+    """The paragraph under the headline, composed from the same figures as the English one."""
+    metric = result["metric"]
+    name = "進化で得た式" if metric["name"] == "evolved" else spoken_name(metric["name"])
+    validation = result["parts"].get("validation")
+    sentences = []
+    if result["reached"] or result["pattern_asked"]:
+        sparsity = sparsity_text(result["pattern"])
+        at = f"{sparsity} パターン" if result["pattern_asked"] else f"スパース率 {sparsity} "
+        sentences.append(f"採用した枝刈り指標は、{name}（{metric['formula']}）です。")
+        if validation:
+            sentences.append(
+                f"{at}では、検証用テキストのパープレキシティは "
+                f"{perplexity_text(validation['dense'])} から "
+                f"{perplexity_text(validation['pruned'])}"
+                f"（{change_text(1 + validation['rise'])}）になります。"
+            )
+    if test := result["parts"].get("test"):
+        low, high = (change_text(1 + bound) for bound in test["rise_interval"])
+        sentences.append(
+            f"テスト用テキストでの上昇率は {change_text(1 + test['rise'])}"
+            f"（95 % 信頼区間：{low} 〜 {high}）です。"
+        )
+        if test["confidence"] is not None:
+            share = percent_text(test["confidence"])
+            sentences.append(f"ブートストラップ標本の {share} で許容範囲に収まります。")
+    return "".join(sentences)
+
+
+def words(tree: dict[str, Any]) -> str:
+    """What a weight's score is, from the formula's tree."""
+    data = tree["data"]
+    if data in TERMINALS:
+        return TERMINALS[data]
+    if data not in OPERATORS:
+        return f"{data:g}" if isinstance(data, float) else str(data)
+    arguments = [tree[side] for side in ("left", "right") if tree.get(side) is not None]
+    phrases = [words(argument) for argument in arguments]
+    if len(arguments) == 2:
+        phrases = [
+            f"「{phrase}」" if argument.get("left") else phrase
+            for phrase, argument in zip(phrases, arguments, strict=True)
+        ]
+    return OPERATORS[data].format(*phrases)
+
+
+def split(told: str) -> str:
+    """How the texts were set apart; what is told otherwise than ``tune`` does stays English."""
+    if told == "All parts are texts of their own.":
+        return "各パートには別々のテキストを指定しています。"
+    if found := re.fullmatch(r"The parts are those of the dataset ([^;]+?)(;.*)?\.", told):
+        own = "（一部は指定されたファイル）" if found[2] else ""
+        return f"データセット {found[1]} の各パートを使用しています{own}。"
+    cut = r"(.+) was cut into (\d+) consecutive blocks, taken in turns: (.+)\. .*they are in (.+)\."
+    if found := re.fullmatch(cut, told):
+        shares = [
+            f"{of} ブロックごとに {count} ブロックを{_PARTS[part]}"
+            for count, of, part in re.findall(r"(\d+) of every (\d+) for [^(]+\((\w+)\)", found[3])
+        ]
+        return (
+            f"{found[1]} を連続する {found[2]} ブロックに分け、順番に割り当てました："
+            f"{'、'.join(shares)}。パート間でテキストの重複はありません。保存先：{found[4]}"
+        )
+    return told

@@ -1,0 +1,285 @@
+"""The report of ``tune``: one HTML file that needs no network, from ``tune.json`` alone."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from . import charts, layer_charts, tune_charts, tune_japanese
+from .rendering import render, write_page
+from .tree_drawing import draw_tree
+from .wording import (
+    MISSING,
+    change_text,
+    nats_text,
+    percent_text,
+    perplexity_text,
+    sparsity_text,
+)
+
+Language = Literal["en", "ja"]
+Say = Callable[..., str]
+"""A string of the page by its key, with its figures."""
+
+_MOST_SENSITIVE = 5
+
+
+def write_tune_report(result: Mapping[str, Any], path: Path, language: Language = "en") -> None:
+    """Write the page to ``path``, whole or not at all.
+
+    Args:
+        result: what ``tune.json`` holds.
+        path: of the HTML file.
+        language: English or Japanese; figures, formulas and commands are the same in both.
+    """
+    write_page(path, _render(dict(result), language))
+
+
+def strings_of(language: Language) -> dict[str, str]:
+    """The page's own words by their keys."""
+    source = files(__package__) / "languages" / f"{language}.yaml"
+    strings: dict[str, str] = yaml.safe_load(source.read_text(encoding="utf-8"))
+    return strings
+
+
+def _render(result: dict[str, Any], language: Language) -> str:
+    strings = strings_of(language)
+    say = partial(_say, strings)
+    named = partial(tune_charts.metric_name, strings=strings)
+    metric = result["metric"]
+    if language == "ja":
+        answer, words, split = (
+            tune_japanese.answer(result),
+            tune_japanese.words(metric["tree"]),
+            tune_japanese.split(result["split"]),
+        )
+    else:
+        answer, words, split = result["answer"], metric["words"], result["split"]
+    layers = result["layers"]
+    axis = strings["axis_block"]
+    figures = {
+        "curve": tune_charts.quality_chart(result, strings),
+        "rise": tune_charts.rise_chart(result, strings),
+        "sparsity": layer_charts.sparsity_chart(layers, axis),
+        "sensitivity": layer_charts.sensitivity_chart(layers, axis),
+    }
+    return render(
+        "tune.html.j2",
+        {
+            "perplexity": perplexity_text,
+            "percent": percent_text,
+            "rise": lambda share: MISSING if share is None else change_text(1 + share),
+            "nats": nats_text,
+            "spoken": named,
+            "sparsity": sparsity_text,
+        },
+        result=result,
+        language=language,
+        say=say,
+        headline=_headline(result, say),
+        answer=_unbroken(answer),
+        kept=_kept(result),
+        words=words,
+        split=split,
+        tiles=_tiles(result, named(metric["name"]), say),
+        part_rows=_part_rows(result, say),
+        decision=_decision(result, say),
+        rise_words=_rise_words(result, say),
+        limit=_limit(result, say),
+        tree=draw_tree(metric["tree"], say("metric_tree", formula=metric["formula"])),
+        has_score=any(point["score"] is not None for point in result["curve"]),
+        most_sensitive=_most_sensitive(layers),
+        samples=[_sample(sample) for sample in result["samples"]],
+        settings=_settings(result),
+        palette=charts.PALETTE,
+        heat=charts.HEAT,
+        limit_colour=tune_charts.LIMIT_COLOUR,
+        # plotly writes "<" inside JSON as \u003c, so that no name can end the script.
+        figures={name: figure.to_json() for name, figure in figures.items()},
+    )
+
+
+def _say(strings: dict[str, str], key: str, **values: object) -> str:
+    return _unbroken(strings[key].format(**values))
+
+
+def _unbroken(text: str) -> str:
+    """A figure stays on the line of its per cent sign."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def _kept(result: dict[str, Any]) -> bool:
+    """Whether the limit holds, on the test text too where that tells."""
+    test = result["parts"].get("test")
+    return bool(result["reached"] and (test is None or test["within"] is not False))
+
+
+def _limit(result: dict[str, Any], say: Say) -> str:
+    limit = result["limit"]
+    values = {
+        "degradation": percent_text(limit["value"]),
+        "perplexity": perplexity_text(limit["value"]),
+        "task": f"{limit['value']:g}",
+    }
+    return say(
+        f"limit_{limit['kind']}",
+        value=values[limit["kind"]],
+        task=limit["task"],
+        task_metric=limit["task_metric"],
+    )
+
+
+def _headline(result: dict[str, Any], say: Say) -> str:
+    """The answer in a sentence, and no better than it is."""
+    limit = _limit(result, say)
+    test = result["parts"].get("test")
+    if result["task"] is not None and result["reached"]:
+        task = result["task"]
+        scores = {"dense": _score(task["dense"]), "pruned": _score(task["pruned"])}
+        sparsity = sparsity_text(result["pattern"])
+        return say("reached_task", sparsity=sparsity, limit=limit, **scores)
+    if test is None or (result["pattern_asked"] is None and not result["reached"]):
+        return say("none", limit=limit)
+    if result["pattern_asked"] is not None:
+        key = "pattern_yes" if _kept(result) else "pattern_no"
+    else:
+        key = "reached" if _kept(result) else "test_missed"
+    return say(
+        key,
+        sparsity=sparsity_text(result["pattern"]),
+        pattern=result["pattern"],
+        limit=limit,
+        dense=perplexity_text(test["dense"]),
+        pruned=perplexity_text(test["pruned"]),
+        rise=change_text(1 + test["rise"]),
+    )
+
+
+def _tiles(result: dict[str, Any], name: str, say: Say) -> list[tuple[str, str, str]]:
+    """(what, figure, remark) for the row of tiles."""
+    pattern = "sparsity" if result["pattern_asked"] is None else "pattern"
+    tiles = [
+        (say("tile_sparsity"), sparsity_text(result["pattern"]), say(f"tile_{pattern}_note")),
+    ]
+    part = "test" if "test" in result["parts"] else "validation"
+    if found := result["parts"].get(part):
+        low, high = (change_text(1 + bound) for bound in found["rise_interval"])
+        dense = perplexity_text(found["dense"])
+        note = say("tile_perplexity_note", part=say(f"part_{part}"), dense=dense)
+        tiles += [
+            (say("tile_perplexity"), perplexity_text(found["pruned"]), note),
+            (
+                say("tile_rise"),
+                change_text(1 + found["rise"]),
+                say("tile_rise_note", low=low, high=high),
+            ),
+        ]
+        if found["confidence"] is not None:
+            share = percent_text(found["confidence"])
+            tiles.append((say("tile_confidence"), share, say("tile_confidence_note")))
+        divergence, agreement = nats_text(found["divergence"]), _agreement(found["agreement"])
+        tiles += [
+            (say("tile_divergence"), divergence, say("tile_divergence_note")),
+            (say("tile_agreement"), agreement, say("tile_agreement_note")),
+        ]
+    spent = say("seconds", value=f"{result['seconds']:,.0f}")
+    tried = say("tile_time_note", evaluations=result["evaluations"])
+    return [
+        *tiles,
+        (say("tile_model"), result["model"], say("tile_model_note", metric=name)),
+        (say("tile_time"), spent, tried),
+    ]
+
+
+def _part_rows(result: dict[str, Any], say: Say) -> list[tuple[str, list[str]]]:
+    """A figure a row, a part a column; a row that says nothing anywhere is left out."""
+
+    def within(figures: dict[str, Any]) -> str:
+        kept = figures["within"]
+        return MISSING if kept is None else say("yes" if kept else "no")
+
+    def ranged(figures: dict[str, Any], name: str, text: Callable[[float], str]) -> str:
+        low, high = (text(bound) for bound in figures[f"{name}_interval"])
+        return f"{text(figures[name])} ({say('range', low=low, high=high)})"
+
+    cells: dict[str, Callable[[dict[str, Any]], str]] = {
+        "text": lambda f: str(f["text"]),
+        "windows": lambda f: f"{f['windows']} × {f['window_length']}",
+        "dense": lambda f: ranged(f, "dense", perplexity_text),
+        "pruned": lambda f: ranged(f, "pruned", perplexity_text),
+        "rise": lambda f: ranged(f, "rise", lambda share: change_text(1 + share)),
+        "allowed": lambda f: perplexity_text(f["allowed"]),
+        "within": within,
+        "confidence": lambda f: percent_text(f["confidence"]),
+        "divergence": lambda f: nats_text(f["divergence"]),
+        "agreement": lambda f: _agreement(f["agreement"]),
+        "compared": lambda f: f"{f['compared_tokens']:,}",
+    }
+    rows = [
+        (say(f"row_{name}"), [cell(found) for found in result["parts"].values()])
+        for name, cell in cells.items()
+    ]
+    return [(name, line) for name, line in rows if set(line) != {MISSING}]
+
+
+def _agreement(share: float) -> str:
+    return percent_text(round(share, 3))
+
+
+def _score(score: float) -> str:
+    return f"{score:.4f}"
+
+
+def _decision(result: dict[str, Any], say: Say) -> str:
+    decision = result["decision"]
+    if decision is None or not result["reached"]:
+        return ""
+    if decision["held"] and not decision["stepped_back"]:
+        return say("decision_held")
+    tried = say("separator").join(
+        say("tried_one", sparsity=percent_text(at), perplexity=perplexity_text(value))
+        for at, value in decision["tried"]
+    )
+    return say("decision_back" if _kept(result) else "decision_missed", tried=tried)
+
+
+def _rise_words(result: dict[str, Any], say: Say) -> str:
+    """The chart of the rise for those who hear the page."""
+    parts = []
+    for part, figures in result["parts"].items():
+        low, high = (change_text(1 + bound) for bound in figures["rise_interval"])
+        rise = change_text(1 + figures["rise"])
+        name = say(f"part_{part}")
+        parts.append(say("chart_rise_part", part=name, rise=rise, low=low, high=high))
+    return say("chart_rise", parts=say("separator").join(parts))
+
+
+def _most_sensitive(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(layers, key=lambda layer: -float(layer["sensitivity"]))[:_MOST_SENSITIVE]
+
+
+def _sample(sample: dict[str, str]) -> dict[str, str]:
+    """The continuations, and from where on the pruned model's is another."""
+    dense, pruned = sample["dense"], sample["pruned"]
+    same = next(
+        (place for place, (a, b) in enumerate(zip(dense, pruned, strict=False)) if a != b),
+        min(len(dense), len(pruned)),
+    )
+    return {**sample, "same": pruned[:same], "other": pruned[same:]}
+
+
+def _settings(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Every setting under the name it has in files and, with dashes, on the command line."""
+    return list(_flat(result["settings"]))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            listed = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            yield f"{prefix}{name}", MISSING if listed in (None, "") else str(listed)

@@ -1,0 +1,317 @@
+"""What the page of a tuning promises to whoever opens it, in either language."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import string
+from collections.abc import Iterator
+from functools import cache
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from tune_case import CASES, tuned
+
+from prunerzero.metrics.operators import OPERATORS, TERMINALS
+from prunerzero.report import tune_japanese, write_tune_report
+from prunerzero.report.tune_charts import quality_chart, rise_chart
+from prunerzero.report.tune_page import strings_of
+from prunerzero.report.wording import (
+    change_text,
+    nats_text,
+    percent_text,
+    perplexity_text,
+    sparsity_text,
+)
+
+HOSTILE = "</script><script>alert('&')</script><img src=x onerror=alert(1)>"
+LANGUAGES = ("en", "ja")
+FIGURE = re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
+
+
+def page_of(folder: Path, result: dict[str, Any], language: Any = "en") -> str:
+    """The page without plotly's own code, which is the same in every report."""
+    path = folder / "report.html"
+    write_tune_report(result, path, language)
+    text = path.read_text(encoding="utf-8")
+    return re.sub(r'(<script id="plotly">).*?(</script>)', r"\1\2", text, count=1, flags=re.DOTALL)
+
+
+@cache
+def case_page(case: str, language: str = "en") -> str:
+    """The page of a case; made once for all tests."""
+    with TemporaryDirectory() as folder:
+        return page_of(Path(folder), CASES[case](), language)
+
+
+def visible(html: str) -> str:
+    """What a reader sees without JavaScript: text without tags and scripts."""
+    html = re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
+
+
+def headline(html: str) -> str:
+    found = re.search(r"<h1>(.*?)</h1>", html, re.DOTALL)
+    assert found is not None
+    return unescape(found[1]).replace("\N{NO-BREAK SPACE}", " ")
+
+
+class Tags(HTMLParser):
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def values_in(value: Any) -> Iterator[Any]:
+    """Every number and text of a JSON value; its keys too."""
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from values_in(item)
+    else:
+        yield value
+
+
+def figures_of_json(result: dict[str, Any]) -> set[str]:
+    """Every figure that JSON holds, in all ways in which one is written."""
+    allowed: set[str] = set()
+    for value in values_in(result):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            ways = [perplexity_text(value), percent_text(value), percent_text(round(value, 3))]
+            ways += [change_text(1 + value), nats_text(value), f"{value:,.0f}", f"{value:,}"]
+            ways += [f"{value:g}", f"{value:.4f}"]
+            allowed.update(*(FIGURE.findall(way) for way in ways))
+        elif isinstance(value, str):
+            allowed.update(FIGURE.findall(value), FIGURE.findall(sparsity_text(value)))
+    return allowed
+
+
+def figures_of_words(language: str) -> set[str]:
+    """Figures in the page's own words: ``95 % interval``, ``arXiv:2406.02924``, the scale."""
+    words = [*strings_of(language).values(), *tune_japanese.OPERATORS.values()]  # type: ignore[arg-type]
+    return {*FIGURE.findall(" ".join(words)), "0", "100", "2406.02924"}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("case", CASES)
+def test_every_figure_on_the_page_is_found_again_in_json(case, language):
+    result = json.loads(json.dumps(CASES[case]()))
+    shown = FIGURE.findall(visible(case_page(case, language)))
+    assert not set(shown) - figures_of_json(result) - figures_of_words(language)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_figure_in_the_charts_is_found_again_in_json(case):
+    result = CASES[case]()
+    numbers = {v for v in values_in(result) if isinstance(v, int | float)} | {0}
+    strings = strings_of("en")
+    cut = {change_text(1 + point["rise"]) for point in result["curve"]}
+    for chart in (quality_chart(result, strings), rise_chart(result, strings)):
+        for trace in chart.data:
+            assert set(trace.x or ()) <= numbers
+            for value, label in zip(trace.y or (), trace.hovertext or (), strict=False):
+                at_the_edge = any(told in label for told in cut)
+                assert value in numbers or at_the_edge
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_figures_of_json_can_be_read_without_javascript(language):
+    result = tuned()
+    text = visible(case_page("kept", language))
+    for figures in result["parts"].values():
+        for name in ("dense", "pruned", "allowed"):
+            assert perplexity_text(figures[name]) in text
+        for bound in figures["rise_interval"]:
+            assert change_text(1 + bound) in text.replace("\N{NO-BREAK SPACE}", " ")
+        for told in (nats_text(figures["divergence"]), "77.4 %", "94.3 %", "8,192"):
+            assert told in text
+    for point in result["curve"]:
+        assert perplexity_text(point["perplexity"]) in text
+        assert change_text(1 + point["rise"]) in text
+    for layer in result["layers"]:
+        assert layer["name"] in text and nats_text(layer["sensitivity"]) in text
+        assert percent_text(layer["sparsity"]) in text
+    for sample in result["samples"]:
+        assert sample["prompt"] in text and sample["dense"].strip() in text
+    for command in result["commands"]:
+        assert command in text
+    for version in result["settings"]["versions"].values():
+        assert version in text
+
+
+def test_the_headline_is_the_answer_in_plain_words():
+    assert headline(case_page("kept")) == (
+        "43 % of the weights can go within your limit of 25 % more perplexity: on the test text, "
+        "perplexity moves from 14.75 to 18.31 (+24.12 %)."
+    )
+
+
+def test_a_limit_missed_on_the_test_text_leads_the_page():
+    html = case_page("missed on the test text")
+    assert "but not on the test text" in headline(html)
+    assert 'class="verdict missed"' in html and 'class="verdict kept"' not in html
+
+
+def test_a_limit_that_cannot_be_kept_is_told_so():
+    html = case_page("not reached")
+    assert headline(html) == (
+        "No sparsity that was tried keeps your limit of 25 % more perplexity."
+    )
+    assert 'class="verdict missed"' in html
+
+
+def test_a_pattern_is_answered_with_yes_or_no():
+    assert headline(case_page("a pattern that keeps it")).startswith("Yes: the 2:4 pattern keeps")
+    assert headline(case_page("a pattern that does not")).startswith("No: the 2:4 pattern does")
+
+
+def test_a_task_is_answered_with_its_score():
+    html = case_page("a limit of a task")
+    assert headline(html) == (
+        "43 % of the weights can go within your limit of 0.02 less acc on arc_easy: the score "
+        "moves from 0.6335 to 0.6204."
+    )
+    assert "0.6204 ± 0.0101" in visible(html)
+
+
+def test_the_japanese_page_is_japanese_but_for_names_and_code():
+    html = case_page("kept", "ja")
+    assert '<html lang="ja">' in html
+    assert headline(html) == (
+        "許容範囲（パープレキシティの上昇 25 % 以内）に収めたまま、重みの 43 % を削除できます。"
+        "テスト用テキストのパープレキシティは 14.75 から 18.31（+24.12 %）になります。"
+    )
+    assert "「重みの絶対値と「入力特徴量の二乗ノルムの 0.5 乗」の積」と" in visible(html)
+    assert tuned()["answer"] not in html and tuned()["metric"]["words"] not in html
+    assert tuned()["metric"]["formula"] in html
+
+
+def test_both_languages_say_the_same_things_with_the_same_figures():
+    english, japanese = strings_of("en"), strings_of("ja")
+    assert english.keys() == japanese.keys()
+
+    def placeholders(text: str) -> set[str]:
+        return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+    for key, text in english.items():
+        assert placeholders(text) == placeholders(japanese[key]), key
+
+
+def test_every_string_is_used():
+    sources = Path(tune_japanese.__file__).parent
+    files = [*sources.glob("tune_*.py"), sources / "templates" / "tune.html.j2"]
+    code = " ".join(path.read_text() for path in files)
+    built = ("limit_", "step_", "part_", "row_", "sensitivity_", "terminal_", "term_", "tile_")
+    for key in strings_of("en"):
+        assert re.search(rf"[\"']{key}[\"']", code) or key.startswith(built), key
+
+
+def test_japanese_has_words_for_the_whole_metric_language():
+    assert tune_japanese.OPERATORS.keys() == OPERATORS.keys()
+    assert tune_japanese.TERMINALS.keys() == TERMINALS.keys()
+    for name, operator in OPERATORS.items():
+        for place in range(operator.arity):
+            assert f"{{{place}}}" in tune_japanese.OPERATORS[name]
+
+
+@pytest.mark.parametrize(
+    ("english", "japanese"),
+    [
+        ("All parts are texts of their own.", "各パートには別々のテキストを指定しています。"),
+        (
+            "The parts are those of the dataset c4; test from the files named.",
+            "データセット c4 の各パートを使用しています（一部は指定されたファイル）。",
+        ),
+        (
+            "mine.txt was cut into 16 consecutive blocks, taken in turns: 1 of every 4 for "
+            "statistics (calibration), 2 of every 4 for choosing (validation), 1 of every 4 for "
+            "the final check (test). The parts share no text; they are in tuned/texts.",
+            "mine.txt を連続する 16 ブロックに分け、順番に割り当てました：4 ブロックごとに"
+            " 1 ブロックを統計量の計算（calibration）、4 ブロックごとに 2 ブロックを"
+            "選択（validation）、4 ブロックごとに 1 ブロックを最終確認（test）。"
+            "パート間でテキストの重複はありません。保存先：tuned/texts",
+        ),
+        ("Told in some other way.", "Told in some other way."),
+    ],
+)
+def test_japanese_tells_how_the_texts_were_set_apart(english, japanese):
+    assert tune_japanese.split(english) == japanese
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_is_fetched_from_anywhere(case):
+    html = case_page(case)
+    for tag, attributes in Tags(html).found:
+        assert tag != "link" and "src" not in attributes
+        if "href" in attributes:
+            assert tag == "a"
+    assert "@import" not in html and "url(" not in html and "import(" not in html
+    assert "default-src 'none'" in html
+
+
+def test_charts_and_tables_speak_to_those_who_do_not_see_them():
+    for tag, attributes in Tags(case_page("kept", "ja")).found:
+        if attributes.get("class") == "chart":
+            assert attributes["role"] == "img" and attributes["aria-label"]
+        if tag == "th":
+            assert attributes["scope"] in ("row", "col")
+        if tag == "section":
+            assert attributes.keys() & {"aria-label", "aria-labelledby"}
+
+
+def test_what_the_pruned_model_says_otherwise_is_marked():
+    html = case_page("kept")
+    assert " dark <mark>day of 1984</mark>" in html
+    assert html.count("<mark>") == 1
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_hostile_names_stay_text(tmp_path, language):
+    result = tuned(model=HOSTILE, answer=HOSTILE, split=HOSTILE, commands=[HOSTILE])
+    result["metric"] |= {"name": HOSTILE, "formula": HOSTILE, "words": HOSTILE}
+    result["metric"]["tree"]["data"] = HOSTILE
+    for point in result["curve"]:
+        point |= {"metric": HOSTILE, "formula": HOSTILE}
+    for layer in result["layers"]:
+        layer["name"] = f"model.layers.{HOSTILE}.0.{HOSTILE}"
+    for sample in result["samples"]:
+        sample |= {"prompt": HOSTILE, "dense": HOSTILE, "pruned": f"a{HOSTILE}"}
+    result["parts"]["test"]["text"] = HOSTILE
+    result["settings"][HOSTILE] = HOSTILE
+    html = page_of(tmp_path, result, language)
+    tags = Tags(html).found
+    assert [tag for tag, _ in tags].count("script") == 2
+    assert not any(tag == "img" or "onerror" in attributes for tag, attributes in tags)
+
+
+def test_an_existing_report_is_replaced_only_whole(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("the old report")
+
+    def full_disk(*_: Path) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("prunerzero.report.rendering.os.replace", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_tune_report(tuned(), path)
+    assert path.read_text() == "the old report"
+    assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_the_result_is_left_as_it_was(tmp_path):
+    result = tuned()
+    before = copy.deepcopy(result)
+    page_of(tmp_path, result)
+    assert result == before
