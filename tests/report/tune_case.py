@@ -87,7 +87,7 @@ def tuned(**changes: Any) -> dict[str, Any]:
             "windows": {"calibration": 48, "validation": 64, "test": 64},
             "versions": {"prunerzero": "0.1.0", "torch": "2.13.0"},
         },
-        "split": "The parts are those of the dataset python-docs.",
+        "split": "The parts are those of the dataset python-docs, or the files named.",
         "commands": [
             "prunerzero tune --model bundled --max-degradation 25% --output-dir tuned",
             "prunerzero prune --recipe tuned/model/recipe.yaml --output-dir again",
@@ -98,7 +98,8 @@ def tuned(**changes: Any) -> dict[str, Any]:
 
 
 def missed_on_test() -> dict[str, Any]:
-    result = tuned(decision={"held": False, "stepped_back": False, "tried": [[0.43, 18.9]]})
+    decision = {"held": False, "stepped_back": False, "tried": [[0.43, 18.9], [0.005, 14.8]]}
+    result = tuned(reached=False, sparsity=0.005, pattern="0.005", decision=decision)
     result["parts"]["test"] |= {"within": False, "confidence": 0.12}
     return result
 
@@ -109,11 +110,12 @@ def stepped_back() -> dict[str, Any]:
 
 
 def not_reached() -> dict[str, Any]:
-    return tuned(reached=False, sparsity=0.0, pattern="0", decision=None)
+    return tuned(reached=False, sparsity=0.005, pattern="0.005", decision=None)
 
 
 def in_a_pattern(kept: bool) -> dict[str, Any]:
-    result = tuned(pattern_asked="2:4", sparsity=0.5, pattern="2:4", reached=kept, decision=None)
+    result = tuned(pattern_asked="2:4", sparsity=0.5, pattern="2:4", reached=kept)
+    result["decision"] = {"held": kept, "stepped_back": False, "tried": [[0.5, 18.9]]}
     for figures in result["parts"].values():
         figures["within"] = kept
     result["curve"] = [_point(0.5, "wanda", 18.9, 0.29, step="bracket", pattern="2:4")]
@@ -148,7 +150,8 @@ def by_task() -> dict[str, Any]:
     for figures in result["parts"].values():
         figures |= {"allowed": None, "within": None, "confidence": None}
     for point in result["curve"]:
-        point["score"] = 0.6204
+        told_apart = point["step"] == "choice"
+        point |= {"score": None, "within": None} if told_apart else {"score": 0.6204}
     return result
 
 
@@ -163,9 +166,7 @@ CASES = {
     "a limit of a task": by_task,
     "a known metric": lambda: tuned(metric={**tuned()["metric"], "name": "power-law"}),
     "sensitivity of blocks": lambda: tuned(sensitivity_of="block"),
-    "nothing measured": lambda: tuned(
-        reached=False, curve=[], parts={}, layers=[], samples=[], decision=None
-    ),
+    "no samples": lambda: tuned(samples=[]),
 }
 """Every kind of answer that there is, by what is special about it."""
 

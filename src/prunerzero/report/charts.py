@@ -70,7 +70,7 @@ def perplexity_chart(perplexity: dict[str, Any]) -> go.Figure:
     figure.update_yaxes(
         range=[len(rows) - 0.5, -0.5],
         tickvals=places,
-        ticktext=[_tick_name(row.name) for row in rows],
+        ticktext=[tick_name(row.name) for row in rows],
         showgrid=False,
         ticklabelstandoff=6,
     )
@@ -174,7 +174,7 @@ def _bar_label(value: float | None, cut: float) -> str:
     return perplexity_text(value) if value <= cut else f"▸ {perplexity_text(value)}"
 
 
-def _tick_name(name: str) -> str:
+def tick_name(name: str) -> str:
     """Short enough to leave a phone some room for the chart; the tables have it in full."""
     name = spoken_name(name)
     short = escape(name if len(name) <= 13 else name[:12] + "…")

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from .charts import HEAT, _tick_name, empty_figure
+from .charts import HEAT, empty_figure, tick_name
 from .wording import MISSING, finite, nats_text, percent_text
 
 Layers = list[dict[str, Any]]
@@ -103,7 +103,7 @@ def _heat_map(
         autorange="reversed",
         showgrid=False,
         tickvals=list(range(len(kinds))),
-        ticktext=[_tick_name(kind.rpartition(".")[2]) for kind in kinds],
+        ticktext=[tick_name(kind.rpartition(".")[2]) for kind in kinds],
         ticklabelstandoff=6,
     )
     return figure

@@ -8,7 +8,7 @@ from typing import Any
 from . import run_charts
 from .ancestry import Ancestor, ancestry, uses
 from .charts import HEAT, PALETTE, improvements
-from .html import render, write_page
+from .rendering import render, write_page
 from .tree_drawing import draw_tree
 from .wording import (
     MISSING,

@@ -17,11 +17,11 @@ Point = dict[str, Any]
 def quality_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
     """Rise of perplexity on the validation text against sparsity, with limit and choice."""
     curve: list[Point] = result["curve"]
-    whole = max((point["windows"] for point in curve), default=0)
+    whole = max(point["windows"] for point in curve)
     full = [point for point in curve if point["windows"] == whole and point["step"] != "choice"]
     rough = [point for point in curve if point not in full]
     limit = limit_rise(result)
-    chosen = result["parts"].get("validation")
+    chosen = result["parts"]["validation"]
     top = _upper_edge([point["rise"] for point in full], limit)
 
     figure = empty_figure(height=430)
@@ -44,7 +44,7 @@ def quality_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
                 hoverinfo="skip",
             )
         figure.add_scatter(**_markers(points, top, colour, 9, "circle", strings))
-    if chosen and result["sparsity"]:
+    if result["reached"]:
         figure.add_scatter(
             mode="markers+text",
             x=[result["sparsity"]],
@@ -114,7 +114,7 @@ def rise_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
             annotation={"text": strings["legend_limit"], "font": {"size": 12}, "yshift": 6},
             annotation_position="top left",
         )
-    low, high = min(bounds, default=0.0), max(bounds, default=0.0)
+    low, high = min(bounds), max(bounds)
     pad = 0.2 * (high - low) or 0.01
     figure.update_layout(margin={"t": 24})
     figure.update_xaxes(

@@ -37,39 +37,31 @@ TERMINALS = {
 }
 
 _PARTS = {
-    "calibration": "統計量の計算（calibration）",
-    "validation": "選択（validation）",
-    "test": "最終確認（test）",
+    "calibration": "calibration（統計量の計算）",
+    "validation": "validation（選択）",
+    "test": "test（最終確認）",
 }
 
 
 def answer(result: dict[str, Any]) -> str:
     """The paragraph under the headline, composed from the same figures as the English one."""
-    metric = result["metric"]
+    metric, validation, test = result["metric"], *map(result["parts"].get, ("validation", "test"))
     name = "進化で得た式" if metric["name"] == "evolved" else spoken_name(metric["name"])
-    validation = result["parts"].get("validation")
-    sentences = []
-    if result["reached"] or result["pattern_asked"]:
-        sparsity = sparsity_text(result["pattern"])
-        at = f"{sparsity} パターン" if result["pattern_asked"] else f"スパース率 {sparsity} "
-        sentences.append(f"採用した枝刈り指標は、{name}（{metric['formula']}）です。")
-        if validation:
-            sentences.append(
-                f"{at}では、検証用テキストのパープレキシティは "
-                f"{perplexity_text(validation['dense'])} から "
-                f"{perplexity_text(validation['pruned'])}"
-                f"（{change_text(1 + validation['rise'])}）になります。"
-            )
-    if test := result["parts"].get("test"):
-        low, high = (change_text(1 + bound) for bound in test["rise_interval"])
-        sentences.append(
-            f"テスト用テキストでの上昇率は {change_text(1 + test['rise'])}"
-            f"（95 % 信頼区間：{low} 〜 {high}）です。"
-        )
-        if test["confidence"] is not None:
-            share = percent_text(test["confidence"])
-            sentences.append(f"ブートストラップ標本の {share} で許容範囲に収まります。")
-    return "".join(sentences)
+    sparsity = sparsity_text(result["pattern"])
+    at = f"{sparsity} パターン" if result["pattern_asked"] else f"スパース率 {sparsity} "
+    low, high = (change_text(1 + bound) for bound in test["rise_interval"])
+    before, after = (perplexity_text(validation[model]) for model in ("dense", "pruned"))
+    told = [
+        f"採用した枝刈り指標は、{name}（{metric['formula']}）です。",
+        f"{at}では、検証用テキストのパープレキシティは {before} から {after}"
+        f"（{change_text(1 + validation['rise'])}）になります。",
+        f"テスト用テキストでの上昇率は {change_text(1 + test['rise'])}"
+        f"（95 % 信頼区間：{low} 〜 {high}）です。",
+    ]
+    if test["confidence"] is not None:
+        share = percent_text(test["confidence"])
+        told.append(f"ブートストラップ標本の {share} で許容範囲に収まります。")
+    return "".join(told)
 
 
 def words(tree: dict[str, Any]) -> str:
@@ -91,16 +83,16 @@ def words(tree: dict[str, Any]) -> str:
 
 def split(told: str) -> str:
     """How the texts were set apart; what is told otherwise than ``tune`` does stays English."""
-    if told == "All parts are texts of their own.":
-        return "各パートには別々のテキストを指定しています。"
-    if found := re.fullmatch(r"The parts are those of the dataset ([^;]+?)(;.*)?\.", told):
-        own = "（一部は指定されたファイル）" if found[2] else ""
-        return f"データセット {found[1]} の各パートを使用しています{own}。"
-    cut = r"(.+) was cut into (\d+) consecutive blocks, taken in turns: (.+)\. .*they are in (.+)\."
+    if told == "Each part is a text of its own.":
+        return "各パートには別々のテキストを使用しています。"
+    dataset = r"The parts are those of the dataset (.+), or the files named\."
+    if found := re.fullmatch(dataset, told):
+        return f"データセット {found[1]} の各パート、または指定されたファイルを使用しています。"
+    cut = r"(.+) was cut into (\d+) consecutive blocks, taken in turns: (.+)\. .* are in (.+)\."
     if found := re.fullmatch(cut, told):
         shares = [
-            f"{of} ブロックごとに {count} ブロックを{_PARTS[part]}"
-            for count, of, part in re.findall(r"(\d+) of every (\d+) for [^(]+\((\w+)\)", found[3])
+            f"{of} ブロックごとに {count} ブロックを {_PARTS[part]}"
+            for count, of, part in re.findall(r"(\d+) of every (\d+) for (\w+)", found[3])
         ]
         return (
             f"{found[1]} を連続する {found[2]} ブロックに分け、順番に割り当てました："

@@ -75,13 +75,13 @@ def _render(result: dict[str, Any], language: Language) -> str:
             "nats": nats_text,
             "spoken": named,
             "sparsity": sparsity_text,
+            "score": _score,
         },
         result=result,
         language=language,
         say=say,
         headline=_headline(result, say),
         answer=_unbroken(answer),
-        kept=_kept(result),
         words=words,
         split=split,
         tiles=_tiles(result, named(metric["name"]), say),
@@ -111,12 +111,6 @@ def _unbroken(text: str) -> str:
     return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-def _kept(result: dict[str, Any]) -> bool:
-    """Whether the limit holds, on the test text too where that tells."""
-    test = result["parts"].get("test")
-    return bool(result["reached"] and (test is None or test["within"] is not False))
-
-
 def _limit(result: dict[str, Any], say: Say) -> str:
     limit = result["limit"]
     values = {
@@ -133,29 +127,25 @@ def _limit(result: dict[str, Any], say: Say) -> str:
 
 
 def _headline(result: dict[str, Any], say: Say) -> str:
-    """The answer in a sentence, and no better than it is."""
-    limit = _limit(result, say)
-    test = result["parts"].get("test")
-    if result["task"] is not None and result["reached"]:
-        task = result["task"]
-        scores = {"dense": _score(task["dense"]), "pruned": _score(task["pruned"])}
-        sparsity = sparsity_text(result["pattern"])
-        return say("reached_task", sparsity=sparsity, limit=limit, **scores)
-    if test is None or (result["pattern_asked"] is None and not result["reached"]):
-        return say("none", limit=limit)
-    if result["pattern_asked"] is not None:
-        key = "pattern_yes" if _kept(result) else "pattern_no"
-    else:
-        key = "reached" if _kept(result) else "test_missed"
-    return say(
-        key,
-        sparsity=sparsity_text(result["pattern"]),
-        pattern=result["pattern"],
-        limit=limit,
-        dense=perplexity_text(test["dense"]),
-        pruned=perplexity_text(test["pruned"]),
-        rise=change_text(1 + test["rise"]),
+    """The answer in two sentences, and no better than it is."""
+    key = ("pattern_" if result["pattern_asked"] else "") + (
+        "reached" if result["reached"] else "not_reached"
     )
+    sparsity = sparsity_text(result["pattern"])
+    limit = _limit(result, say)
+    answer = say(key, sparsity=sparsity, pattern=result["pattern"], limit=limit)
+    if task := result["task"]:
+        scores = {"dense": _score(task["dense"]), "pruned": _score(task["pruned"])}
+        cost = say("cost_task", task=task["task"], task_metric=task["metric"], **scores)
+    else:
+        test = result["parts"]["test"]
+        cost = say(
+            "cost",
+            dense=perplexity_text(test["dense"]),
+            pruned=perplexity_text(test["pruned"]),
+            rise=change_text(1 + test["rise"]),
+        )
+    return say("gap").join([answer, cost])
 
 
 def _tiles(result: dict[str, Any], name: str, say: Say) -> list[tuple[str, str, str]]:
@@ -164,31 +154,25 @@ def _tiles(result: dict[str, Any], name: str, say: Say) -> list[tuple[str, str, 
     tiles = [
         (say("tile_sparsity"), sparsity_text(result["pattern"]), say(f"tile_{pattern}_note")),
     ]
-    part = "test" if "test" in result["parts"] else "validation"
-    if found := result["parts"].get(part):
-        low, high = (change_text(1 + bound) for bound in found["rise_interval"])
-        dense = perplexity_text(found["dense"])
-        note = say("tile_perplexity_note", part=say(f"part_{part}"), dense=dense)
-        tiles += [
-            (say("tile_perplexity"), perplexity_text(found["pruned"]), note),
-            (
-                say("tile_rise"),
-                change_text(1 + found["rise"]),
-                say("tile_rise_note", low=low, high=high),
-            ),
-        ]
-        if found["confidence"] is not None:
-            share = percent_text(found["confidence"])
-            tiles.append((say("tile_confidence"), share, say("tile_confidence_note")))
-        divergence, agreement = nats_text(found["divergence"]), _agreement(found["agreement"])
-        tiles += [
-            (say("tile_divergence"), divergence, say("tile_divergence_note")),
-            (say("tile_agreement"), agreement, say("tile_agreement_note")),
-        ]
+    test = result["parts"]["test"]
+    low, high = (change_text(1 + bound) for bound in test["rise_interval"])
+    dense = perplexity_text(test["dense"])
+    note = say("tile_perplexity_note", part=say("part_test"), dense=dense)
+    rise = change_text(1 + test["rise"])
+    tiles += [
+        (say("tile_perplexity"), perplexity_text(test["pruned"]), note),
+        (say("tile_rise"), rise, say("tile_rise_note", low=low, high=high)),
+    ]
+    if test["confidence"] is not None:
+        share = percent_text(test["confidence"])
+        tiles.append((say("tile_confidence"), share, say("tile_confidence_note")))
+    divergence, agreement = nats_text(test["divergence"]), _agreement(test["agreement"])
     spent = say("seconds", value=f"{result['seconds']:,.0f}")
     tried = say("tile_time_note", evaluations=result["evaluations"])
     return [
         *tiles,
+        (say("tile_divergence"), divergence, say("tile_divergence_note")),
+        (say("tile_agreement"), agreement, say("tile_agreement_note")),
         (say("tile_model"), result["model"], say("tile_model_note", metric=name)),
         (say("tile_time"), spent, tried),
     ]
@@ -229,21 +213,21 @@ def _agreement(share: float) -> str:
     return percent_text(round(share, 3))
 
 
-def _score(score: float) -> str:
-    return f"{score:.4f}"
+def _score(score: float, error: float | None = None) -> str:
+    return f"{score:.4f}" if error is None else f"{score:.4f} ± {error:.4f}"
 
 
 def _decision(result: dict[str, Any], say: Say) -> str:
     decision = result["decision"]
-    if decision is None or not result["reached"]:
+    if decision is None:
         return ""
-    if decision["held"] and not decision["stepped_back"]:
+    if decision["held"]:
         return say("decision_held")
     tried = say("separator").join(
         say("tried_one", sparsity=percent_text(at), perplexity=perplexity_text(value))
         for at, value in decision["tried"]
     )
-    return say("decision_back" if _kept(result) else "decision_missed", tried=tried)
+    return say("decision_back" if decision["stepped_back"] else "decision_missed", tried=tried)
 
 
 def _rise_words(result: dict[str, Any], say: Say) -> str:
