@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
 
 from prunerzero.cli.app import app, out
-from prunerzero.cli.options import JsonOption, one_sentence, with_setup
+from prunerzero.cli.options import JsonOption, PushOption, one_sentence, with_setup
 from prunerzero.files import to_json
 from prunerzero.tasks.workspace import Setup
 
@@ -54,6 +54,10 @@ def tune(
     seconds: Annotated[float | None, typer.Option(help="Seconds of evolution at most.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another evolution.")] = 0,
     samples: Annotated[int, typer.Option(help="Continuations to show, dense against pruned.")] = 4,
+    language: Annotated[
+        Literal["en", "ja"], typer.Option(help="Language of the report: English or Japanese.")
+    ] = "en",
+    push_to_hub: PushOption = None,
     json: JsonOption = False,
 ) -> None:
     """Find out how much of a model can be pruned within a loss that you accept.
@@ -84,6 +88,8 @@ def tune(
             seconds=seconds,
             seed=seed,
             samples=samples,
+            language=language,
+            push_to_hub=push_to_hub,
             observer=observer,
         )
     if json:
@@ -93,4 +99,6 @@ def tune(
     console.print(escape(result.answer), soft_wrap=True)
     if result.reached:
         console.print(f"Pruned model: {output_dir / 'model'}")
-    console.print(f"All figures: {output_dir / 'tune.json'}")
+    console.print(f"Report: {output_dir / 'report.html'}   All figures: {output_dir / 'tune.json'}")
+    if push_to_hub and result.reached:
+        console.print(f"Pushed to {push_to_hub}")

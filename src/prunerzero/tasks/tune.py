@@ -15,8 +15,11 @@ from prunerzero.language.models import fingerprint
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.explain import in_words
 from prunerzero.pruning.blocks import check_widths
+from prunerzero.report import write_tune_report
+from prunerzero.report.tune_page import Language
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.prune import prune_in
+from prunerzero.tasks.publish import check_repository, push_folder
 from prunerzero.tasks.tune_result import ChosenMetric, TuneResult, read_result
 from prunerzero.tasks.tuning import figures
 from prunerzero.tasks.tuning.bench import IDENTITY, RUN, Bench, Ledger, check_folder, identity_of
@@ -28,6 +31,8 @@ from prunerzero.tasks.workspace import Setup, Workspace
 
 RESULT = "tune.json"
 """What the folder of a finished tuning holds, beside ``model/``, ``run/`` and ``texts/``."""
+
+REPORT = "report.html"
 
 MODEL = "model"
 TEXTS = "texts"
@@ -49,12 +54,15 @@ def tune(
     seconds: float | None = None,
     seed: int = 0,
     samples: int = DEFAULT_SAMPLES,
+    language: Language = "en",
+    push_to_hub: str | None = None,
     observer: Observer | None = None,
 ) -> TuneResult:
     """Find the highest sparsity that keeps a limit, with a metric chosen or evolved for it.
 
-    The folder gets ``tune.json``, what was measured under ``run/``, and, where the limit can be
-    kept, the pruned model under ``model/``. The same call again goes on after an interruption.
+    The folder gets ``tune.json``, ``report.html``, what was measured under ``run/``, and, where the
+    limit can be kept, the pruned model under ``model/``. The same call again goes on after an
+    interruption; of an answer that is there it writes the report, and pushes the model, again.
 
     Args:
         setup: model and texts, or the model alone where it brings its text. With a validation file
@@ -69,6 +77,9 @@ def tune(
         evaluations, seconds: budget of the evolution; 0 evaluations for known metrics only.
         seed: of the evolution.
         samples: how many continuations to show side by side.
+        language: of the report, ``"en"`` or ``"ja"``.
+        push_to_hub: ``ORG/NAME`` of a new or empty repository for the pruned model, private where
+            it is made; nothing is pushed where the limit cannot be kept.
         observer: told of progress.
 
     Raises:
@@ -82,12 +93,14 @@ def tune(
         raise InputError("--evaluations and --seconds must be at least 0.")
     folder = Path(output_dir)
     check_folder(folder)
+    if push_to_hub is not None:
+        check_repository(push_to_hub)
     work, split = _open(setup, folder, wanted, observer)
     budget = {"evaluations": evaluations, "seconds": seconds, "seed": seed}
     asked = {"pattern": pattern, "samples": samples, **budget}
     ledger = Ledger(folder / RUN, identity_of(work, limit=asdict(wish), **asked))
     if (folder / RESULT).is_file():
-        return read_result(folder / RESULT)
+        return _delivered(read_result(folder / RESULT), folder, language, push_to_hub, work)
     bench = Bench(work, ledger)
     limit = limit_on(bench, wish)
     search = None
@@ -98,6 +111,8 @@ def tune(
     course = Course(bench, limit)
     found = course.run(wanted, search, folder / RUN)
     metric, sparsity = found.metric, found.sparsity
+    if wanted is None:
+        course.outline(metric, sparsity)
     parts = {
         "validation": figures.part_figures(bench, metric, sparsity, "validation", limit),
         "test": figures.part_figures(bench, metric, sparsity, "test", limit),
@@ -108,7 +123,7 @@ def tune(
     settings = {**work.describe(), **budget}
     if found.reached:
         shutil.rmtree(folder / MODEL, ignore_errors=True)  # of a run that ended just after it
-        prune_in(work, metric, sparsity, folder / MODEL, ["test"])
+        prune_in(work, metric, sparsity, folder / MODEL, ["test"], push_to_hub)
     result = TuneResult(
         answer="",
         reached=found.reached,
@@ -141,6 +156,20 @@ def tune(
     )
     result = replace(result, answer=answer(result))
     write_json(folder / RESULT, asdict(result))
+    return _delivered(result, folder, language, push_to_hub, work)
+
+
+def _delivered(
+    result: TuneResult,
+    folder: Path,
+    language: Language,
+    repository: str | None,
+    work: Workspace,
+) -> TuneResult:
+    """Written as a report, and pushed where that is wanted and there is a model."""
+    write_tune_report(asdict(result), folder / REPORT, language)
+    if repository is not None and result.reached:
+        push_folder(folder / MODEL, repository, work.observer)
     return result
 
 

@@ -66,7 +66,7 @@ class CurvePoint:
         windows: how many were read; all of the part, except where metrics were only told apart.
         score: of the task; None without one.
         step: why it was measured: ``choice`` of a metric, ``bracket`` of the sparsity with a known
-            metric, ``evolved`` for the bracket with the evolved one.
+            metric, ``evolved`` for the bracket with the evolved one, ``outline`` for the curve.
     """
 
     sparsity: float
@@ -78,7 +78,7 @@ class CurvePoint:
     within: bool | None
     windows: int
     score: float | None
-    step: Literal["choice", "bracket", "evolved"]
+    step: Literal["choice", "bracket", "evolved", "outline"]
 
 
 @dataclass(frozen=True)

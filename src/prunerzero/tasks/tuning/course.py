@@ -17,7 +17,7 @@ from prunerzero.tasks.tuning.bench import Bench
 from prunerzero.tasks.tuning.limit import allowed_on
 from prunerzero.tasks.tuning.sparsity_search import STEPS, highest_within
 
-Step = Literal["choice", "bracket", "evolved"]
+Step = Literal["choice", "bracket", "evolved", "outline"]
 
 EVOLVED = "evolved"
 """The name of a metric that was evolved here."""
@@ -31,6 +31,9 @@ FINALISTS = 3
 _EXPONENTS_X, _EXPONENTS_G = (0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5, 1.0)
 _FIRST = 60
 """The step tried first: 30 %."""
+
+_ABOVE = 0.2
+"""So far above the sparsity found the curve is drawn."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,12 @@ class Course:
         decision = TestDecision(held, False, ((pattern.fraction, perplexity),))
         return Found(metric, pattern, reached and held, decision)
 
+    def outline(self, metric: Metric, found: Sparsity) -> None:
+        """Measure the curve around what was found: what less or more would cost."""
+        for tenth in range(1, 10):
+            if tenth / 10 < found.fraction + _ABOVE:
+                self.measure(metric, Sparsity(ratio=tenth / 10), "outline")
+
     # The validation part
 
     def measure(
@@ -130,8 +139,8 @@ class Course:
         rise = exp(pruned.loss - dense.loss) - 1
         within: bool | None = rise <= self.allowed
         score: float | None = None
-        if self.limit.min_score is not None:  # too dear to answer where metrics are told apart
-            if step != "choice":
+        if self.limit.min_score is not None:  # too dear to answer for what decides nothing
+            if step in ("bracket", "evolved"):
                 score = self.bench.score(metric, sparsity, self.limit).value
             within = None if score is None else score >= self.limit.min_score
         point = CurvePoint(
