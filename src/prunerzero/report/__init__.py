@@ -7,22 +7,14 @@ from a finished run without the model, without torch and without the rest of thi
 from .model_card import model_card
 from .page import write_report
 from .run_page import write_run_report
-__all__ = [
-    "model_card",
-    "perplexity_table",
-    "write_report",
-    "write_run_report",
-    "write_tune_report",
-]
+from .tables import perplexity_table, texts_table
+from .tune_page import write_tune_report
 
 __all__ = [
     "model_card",
     "perplexity_table",
-__all__ = [
-    "model_card",
-    "perplexity_table",
+    "texts_table",
     "write_report",
     "write_run_report",
     "write_tune_report",
-]
 ]
