@@ -129,7 +129,7 @@ def _key_figures(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [
         ("Evaluations", _plain(summary.get("evaluations")), "metrics tried on the model"),
         ("Duplicates skipped", _plain(skipped), "known by text or by ranking"),
-        ("Time", f"{_plain(seconds)} s" if seconds is not None else MISSING, pace),
+        ("Time", f"{seconds:.0f} s" if seconds is not None else MISSING, pace),
         ("Seed", _plain(summary.get("seed")), "the same seed repeats the search"),
         ("Model", _plain(summary.get("model")), _plain(summary.get("machine", ""))),
         ("Text", _plain(summary.get("text")), "search: validation part; answer: test part"),
