@@ -8,7 +8,7 @@ from transformers import GptOssConfig, GptOssForCausalLM, MixtralConfig, Mixtral
 from prunerzero.errors import ModelError
 from prunerzero.metrics import CATALOG, Expression, Sparsity, prune_mask
 from prunerzero.pruning.blocks import prunable_layers
-from prunerzero.pruning.experts import fused_experts
+from prunerzero.pruning.experts import Fused, fused_experts
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import collect_statistics
 
@@ -96,7 +96,7 @@ def experts(**shapes: tuple[int, ...]) -> nn.Module:
     ],
 )
 def test_which_dimension_is_the_input_follows_from_the_shapes(block, width, transposed):
-    assert set(fused_experts(block, width).values()) == {transposed}
+    assert set(fused_experts(block, {}, width).values()) == {Fused(4, transposed)}
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,27 @@ def test_which_dimension_is_the_input_follows_from_the_shapes(block, width, tran
     [experts(mixing=(4, 24, 16)), experts(a=(4, 24, 16), b=(4, 7, 9)), experts(scale=(1, 1, 16))],
 )
 def test_other_tensors_of_three_dimensions_are_left_alone(block):
-    assert fused_experts(block, 16) == {}
+    assert fused_experts(block, {}, 16) == {}
+
+
+def test_experts_below_each_other_are_counted_by_their_router():
+    block = experts(gate=(96, 16), up=(96, 16), down=(96, 16))
+    up, down = Fused(4, False), Fused(4, True)
+    names = {
+        ("experts", key): form
+        for key, form in zip(("gate", "up", "down"), (up, up, down), strict=True)
+    }
+    assert fused_experts(block, {"router": 4}, 16) == names
+    assert fused_experts(block, {"router": 4}, 24) == {}
+    assert fused_experts(block, {"router": 4, "shared": 16}, 16) == {}
+    assert fused_experts(block, {"router": 7}, 16) == {}
 
 
 def test_a_square_expert_is_told_by_its_class_or_else_left_alone():
     block = experts(up=(4, 16, 16), down=(4, 16, 16))
-    assert fused_experts(block, 16) == {}
+    assert fused_experts(block, {}, 16) == {}
     block.experts.is_transposed = True
-    assert set(fused_experts(block, 16).values()) == {True}
+    assert set(fused_experts(block, {}, 16).values()) == {Fused(4, True)}
 
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])

@@ -112,7 +112,7 @@ class _ExpertProducts(TorchDispatchMode):
         """Count the product of two ``factors`` if one of them holds weights of these experts."""
         matrix = next(iter(experts.values()))
         for position, factor in enumerate(factors):
-            held = self._held(matrix.stored, factor)
+            held = self._held(matrix, factor)
             if held is None:
                 continue
             # the dimension that is summed over has the stride of the matrix's inputs
@@ -128,18 +128,19 @@ class _ExpertProducts(TorchDispatchMode):
                 if expert in experts:
                     self._squares[experts[expert].name] += _squares(rows)
 
-    def _held(self, stored: Tensor, factor: Tensor) -> Tensor | None:
+    def _held(self, matrix: Matrix, factor: Tensor) -> Tensor | None:
         """Whose weights a factor holds: the expert of each of its matrices, or None.
 
         It is a view of the parameter, or was copied from it for each token. It may be some rows of
         each matrix, such as the gate alone; only those with the first row are counted.
         """
+        stored = matrix.stored
         for copy, source, chosen in self._copies:
             if factor.data_ptr() == copy.data_ptr() and source.data_ptr() == stored.data_ptr():
                 return chosen
         distance = factor.data_ptr() - stored.data_ptr()
-        start, rest = divmod(distance, stored.stride(0) * stored.itemsize)
-        if rest or not 0 <= start < stored.shape[0]:
+        start, rest = divmod(distance, stored.nbytes // matrix.experts)
+        if rest or not 0 <= start < matrix.experts:
             return None
         return torch.arange(start, start + (factor.shape[0] if factor.dim() == 3 else 1))
 

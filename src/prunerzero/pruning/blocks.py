@@ -24,7 +24,8 @@ class Matrix:
         module: the module that owns the parameter.
         parameter: the parameter's name in that module.
         transposed: whether it is stored [in, out], as in GPT-2, instead of [out, in].
-        expert: which slice of a parameter [experts, …] it is; None where it is a whole parameter.
+        expert: which of several that one parameter holds; None where it is a whole parameter.
+        experts: how many the parameter holds, along its first dimension.
         sharing: further modules that own the same parameter.
     """
 
@@ -33,6 +34,7 @@ class Matrix:
     parameter: str = "weight"
     transposed: bool = False
     expert: int | None = None
+    experts: int = 1
     sharing: tuple[nn.Module, ...] = ()
 
     @property
@@ -48,7 +50,9 @@ class Matrix:
 
     def oriented(self, stored: Tensor) -> Tensor:
         """This matrix's part [out, in] of a tensor that is laid out like the parameter."""
-        part = stored if self.expert is None else stored[self.expert]
+        part = stored
+        if self.expert is not None:
+            part = stored.view(self.experts, -1, stored.shape[-1])[self.expert]
         return part.t() if self.transposed else part
 
 
@@ -131,14 +135,17 @@ def prunable_layers(
     embedding = _token_embedding(model)
     width = model.get_parameter(f"{embedding}.weight").shape[1] if embedding else None
     found: dict[str, Matrix] = {}
+    example = ""
     for index, block in blocks.named_children():
         for matrix in _matrices(f"{prefix}.{index}", block, width, owners):
+            example = matrix.name
             key = id(matrix.stored), matrix.expert
             if key not in taken and _wanted(matrix.name, ignore, target):
                 taken.add(key)
                 found[matrix.name] = matrix
     if not found:
-        raise ModelError("no linear layer of the model is left to prune.")
+        like = f"; its layers have names such as {example!r}" if example else ""
+        raise ModelError(f"no linear layer of the model is left to prune{like}.")
     return found
 
 
@@ -158,18 +165,19 @@ def _matrices(
         for name, transposed in forms.items()
         if transposed is not None
     }
-    fused = fused_experts(block, width)
+    fused = fused_experts(block, linears, width)
     left_alone = routers(block, linears, fused)
     for name, module in block.named_modules():
         full = f"{prefix}.{name}" if name else prefix
         if name in linears and name not in left_alone:
             sharing = tuple(o for o in owners[id(module.weight)] if o is not module)
             yield Matrix(full, module, transposed=bool(forms[name]), sharing=sharing)
-        for key, stored in module.named_parameters(recurse=False):
+        for key, _ in module.named_parameters(recurse=False):
             if (name, key) in fused:
-                for expert in range(stored.shape[0]):
+                form = fused[name, key]
+                for expert in range(form.count):
                     named = f"{full}.{expert}.{key}"
-                    yield Matrix(named, module, key, fused[name, key], expert)
+                    yield Matrix(named, module, key, form.transposed, expert, form.count)
 
 
 def check_widths(layers: Mapping[str, Any], sparsity: Sparsity) -> None:

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from torch import Size, nn
 
 
-def fused_experts(block: nn.Module, width: int | None) -> dict[tuple[str, str], bool]:
-    """The 3-D parameters that hold one matrix for each expert.
+@dataclass(frozen=True)
+class Fused:
+    """How a parameter holds one matrix for each expert.
 
-    A mixture of experts keeps them in pairs: one or more that read the block's features and write
-    the hidden ones (``2 × hidden`` where gate and up are one), then one that goes back. Which of
-    its two last dimensions is the input follows from how the shapes of the pair fit together and
-    from the block's width. A 3-D parameter that belongs to no such pair is none of ours.
+    Attributes:
+        count: experts, along the first dimension: [experts, …, …], or [experts · …, …].
+        transposed: whether a matrix is stored [in, out], not [out, in].
+    """
+
+    count: int
+    transposed: bool
+
+
+FusedExperts = dict[tuple[str, str], Fused]
+"""By the name of the owning module within the block, and the name of the parameter."""
+
+
+def fused_experts(block: nn.Module, linears: dict[str, int], width: int | None) -> FusedExperts:
+    """The parameters of a block that hold one matrix for each expert.
 
     Args:
         block: one block.
+        linears: outputs of each linear map in it, by name.
         width: of the features that go from block to block.
+    """
+    return _pairs(block, width) | _stacks(block, linears, width)
 
-    Returns:
-        (name of the owning module within the block, name of the parameter) → whether it is stored
-        transposed, [experts, in, out].
+
+def _pairs(block: nn.Module, width: int | None) -> FusedExperts:
+    """3-D parameters, [experts, …, …].
+
+    They come in pairs: one or more that read the block's features and write the hidden ones
+    (``2 × hidden`` where gate and up are one), then one that goes back. Which of the two last
+    dimensions is the input follows from how the shapes of the pair fit together and from the
+    block's width. A 3-D parameter that belongs to no such pair is none of ours.
     """
     groups: dict[str, list[tuple[str, str, Size]]] = {}
     for name, module in block.named_modules():
@@ -42,15 +63,15 @@ def fused_experts(block: nn.Module, width: int | None) -> dict[tuple[str, str], 
         for module, *_ in group
         if forms[home] is not None
     }
-    found = {}
+    found: FusedExperts = {}
     for home, group in groups.items():
-        for module, key, _ in group:
+        for module, key, shape in group:
             owner = block.get_submodule(module)
             form = forms[home]
             if form is None:
                 form = known.get(type(owner), getattr(owner, "is_transposed", None))
             if form is not None:
-                found[module, key] = bool(form)
+                found[module, key] = Fused(shape[0], bool(form))
     return found
 
 
@@ -75,12 +96,33 @@ def _transposed(shapes: list[Size], width: int | None) -> bool | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
-def routers(
-    block: nn.Module, linears: dict[str, int], fused: Iterable[tuple[str, str]]
-) -> set[str]:
+def _stacks(block: nn.Module, linears: dict[str, int], width: int | None) -> FusedExperts:
+    """2-D parameters of one shape with the experts' rows below each other, as in DBRX.
+
+    Rows are hidden features, columns the block's: all but the last read the block's features. How
+    many experts there are is told by the router, the only linear map that stands next to them.
+    """
+    found: FusedExperts = {}
+    for name, module in block.named_modules():
+        owned = {
+            key: parameter.shape
+            for key, parameter in module.named_parameters(recurse=False)
+            if parameter.dim() == 2 and parameter.shape[1] == width
+        }
+        if name in linears or len(owned) < 2 or len(set(owned.values())) > 1:
+            continue
+        _, near = _nearest(name, linears)
+        rows, count = next(iter(owned.values()))[0], linears[near[0]] if len(near) == 1 else 1
+        if count > 1 and rows > count and rows % count == 0:
+            last = list(owned)[-1]
+            found.update({(name, key): Fused(count, transposed=key == last) for key in owned})
+    return found
+
+
+def routers(block: nn.Module, linears: dict[str, int], fused: FusedExperts) -> set[str]:
     """Those of a block's linear maps that route tokens to experts.
 
-    Experts are fused tensors or a list of equal modules. Of what stands beside them, a part whose
+    Experts are fused tensors or a list of modules. Of what stands nearest to them, a part whose
     linear maps all have as many outputs as there are experts, or one, is a router or a gate.
 
     Args:
@@ -88,24 +130,37 @@ def routers(
         linears: outputs of each linear map in it, by name.
         fused: what ``fused_experts`` found in it.
     """
+    counts: dict[str, set[int]] = {}
+    for (name, _), form in fused.items():
+        counts.setdefault(name, set()).add(form.count)
+    for name, module in block.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) > 1:
+            counts.setdefault(name, set()).add(len(module))
     found: set[str] = set()
-    for path, count in _expert_counts(block, fused):
-        scope, _, own = path.rpartition(".")
+    for path, of_experts in counts.items():
+        depth, near = _nearest(path, linears)
         parts: dict[str, list[str]] = {}
-        prefix = f"{scope}." if scope else ""
-        for name in linears:
-            part = name.removeprefix(prefix).split(".")[0]
-            if name.startswith(prefix) and part != own:
-                parts.setdefault(part, []).append(name)
+        for name in near:
+            parts.setdefault(name.split(".")[depth], []).append(name)
         for part, names in parts.items():
-            if "router" in part or all(linears[name] in (1, count) for name in names):
+            if "router" in part or all(linears[name] in {1, *of_experts} for name in names):
                 found.update(names)
     return found
 
 
-def _expert_counts(block: nn.Module, fused: Iterable[tuple[str, str]]) -> Iterator[tuple[str, int]]:
-    for module, key in fused:
-        yield module, block.get_submodule(module).get_parameter(key).shape[0]
-    for name, module in block.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) > 1:
-            yield name, len(module)
+def _nearest(path: str, names: Iterable[str]) -> tuple[int, list[str]]:
+    """The names that share most of the way with ``path`` and lie outside; and how much they share.
+
+    >>> _nearest("mlp.experts.up", ["mlp.experts.up.0", "mlp.router", "mlp.shared", "attention"])
+    (1, ['mlp.router', 'mlp.shared'])
+    """
+    way = path.split(".")
+    for depth in reversed(range(len(way))):
+        outside = [
+            name
+            for name in names
+            if (parts := name.split("."))[:depth] == way[:depth] and parts[: len(way)] != way
+        ]
+        if outside:
+            return depth, outside
+    return 0, []
