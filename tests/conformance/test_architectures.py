@@ -138,6 +138,7 @@ def test_each_matrix_is_pruned_exactly_and_nothing_else_changes(case: Case) -> N
     assert pruned.dtype == dense.dtype == case.dtype
     before, after = prunable_layers(dense), prunable_layers(pruned)
     assert list(before) == [layer.name for layer in case.result.layers]
+    assert pruned.config.architectures == dense.config.architectures == [type(model).__name__]
     for name, layer in after.items():
         width = layer.weight.shape[1]
         zeros = (layer.weight == 0).sum(1)

@@ -101,6 +101,18 @@ def test_sparsity_is_told_overall_and_layer_by_layer(recipe, figures):
     assert collapsed.count("| `model.layers.") == 6
 
 
+def test_layers_that_no_token_reached_are_told(recipe, figures):
+    assert "reached" not in model_card(recipe, figures)
+    figures["layers"][2]["unreached"] = True
+    assert "reached 1 of the 6 layers" in model_card(recipe, figures)
+
+
+def test_the_class_to_load_with_is_the_models(recipe, figures):
+    assert "AutoModelForCausalLM.from_pretrained(" in model_card(recipe, figures)
+    card = model_card(recipe, figures | {"auto_class": "AutoModelForImageTextToText"})
+    assert "import AutoModelForImageTextToText, AutoTokenizer" in card
+
+
 def test_neither_size_nor_speed_is_promised(recipe, figures):
     for sparsity in ("0.5", "2:4"):
         card = model_card({**recipe, "sparsity": sparsity}, figures)

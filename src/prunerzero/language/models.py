@@ -18,6 +18,9 @@ from prunerzero.errors import ModelError
 from prunerzero.language.checkpoint_files import check_folder, companion_files
 from prunerzero.language.hub import ask_hub
 
+_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""What configs call the longest window; a model without a limit has none of these."""
+
 BUNDLED = "bundled"
 """The model that ships inside the package; see ``bundled/model/README.md``."""
 
@@ -52,7 +55,8 @@ class LanguageModel:
     def context_length(self) -> int:
         """The longest window the model can read, in tokens."""
         config = self.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", None) or 2048)
+        limits = (getattr(config, word, None) for word in _LIMITS)
+        return int(next((limit for limit in limits if limit), 2048))
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint like the one that was read; the model is in its dtype afterwards."""

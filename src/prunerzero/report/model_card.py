@@ -29,9 +29,9 @@ _CITATION = """\
 _COMMAND = "prunerzero prune --recipe recipe.yaml --output-dir again"
 
 _LOADING = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {1}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained({0})
+model = {1}.from_pretrained({0})
 tokenizer = AutoTokenizer.from_pretrained({0})"""
 
 
@@ -50,7 +50,8 @@ def model_card(
     """
     model = str(recipe.get("model", MISSING))
     sparsity = sparsity_text(recipe.get("sparsity", figures.get("sparsity", MISSING)))
-    loading = _LOADING.format(json.dumps(repository or "path/to/this/folder"))
+    place = json.dumps(repository or "path/to/this/folder")
+    loading = _LOADING.format(place, figures.get("auto_class", "AutoModelForCausalLM"))
     sections = [
         _front_matter(model, inherited or {}),
         f"# {_inline(Path(model).name or model)}, pruned to {_inline(sparsity)}",
@@ -133,6 +134,11 @@ def _sparsity(figures: dict[str, Any]) -> str:
     layers = figures.get("layers") or []
     if not layers:
         return text
+    if unreached := sum(bool(layer.get("unreached")) for layer in layers):
+        text += (
+            f" No token of the calibration text reached {unreached} of the {len(layers)} layers"
+            " (experts that nothing was routed to): these were pruned by magnitude."
+        )
     lines = [
         f"| {_code(layer['name'])} | {' × '.join(str(side) for side in layer['shape'])}"
         f" | {percent_text(layer.get('sparsity'))} |"

@@ -14,6 +14,7 @@ from prunerzero.files import check_new, new_folder, write_json, write_text
 from prunerzero.language.cards import inherited_fields
 from prunerzero.language.corpora import Part
 from prunerzero.language.divergence import Divergence
+from prunerzero.language.models import auto_class
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.partial import PartialCheckpoint, is_begun
@@ -73,9 +74,9 @@ def prune(
 ) -> Pruned:
     """Prune a model with a metric and save it.
 
-    The folder loads with ``AutoModelForCausalLM.from_pretrained``: ordinary weights with zeros in
-    the checkpoint's dtype, tokenizer, model card, ``recipe.yaml``, ``metric.json``,
-    ``figures.json``.
+    The folder loads with ``AutoModelForCausalLM.from_pretrained`` (a vision-language model with
+    ``AutoModelForImageTextToText``): ordinary weights with zeros in the checkpoint's dtype,
+    tokenizer and processor, model card, ``recipe.yaml``, ``metric.json``, ``figures.json``.
 
     Args:
         setup: model and texts. Perplexity before and after is measured on the test text, else on
@@ -242,6 +243,7 @@ def _write_results(
         **result.settings,
     }
     figures = asdict(result) | {
+        "auto_class": auto_class(work.language_model.model.config).__name__,
         "window_length": work.window_length,
         "windows": result.settings["windows"],
     }
