@@ -10,7 +10,7 @@ from prunerzero.metrics import CATALOG, Expression, Sparsity, prune_mask
 from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.experts import Fused, fused_experts
 from prunerzero.pruning.pruner import prune_model
-from prunerzero.pruning.statistics import collect_statistics
+from prunerzero.pruning.statistics import collect_statistics, probes_of
 
 HALF = Sparsity.parse("0.5")
 TINY = {
@@ -176,6 +176,15 @@ def test_an_expert_that_no_token_reached_is_pruned_by_magnitude_and_told(metric)
     for name in unreached:
         by_magnitude = prune_mask(dense[name].abs(), HALF)
         assert torch.equal(layers[name].weight == 0, by_magnitude)
+
+
+def test_what_ranks_metrics_are_experts_that_tokens_reached(model):
+    for block in model.model.layers:
+        block.mlp.gate.weight.zero_()  # all tokens go to the same two
+    layers = prunable_layers(model)
+    statistics = collect_statistics(model, layers, WINDOWS)
+    assert any(not known.X.any() for known in statistics.values())
+    assert all(probe.X.any() for probe in probes_of(layers, statistics, len(layers)))
 
 
 def test_by_magnitude_alone_nobody_asks_what_was_reached(model):

@@ -193,8 +193,8 @@ def _load(path: Path, device: torch.device) -> Statistics | None:
 
 
 def probes_of(layers: Mapping[str, Matrix], statistics: Statistics, count: int = 4) -> list[Probe]:
-    """Samples of a few layers, evenly spaced through the model; needs G."""
-    names = list(layers)
+    """Samples of a few layers that tokens reached, evenly spaced through the model; needs G."""
+    names = [name for name in layers if (X := statistics[name].X) is not None and X.any()]
     chosen = [names[i * (len(names) - 1) // max(1, count - 1)] for i in range(count)]
     probes = []
     for name in dict.fromkeys(chosen):
