@@ -4,7 +4,8 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_model import save_tiny_model
+from tiny_model import save_tiny_model, tiny_tokenizer
+from transformers import RwkvConfig, RwkvForCausalLM
 
 from prunerzero.errors import ModelError
 from prunerzero.language.models import fingerprint, load_model
@@ -154,6 +155,18 @@ def test_what_is_saved_again_is_what_was_read(tmp_path, dtype):
     for name, tensor in first.items():
         assert tensor.dtype == second[name].dtype == dtype
         assert torch.equal(tensor, second[name])
+
+
+def test_weights_that_transformers_widens_are_saved_as_narrow_as_they_were(tmp_path):
+    config = RwkvConfig(
+        vocab_size=34, hidden_size=16, num_hidden_layers=2, bos_token_id=0, eos_token_id=0
+    )
+    RwkvForCausalLM(config).half().save_pretrained(tmp_path / "first")
+    tiny_tokenizer().save_pretrained(tmp_path / "first")
+    loaded = load_model(str(tmp_path / "first"), device="cpu")
+    loaded.save(tmp_path / "second")
+    saved = load_file(tmp_path / "second" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float16}
 
 
 def test_files_of_a_processor_go_along(folder, tmp_path):

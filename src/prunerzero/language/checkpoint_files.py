@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from prunerzero.errors import ModelError
@@ -66,17 +67,41 @@ def _read_object(path: Path) -> dict[str, object] | None:
 
 def companion_files(name: str, revision: str | None) -> tuple[Path, ...]:
     """Those of ``COMPANIONS`` that the model's folder or hub repository holds."""
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        if folder.is_file() or "/" not in name:
-            return ()
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        try:
-            folder = Path(
-                snapshot_download(name, revision=revision, allow_patterns=list(COMPANIONS))
-            )
-        except LocalEntryNotFoundError:  # out of reach, and nothing of them is in the cache
-            return ()
+    folder = _folder(name, revision)
+    if folder is None:
+        return ()
     return tuple(folder / file for file in COMPANIONS if (folder / file).is_file())
+
+
+def common_dtype(name: str, revision: str | None) -> torch.dtype | None:
+    """The dtype that all floating-point weights of a folder or repository have in their files.
+
+    None where they have several, or no safetensors files. A loaded model may tell another: some
+    modules are kept in float32 whatever the file holds.
+    """
+    found: set[str] = set()
+    folder = _folder(name, revision)
+    for path in folder.glob("*.safetensors") if folder is not None else ():
+        with safe_open(path, framework="pt") as file:
+            found |= {file.get_slice(key).get_dtype() for key in file.keys()}
+    floating = found & {"F64", *_DTYPES}
+    return _DTYPES.get(floating.pop()) if len(floating) == 1 else None
+
+
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def _folder(name: str, revision: str | None) -> Path | None:
+    """Where the files are: the folder itself, or what the hub's cache has of the repository."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file() or "/" not in name:
+        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(COMPANIONS)))
+    except LocalEntryNotFoundError:  # out of reach, and nothing of it is in the cache
+        return None

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ import torch
 from safetensors import SafetensorError
 
 from prunerzero.errors import ModelError
-from prunerzero.language.checkpoint_files import check_folder, companion_files
+from prunerzero.language.checkpoint_files import check_folder, common_dtype, companion_files
 from prunerzero.language.hub import ask_hub
+from prunerzero.language.kinds import auto_class, check_config, check_inputs
 
 _LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """What configs call the longest window; a model without a limit has none of these."""
@@ -113,6 +113,8 @@ def load_model(
         model.float()
     else:
         dtypes = {key: stored if found == wanted else found for key, found in dtypes.items()}
+    if (common := common_dtype(name, revision)) is not None:
+        dtypes |= dict.fromkeys(dtypes.keys() & model.state_dict().keys(), common)
     model.to(where)
     return LanguageModel(name, model, tokenizer, stored, dtypes, companion_files(name, revision))
 
@@ -144,7 +146,7 @@ def read_model(
     try:
         options["trust_remote_code"] = trust_remote_code
         config = AutoConfig.from_pretrained(source, **options)
-        _check_config(name, config, from_gguf="gguf_file" in options)
+        check_config(name, config, from_gguf="gguf_file" in options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         stored = config.get_text_config().dtype or config.dtype or torch.float32
         model, loading = auto_class(config).from_pretrained(
@@ -169,51 +171,9 @@ def read_model(
             f"the weights of {name!r} lack {missing[0]!r}"
             + (f" and {len(missing) - 1} more tensors." if len(missing) > 1 else ".")
         )
-    _check_inputs(name, model)
+    check_inputs(name, model)
     _forget_quantisation(model)
     return tokenizer, model.eval().requires_grad_(False), stored
-
-
-def _check_config(name: str, config: Any, from_gguf: bool) -> None:
-    if config.is_encoder_decoder:
-        raise ModelError(
-            f"{name!r} is an encoder-decoder ({config.model_type}); only decoders that predict "
-            "the next token can be pruned."
-        )
-    quantised = getattr(config, "quantization_config", None)
-    if quantised and not from_gguf:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
-        raise ModelError(
-            f"the weights of {name!r} are quantised ({method or 'in some way'}); pass the "
-            "checkpoint that they were made from, or a .gguf file."
-        )
-
-
-def _check_inputs(name: str, model: Any) -> None:
-    for parameter in signature(model.forward).parameters.values():
-        required = parameter.default is parameter.empty and "VAR" not in parameter.kind.name
-        if required and parameter.name != "input_ids":
-            raise ModelError(
-                f"{name!r} cannot be run on text alone: it also needs {parameter.name}."
-            )
-
-
-def auto_class(config: Any) -> Any:
-    """The class family whose model of this config predicts text, with all of its towers.
-
-    A config with a text config inside describes a model that also reads something else; as a
-    causal language model, transformers would load no more than its text tower.
-    """
-    import transformers
-
-    families = ["AutoModelForCausalLM"]
-    if config.get_text_config() is not config:
-        families = ["AutoModelForImageTextToText", "AutoModelForMultimodalLM", *families]
-    for family in families:
-        found = getattr(transformers, family, None)
-        if found is not None and type(config) in found._model_mapping:
-            return found
-    return transformers.AutoModelForCausalLM
 
 
 def fingerprint(model: torch.nn.Module) -> str:

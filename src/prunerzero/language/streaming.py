@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from prunerzero.language.checkpoint_files import companion_files
-from prunerzero.language.models import LanguageModel, auto_class, read_model
+from prunerzero.language.kinds import auto_class
+from prunerzero.language.models import LanguageModel, read_model
 
 
 @dataclass(frozen=True)

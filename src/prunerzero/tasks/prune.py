@@ -14,7 +14,7 @@ from prunerzero.files import check_new, new_folder, write_json, write_text
 from prunerzero.language.cards import inherited_fields
 from prunerzero.language.corpora import Part
 from prunerzero.language.divergence import Divergence
-from prunerzero.language.models import auto_class
+from prunerzero.language.kinds import auto_class
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.partial import PartialCheckpoint, is_begun

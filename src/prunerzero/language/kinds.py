@@ -1,0 +1,52 @@
+"""Kinds of models: which can be pruned, and the class of transformers that loads each."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+from prunerzero.errors import ModelError
+
+
+def check_config(name: str, config: Any, from_gguf: bool) -> None:
+    """Raise ModelError for a kind of model that cannot be pruned."""
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{name!r} is an encoder-decoder ({config.model_type}); only decoders that predict "
+            "the next token can be pruned."
+        )
+    quantised = getattr(config, "quantization_config", None)
+    if quantised and not from_gguf:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+        raise ModelError(
+            f"the weights of {name!r} are quantised ({method or 'in some way'}); pass the "
+            "checkpoint that they were made from, or a .gguf file."
+        )
+
+
+def check_inputs(name: str, model: Any) -> None:
+    """Raise ModelError where the model cannot be run on text alone."""
+    for parameter in signature(model.forward).parameters.values():
+        required = parameter.default is parameter.empty and "VAR" not in parameter.kind.name
+        if required and parameter.name != "input_ids":
+            raise ModelError(
+                f"{name!r} cannot be run on text alone: it also needs {parameter.name}."
+            )
+
+
+def auto_class(config: Any) -> Any:
+    """The class family whose model of this config predicts text, with all of its towers.
+
+    A config with a text config inside describes a model that also reads something else; as a
+    causal language model, transformers would load no more than its text tower.
+    """
+    import transformers
+
+    families = ["AutoModelForCausalLM"]
+    if config.get_text_config() is not config:
+        families = ["AutoModelForImageTextToText", "AutoModelForMultimodalLM", *families]
+    for family in families:
+        found = getattr(transformers, family, None)
+        if found is not None and type(config) in found._model_mapping:
+            return found
+    return transformers.AutoModelForCausalLM
