@@ -15,10 +15,10 @@ from torch import nn
 
 from prunerzero.errors import InputError
 from prunerzero.language.corpora import Part
+from prunerzero.language.kinds import auto_class
 from prunerzero.language.models import (
     BUNDLED,
     LanguageModel,
-    auto_class,
     compute_dtype,
     find_device,
     parameters_fingerprint,
