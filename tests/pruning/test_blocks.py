@@ -5,7 +5,12 @@ from torch import nn
 
 from prunerzero.errors import ModelError
 from prunerzero.metrics import Sparsity, SparsityError
-from prunerzero.pruning.blocks import check_widths, find_blocks, prunable_layers
+from prunerzero.pruning.blocks import (
+    check_apart,
+    check_widths,
+    find_blocks,
+    prunable_layers,
+)
 from prunerzero.pruning.statistics import collect_statistics
 
 
@@ -123,3 +128,11 @@ def test_blocks_of_several_classes_are_one_list():
     model.layers = nn.ModuleList([nn.Sequential(nn.Linear(4, 4)), Other(nn.Linear(4, 4))])
     assert find_blocks(model)[0] == "layers"
     assert list(prunable_layers(model)) == ["layers.0.0", "layers.1.0"]
+
+
+def test_blocks_that_share_weights_cannot_be_pruned_one_by_one():
+    model = tiny_model()
+    check_apart(model.model.layers)
+    model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
+    with pytest.raises(ModelError, match="blocks 0 and 1 of the model share weights"):
+        check_apart(model.model.layers)

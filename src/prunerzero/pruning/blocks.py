@@ -184,3 +184,15 @@ def check_widths(layers: Mapping[str, Any], sparsity: Sparsity) -> None:
     """Raise SparsityError where a layer's inputs cannot be pruned in that pattern."""
     for name, layer in layers.items():
         sparsity.check(layer.weight.shape[1], f"layer {name}")
+
+
+def check_apart(blocks: nn.ModuleList) -> None:
+    """Raise ModelError where blocks share parameters, so that they cannot be pruned one by one."""
+    owner: dict[int, str] = {}
+    for index, block in blocks.named_children():
+        for parameter in block.parameters():
+            if (other := owner.setdefault(id(parameter), index)) != index:
+                raise ModelError(
+                    f"blocks {other} and {index} of the model share weights; prune it as a whole, "
+                    "without --block-by-block."
+                )

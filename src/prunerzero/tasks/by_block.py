@@ -26,7 +26,7 @@ from prunerzero.language.models import (
 from prunerzero.language.perplexity import Perplexity, exp
 from prunerzero.language.streaming import StreamedModel, open_streamed
 from prunerzero.metrics import Metric, Sparsity
-from prunerzero.pruning.blocks import check_widths, find_blocks
+from prunerzero.pruning.blocks import check_apart, check_widths, find_blocks
 from prunerzero.pruning.blockwise import GradientOf, Plan, Propagate, prune_by_block
 from prunerzero.pruning.partial import KeptBlocks, PartialCheckpoint
 from prunerzero.pruning.pruner import LayerSparsity
@@ -160,6 +160,7 @@ def prune_blocks(
         InputError, MetricError: as ``prune`` does.
     """
     check_widths(work.layers, sparsity)
+    check_apart(work.source.blocks)
     reads = metric.expression.terminals
     windows = work.text("calibration").windows if reads - {"W"} else None
     for part in parts:
