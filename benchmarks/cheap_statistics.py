@@ -30,13 +30,7 @@ from prunerzero.pruning.reading import Reading, Room
 from prunerzero.pruning.statistics import Statistics, collect_statistics, watch
 from prunerzero.tasks.workspace import Setup, Workspace
 
-METRICS = (
-    "wanda",
-    "power-law",
-    "power-law(0.25,1)",
-    "gblm",
-    "pruner-zero",
-)
+METRICS = ("wanda", "power-law", "power-law(0.25,1)", "pruner-zero", "gblm")
 WAYS = (("dense", "full"), ("dense", "block"), ("pruned", "full"), ("pruned", "block"))
 
 
@@ -94,8 +88,9 @@ def block_statistics(blocks: HeldBlocks, windows: Tensor, room: Room) -> Statist
     return found
 
 
-def measure(work: Workspace, room: Room, patterns: list[str]) -> list[dict[str, Any]]:
-    """Perplexity of each metric and pattern by each way."""
+def measure(work: Workspace, room: Room, patterns: list[str], limit: float) -> Iterator[Any]:
+    """Perplexity of each metric and pattern by each way, until so many seconds are over."""
+    began = time.perf_counter()
     blocks, windows = HeldBlocks(work), work.text("calibration").windows
     seconds = {}
     start = time.perf_counter()
@@ -107,15 +102,20 @@ def measure(work: Workspace, room: Room, patterns: list[str]) -> list[dict[str, 
     _wait()
     seconds["block"] = time.perf_counter() - start
     print(f"statistics: {seconds['full']:.1f} s full, {seconds['block']:.1f} s block", flush=True)
-    rows = [{"metric": "dense", "perplexity": work.measure("validation", "dense").value}]
+    yield {"metric": "seconds of statistics", **seconds}
+    yield {"metric": "dense", "perplexity": work.measure("validation", "dense").value}
     for metric in METRICS:
         expression = find_metric(metric).expression
         for pattern in patterns:
             sparsity = Sparsity.parse(pattern)
+            if time.perf_counter() - began > limit:
+                return
             row: dict[str, Any] = {"metric": metric, "sparsity": pattern}
             for propagate, gradient in WAYS:
                 if "G" not in expression.terminals and gradient == "block":
                     continue
+                if "X" not in expression.terminals and (propagate, gradient) == ("pruned", "full"):
+                    continue  # it reads nothing that pruning the blocks before would change
                 with work.pruned_for_now():
                     if propagate == "dense":
                         statistics = full if gradient == "full" else local
@@ -125,10 +125,8 @@ def measure(work: Workspace, room: Room, patterns: list[str]) -> list[dict[str, 
                         prune_by_block(blocks, windows, plan, room, NoRecord())  # type: ignore[arg-type]
                     found = work.measure("validation", metric).value
                 row[f"{propagate}, {gradient}"] = found
-            rows.append(row)
             print(_line(row), flush=True)
-    rows.append({"metric": "seconds of statistics", **seconds})
-    return rows
+            yield row
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -152,6 +150,7 @@ def main() -> None:
     parser.add_argument("--validation-windows", type=int, default=None)
     parser.add_argument("--max-seq-length", type=int, default=None)
     parser.add_argument("--sparsities", default="0.5,2:4")
+    parser.add_argument("--seconds", type=float, default=3600, help="begin no row after these")
     parser.add_argument("--output", type=Path, default=None, help="JSON file")
     args = parser.parse_args()
     work = Workspace(
@@ -170,10 +169,13 @@ def main() -> None:
         room = Room((work.language_model.device,), 64 * 2**30, Path(folder))
         heads = " ".join(f"{'/'.join(way):>10}" for way in WAYS)
         print(f"perplexity by --propagate/--gradient\n{'':24}{heads}")
-        rows = measure(work, room, args.sparsities.split(","))
-    print(f"dense model: {rows[0]['perplexity']:.3f}")
-    if args.output:
-        args.output.write_text(json.dumps({"settings": work.describe(), "rows": rows}, indent=2))
+        rows = []
+        for row in measure(work, room, args.sparsities.split(","), args.seconds):
+            rows.append(row)
+            if args.output:
+                told = {"settings": work.describe(), "rows": rows}
+                args.output.write_text(json.dumps(told, indent=2))
+    print(f"dense model: {rows[1]['perplexity']:.3f}")
 
 
 if __name__ == "__main__":

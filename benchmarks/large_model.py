@@ -12,11 +12,13 @@ made with the first alone as well. Runs that would begin after ``--seconds`` are
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import shutil
 import tempfile
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +45,9 @@ from prunerzero.pruning.statistics import collect_statistics
 from prunerzero.tasks.by_block import block_names
 
 GIB = 2**30
-RUNS = (("wanda", "0.5"), ("power-law", "0.5"), ("wanda", "2:4"), ("power-law", "2:4"))
+RUNS = (("wanda", "0.5"), ("power-law", "2:4"), ("wanda", "2:4"), ("power-law", "0.5"))
+WHOLE = RUNS[:2]
+"""Those that are made with the whole model on the device too."""
 
 
 class Stages:
@@ -225,7 +229,6 @@ def as_a_whole(
     """Prune with the whole model on the device, and compare with what lies in ``output``."""
     stages = Stages()
     expression = find_metric(metric).expression
-    folder = output.with_name("whole")
     with _measured((device,)) as took:
         with stages("read weights"):
             loaded = load_model(str(model), dtype="bfloat16", device=str(device))
@@ -237,12 +240,9 @@ def as_a_whole(
         with stages("score and mask"):
             pruned = prune_model(layers, statistics, expression, Sparsity.parse(sparsity))
         del statistics
-        with stages("write"):
-            loaded.save(folder)
     took |= {"stages": dict(stages.seconds), "sparsity": _sparsity(list(pruned))}
-    took["equal_to_by_block"] = _equal_weights(loaded.model, output)
-    shutil.rmtree(folder)
-    return {"way": "as a whole", "devices": 1} | took
+    took["unlike_by_block"] = _unlike(loaded.model, output)
+    return {"way": "as a whole, not written", "devices": 1} | took
 
 
 @contextmanager
@@ -274,7 +274,7 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
 
-def _equal_weights(model: Any, folder: Path) -> dict[str, float]:
+def _unlike(model: Any, folder: Path) -> dict[str, float]:
     """How many tensors differ from those in the folder, and the share of zeros that do."""
     mine = dict(model.named_parameters())
     different, moved, zeros = 0, 0, 0
@@ -297,10 +297,10 @@ def _show(run: dict[str, Any]) -> None:
     device = "/".join(f"{gib:.2f}" for gib in run["device_gib"]) or "-"
     host = run["host_gib"]
     print(
-        f"{run['metric']:>10} {run['pattern']:>4} {run['way']:>10} on {run['devices']}: "
+        f"{run['metric']:>10} {run['pattern']:>4} {run['way']} on {run['devices']}: "
         f"{run['seconds']:6.1f} s ({stages}); device {device} GiB, host {host['own']:.1f} GiB "
         f"+ {host['files']:.1f} GiB of files; "
-        + (f"digest {run['digest']}" if "digest" in run else f"{run['equal_to_by_block']}"),
+        + (f"digest {run['digest']}" if "digest" in run else f"{run['unlike_by_block']}"),
         flush=True,
     )
 
@@ -356,13 +356,12 @@ def main() -> None:
                 return
             try:
                 found = {"metric": metric, "pattern": pattern} | run()
-            except torch.OutOfMemoryError as error:
-                print(f"{metric} {pattern}: out of memory ({str(error)[:80]})")
-                found = {"metric": metric, "pattern": pattern, "out_of_memory": str(error)}
-                results["runs"].append(found)
-                return
+                _show(found)
+            except Exception as error:  # the other runs are still worth making
+                found = {"metric": metric, "pattern": pattern, "failed": traceback.format_exc()}
+                print(f"{metric} {pattern} failed: {type(error).__name__}: {str(error)[:200]}")
             results["runs"].append(found)
-            _show(found)
+            gc.collect()
             if args.output:
                 args.output.write_text(json.dumps(results, indent=2))
 
@@ -377,7 +376,7 @@ def main() -> None:
                         model, output, windows, some, m, p, memory
                     ),
                 )
-            if pattern == "0.5" and not args.no_whole and output.exists():
+            if (metric, pattern) in WHOLE and not args.no_whole and output.exists():
                 record(
                     metric,
                     pattern,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -14,11 +12,11 @@ from typing import Literal, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils import deterministic
 
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.pruner import LayerSparsity, prune_model
 from prunerzero.pruning.reading import Reading, Room
+from prunerzero.pruning.repeatable import repeatable
 from prunerzero.pruning.shards import FiledBlocks
 from prunerzero.pruning.statistics import LayerStatistics, Statistics, watch
 from prunerzero.pruning.wave import run_blocks
@@ -95,7 +93,7 @@ def prune_by_block(
     if all(record.finished(index) for index in range(len(source))):
         return
     run = _Run(source, plan, room, record, on_block)
-    with _repeatable():
+    with repeatable():
         _prune(run, windows, plan)
 
 
@@ -112,27 +110,6 @@ def _prune(run: _Run, windows: Tensor | None, plan: Plan) -> None:
             run.forward_pruned(reading)
         elif not plan.loss_gradient:
             run.forward_dense(reading)
-
-
-@contextmanager
-def _repeatable() -> Iterator[None]:
-    """Inside, the same numbers come out again where a device's libraries can see to it.
-
-    The backward pass of attention on a GPU adds up in any order otherwise, and a run that goes on,
-    or one on more devices, would prune a few other weights.
-    """
-    before = torch.are_deterministic_algorithms_enabled()
-    filling = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    try:
-        deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*determinis.*")
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
 
 
 class _Run:

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from prunerzero.metrics.ranking import Probe
 from prunerzero.pruning.activations import watch_inputs
 from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.repeatable import repeatable
 
 GRADIENT_SCALE = 100.0
 """Published: gradients are multiplied by this before they are squared."""
@@ -71,7 +72,7 @@ def collect_statistics(
     Source: method of Pruner-Zero (Dong et al., ICML 2024); X as in Wanda, G as in GBLM-Pruner.
     """
     device = next(model.parameters()).device
-    with watch(layers, gradients) as statistics_over:
+    with repeatable(), watch(layers, gradients) as statistics_over:
         for done, window in enumerate(windows.to(device), start=1):
             ids = window[None]
             with torch.set_grad_enabled(gradients):
