@@ -1,8 +1,16 @@
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny_model import tiny_model
 
+from prunerzero.errors import OutputError
+from prunerzero.pruning import statistics as statistics_module
 from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.statistics import cached_statistics, collect_statistics, probes_of
 
@@ -98,6 +106,59 @@ def test_a_cache_file_cut_short_is_computed_again(model, layers, tmp_path, monke
     _, was_there = cached_statistics({}, layers, collect)
     assert not was_there
     assert load_file(file)
+
+
+def test_several_workers_at_once_compute_statistics_once(model, layers, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNERZERO_CACHE", str(tmp_path))
+    whole = collect_statistics(model, layers, WINDOWS)
+    calls = []
+
+    def collect():
+        calls.append(1)
+        time.sleep(0.2)
+        return whole
+
+    with ThreadPoolExecutor(4) as workers:
+        given = list(workers.map(lambda _: cached_statistics({}, layers, collect), range(4)))
+    assert len(calls) == 1
+    assert sorted(was_there for _, was_there in given) == [False, True, True, True]
+    for statistics, _ in given:
+        assert all(torch.equal(statistics[name].G, whole[name].G) for name in layers)
+
+
+def test_the_work_of_a_killed_worker_is_taken_over(model, layers, tmp_path, monkeypatch):
+    """It held the lock and had written half of the file."""
+    monkeypatch.setenv("PRUNERZERO_CACHE", str(tmp_path))
+
+    def collect():
+        return collect_statistics(model, layers, WINDOWS)
+
+    cached_statistics({}, layers, collect)
+    (file,) = tmp_path.rglob("*.safetensors")
+    file.with_suffix(".partial").write_bytes(file.read_bytes()[:100])
+    file.unlink()
+    hold = "import sys, time, filelock; l = filelock.FileLock(sys.argv[1]); l.acquire(); "
+    hold += "print(flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", hold, f"{file}.lock"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder, ThreadPoolExecutor() as pool:
+        holder.stdout.readline()
+        waiting = pool.submit(cached_statistics, {}, layers, collect)
+        assert not wait([waiting], timeout=0.2).done
+        holder.kill()
+        assert waiting.result(timeout=60)[1] is False
+    assert load_file(file)
+    assert not file.with_suffix(".partial").exists()
+
+
+def test_a_full_disk_is_told_in_a_sentence(model, layers, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNERZERO_CACHE", str(tmp_path))
+
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(statistics_module, "save_file", full)
+    with pytest.raises(OutputError, match="cannot be kept in .* no space left on device"):
+        cached_statistics({}, layers, lambda: collect_statistics(model, layers, WINDOWS))
 
 
 def test_probes_sample_layers_from_first_to_last(model, layers):

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from prunerzero.errors import OutputError
 from prunerzero.metrics.ranking import Probe
 from prunerzero.pruning.activations import watch_inputs
 from prunerzero.pruning.blocks import Matrix
@@ -174,8 +175,17 @@ def _save(statistics: Statistics, path: Path) -> None:
     }
     tensors = {name: t.cpu().contiguous() for name, t in named.items() if t is not None}
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    os.replace(partial, path)
+    try:
+        save_file(tensors, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"statistics cannot be kept in '{path.parent}': {str(error).lower()}; "
+            "PRUNERZERO_CACHE names another folder."
+        ) from None
 
 
 def _load(path: Path, device: torch.device) -> Statistics | None:
