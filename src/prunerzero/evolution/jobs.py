@@ -1,8 +1,8 @@
 """Measurements that any worker may make and that one makes once.
 
-A second study beside the search holds them: each trial is a worker's claim to one job, named in
-``user_attrs["job"]``, and then its result. The storage puts claims in order, so that the first one
-holds.
+A second study beside the search holds them, and who is at work: each trial is a worker's claim to
+one job, named in ``user_attrs["job"]``, and then its result. The storage puts claims in order, so
+that the first one holds.
 """
 
 from __future__ import annotations
@@ -22,12 +22,9 @@ from prunerzero.evolution.storage import storage_errors
 class Jobs:
     """The jobs of a study, as one worker sees them."""
 
-    def __init__(self, storage: BaseStorage, name: str, presence: Presence) -> None:
+    def __init__(self, storage: BaseStorage, study: optuna.Study, presence: Presence) -> None:
         self._storage = storage
         self._presence = presence
-        study = optuna.create_study(
-            storage=storage, study_name=name, direction="minimize", load_if_exists=True
-        )
         self._study_id = storage.get_study_id_from_name(study.study_name)
 
     def result(self, job: str) -> list[float] | None:

@@ -1,18 +1,7 @@
 """The persistent study: one Optuna study is the population, the log and the queue.
 
-What a trial holds, beside its state and its value (mean loss in nats per token):
-
-- ``user_attrs["expression"]``: the canonical text, which is what is measured;
-- ``user_attrs["proposal"]``: ``draw`` (which seeds it), ``origin``, ``parents``, ``size``,
-  ``ranking`` (key), ``duplicates_skipped`` and the ``worker`` at it;
-- ``user_attrs["measured"]``: ``state``, ``losses`` of each chunk, ``chunks_read``, ``seconds``
-  (since the search began), ``took`` (seconds of measuring) and ``error`` if there was one; written
-  once, afterwards.
-
-The first two are written with the trial itself, in one step that the storage puts in order. Of two
-workers that propose the same metric, or the same draw, at the same moment the one with the lower
-trial number has it. ``params`` is empty. A finished trial without ``measured`` was given up: it
-counts neither as an evaluation nor as seen, and its draw is drawn again.
+``trials`` tells what a trial holds. Of two workers that propose the same metric, or the same draw,
+at the same moment the one with the lower trial number has it.
 """
 
 from __future__ import annotations
@@ -23,13 +12,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
-from statistics import fmean
 from types import TracebackType
 from typing import Any, Self
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
 
 from prunerzero.evolution.interrupt import interrupts_wait
 from prunerzero.evolution.jobs import Jobs
@@ -42,18 +29,19 @@ from prunerzero.evolution.storage import (
     repair_journal,
     storage_errors,
 )
-from prunerzero.metrics.expression import Expression
+from prunerzero.evolution.trials import (
+    draw_of,
+    finish,
+    individual_of,
+    keys_of,
+    new_trial,
+    worker_of,
+)
 
 STUDY_NAME = "search"
 
 LOOK_EVERY = 10.0
 """Seconds between two looks for evaluations of workers that have died."""
-
-_OPTUNA_STATE = {
-    "complete": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-}
 
 
 class StudyMismatchError(ValueError):
@@ -77,14 +65,16 @@ class Population:
         jobs: what is to be measured once by whichever worker.
     """
 
-    def __init__(self, study: optuna.Study, storage: BaseStorage, presence: Presence) -> None:
+    def __init__(
+        self, study: optuna.Study, storage: BaseStorage, presence: Presence, jobs: Jobs
+    ) -> None:
         self.study = study
         self.individuals: list[Individual] = []
         self.living: list[Individual] = []
         self.workers = 1
         self.lost = 0
         self.arrival: str | None = None
-        self.jobs = Jobs(storage, f"{study.study_name} jobs", presence)
+        self.jobs = jobs
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self._presence = presence
@@ -125,17 +115,11 @@ class Population:
             is_journal = not isinstance(storage, BaseStorage) and not is_database(storage)
             torn = repair_journal(Path(str(storage))) if is_journal else 0
             opened = open_storage(storage)
-            study = optuna.create_study(
-                storage=opened,
-                sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: there are no params
-                pruner=optuna.pruners.NopPruner(),
-                study_name=name,
-                direction="minimize",
-                load_if_exists=True,
-            )
+            study = _study(opened, name)
+            beside = _study(opened, f"{name} jobs")
             folder = Path(f"{storage}.workers") if is_journal else None
-            presence = Presence(study, folder)
-            population = cls(study, opened, presence)
+            presence = Presence(beside, folder)
+            population = cls(study, opened, presence, Jobs(opened, beside, presence))
             if settings is not None:
                 population.require("settings", settings)
             presence.refresh()
@@ -207,7 +191,7 @@ class Population:
                 self._settle(trial)
             elif trial._trial_id != self._own:
                 self._in_flight[trial.number] = trial
-        self._in_flight_keys = {key for t in self._in_flight.values() for key in _keys(t)}
+        self._in_flight_keys = {key for t in self._in_flight.values() for key in keys_of(t)}
         while self._first_unsettled in self._settled:
             self._settled.remove(self._first_unsettled)
             self._first_unsettled += 1
@@ -219,25 +203,25 @@ class Population:
         self._settled.add(trial.number)
         if "measured" not in trial.user_attrs:
             return
-        individual = _individual(trial)
+        individual = individual_of(trial)
         self.individuals.append(individual)
         if individual.state != "failed":
             self.living.append(individual)
-        self._seen.update(_keys(trial))
-        self._draws.add(_draw(trial))
+        self._seen.update(keys_of(trial))
+        self._draws.add(draw_of(trial))
 
     def _give_up_abandoned(self) -> bool:
         """Finish the trials of dead workers; whether there were any."""
         abandoned = [
             trial
             for trial in self._in_flight.values()
-            if not self._presence.is_alive(trial.user_attrs["proposal"]["worker"])
+            if not self._presence.is_alive(worker_of(trial))
         ]
         for trial in abandoned:
             measured = trial.user_attrs.get("measured")
             if measured:  # killed after the measurement was written: nothing is lost
-                self._finish(trial._trial_id, measured)
-            elif self._finish(trial._trial_id):
+                finish(self._storage, trial._trial_id, measured)
+            elif finish(self._storage, trial._trial_id):
                 self.lost += 1
         self.jobs.give_up_abandoned()
         self._presence.bury()
@@ -253,7 +237,7 @@ class Population:
         The draw seeds the candidate's randomness, so that a search that was cut short goes on as if
         it had not been. It is the lowest one; several workers spread over the lowest few.
         """
-        taken = self._draws | {_draw(trial) for trial in self._in_flight.values()}
+        taken = self._draws | {draw_of(trial) for trial in self._in_flight.values()}
         workers = max(self.workers, 1 + len(self._in_flight))
         free: list[int] = []
         draw = self._first_free
@@ -268,21 +252,7 @@ class Population:
 
         Then nothing is in flight, and what the other one does is known.
         """
-        trial = optuna.trial.create_trial(
-            state=TrialState.RUNNING,
-            user_attrs={
-                "expression": str(candidate.expression),
-                "proposal": {
-                    "draw": draw,
-                    "origin": candidate.origin,
-                    "parents": list(candidate.parents),
-                    "size": candidate.expression.size,
-                    "ranking": candidate.ranking,
-                    "duplicates_skipped": candidate.duplicates_skipped,
-                    "worker": self._presence.worker,
-                },
-            },
-        )
+        trial = new_trial(candidate, draw, self._presence.worker)
         with interrupts_wait(), storage_errors():
             self._own = self._storage.create_new_trial(self._study_id, trial)
             number = self._storage.get_trial_number_from_id(self._own)
@@ -290,7 +260,7 @@ class Population:
         keys = {str(candidate.expression), candidate.ranking}
         earlier = [t for n, t in self._in_flight.items() if n < number]
         is_measured = draw < self._first_free or draw in self._draws or keys & self._seen
-        if is_measured or any(_draw(t) == draw or keys.intersection(_keys(t)) for t in earlier):
+        if is_measured or any(draw_of(t) == draw or keys.intersection(keys_of(t)) for t in earlier):
             self.drop()
             return False
         return True
@@ -332,7 +302,7 @@ class Population:
             except optuna.exceptions.UpdateFinishedTrialError:
                 self.lost += 1
             else:
-                self._finish(self._own, measured)
+                finish(self._storage, self._own, measured)
             self._own = None
         self.refresh()
 
@@ -340,7 +310,7 @@ class Population:
         """Give up the trial in flight, if there is one; it counts for nothing."""
         with interrupts_wait(), storage_errors():
             if self._own is not None:
-                self._finish(self._own)
+                finish(self._storage, self._own)
                 self._own = None
         self.refresh()
 
@@ -358,44 +328,15 @@ class Population:
         what = f"joined {others} worker{'s' * (others > 1)}" if others else "resumed"
         return f"{what}: {', '.join(found)}"
 
-    def _finish(self, trial_id: int, measured: Mapping[str, Any] | None = None) -> bool:
-        """End a trial; False where another worker has ended it."""
-        state = _OPTUNA_STATE[measured["state"]] if measured else TrialState.FAIL
-        values = [fmean(measured["losses"])] if measured and measured["losses"] else None
-        if state == TrialState.FAIL:
-            values = None
-        try:
-            # what study.tell does, without reading the trial before
-            self._storage.set_trial_state_values(trial_id, state, values)
-        except optuna.exceptions.UpdateFinishedTrialError:
-            return False
-        return True
 
-
-def _keys(trial: optuna.trial.FrozenTrial) -> tuple[str, str]:
-    return trial.user_attrs["expression"], trial.user_attrs["proposal"]["ranking"]
-
-
-def _draw(trial: optuna.trial.FrozenTrial) -> int:
-    draw: int = trial.user_attrs["proposal"]["draw"]
-    return draw
-
-
-def _individual(trial: optuna.trial.FrozenTrial) -> Individual:
-    proposal, measured = trial.user_attrs["proposal"], trial.user_attrs["measured"]
-    candidate = Candidate(
-        expression=Expression.parse(trial.user_attrs["expression"]),
-        ranking=proposal["ranking"],
-        origin=proposal["origin"],
-        parents=tuple(proposal["parents"]),
-        duplicates_skipped=proposal["duplicates_skipped"],
-    )
-    return Individual(
-        number=trial.number,
-        candidate=candidate,
-        state=measured["state"],
-        losses=tuple(measured["losses"]),
-        seconds=measured["seconds"],
+def _study(storage: BaseStorage, name: str) -> optuna.Study:
+    return optuna.create_study(
+        storage=storage,
+        sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: there are no params
+        pruner=optuna.pruners.NopPruner(),
+        study_name=name,
+        direction="minimize",
+        load_if_exists=True,
     )
 
 

@@ -1,10 +1,10 @@
 """Who is at work on a study, and whose evaluation in flight is lost.
 
-Each worker has an entry in the study, ``user_attrs["worker ID"]``, which says where it runs, and
-holds the lock of a file while its process lives. On one machine that lock is the answer: the kernel
-gives it back when the process dies, however it dies. From another machine a worker is taken for
-dead when its entry, which it renews twice a minute, has not changed for two minutes of the
-observer's own monotonic clock. So no two clocks are compared, and a laptop that slept sees the
+Each worker has an entry in the study of jobs, ``user_attrs["worker ID"]``, which says where it
+runs, and holds the lock of a file while its process lives. On one machine that lock is the answer:
+the kernel gives it back when the process dies, however it dies. From another machine a worker is
+taken for dead when its entry, which it renews twice a minute, has not changed for two minutes of
+the observer's own monotonic clock. So no two clocks are compared, and a laptop that slept sees the
 others' new entries before it counts their silence.
 
 A worker that is taken for dead wrongly, because it slept, loses the one evaluation in flight.

@@ -1,0 +1,101 @@
+"""What a trial of the study holds, beside its state and its value (mean loss in nats per token).
+
+- ``user_attrs["expression"]``: the canonical text, which is what is measured;
+- ``user_attrs["proposal"]``: ``draw`` (which seeds it), ``origin``, ``parents``, ``size``,
+  ``ranking`` (key), ``duplicates_skipped`` and the ``worker`` at it;
+- ``user_attrs["measured"]``: ``state``, ``losses`` of each chunk, ``chunks_read``, ``seconds``
+  (since the search began), ``took`` (seconds of measuring) and ``error`` if there was one; written
+  once, afterwards.
+
+The first two are written with the trial itself, in one step that the storage puts in order.
+``params`` is empty. A finished trial without ``measured`` was given up: it counts neither as an
+evaluation nor as seen, and its draw is drawn again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from prunerzero.evolution.records import Candidate, Individual
+from prunerzero.metrics.expression import Expression
+
+_OPTUNA_STATE = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+def new_trial(candidate: Candidate, draw: int, worker: str) -> FrozenTrial:
+    """A trial that the worker is at, to be put into a study."""
+    return optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        user_attrs={
+            "expression": str(candidate.expression),
+            "proposal": {
+                "draw": draw,
+                "origin": candidate.origin,
+                "parents": list(candidate.parents),
+                "size": candidate.expression.size,
+                "ranking": candidate.ranking,
+                "duplicates_skipped": candidate.duplicates_skipped,
+                "worker": worker,
+            },
+        },
+    )
+
+
+def finish(storage: BaseStorage, trial_id: int, measured: Mapping[str, Any] | None = None) -> bool:
+    """End a trial, given up if nothing was measured; False where another worker has ended it."""
+    state = _OPTUNA_STATE[measured["state"]] if measured else TrialState.FAIL
+    values = None
+    if measured and measured["losses"] and state != TrialState.FAIL:
+        values = [fmean(measured["losses"])]
+    try:
+        # what study.tell does, without reading the trial before
+        storage.set_trial_state_values(trial_id, state, values)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return False
+    return True
+
+
+def individual_of(trial: FrozenTrial) -> Individual:
+    """What was measured in a trial that holds ``measured``."""
+    proposal, measured = trial.user_attrs["proposal"], trial.user_attrs["measured"]
+    candidate = Candidate(
+        expression=Expression.parse(trial.user_attrs["expression"]),
+        ranking=proposal["ranking"],
+        origin=proposal["origin"],
+        parents=tuple(proposal["parents"]),
+        duplicates_skipped=proposal["duplicates_skipped"],
+    )
+    return Individual(
+        number=trial.number,
+        candidate=candidate,
+        state=measured["state"],
+        losses=tuple(measured["losses"]),
+        seconds=measured["seconds"],
+    )
+
+
+def keys_of(trial: FrozenTrial) -> tuple[str, str]:
+    """By which its metric is known: canonical text and ranking key."""
+    return trial.user_attrs["expression"], trial.user_attrs["proposal"]["ranking"]
+
+
+def draw_of(trial: FrozenTrial) -> int:
+    """The draw that it was made from."""
+    draw: int = trial.user_attrs["proposal"]["draw"]
+    return draw
+
+
+def worker_of(trial: FrozenTrial) -> str:
+    """The worker that is or was at it."""
+    worker: str = trial.user_attrs["proposal"]["worker"]
+    return worker
