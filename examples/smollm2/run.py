@@ -61,18 +61,27 @@ def main() -> None:
     runs = options.work / "runs"
     prunerzero_json(["compare", *setup, "--metrics", "gblm"])  # leaves statistics in the cache
     run_all(jobs, setup, runs, options)
-    comparisons = {s: compare(s, jobs, setup, runs) for s in options.sparsities}
-    text = table(jobs, runs, comparisons)
-    print(text)
-    (options.output_dir / "table.txt").write_text(text + "\n", encoding="utf-8")
+    keep(options.output_dir, jobs, runs, {})  # measuring may outlast a machine
+    comparisons: dict[str, dict[str, Any] | None] = {}
+    for sparsity in options.sparsities:
+        comparisons[sparsity] = compare(sparsity, jobs, setup, runs)
+        keep(options.output_dir, jobs, runs, comparisons)
+    print(table(runs, comparisons))
+
+
+def keep(
+    folder: Path, jobs: list[Job], runs: Path, comparisons: dict[str, dict[str, Any] | None]
+) -> None:
+    """Write down what is known so far."""
     results = {
         "command": sys.argv,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "runs": {job.name: result_of(runs / job.name) for job in jobs},
         "comparisons": comparisons,
     }
-    (options.output_dir / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    with tarfile.open(options.output_dir / "runs.tar.gz", "w:gz") as archive:
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    (folder / "table.txt").write_text(table(runs, comparisons) + "\n", encoding="utf-8")
+    with tarfile.open(folder / "runs.tar.gz", "w:gz") as archive:
         archive.add(runs, "runs")
 
 
@@ -194,7 +203,7 @@ def result_of(run: Path) -> dict[str, Any]:
     return {**result, "curve": curve}
 
 
-def table(jobs: list[Job], runs: Path, comparisons: dict[str, dict[str, Any] | None]) -> str:
+def table(runs: Path, comparisons: dict[str, dict[str, Any] | None]) -> str:
     """Perplexity on the validation text; of a search also its size and how it went."""
     lines = []
     for sparsity, comparison in comparisons.items():

@@ -125,7 +125,7 @@ def test_a_probe_is_an_evenly_spaced_sample():
     W = -torch.arange(300.0 * 1000).reshape(300, 1000)
     X = torch.arange(1000.0)
     probe = Probe.of(W.bfloat16(), X, W)
-    assert probe.W.shape == probe.G.shape == (64, 256) and probe.X.shape == (1, 256)
+    assert probe.W.shape == probe.G.shape == (32, 256) and probe.X.shape == (1, 256)
     assert {t.dtype for t in (probe.W, probe.X, probe.G)} == {torch.float64}
     assert (probe.W >= 0).all() and (probe.X.diff() >= 3).all() and (probe.X.diff() <= 4).all()
 

@@ -39,7 +39,7 @@ class Surrogate:
 
     def __init__(self) -> None:
         self._individuals: list[Individual] = []
-        self._masks = np.empty((0, 0), np.uint8)
+        self._masks = np.empty((0, 0), np.uint64)
         self._distances = np.zeros((MEMORY, MEMORY), np.float32)
 
     def __len__(self) -> int:
@@ -48,14 +48,14 @@ class Surrogate:
     def add(self, individual: Individual, pruned: Bits) -> None:
         """Take in a measured metric and its mask."""
         if not self._individuals:
-            self._masks = np.zeros((MEMORY, pruned.size), np.uint8)
+            self._masks = np.zeros((MEMORY, _words(pruned).size), np.uint64)
         if len(self) < MEMORY:
             place = len(self)
             self._individuals.append(individual)
         else:
             place = int(np.argmax(self._ranks()))
             self._individuals[place] = individual
-        self._masks[place] = pruned
+        self._masks[place] = _words(pruned)
         row = self._distances_to(pruned)
         self._distances[place, : len(self)] = self._distances[: len(self), place] = row
 
@@ -80,7 +80,7 @@ class Surrogate:
 
     def _distances_to(self, bits: Bits) -> NDArray[np.float64]:
         """The share of the probes' weights on which the masks differ, of each known metric."""
-        different = np.bitwise_count(self._masks[: len(self)] ^ bits)
+        different = np.bitwise_count(self._masks[: len(self)] ^ _words(bits))
         shares: NDArray[np.float64] = different.sum(1, dtype=np.int64) / (8 * bits.size)
         return shares
 
@@ -92,3 +92,8 @@ class Surrogate:
                   for i in self._individuals]  # fmt: skip
         order = np.argsort(np.argsort(np.array(behind), kind="stable"))
         return order / (len(behind) - 1)
+
+
+def _words(bits: Bits) -> NDArray[np.uint64]:
+    """The same bits as whole words, which are compared eight times as fast."""
+    return np.pad(bits, (0, -bits.size % 8)).view(np.uint64)

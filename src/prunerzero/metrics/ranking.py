@@ -25,7 +25,7 @@ class Probe:
     G: Tensor
 
     @classmethod
-    def of(cls, W: Tensor, X: Tensor, G: Tensor, rows: int = 64, columns: int = 256) -> Probe:
+    def of(cls, W: Tensor, X: Tensor, G: Tensor, rows: int = 32, columns: int = 256) -> Probe:
         """The evenly spaced rows and columns of one layer."""
         row, column = _spaced(rows, W.shape[0]), _spaced(columns, W.shape[1])
 
