@@ -34,12 +34,28 @@ def test_a_search_prints_what_it_leaves_in_best_json(workplace, found):
     assert best["settings"]["windows"] == {"calibration": 31, "validation": 31, "test": 31}
 
 
-def test_the_finalists_are_in_order_and_the_first_is_the_metric_found(found):
+def test_the_finalists_are_in_order_and_the_metric_found_is_one_of_them(found):
     perplexities = [finalist["perplexity"] for finalist in found["finalists"]]
     assert perplexities == sorted(perplexities)
-    assert found["finalists"][0]["metric"] == found["metric"]
+    (winner,) = (f for f in found["finalists"] if f["metric"] == found["metric"])
+    assert winner["size"] <= found["finalists"][0]["size"]
     validation = found["perplexity"]["validation"]["evolved"]
-    assert validation == pytest.approx(perplexities[0], rel=1e-4)
+    assert validation == pytest.approx(winner["perplexity"], rel=1e-4)
+
+
+def test_the_front_of_size_against_loss_and_the_known_metrics_are_told(found):
+    sizes = [point["size"] for point in found["pareto"]]
+    assert sizes == sorted(set(sizes))
+    perplexities = [point["perplexity"] for point in found["pareto"]]
+    assert perplexities == sorted(perplexities, reverse=True)
+    assert {"magnitude", "wanda", "ria", "power-law"} <= set(found["known"])
+
+
+def test_a_report_of_the_run_opens_without_a_network(installed, workplace, found):
+    done = installed.run("report", "run")
+    assert done.returncode == 0 and "report.html" in done.stdout
+    html = (workplace / "run" / "report.html").read_text(encoding="utf-8")
+    assert "12 evaluations" in html and "default-src 'none'" in html
 
 
 def test_the_same_command_again_goes_on_where_it_was(installed, texts, found):

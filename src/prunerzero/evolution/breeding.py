@@ -32,6 +32,9 @@ from prunerzero.metrics.simplify import remove_opposing
 LAST_RESORT = 1000
 """Random trees tried before the search space counts as exhausted."""
 
+REMEMBERED = 10_000
+"""Rankings kept in memory, a few kilobytes each."""
+
 UNSCREENED = 0.1
 """Share of candidates that are measured without a guess, lest guesses feed on themselves."""
 
@@ -181,6 +184,8 @@ class Breeder:
 
     def _ranking(self, expression: Expression, text: str) -> Ranking | None:
         if text not in self._rankings:
+            if len(self._rankings) >= REMEMBERED:
+                self._rankings.clear()
             try:
                 self._rankings[text] = rank(expression, self.probes, self.sparsity)
             except ScoreError:

@@ -1,0 +1,77 @@
+"""The report of a run, from its folder alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunerzero.errors import InputError
+from prunerzero.metrics import CATALOG
+from prunerzero.tasks.report import report
+
+
+def write_run(folder: Path, strategy: str, perplexity: float = 47.3, **settings: Any) -> Path:
+    """A run of one evaluation."""
+    folder.mkdir(parents=True)
+    evaluation = {
+        "number": 0,
+        "expression": "W * sqrt(X)",
+        "state": "complete",
+        "perplexity": perplexity,
+        "chunks_read": 16,
+        "chunks": 16,
+        "size": 4,
+        "origin": "random",
+        "parents": [],
+        "seconds": 1.5,
+    }
+    best = {
+        "metric": "W * sqrt(X)",
+        "tree": CATALOG["wanda"].expression.to_json(),
+        "sparsity": "0.5",
+        "group": "row",
+        "seconds": 1.5,
+        "known": {"wanda": 47.3},
+        "pareto": [],
+        "settings": {"model": "m", "search": {"strategy": strategy}, **settings},
+    }
+    (folder / "history.json").write_text(json.dumps([evaluation]))
+    (folder / "best.json").write_text(json.dumps(best))
+    return folder
+
+
+def test_the_report_lies_in_the_folder_of_the_run(tmp_path: Path) -> None:
+    path = report(write_run(tmp_path / "run", "evolution"))
+    assert path == tmp_path / "run" / "report.html"
+    assert "found a metric" in path.read_text() or "found no better metric" in path.read_text()
+
+
+def test_a_random_search_beside_the_run_is_drawn(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "evolution")
+    assert "random search is at" not in report(run).read_text()
+    write_run(tmp_path / "another model", "random", 1.0, model="other")
+    assert "random search is at" not in report(run).read_text()
+    write_run(tmp_path / "random", "random", 60.0)
+    assert "random search is at 60.00" in report(run).read_text()
+
+
+def test_a_baseline_of_another_protocol_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "evolution")
+    other = write_run(tmp_path / "other", "random", model="other")
+    with pytest.raises(InputError, match="model, text or sparsity differ"):
+        report(run, other)
+
+
+def test_a_folder_without_a_finished_search_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no search has finished there"):
+        report(tmp_path)
+
+
+def test_files_that_are_no_json_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "evolution")
+    (run / "history.json").write_text("{")
+    with pytest.raises(InputError, match="no valid JSON"):
+        report(run)
