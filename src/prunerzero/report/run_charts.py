@@ -130,7 +130,7 @@ def use_chart(uses: list[tuple[str, float, float]]) -> go.Figure:
     """How many of the best and of all metrics hold each operator and terminal, in pairs."""
     figure = empty_figure(height=70 + 34 * len(uses))
     places = list(range(len(uses)))
-    for index, colour, label in ((2, PALETTE["raced"], "all"), (1, PALETTE["evolved"], "best")):
+    for index, colour, label in ((1, PALETTE["evolved"], "best"), (2, PALETTE["raced"], "all")):
         figure.add_bar(
             orientation="h",
             y=places,
@@ -263,7 +263,7 @@ def _add_steps(
 
 def _add_levels(figure: go.Figure, levels: dict[str, float], low: float, high: float) -> None:
     """A thin line for each known metric, its name in the right margin, none over another."""
-    span = math.log(high / low)
+    span = math.log(_top(low, high) / low)
     place = -math.inf
     for name, value in sorted(levels.items(), key=lambda item: item[1]):
         figure.add_hline(y=value, line={"color": KNOWN, "width": 1, "dash": "dash"}, opacity=0.7)
@@ -271,7 +271,8 @@ def _add_levels(figure: go.Figure, levels: dict[str, float], low: float, high: f
         figure.add_annotation(
             xref="paper",
             yref="paper",
-            x=1.01,
+            x=1.0,
+            xshift=5,
             y=place,
             xanchor="left",
             text=f"{escape(spoken_name(name))} {perplexity_text(value)}",
@@ -279,7 +280,7 @@ def _add_levels(figure: go.Figure, levels: dict[str, float], low: float, high: f
             font={"size": 11.5},
         )
     if levels:
-        figure.update_layout(margin={"r": 112})
+        figure.update_layout(margin={"r": 118})
 
 
 def _window(best: Iterable[float | None], known: Iterable[float]) -> tuple[float, float]:
@@ -293,11 +294,16 @@ def _window(best: Iterable[float | None], known: Iterable[float]) -> tuple[float
     return low / 1.015, max([1.1 * lowest, *(1.02 * value for value in near)])
 
 
+def _top(low: float, high: float) -> float:
+    """Where the axis ends: what lies at the upper edge keeps its whole mark."""
+    return high * (high / low) ** 0.02
+
+
 def _log_axis(figure: go.Figure, low: float, high: float) -> None:
     ticks = log_ticks(low, high)
     figure.update_yaxes(
         type="log",
-        range=[math.log10(low), math.log10(high * (high / low) ** 0.02)],
+        range=[math.log10(low), math.log10(_top(low, high))],
         tickvals=ticks,
         ticktext=[f"{tick:,g}" for tick in ticks],
         title={"text": "perplexity"},
