@@ -206,3 +206,16 @@ def test_a_demo_leaves_summary_report_and_model(in_workplace, workplace, monkeyp
     again = in_workplace("demo", "--evaluations", "12", "--output-dir", "shown")
     assert again.exit_code == 2
     assert not Path(workplace / "shown.partial").exists()
+
+
+def test_scores_may_compete_within_the_whole_layer(in_workplace, texts):
+    def compare(*options):
+        options = [*texts, "--metrics", "magnitude", "--json", *options]
+        return json.loads(in_workplace("compare", *options).stdout)
+
+    row, layer = compare(), compare("--group", "layer")
+    assert (row["group"], layer["group"]) == ("row", "layer")
+    assert row["perplexity"]["test"]["dense"] == layer["perplexity"]["test"]["dense"]
+    assert row["perplexity"]["test"]["magnitude"] != layer["perplexity"]["test"]["magnitude"]
+    done = in_workplace("compare", *texts, "--group", "layer", "--sparsity", "2:4")
+    assert done.exit_code == 2 and "within runs of a row only" in done.stderr
