@@ -2,7 +2,7 @@
 # Tunes SmolLM2-135M on WikiText-2: scripts/tune_smollm2.sh MODEL_FOLDER TEXT_FOLDER RESULT_FOLDER
 # Asks, side by side, how much can be pruned within 10 %, and whether 2:4 stays within four times the
 # perplexity. Leaves each answer's figures, page and log, without the pruned models; an answer that
-# fails leaves what it had measured. SECONDS_EACH is the time of each evolution.
+# fails leaves what it had measured. TIME_EACH is the time of each evolution.
 set -uo pipefail
 model=$1 texts=$2 results=$3
 work=$(mktemp -d)
@@ -13,7 +13,7 @@ ask() {
     mkdir -p "$results/$name"
     python3 -m prunerzero tune --model "$model" --calibration "$texts/calibration.txt" \
         --validation "$texts/validation.txt" --num-calibration-samples 32 \
-        --seconds "${SECONDS_EACH:-30}" --output-dir "$work/$name" "$@" \
+        --time "${TIME_EACH:-30s}" --output-dir "$work/$name" "$@" \
         >"$results/$name/answer.txt" 2>"$results/$name/log.txt" || echo "$name failed"
     cp "$work/$name"/tune.json "$work/$name"/report.html "$work/$name"/run/measured.jsonl \
         "$results/$name" 2>/dev/null

@@ -88,8 +88,8 @@ def test_the_answer_says_in_words_what_the_figures_say(tuned):
     test = tuned["parts"]["test"]
     for told in (
         f"{100 * tuned['sparsity']:.3g} %",
-        f"{tuned['parts']['validation']['pruned']:.4g}",
-        f"{test['pruned']:.4g}",
+        f"{tuned['parts']['validation']['pruned']:.2f}",
+        f"{test['pruned']:.2f}",
         tuned["metric"]["formula"],
         f"{test['windows']} windows",
     ):

@@ -51,7 +51,9 @@ def tune(
     evaluations: Annotated[
         int, typer.Option(help="Metrics to evolve at most; 0 for known metrics only.")
     ] = 200,
-    seconds: Annotated[float | None, typer.Option(help="Seconds of evolution at most.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Time of evolution at most: 90s, 15m, 1h30m.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another evolution.")] = 0,
     samples: Annotated[int, typer.Option(help="Continuations to show, dense against pruned.")] = 4,
     language: Annotated[
@@ -85,7 +87,7 @@ def tune(
             task_metric=task_metric,
             pattern=pattern,
             evaluations=evaluations,
-            seconds=seconds,
+            time=time,
             seed=seed,
             samples=samples,
             language=language,

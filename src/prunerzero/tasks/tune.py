@@ -17,6 +17,7 @@ from prunerzero.metrics.explain import in_words
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.report import write_tune_report
 from prunerzero.report.tune_page import Language
+from prunerzero.tasks.duration import parse_duration
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.prune import prune_in
 from prunerzero.tasks.publish import check_repository, push_folder
@@ -51,7 +52,7 @@ def tune(
     task_metric: str | None = None,
     pattern: str | None = None,
     evaluations: int = DEFAULT_EVALUATIONS,
-    seconds: float | None = None,
+    time: str | float | None = None,
     seed: int = 0,
     samples: int = DEFAULT_SAMPLES,
     language: Language = "en",
@@ -74,7 +75,8 @@ def tune(
         task_metric: ``TASK:METRIC:DROP``, such as ``arc_easy:acc:0.02``: the drop of a task's score
             allowed, instead; needs lm-eval.
         pattern: ``"2:4"``: no search over the sparsity, but whether this pattern keeps the limit.
-        evaluations, seconds: budget of the evolution; 0 evaluations for known metrics only.
+        evaluations: budget of the evolution; 0 for known metrics only.
+        time: budget too: ``"15m"``, ``"1h30m"``, or seconds.
         seed: of the evolution.
         samples: how many continuations to show side by side.
         language: of the report, ``"en"`` or ``"ja"``.
@@ -89,14 +91,15 @@ def tune(
     setup = Setup(model=setup) if isinstance(setup, str) else setup
     wish = Wish.of(max_degradation, max_perplexity, task_metric)
     wanted = None if pattern is None else Sparsity.parse(pattern)
-    if evaluations < 0 or (seconds is not None and seconds < 0):
-        raise InputError("--evaluations and --seconds must be at least 0.")
+    seconds = None if time is None else parse_duration(time)
+    if evaluations < 0:
+        raise InputError("--evaluations must be at least 0.")
     folder = Path(output_dir)
     check_folder(folder)
     if push_to_hub is not None:
         check_repository(push_to_hub)
     work, split = _open(setup, folder, wanted, observer)
-    budget = {"evaluations": evaluations, "seconds": seconds, "seed": seed}
+    budget = {"evaluations": evaluations, "time": time, "seed": seed}
     asked = {"pattern": pattern, "samples": samples, **budget}
     ledger = Ledger(folder / RUN, identity_of(work, limit=asdict(wish), **asked))
     if (folder / RESULT).is_file():

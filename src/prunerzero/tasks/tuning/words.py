@@ -15,31 +15,27 @@ from prunerzero.tasks.workspace import Setup
 def answer(result: TuneResult) -> str:
     """One paragraph: what can be pruned, what it costs, how sure that is."""
     validation, test = result.parts["validation"], result.parts["test"]
+    asked = result.pattern_asked
     amount = f"{percent(result.sparsity)} sparsity"
-    if result.pattern_asked is not None:
-        amount = f"the pattern {result.pattern_asked} ({amount})"
-    allowed = _allowed(result.limit)
-    metric = (
-        f"when weights are kept by the {'evolved' if result.metric.name == 'evolved' else 'known'} "
-        f"metric {_named(result)}"
-    )
-    if result.reached:
-        opening = f"Yes: in {amount}" if result.pattern_asked else f"At {amount}"
+    if asked is not None:
+        opening = f"{'Yes' if result.reached else 'No'}: in the pattern {asked} ({amount})"
     else:
-        opening = f"No: in {amount}" if result.pattern_asked else f"No: even at {amount}"
+        opening = f"At {amount}" if result.reached else f"No: even at {amount}"
+    evolved = "evolved" if result.metric.name == "evolved" else "known"
+    metric = f"weights being kept by the {evolved} metric {_named(result)}"
+    costs = f"your text's perplexity {_change(validation)}"
     if result.task is not None:
         task = result.task
         costs = (
             f"{task.metric} on {task.task} goes from {task.dense:.4g} to {task.pruned:.4g} over "
-            f"{task.examples} examples ({allowed}), and your text's perplexity from "
-            f"{_change(validation)}"
+            f"{task.examples} examples ({_allowed(result.limit)}), and {costs})"
         )
     else:
-        costs = f"your text's perplexity goes from {_change(validation)}; {allowed}"
-    sentences = [f"{opening} {costs}, {metric}.", _unused(test, result.decision)]
-    if result.decision is not None:
-        sentences.append(_decided(result, result.decision))
-    return " ".join(sentence for sentence in sentences if sentence)
+        costs = f"{costs}; {_allowed(result.limit)})"
+    sentences = [f"{opening}, {metric}, {costs}.", _unused(test, result.decision)]
+    if result.decision is not None and not result.decision.held:
+        sentences.append(_missed(result, result.decision))
+    return " ".join(sentences)
 
 
 def _named(result: TuneResult) -> str:
@@ -49,43 +45,49 @@ def _named(result: TuneResult) -> str:
 
 def _allowed(limit: Limit) -> str:
     if limit.kind == "degradation":
-        return f"at most {percent(limit.value)} more was allowed"
+        return f"at most {signed(limit.value)} was allowed"
     if limit.kind == "perplexity":
         return f"at most {limit.value:g} was allowed"
     return f"a drop of at most {limit.value:g} was allowed"
 
 
 def _change(part: PartFigures) -> str:
-    return f"{part.dense:.4g} to {part.pruned:.4g} ({signed(part.rise)})"
+    """Without its closing parenthesis."""
+    verb = "rises" if part.rise > 0 else "falls" if part.rise < 0 else "stays the same,"
+    return f"{verb} from {shown(part.dense)} to {shown(part.pruned)} ({signed(part.rise)}"
 
 
 def _unused(test: PartFigures, decision: TestDecision | None) -> str:
     low, high = test.rise_interval
-    text = "On text set aside for the test"
-    if decision is None or not decision.stepped_back:
-        text = "On text that was not used for any choice"
+    text = "On text that no choice has seen"
+    if decision is not None and decision.stepped_back:
+        text = "On the text set aside for the test"
     return (
-        f"{text} it goes from {_change(test)}; 95 % interval {signed(low)} to {signed(high)}, "
-        f"{test.windows} windows of {test.window_length} tokens."
+        f"{text} it {_change(test)}, 95 % interval {signed(low)} to {signed(high)}; "
+        f"{test.windows} windows of {test.window_length} tokens)."
     )
 
 
-def _decided(result: TuneResult, decision: TestDecision) -> str:
-    if decision.held:
-        return ""
-    first_sparsity, first = decision.tried[0]
-    missed = (
-        f"{percent(first_sparsity)}, which kept the limit on the validation text, missed it on "
-        f"the test text (perplexity {first:.4g})"
-    )
+def _missed(result: TuneResult, decision: TestDecision) -> str:
+    """What was done when the limit was missed on the test part."""
+    sparsity, perplexity = decision.tried[0]
     if result.pattern_asked is not None:
-        return "" if result.reached else f"So the limit is missed on the test text: {first:.4g}."
+        return "The limit is missed on that text."
+    missed = (
+        f"{percent(sparsity)} sparsity, which kept the limit on your text, missed it on the text "
+        f"set aside for the test (perplexity {shown(perplexity)})"
+    )
     if not decision.stepped_back:
         return f"{missed}, and so did every lower one."
     return (
-        f"{missed}, so the sparsity was lowered until the test text kept it too; that one decision "
-        "was made on the test text, whose figure is a little flattering for it."
+        f"{missed}, so it was lowered until that text kept the limit too; that one decision was "
+        "made on it, so its figure is a little flattering."
     )
+
+
+def shown(perplexity: float) -> str:
+    """``22.93``."""
+    return f"{perplexity:.2f}" if perplexity < 1000 else f"{perplexity:.4g}"
 
 
 def percent(share: float) -> str:
@@ -95,7 +97,7 @@ def percent(share: float) -> str:
 
 def signed(share: float) -> str:
     """``+4.8 %``."""
-    return f"{100 * share:+.2g} %" if abs(share) < 0.1 else f"{100 * share:+.3g} %"
+    return f"{100 * share:+.1f} %" if abs(share) < 1 else f"{100 * share:+.0f} %"
 
 
 def commands(
