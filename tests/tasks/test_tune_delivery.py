@@ -45,6 +45,14 @@ def test_the_same_answer_can_be_had_in_japanese(asked, in_workplace):
     assert (asked / "tune.json").read_bytes() == before
 
 
+def test_the_report_can_be_written_again_from_the_folder_alone(asked, in_workplace):
+    english = (asked / "report.html").read_text()
+    assert in_workplace("report", "answer", "--language", "ja").exit_code == 0
+    assert '<html lang="ja">' in (asked / "report.html").read_text()
+    assert in_workplace("report", "answer").exit_code == 0
+    assert (asked / "report.html").read_text() == english
+
+
 def test_the_curve_is_drawn_around_what_was_found(asked):
     result = json.loads((asked / "tune.json").read_text())
     drawn = [point["sparsity"] for point in result["curve"] if point["step"] == "outline"]

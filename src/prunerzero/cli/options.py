@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
@@ -176,6 +176,10 @@ PushOption = Annotated[
         "be new or empty; a new one is private until you publish it there. Needs 'hf auth login' "
         "or HF_TOKEN.",
     ),
+]
+LanguageOption = Annotated[
+    Literal["en", "ja"],
+    typer.Option(help="Language of the report of a tuning: English or Japanese."),
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output.")

@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from prunerzero.cli.app import app, out
-from prunerzero.cli.options import one_sentence
+from prunerzero.cli.options import LanguageOption, one_sentence
 
 
 @app.command()
 @one_sentence
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a search.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a search or a tuning.", show_default=False)
+    ],
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -22,14 +24,18 @@ def report(
             "folder next to RUN, if there is one."
         ),
     ] = None,
+    language: LanguageOption = "en",
 ) -> None:
-    """Write RUN/report.html: how the search went, in one file that opens offline.
+    """Write RUN/report.html: how the search went, or what tune answered, in one file that opens
+    offline.
 
     Example: [bold]prunerzero search --strategy random --output-dir runs/random[/],
     [bold]prunerzero search --output-dir runs/evolved[/], then
     [bold]prunerzero report runs/evolved[/]
+
+    Example: [bold]prunerzero report tuned --language ja[/]
     """
     from prunerzero.tasks.report import report as write
 
-    path = write(run, baseline)
+    path = write(run, baseline, language)
     out().print(f"Wrote {path}: open it in any browser.", markup=False, soft_wrap=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from prunerzero.cli.app import app, out
-from prunerzero.cli.options import JsonOption, PushOption, one_sentence, with_setup
+from prunerzero.cli.options import JsonOption, LanguageOption, PushOption, one_sentence, with_setup
 from prunerzero.files import to_json
 from prunerzero.tasks.workspace import Setup
 
@@ -56,9 +56,7 @@ def tune(
     ] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another evolution.")] = 0,
     samples: Annotated[int, typer.Option(help="Continuations to show, dense against pruned.")] = 4,
-    language: Annotated[
-        Literal["en", "ja"], typer.Option(help="Language of the report: English or Japanese.")
-    ] = "en",
+    language: LanguageOption = "en",
     push_to_hub: PushOption = None,
     json: JsonOption = False,
 ) -> None:

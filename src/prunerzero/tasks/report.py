@@ -1,4 +1,4 @@
-"""The report of a finished run, from its folder alone."""
+"""The report of a finished search or tuning, from its folder alone."""
 
 from __future__ import annotations
 
@@ -8,30 +8,39 @@ from typing import Any
 
 from prunerzero.errors import InputError
 from prunerzero.metrics import CATALOG, Expression
-from prunerzero.report import write_run_report
+from prunerzero.report import write_run_report, write_tune_report
+from prunerzero.report.tune_page import Language
 from prunerzero.tasks.metric_sources import BEST, HISTORY
+from prunerzero.tasks.tune import RESULT
 
 REPORT = "report.html"
 
 _COMPARABLE = ("model", "texts", "windows", "max_seq_length", "dtype")
 
 
-def report(run: Path | str, baseline: Path | str | None = None) -> Path:
+def report(run: Path | str, baseline: Path | str | None = None, language: Language = "en") -> Path:
     """Write ``report.html`` into the folder of a run, in place of an earlier one.
 
     Args:
-        run: folder of a search.
+        run: folder of a search, or of a tuning.
         baseline: folder of another search on the same model, text and sparsity, whose best so far
             is drawn beside; by default a random search in a folder beside this one's, if there is
             one.
+        language: of the report of a tuning, ``"en"`` or ``"ja"``.
 
     Returns:
         The file.
 
     Raises:
-        InputError: a folder that holds no finished search, or a baseline that does not compare.
+        InputError: a folder that holds neither, or a baseline that does not compare.
     """
     folder = Path(run)
+    path = folder / REPORT
+    if (folder / RESULT).is_file():
+        write_tune_report(_read_json(folder / RESULT), path, language)
+        return path
+    if language != "en":
+        raise InputError("the report of a search is in English only; that of a tuning has both.")
     found, history = _read(folder)
     other = Path(baseline) if baseline is not None else _random_beside(folder, found)
     beside = None
@@ -50,7 +59,6 @@ def report(run: Path | str, baseline: Path | str | None = None) -> Path:
     }
     sizes = {name: metric.expression.canonical(found["group"]).size
              for name, metric in CATALOG.items()}  # fmt: skip
-    path = folder / REPORT
     write_run_report(path, found, history, names, sizes, beside)
     return path
 
@@ -58,15 +66,17 @@ def report(run: Path | str, baseline: Path | str | None = None) -> Path:
 def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if not (folder / BEST).is_file() or not (folder / HISTORY).is_file():
         raise InputError(
-            f"folder '{folder}' holds no {BEST} and {HISTORY}, so no search has finished there."
+            f"folder '{folder}' holds no {BEST} and {HISTORY}, so no search has finished there, "
+            f"and no {RESULT}, so no tuning has either."
         )
+    return _read_json(folder / BEST), _read_json(folder / HISTORY)
+
+
+def _read_json(path: Path) -> Any:
     try:
-        found, history = (
-            json.loads((folder / name).read_text(encoding="utf-8")) for name in (BEST, HISTORY)
-        )
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise InputError(f"{BEST} or {HISTORY} in '{folder}' is no valid JSON.") from None
-    return found, history
+        raise InputError(f"'{path}' is no valid JSON.") from None
 
 
 def _random_beside(folder: Path, found: dict[str, Any]) -> Path | None:
