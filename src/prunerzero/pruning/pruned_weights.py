@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,9 +12,8 @@ from prunerzero.metrics import Expression, ScoreError, Sparsity
 from prunerzero.metrics.mask import nan_error
 from prunerzero.metrics.selection import prune_into, use_gpu_kernels
 from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.pruner import MAGNITUDE
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
-
-_MAGNITUDE = Expression.parse("W")
 
 
 class PrunedWeights:
@@ -38,7 +37,7 @@ class PrunedWeights:
         Raises:
             ScoreError: the metric gives NaN on a layer; names the layer.
         """
-        counts: list[tuple[Sequence[str], Tensor]] = []
+        counts: list[tuple[list[str], Tensor]] = []
         left = list(self._layers)
         for names, group in self._groups:
             if group.supports(expression, self._sparsity):
@@ -53,7 +52,7 @@ class PrunedWeights:
             try:
                 prune_into(
                     self._layers[name].weight,
-                    _MAGNITUDE if unreached else expression,
+                    MAGNITUDE if unreached else expression,
                     self._sparsity,
                     W=self._dense[name],
                     X=self._statistics[name].X,
