@@ -7,6 +7,7 @@ the others go on.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import sys
@@ -38,14 +39,16 @@ def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[s
         found["operators"] = checks.operators
         found["parts"] = checks.subtrees
         found["same masks"] = checks.masks
-        found["launch shapes"] = whole_model.shapes
         found["whole 7B model"] = whole_model.run
         found["candidates of SmolLM2"] = lambda: evaluation.run("SmolLM2-135M", device)
+        found["candidates of 7B"] = lambda: evaluation.run("Llama-7B", device)
+        found["statistics of 7B"] = lambda: evaluation.statistics("Llama-7B", device)
+        found["launch shapes"] = whole_model.shapes
         found["graphs"] = evaluation.graphs
         found["kernels of SmolLM2"] = profiling.run
-        found["candidates of 7B"] = lambda: evaluation.run("Llama-7B", device)
     found["masks"] = lambda: masks.run(device, quick=quick)
     if device == "cpu":
+        found["statistics"] = lambda: evaluation.statistics("tiny", device, 64)
         found["candidates"] = lambda: evaluation.run("tiny", device, length=64)
     return found
 
@@ -96,6 +99,7 @@ def main() -> None:
             results[f"{name}: error"] = traceback.format_exc()
             print(f"{name}: {traceback.format_exc(limit=-6)[-1500:]}")
         if options.device == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
         results[name] = rows
         print(f"\n## {name} ({time.perf_counter() - start:.0f} s)\n\n{table(rows)}", flush=True)

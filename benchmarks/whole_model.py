@@ -104,9 +104,8 @@ def shapes() -> Iterator[dict[str, Any]]:
     wanda = Expression.parse(METRICS["2 operators"])
     half = Sparsity(0.5)
     candidates = {
-        4096: [(4, 512, 128), (4, 1024, 128), (8, 1024, 64), (8, 2048, 64), (8, 2048, 80),
-               (16, 2048, 64)],
-        11008: [(16, 2048, 128), (16, 4096, 128), (32, 4096, 64), (32, 8192, 64)],
+        4096: [(4, 1024, 128, 3), (8, 1024, 64, 2), (8, 1024, 64, 3), (8, 2048, 80, 3)],
+        11008: [(16, 4096, 128, 3), (32, 4096, 64, 2), (32, 4096, 64, 3)],
     }  # fmt: skip
     try:
         for width, options in candidates.items():
@@ -119,20 +118,20 @@ def shapes() -> Iterator[dict[str, Any]]:
             out = [v["W"].clone() for v in values]
             nans = torch.zeros(8, dtype=torch.int32, device="cuda")
             for option in options:
-                for gpu._WAYS in (2, 3):
-                    gpu._launch = lambda block, option=option: option
-                    row = {"width": width, "warps, chunk, registers": option, "ways": gpu._WAYS}
-                    try:
-                        measured = times(
-                            {
-                                "2": lambda: group.prune(wanda, half, out, nans),
-                                "13": lambda: group.prune(full, half, out, nans),
-                            },
-                            "cuda",
-                            repeats=7,
-                        )
-                        yield row | {name: ms / 8 for name, ms in measured.items()}
-                    except Exception as error:
-                        yield row | {"error": repr(error)[:200]}
+                gpu._WAYS = option[3]
+                gpu._launch = lambda block, option=option: option[:3]
+                row = {"width": width, "warps, chunk, registers, ways": option}
+                try:
+                    measured = times(
+                        {
+                            "2": lambda: group.prune(wanda, half, out, nans),
+                            "13": lambda: group.prune(full, half, out, nans),
+                        },
+                        "cuda",
+                        repeats=5,
+                    )
+                    yield row | {name: ms / 8 for name, ms in measured.items()}
+                except Exception as error:
+                    yield row | {"error": repr(error)[:200]}
     finally:
         gpu._launch, gpu._WAYS = chosen, ways

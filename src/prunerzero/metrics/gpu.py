@@ -14,7 +14,7 @@ from torch import Tensor
 from prunerzero.metrics.expression import Expression, evaluate
 from prunerzero.metrics.facts import breadth
 from prunerzero.metrics.kernels import OPTIONS, each_weight, select_rows
-from prunerzero.metrics.mask import Sparsity
+from prunerzero.metrics.mask import Sparsity, prune_mask
 from prunerzero.metrics.operators import OPERATORS, Scale
 from prunerzero.metrics.program import Slot, compiled
 
@@ -49,9 +49,9 @@ class Layers:
         self._table_out: tuple[list[int], Tensor] = [], self._table_w
         self._kept: dict[tuple[str, Expression], list[Scale]] = {}
 
-    def supports(self, expression: Expression, sparsity: Sparsity) -> bool:
+    def supports(self, sparsity: Sparsity) -> bool:
         """Whether the kernels can prune so."""
-        if compiled(expression) is None or breadth(expression) < 2:
+        if not selects_exactly(self.device):
             return False
         if sparsity.of is not None:
             return sparsity.of in (2, 4, 8)
@@ -73,6 +73,18 @@ class Layers:
 
         The number of scores of a layer that are NaN is added to ``nans`` (int32 [layers]).
         """
+        if not is_fused(expression, self.device):
+            for i, W in enumerate(self.W):
+                X = None if self.X is None else self.X[i]
+                score = expression.score(W=W, X=X, G=None if self.G is None else self.G[i])
+                single = Layers([W], None, [score])
+                single._select(Expression("G"), sparsity, out[i : i + 1], nans[i : i + 1])
+        else:
+            self._select(expression, sparsity, out, nans)
+
+    def _select(
+        self, expression: Expression, sparsity: Sparsity, out: Sequence[Tensor], nans: Tensor
+    ) -> None:
         if sparsity.of is not None:
             assert sparsity.keep is not None
             self._each_weight(expression, out, nans, sparsity.of - sparsity.keep, sparsity.of)
@@ -200,6 +212,64 @@ def _launch(block: int) -> tuple[int, int, int]:
     if block <= 4096:
         return max(4, block // 512), max(512, block // 4), 64
     return min(32, block // 512), 4096, 64
+
+
+def is_fused(expression: Expression, device: torch.device) -> bool:
+    """Whether the kernels give the scores of eager torch to the bit."""
+    if breadth(expression) < 2 or compiled(expression) is None:
+        return False
+    trusted = trusted_operators(device)
+    return all(node.name in trusted for _, node in expression.subtrees() if node.arguments)
+
+
+@lru_cache
+def trusted_operators(device: torch.device) -> frozenset[str]:
+    """The operators whose values the kernels give to the bit.
+
+    exp, log, tanh and pow come from NVIDIA's library, of which torch and Triton bring a copy each:
+    whether they round alike is found out on this device, on values of all sizes. None are trusted
+    where formulas that need the whole stack come out otherwise.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def spread(low: float, high: float, *shape: int) -> Tensor:
+        exponents = torch.rand(*shape, generator=generator) * (high - low) + low
+        values = torch.randn(*shape, generator=generator) * 10**exponents
+        return values.to(device)
+
+    W, X, G = spread(-9, 2, 256, 1024), spread(-3, 3, 1, 1024).abs(), spread(-8, 2, 256, 1024)
+    layer = Layers([W], X, [G])
+
+    def same(e: Expression) -> bool:
+        return torch.equal(
+            layer.score(e)[0].nan_to_num(nan=0.5), e.score(W=W, X=X, G=G).nan_to_num(nan=0.5)
+        )
+
+    deep = "(W - G) * (X + sqr(W)) - (G - W * X) * (G * G + neg(W))"
+    if not same(Expression.parse(deep)):
+        return frozenset()
+    found = set()
+    for operator in OPERATORS.values():
+        pairs = [names[: operator.arity] for names in ("WG", "GW", "WX", "GX", "XG")]
+        expressions = [Expression(operator.name, tuple(map(Expression, names))) for names in pairs]
+        if all(same(e) for e in expressions if breadth(e) == 2):
+            found.add(operator.name)
+    return frozenset(found)
+
+
+@lru_cache
+def selects_exactly(device: torch.device) -> bool:
+    """Whether the kernels select as the plain path does, of scores with many ties."""
+    generator = torch.Generator().manual_seed(0)
+    score = (torch.randn(64, 1000, generator=generator) * 50).round().to(device)
+    layer = Layers([score], None, [score])
+    for sparsity in (Sparsity(0.5), Sparsity(0.7), Sparsity.parse("2:4"), Sparsity.parse("4:8")):
+        mask = torch.empty(score.shape, dtype=torch.bool, device=device)
+        nans = torch.zeros(1, dtype=torch.int32, device=device)
+        layer._select(Expression("G"), sparsity, [mask], nans)
+        if int(nans) or not torch.equal(mask, prune_mask(score, sparsity)):
+            return False
+    return True
 
 
 @lru_cache(maxsize=1 << 12)

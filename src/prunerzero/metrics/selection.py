@@ -81,7 +81,7 @@ def prune_into(
             statistics.get("X"),
             [_rows_in_order(statistics["G"])] if "G" in statistics else None,
         )
-        if layer.supports(expression, sparsity):
+        if layer.supports(sparsity):
             nans = torch.zeros(1, dtype=torch.int32, device=W.device)
             target = out if out.stride(1) == 1 else W.new_empty(W.shape, dtype=out.dtype)
             layer.prune(expression, sparsity, [target], nans)

@@ -40,7 +40,7 @@ class PrunedWeights:
         counts: list[tuple[list[str], Tensor]] = []
         left = list(self._layers)
         for names, group in self._groups:
-            if group.supports(expression, self._sparsity):
+            if group.supports(self._sparsity):
                 out = [self._layers[name].weight for name in names]
                 nans = torch.zeros(len(names), dtype=torch.int32, device=group.device)
                 group.prune(expression, self._sparsity, out, nans)

@@ -100,7 +100,7 @@ def watch(layers: Mapping[str, Matrix], gradients: bool) -> Iterator[Callable[[i
         return {
             name: LayerStatistics(
                 squares[name] / windows,
-                gradient_squares[name].sqrt() if gradients else None,
+                gradient_squares[name].sqrt_() if gradients else None,
             )
             for name in layers
         }
@@ -121,7 +121,8 @@ def _watch_gradients(
     def watcher(total: Tensor) -> Callable[[Tensor], None]:
         def add(stored: Tensor) -> None:
             assert stored.grad is not None
-            total.add_((GRADIENT_SCALE * stored.grad.float()).square())
+            # in one pass over the gradient: for large models this is bound by memory
+            total.addcmul_(stored.grad, stored.grad, value=GRADIENT_SCALE**2)
             stored.grad = None
 
         return add
