@@ -44,6 +44,7 @@ def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[s
         found["candidates of 7B"] = lambda: evaluation.run("Llama-7B", device)
         found["statistics of 7B"] = lambda: evaluation.statistics("Llama-7B", device)
         found["launch shapes"] = whole_model.shapes
+        found["growth"] = whole_model.growth
         found["graphs"] = evaluation.graphs
         found["kernels of SmolLM2"] = profiling.run
     found["masks"] = lambda: masks.run(device, quick=quick)

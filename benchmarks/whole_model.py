@@ -135,3 +135,22 @@ def shapes() -> Iterator[dict[str, Any]]:
                     yield row | {"error": repr(error)[:200]}
     finally:
         gpu._launch, gpu._WAYS = chosen, ways
+
+
+def growth() -> Iterator[dict[str, Any]]:
+    """Masks of ever more weights: a part of one layer, one layer, 1 to 32 blocks."""
+    half = Sparsity(0.5)
+    e = Expression.parse(METRICS["14 operators"])
+    for rows in (256, 2560):
+        values = layer(rows, 4096, "cuda", torch.bfloat16)
+        group = gpu.Layers([values["W"]], values["X"][None], [values["G"]])
+        out = [values["W"].clone()]
+        nans = torch.zeros(1, dtype=torch.int32, device="cuda")
+        ms = times({"ms": lambda: group.prune(e, half, out, nans)}, "cuda", repeats=20)["ms"]
+        yield {"weights": rows * 4096, "ms": ms, "ms a billion": ms / (rows * 4096) * 1e9}
+    for blocks in (1, 4, 16, 32):
+        model = Model(blocks)
+        weights = sum(group.W[0].numel() * len(group.W) for group, _, _ in model.groups)
+        ms = times({"ms": lambda: model.prune(e, half)}, "cuda", repeats=5)["ms"]
+        yield {"weights": weights, "ms": ms, "ms a billion": ms / weights * 1e9}
+        del model
