@@ -149,8 +149,11 @@ def growth() -> Iterator[dict[str, Any]]:
         ms = times({"ms": lambda: group.prune(e, half, out, nans)}, "cuda", repeats=20)["ms"]
         yield {"weights": rows * 4096, "ms": ms, "ms a billion": ms / (rows * 4096) * 1e9}
     for blocks in (1, 4, 16, 32):
-        model = Model(blocks)
-        weights = sum(group.W[0].numel() * len(group.W) for group, _, _ in model.groups)
-        ms = times({"ms": lambda: model.prune(e, half)}, "cuda", repeats=5)["ms"]
-        yield {"weights": weights, "ms": ms, "ms a billion": ms / weights * 1e9}
-        del model
+        yield _growth(blocks, e, half)
+
+
+def _growth(blocks: int, e: Expression, sparsity: Sparsity) -> dict[str, Any]:
+    model = Model(blocks)
+    weights = sum(group.W[0].numel() * len(group.W) for group, _, _ in model.groups)
+    ms = times({"ms": lambda: model.prune(e, sparsity)}, "cuda", repeats=5)["ms"]
+    return {"weights": weights, "ms": ms, "ms a billion": ms / weights * 1e9}
