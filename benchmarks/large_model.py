@@ -46,8 +46,7 @@ from prunerzero.tasks.by_block import block_names
 
 GIB = 2**30
 RUNS = (("wanda", "0.5"), ("power-law", "2:4"), ("wanda", "2:4"), ("power-law", "0.5"))
-WHOLE = RUNS[:2]
-"""Those that are made with the whole model on the device too."""
+"""The first two are made with the whole model too, the first of them on all devices."""
 
 
 class Stages:
@@ -224,14 +223,19 @@ def by_block(
 
 
 def as_a_whole(
-    model: Path, output: Path, windows: Tensor, device: torch.device, metric: str, sparsity: str
+    model: Path,
+    output: Path,
+    windows: Tensor,
+    devices: tuple[torch.device, ...],
+    metric: str,
+    sparsity: str,
 ) -> dict[str, Any]:
     """Prune with the whole model on the device, and compare with what lies in ``output``."""
     stages = Stages()
     expression = find_metric(metric).expression
-    with _measured((device,)) as took:
+    with _measured(devices) as took:
         with stages("read weights"):
-            loaded = load_model(str(model), dtype="bfloat16", device=str(device))
+            loaded = load_model(str(model), dtype="bfloat16", device=",".join(map(str, devices)))
             layers = prunable_layers(loaded.model)
         with stages("statistics"):
             statistics = collect_statistics(
@@ -242,7 +246,7 @@ def as_a_whole(
         del statistics
     took |= {"stages": dict(stages.seconds), "sparsity": _sparsity(list(pruned))}
     took["unlike_by_block"] = _unlike(loaded.model, output)
-    return {"way": "as a whole, not written", "devices": 1} | took
+    return {"way": "as a whole, not written", "devices": len(devices)} | took
 
 
 @contextmanager
@@ -279,9 +283,10 @@ def _unlike(model: Any, folder: Path) -> dict[str, float]:
     mine = dict(model.named_parameters())
     different, moved, zeros = 0, 0, 0
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt", device=str(next(iter(mine.values())).device)) as file:
+        with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
-                here, there = mine[name], file.get_tensor(name)
+                here = mine[name]
+                there = file.get_tensor(name).to(here.device)
                 different += not torch.equal(here, there)
                 moved += int(((here == 0) != (there == 0)).sum())
                 zeros += int((here == 0).sum())
@@ -376,14 +381,17 @@ def main() -> None:
                         model, output, windows, some, m, p, memory
                     ),
                 )
-            if (metric, pattern) in WHOLE and not args.no_whole and output.exists():
-                record(
-                    metric,
-                    pattern,
-                    lambda m=metric, p=pattern: as_a_whole(  # type: ignore[misc]
-                        model, output, windows, devices[0], m, p
-                    ),
-                )
+            if args.no_whole or not output.exists():
+                continue
+            for some in dict.fromkeys((devices[:1], devices)):
+                if (metric, pattern, len(some)) in ((*RUNS[0], len(some)), (*RUNS[1], 1)):
+                    record(
+                        metric,
+                        pattern,
+                        lambda some=some, m=metric, p=pattern: as_a_whole(  # type: ignore[misc]
+                            model, output, windows, some, m, p
+                        ),
+                    )
     results["seconds"] = time.perf_counter() - began
     if args.output:
         args.output.write_text(json.dumps(results, indent=2))

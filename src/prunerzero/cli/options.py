@@ -42,7 +42,10 @@ _SETUP_OPTIONS: dict[str, Any] = {
         ),
     ],
     "device": Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:1 …", rich_help_panel=_MODEL)
+        str,
+        typer.Option(
+            help="auto, cpu, cuda, cuda:1; several GPUs: cuda:0,cuda:1.", rich_help_panel=_MODEL
+        ),
     ],
     "trust_remote_code": Annotated[
         bool,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -89,7 +89,8 @@ def load_model(
         revision: branch, tag or commit on the hub.
         dtype: ``"auto"`` computes in the checkpoint's dtype on a GPU and in float32 on a CPU;
             otherwise ``float32``, ``bfloat16`` or ``float16``.
-        device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …
+        device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …; over
+            several GPUs, ``"cuda:0,cuda:1"``, the blocks are spread evenly.
         trust_remote_code: run Python code that the hub's repository carries.
         allow_pickle: read pickled weights where there are no others; of what a pickle may hold,
             tensors alone are accepted.
@@ -97,14 +98,15 @@ def load_model(
     Raises:
         ModelError: not found, damaged, unreachable, or not a causal language model.
     """
-    where = find_device(device)
+    where, *more = find_devices(device)
     wanted: torch.dtype | None = None
 
     def choose(_config: Any, stored: torch.dtype) -> dict[str, Any]:
         nonlocal wanted
         wanted = compute_dtype(dtype, stored, where)
         # float32 holds all that a narrower dtype does, so it is read as it is and widened after
-        return {"dtype": "auto" if wanted == torch.float32 else wanted}
+        spread = _spread((where, *more)) if more else {}
+        return {"dtype": "auto" if wanted == torch.float32 else wanted} | spread
 
     tokenizer, model, stored = read_model(name, revision, trust_remote_code, choose, allow_pickle)
     dtypes = {key: tensor.dtype for key, tensor in _tensors(model).items()}
@@ -115,8 +117,17 @@ def load_model(
         dtypes = {key: stored if found == wanted else found for key, found in dtypes.items()}
     if (common := common_dtype(name, revision)) is not None:
         dtypes |= dict.fromkeys(dtypes.keys() & model.state_dict().keys(), common)
-    model.to(where)
+    if not hasattr(model, "hf_device_map"):
+        model.to(where)
     return LanguageModel(name, model, tokenizer, stored, dtypes, companion_files(name, revision))
+
+
+def _spread(devices: Sequence[torch.device]) -> dict[str, Any]:
+    """Options of ``from_pretrained`` that place the blocks on several GPUs, by accelerate."""
+    if any(device.type != "cuda" for device in devices):
+        return {}
+    room = {device.index or 0: torch.cuda.mem_get_info(device)[0] for device in devices}
+    return {"device_map": "balanced", "max_memory": room}
 
 
 def _tensors(model: Any) -> dict[str, torch.Tensor]:
@@ -202,6 +213,11 @@ def find_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {device!r} cannot be used here: {_sentence(error)}") from error
     return where
+
+
+def find_devices(devices: str) -> tuple[torch.device, ...]:
+    """The devices of these names, separated by commas. Raises ModelError."""
+    return tuple(find_device(name.strip()) for name in devices.split(","))
 
 
 def compute_dtype(dtype: str, stored: torch.dtype, device: torch.device) -> torch.dtype:

@@ -20,7 +20,7 @@ from prunerzero.language.models import (
     BUNDLED,
     LanguageModel,
     compute_dtype,
-    find_device,
+    find_devices,
     parameters_fingerprint,
 )
 from prunerzero.language.perplexity import Perplexity, exp
@@ -88,7 +88,7 @@ class BlockWorkspace(Workspace):
     ) -> None:
         super().__init__(setup, observer)
         self.way, self._scratch = way, scratch
-        self.devices = tuple(find_device(name) for name in setup.device.split(","))
+        self.devices = find_devices(setup.device)
 
     @cached_property
     def _streamed(self) -> StreamedModel:
@@ -228,17 +228,15 @@ def fits(setup: Setup, metric: Metric) -> bool:
     with torch.device("meta"):
         model = auto_class(config).from_config(config, **remote)
     text = config.get_text_config()
-    device = find_device(setup.device.split(",")[0])
-    item = compute_dtype(setup.dtype, text.dtype or torch.float32, device).itemsize
+    devices = find_devices(setup.device)
+    item = compute_dtype(setup.dtype, text.dtype or torch.float32, devices[0]).itemsize
     need = item * sum(p.numel() for p in model.parameters())
     if "G" in metric.expression.terminals:
         length = setup.max_seq_length or DEFAULT_WINDOW_LENGTH
         need += 4 * sum(p.numel() for p in find_blocks(model)[1].parameters())
         need += 17 * item * length * text.hidden_size * text.num_hidden_layers
-    if device.type == "cuda":
-        free = sum(
-            torch.cuda.mem_get_info(find_device(name))[0] for name in setup.device.split(",")
-        )
+    if devices[0].type == "cuda":
+        free = sum(torch.cuda.mem_get_info(device)[0] for device in devices)
     else:
         free = psutil.virtual_memory().available
     return bool(need < _SHARE * free)
