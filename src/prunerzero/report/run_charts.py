@@ -296,7 +296,7 @@ def _window(best: Iterable[float | None], known: Iterable[float]) -> tuple[float
 
 def _top(low: float, high: float) -> float:
     """Where the axis ends: what lies at the upper edge keeps its whole mark."""
-    return high * (high / low) ** 0.02
+    return float(high * (high / low) ** 0.02)
 
 
 def _log_axis(figure: go.Figure, low: float, high: float) -> None:
