@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from prunerzero.errors import InputError
+from prunerzero.language.checkpoint_files import common_dtype
 from prunerzero.language.corpora import Part
 from prunerzero.language.kinds import auto_class
 from prunerzero.language.models import (
@@ -173,7 +174,8 @@ def prune_blocks(
         part: partial.note(part, lambda p=part: work.measure(p, "dense").value) for part in parts
     }
     plan = Plan(metric.expression, sparsity, work.way.propagate, work.way.gradient)
-    writer = ShardWriter(partial.folder, loaded.model, len(source) + 1)
+    common = common_dtype(work.setup.model, work.setup.revision)
+    writer = ShardWriter(partial.folder, loaded.model, len(source) + 1, common)
     writer.write(0, source.outside())
     record = KeptBlocks(partial, writer, with_zeros=plan.propagate == "pruned")
     with work.observer.count("pruning", plan.visits * len(source), "blocks") as tell:
