@@ -4,11 +4,15 @@ import random
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from random_trees import random_tree
 
 from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity, SparsityError
 from prunerzero.metrics.ranking import (
     Probe,
+    _order,
+    _rounded,
     agreement,
     probe_scores,
     ranking_key,
@@ -148,3 +152,16 @@ def test_agreement_is_the_share_of_weights_pruned_by_both():
     assert agreement(magnitude, opposite, PROBE, Sparsity(0.75)) == pytest.approx(2 / 3)
     assert agreement(magnitude, opposite, PROBE, Sparsity(0.0)) == 1.0
     assert probe_scores(magnitude, PROBE).dtype == torch.float64
+
+
+@given(
+    st.lists(
+        st.floats(allow_nan=False, allow_infinity=False, width=32)
+        | st.sampled_from([0.0, -0.0, 1.0, -1.0]),
+        min_size=2,
+        max_size=40,
+    )
+)
+def test_rows_are_ordered_as_a_stable_argsort_orders_them(scores: list[float]) -> None:
+    rounded = _rounded(torch.tensor([scores], dtype=torch.float64)).numpy()
+    assert _order(rounded).tolist() == rounded.argsort(axis=1, kind="stable").tolist()
