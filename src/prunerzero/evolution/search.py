@@ -133,12 +133,11 @@ class _Search:
         self._paces: deque[float] = deque(maxlen=SLOWNESS_OF)
         self._finalists: dict[int, Finalist] = {}
         self._judged: dict[int, list[float]] = {}
+        self._start = time.monotonic()
+        self._earlier = 0.0
         population.refresh()
         self._take_in()
         self.resumed_from = self._taken_in
-        earlier = max((i.seconds for i in population.individuals), default=0.0)
-        self._start = time.monotonic()
-        self._earlier = earlier
 
     @property
     def seconds(self) -> float:
@@ -223,8 +222,9 @@ class _Search:
             self._take_in()
 
     def _take_in(self) -> None:
-        """Count what the population has new, from whichever worker."""
+        """Count what the population has new, from whichever worker, and keep to its time."""
         for individual in self.population.individuals[self._taken_in :]:
+            self._earlier += max(0.0, individual.seconds - self.seconds)
             self.race.add(individual)
             self._duplicates += individual.candidate.duplicates_skipped
             self._raced_out += individual.state == "pruned"
@@ -304,8 +304,10 @@ class _Search:
             return
         best = self.race.best
         loss = best.mean if best else None
-        own_seconds = max(time.monotonic() - self._start, 1e-9)
-        rate = (self._taken_in - self.resumed_from) / own_seconds
+        # a worker that has only just joined knows of none in its own time
+        since = self.resumed_from if self._taken_in > self.resumed_from else 0
+        begun = self._start if since else self._start - self._earlier
+        rate = (self._taken_in - since) / max(time.monotonic() - begun, 1e-9)
         self.on_progress(
             Progress(
                 phase=phase,
