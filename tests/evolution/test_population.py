@@ -79,7 +79,7 @@ def test_an_evaluation_of_a_dead_worker_is_neither_counted_nor_seen(journal: Pat
     begin(dead, "W * X")
     die(dead)
     population = Population.open(journal)
-    assert population.arrival == "resumed: 1 evaluations, 1 in flight lost"
+    assert population.arrival == "resumed: 1 evaluation, 1 in flight lost"
     assert len(population.individuals) == 1
     assert not population.knows("W * X")
     assert population.next_draw(None) == 1, "the draw that was lost is drawn again"
@@ -175,7 +175,7 @@ def test_workers_that_left_are_forgotten(journal: Path) -> None:
         measure(population, "W", 3.0)
     again = Population.open(journal)
     assert again.workers == 1
-    assert again.arrival == "resumed: 1 evaluations"
+    assert again.arrival == "resumed: 1 evaluation"
     assert not list(Path(f"{journal}.workers").glob(f"*{population._presence.worker}*"))
 
 

@@ -318,7 +318,8 @@ class Population:
         others = self.workers - 1
         if not (self.individuals or self.lost or torn or others):
             return None
-        found = [f"{len(self.individuals)} evaluations"]
+        count = len(self.individuals)
+        found = [f"{count} evaluation{'s' * (count != 1)}"]
         if self.lost:
             found.append(f"{self.lost} in flight lost")
         if self._in_flight:

@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from prunerzero import evolution
 from prunerzero.errors import InputError
 from prunerzero.evolution.settings import SeedMetrics, Strategy
@@ -138,6 +140,8 @@ def search(
     observer = observer or Observer()
     order = Order(replace(setup, device=devices[0]), sparsity, folder, settings, storage)
     if len(devices) == 1:
+        if setup.device == "auto" and (gpus := torch.cuda.device_count()) > 1:
+            observer.note(f"1 of {gpus} GPUs is used; --workers auto uses all.")
         found, result = run_order(order, observer)
     else:
         if str(storage).startswith("sqlite"):
@@ -240,7 +244,7 @@ def _search(
             on_progress=work.observer.search,
         )
         if lost := population.lost - lost_before:
-            work.observer.note(f"{lost} evaluations of workers that died were lost meanwhile.")
+            work.observer.note(f"in flight with workers that died, and lost: {lost}")
         if result.expression is None:
             if result.interrupted:
                 raise KeyboardInterrupt
