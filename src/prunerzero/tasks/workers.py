@@ -226,7 +226,7 @@ def _work(run: Run, order: Order, threads: int, outbox: Connection) -> None:
     torch.set_num_threads(threads)
     device = order.setup.device
     try:
-        if device.startswith("cuda:"):
+        if device.startswith("cuda:") and "," not in device:
             torch.cuda.set_device(device)
         last: tuple[str, Any] = ("found", run(order, _Messenger(outbox)))
     except KeyboardInterrupt:
