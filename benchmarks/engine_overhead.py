@@ -118,6 +118,8 @@ def measure(storage: str | Path, sizes: list[int], operators: Any) -> Iterator[d
             marks: list[tuple[float, float]] = []
 
             def mark(_: Progress, marks: list[tuple[float, float]] = marks) -> None:
+                if not marks:  # taking in what the study holds is done once
+                    clock.seconds.clear()
                 marks.append((time.perf_counter(), time.process_time()))
 
             search(
@@ -132,7 +134,7 @@ def measure(storage: str | Path, sizes: list[int], operators: Any) -> Iterator[d
             first, last = marks[0], marks[WINDOW - 1]
             whole = (last[0] - first[0]) / (WINDOW - 1) - fitness.seconds / WINDOW
             processor = (last[1] - first[1]) / (WINDOW - 1) - fitness.processor_seconds / WINDOW
-            parts = {name: 1000 * s / WINDOW for name, s in clock.seconds.items()}
+            parts = {name: 1000 * s / (WINDOW - 1) for name, s in clock.seconds.items()}
             yield {
                 "evaluations": size,
                 "engine_ms": 1000 * whole,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Literal
 
@@ -58,7 +59,7 @@ class Individual:
     losses: tuple[float, ...]
     seconds: float
 
-    @property
+    @cached_property
     def mean(self) -> float:
         """Mean loss of the chunks read, in nats per token; infinite where none was."""
         return fmean(self.losses) if self.losses else math.inf
