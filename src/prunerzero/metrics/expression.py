@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -225,7 +225,7 @@ def evaluate(
     as it is used. ``scales`` holds what is known already of subtrees that rescale.
     """
     W = values["W"]
-    counts = Counter(node for _, node in expression.subtrees() if node.arguments)
+    repeated = _repeated(expression)
     known: dict[Expression, Tensor] = {}
 
     def value_of(node: Expression) -> Tensor:
@@ -239,11 +239,18 @@ def evaluate(
             value = rescale(value_of(node.arguments[0]), scales[node])
         else:
             value = OPERATORS[node.name].function(*[value_of(a) for a in node.arguments])
-        if counts[node] > 1:
+        if node in repeated:
             known[node] = value
         return value
 
     return value_of(expression)
+
+
+@lru_cache(maxsize=8)  # one expression is evaluated on layer after layer
+def _repeated(expression: Expression) -> frozenset[Expression]:
+    """The subtrees that stand in it more than once."""
+    counts = Counter(node for _, node in expression.subtrees() if node.arguments)
+    return frozenset(node for node, count in counts.items() if count > 1)
 
 
 def magnitudes(W: Tensor) -> Tensor:
