@@ -49,8 +49,12 @@ def tune(
         typer.Option(help="Ask about this pattern alone, such as 2:4: is it within the limit?"),
     ] = None,
     evaluations: Annotated[
-        int, typer.Option(help="Metrics to evolve at most; 0 for known metrics only.")
-    ] = 200,
+        int | None,
+        typer.Option(
+            help="Metrics to evolve at most; 0 for known metrics only; 200 if --time is not given "
+            "either."
+        ),
+    ] = None,
     time: Annotated[
         str | None, typer.Option(help="Time of evolution at most: 90s, 15m, 1h30m.")
     ] = None,

@@ -11,7 +11,7 @@ from prunerzero import evolution
 from prunerzero.errors import InputError
 from prunerzero.files import write_json
 from prunerzero.language.corpora import PARTS
-from prunerzero.language.models import fingerprint
+from prunerzero.language.models import BUNDLED, fingerprint
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.explain import in_words
 from prunerzero.pruning.blocks import check_widths
@@ -42,6 +42,9 @@ DEFAULT_WINDOWS = 64
 DEFAULT_EVALUATIONS = 200
 DEFAULT_SAMPLES = 4
 
+BUNDLED_TIME = "2m"
+"""Of evolution, so that trying it out takes less than five minutes on two cores."""
+
 
 def tune(
     setup: Setup | str,
@@ -51,7 +54,7 @@ def tune(
     max_perplexity: float | None = None,
     task_metric: str | None = None,
     pattern: str | None = None,
-    evaluations: int = DEFAULT_EVALUATIONS,
+    evaluations: int | None = None,
     time: str | float | None = None,
     seed: int = 0,
     samples: int = DEFAULT_SAMPLES,
@@ -75,7 +78,8 @@ def tune(
         task_metric: ``TASK:METRIC:DROP``, such as ``arc_easy:acc:0.02``: the drop of a task's score
             allowed, instead; needs lm-eval.
         pattern: ``"2:4"``: no search over the sparsity, but whether this pattern keeps the limit.
-        evaluations: budget of the evolution; 0 for known metrics only.
+        evaluations: budget of the evolution; 0 for known metrics only. Where neither this nor a
+            time is given, 200, and with the bundled model two minutes.
         time: budget too: ``"15m"``, ``"1h30m"``, or seconds.
         seed: of the evolution.
         samples: how many continuations to show side by side.
@@ -91,8 +95,11 @@ def tune(
     setup = Setup(model=setup) if isinstance(setup, str) else setup
     wish = Wish.of(max_degradation, max_perplexity, task_metric)
     wanted = None if pattern is None else Sparsity.parse(pattern)
+    if evaluations is None and time is None:
+        evaluations = DEFAULT_EVALUATIONS
+        time = BUNDLED_TIME if setup.model == BUNDLED else None
     seconds = None if time is None else parse_duration(time)
-    if evaluations < 0:
+    if evaluations is not None and evaluations < 0:
         raise InputError("--evaluations must be at least 0.")
     folder = Path(output_dir)
     check_folder(folder)
@@ -107,7 +114,7 @@ def tune(
     bench = Bench(work, ledger)
     limit = limit_on(bench, wish)
     search = None
-    if evaluations and seconds != 0:
+    if evaluations != 0 and seconds != 0:
         search = evolution.SearchSettings(
             seed=seed, evaluations=evaluations, seconds=seconds, seed_metrics="catalog"
         )
