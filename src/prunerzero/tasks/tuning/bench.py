@@ -158,7 +158,9 @@ class Bench:
                 if metric is not None and sparsity is not None:
                     prune_model(self.work.layers, self.statistics, metric.expression, sparsity)
                 scores = score_tasks(self.work.language_model, self._tasks(limit), 8)
-            found = [score for score in scores if score.metric == limit.task_metric]
+            asked = [score for score in scores if score.metric == limit.task_metric]
+            # of a group of tasks, the group's own score
+            found = [score for score in asked if score.task == limit.task] or asked
             if len(found) != 1:
                 raise InputError(
                     f"task {limit.task!r} gives {', '.join(f'{s.task} {s.metric}' for s in scores)}"
