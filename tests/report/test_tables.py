@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from prunerzero.report import perplexity_table
+from prunerzero.report import perplexity_table, texts_table
 
 
 def lines(table: Table) -> list[list[str]]:
@@ -66,3 +66,31 @@ def test_a_formula_with_brackets_is_printed_as_it_is():
     console.print(perplexity_table({"test": {"[bold]W[/bold]": 40.0}}, "[red]title[/red]"))
     printed = console.export_text()
     assert "[bold]W[/bold]" in printed and "[red]title[/red]" in printed
+
+
+def test_several_texts_stand_under_one_another_each_from_dense_to_worst():
+    table = texts_table(
+        {"a.txt": {"wanda": 30.0, "dense": 20.0, "w": 25.0}, "b.txt": {"dense": 10.0, "w": 10.5}},
+        {"a.txt": {"w": {"kl": 0.12345, "agreement": 0.7, "tokens": 9}}},
+        "50 %",
+    )
+    assert lines(table) == [
+        ["text", "metric", "perplexity", "vs dense", "KL to dense", "same top-1"],
+        ["a.txt", "dense", "20.00", "", "", ""],
+        ["", "w", "25.00", "+25.00 %", "0.123", "70.0%"],
+        ["", "wanda", "30.00", "+50.00 %", "", ""],
+        ["b.txt", "dense", "10.00", "", "", ""],
+        ["", "w", "10.50", "+5.00 %", "", ""],
+    ]
+
+
+def test_divergence_is_shown_on_the_part_that_metrics_are_compared_on():
+    values = {"validation": {"dense": 18.0, "w": 39.0}, "test": {"dense": 18.9, "w": 40.7}}
+    moved = {
+        "validation": {"w": {"kl": 0.9, "agreement": 0.1}},
+        "test": {"w": {"kl": 0.5, "agreement": 0.25}},
+    }
+    table = lines(perplexity_table(values, "50 %", moved))
+    assert table[0] == ["metric", "validation", "test", "KL to dense", "same top-1"]
+    assert table[1] == ["dense", "18.00", "18.90", "", ""]
+    assert table[2] == ["w", "39.00", "40.70", "0.5", "25.0%"]

@@ -192,3 +192,12 @@ def test_windows_that_slide_cover_the_text():
     text = cut_windows(["".join("abcdefgh")], tiny_tokenizer(), 4, "x", 2)
     ids = torch.tensor(tiny_tokenizer()("abcdefgh")["input_ids"])
     assert torch.equal(text.windows, torch.stack([ids[0:4], ids[2:6], ids[4:8]]))
+
+
+def test_what_may_be_repeated_is_one_or_several_in_a_file(printed, workplace):
+    (workplace / "one.yaml").write_text("model: model\ntext: test.txt\n")
+    (workplace / "several.yaml").write_text("model: model\ntext: [test.txt, other.txt]\n")
+    one = printed("eval", "--config", "one.yaml")
+    several = printed("eval", "--config", "several.yaml")
+    assert [figures["text"] for figures in one["texts"]] == ["test.txt"]
+    assert [figures["text"] for figures in several["texts"]] == ["test.txt", "other.txt"]
