@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
+
+_EXAMPLE = Path(__file__).with_name("tune_example.json")
 
 
 def tuned(**changes: Any) -> dict[str, Any]:
@@ -167,6 +171,7 @@ CASES = {
     "a known metric": lambda: tuned(metric={**tuned()["metric"], "name": "power-law"}),
     "sensitivity of blocks": lambda: tuned(sensitivity_of="block"),
     "no samples": lambda: tuned(samples=[]),
+    "a real one": lambda: json.loads(_EXAMPLE.read_text(encoding="utf-8")),
 }
 """Every kind of answer that there is, by what is special about it."""
 
