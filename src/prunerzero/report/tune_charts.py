@@ -18,8 +18,8 @@ def quality_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
     """Rise of perplexity on the validation text against sparsity, with limit and choice."""
     curve: list[Point] = result["curve"]
     whole = max(point["windows"] for point in curve)
-    full = [point for point in curve if point["windows"] == whole and point["step"] != "choice"]
-    rough = [point for point in curve if point not in full]
+    full = [point for point in curve if point["windows"] == whole]
+    rough = [point for point in curve if point["windows"] != whole]
     limit = limit_rise(result)
     chosen = result["parts"]["validation"]
     top = _upper_edge([point["rise"] for point in full], limit)
