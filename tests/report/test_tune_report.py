@@ -290,6 +290,11 @@ def test_what_the_pruned_model_says_otherwise_is_marked():
     assert html.count("<mark>") == 1
 
 
+def test_of_blocks_that_were_pruned_whole_each_is_listed_once():
+    text = visible(case_page("sensitivity of blocks"))
+    assert "The most sensitive block sensitivity block 0 0.0312 block 1 0.0212" in text
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_hostile_names_stay_text(tmp_path, language):
     result = tuned(model=HOSTILE, answer=HOSTILE, split=HOSTILE, commands=[HOSTILE])

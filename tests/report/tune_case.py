@@ -159,6 +159,13 @@ def by_task() -> dict[str, Any]:
     return result
 
 
+def by_block() -> dict[str, Any]:
+    result = tuned(sensitivity_of="block")
+    for layer in result["layers"]:
+        layer["sensitivity"] = 0.0312 - 0.01 * layer["block"]
+    return result
+
+
 CASES = {
     "kept": tuned,
     "missed on the test text": missed_on_test,
@@ -169,7 +176,7 @@ CASES = {
     "a limit of perplexity": by_perplexity,
     "a limit of a task": by_task,
     "a known metric": lambda: tuned(metric={**tuned()["metric"], "name": "power-law"}),
-    "sensitivity of blocks": lambda: tuned(sensitivity_of="block"),
+    "sensitivity of blocks": by_block,
     "no samples": lambda: tuned(samples=[]),
     "a real one": lambda: json.loads(_EXAMPLE.read_text(encoding="utf-8")),
 }

@@ -24,7 +24,8 @@ Language = Literal["en", "ja"]
 Say = Callable[..., str]
 """A string of the page by its key, with its figures."""
 
-_MOST_SENSITIVE = 5
+_MOST = 5
+"""So many of the most sensitive layers or blocks are listed."""
 
 
 def write_tune_report(result: Mapping[str, Any], path: Path, language: Language = "en") -> None:
@@ -64,7 +65,7 @@ def _render(result: dict[str, Any], language: Language) -> str:
         "curve": tune_charts.quality_chart(result, strings),
         "rise": tune_charts.rise_chart(result, strings),
         "sparsity": layer_charts.sparsity_chart(layers, axis),
-        "sensitivity": layer_charts.sensitivity_chart(layers, axis),
+        "sensitivity": layer_charts.sensitivity_chart(_measured(result, axis), axis),
     }
     return render(
         "tune.html.j2",
@@ -91,7 +92,7 @@ def _render(result: dict[str, Any], language: Language) -> str:
         limit=_limit(result, say),
         tree=draw_tree(metric["tree"], say("metric_tree", formula=metric["formula"])),
         has_score=any(point["score"] is not None for point in result["curve"]),
-        most_sensitive=_most_sensitive(layers),
+        most_sensitive=sorted(_measured(result, axis), key=_sensitivity)[-1 : -_MOST - 1 : -1],
         samples=[_sample(sample) for sample in result["samples"]],
         settings=_settings(result),
         palette=charts.PALETTE,
@@ -241,8 +242,19 @@ def _rise_words(result: dict[str, Any], say: Say) -> str:
     return say("chart_rise", parts=say("separator").join(parts))
 
 
-def _most_sensitive(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(layers, key=lambda layer: -float(layer["sensitivity"]))[:_MOST_SENSITIVE]
+def _measured(result: dict[str, Any], block: str) -> list[dict[str, Any]]:
+    """What was pruned alone for its sensitivity: the layers, or the blocks as ``3.block``."""
+    if result["sensitivity_of"] == "layer":
+        return list(result["layers"])
+    one_each = {layer["block"]: layer["sensitivity"] for layer in result["layers"]}
+    return [
+        {"name": f"{number}.{block}", "title": f"{block} {number}", "sensitivity": value}
+        for number, value in one_each.items()
+    ]
+
+
+def _sensitivity(measured: dict[str, Any]) -> float:
+    return float(measured["sensitivity"])
 
 
 def _sample(sample: dict[str, str]) -> dict[str, str]:
