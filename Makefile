@@ -1,18 +1,24 @@
 # make demo   evolve a metric on the bundled model, compare, prune, report (3 minutes after setup)
 # make test   run the tests
+# make bench  time the usual way and ours side by side (DEVICE=cuda on a GPU)
 # make check  run the linter and the type checker
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test bench check format clean
 
 demo: $(VENV)/installed
 	$(BIN)/prunerzero demo --output-dir demo --overwrite
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+DEVICE ?= cpu
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks --device $(DEVICE) --output benchmarks.json
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check .

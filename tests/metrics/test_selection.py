@@ -13,9 +13,11 @@ from prunerzero.metrics import (
     Expression,
     ScoreError,
     Sparsity,
+    SparsityError,
     prune_mask,
     selection,
 )
+from prunerzero.metrics.selection import prune_into
 
 SPARSITIES = [
     Sparsity(0.5), Sparsity(0.3), Sparsity(0.0), Sparsity(0.5, group="layer"),
@@ -46,3 +48,33 @@ def test_blocks_of_rows_give_the_same_masks_to_the_bit(seed, sparsity, block):
         patch.setattr(selection, "_BLOCK", block)
         ours, theirs = found(e, sparsity, values), reference(e, sparsity, values)
     assert ours == theirs if isinstance(theirs, str) else torch.equal(ours, theirs)
+
+
+@pytest.fixture
+def blocks_of_one_row(monkeypatch):
+    monkeypatch.setattr(selection, "_BLOCK", 16)
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES, ids=str)
+def test_weights_are_pruned_in_place_however_they_are_stored(sparsity, blocks_of_one_row):
+    e = Expression.parse("abs(W * W) * mms(G)")
+    G = torch.rand(12, 16)
+    for W in (torch.randn(12, 16), torch.randn(16, 12).t(), torch.randn(12, 32)[:, ::2]):
+        expected = W.masked_fill(prune_mask(e.score(W=W, G=G), sparsity), 0)
+        prune_into(W, e, sparsity, W=W, G=G)
+        assert torch.equal(W, expected)
+
+
+def test_nan_anywhere_is_refused_with_its_number(blocks_of_one_row):
+    G = torch.ones(4, 16)
+    G[2, 3:5] = torch.nan
+    with pytest.raises(ScoreError, match="2 of 64 scores are NaN"):
+        score_mask(Expression.parse("W * G"), Sparsity(0.5), W=torch.randn(4, 16), G=G)
+
+
+def test_what_does_not_fit_is_refused():
+    W = torch.randn(4, 16)
+    with pytest.raises(ScoreError, match="reads the gradients"):
+        score_mask(Expression.parse("W * G"), Sparsity(0.5), W=W)
+    with pytest.raises(SparsityError, match="multiple of 5"):
+        score_mask(Expression.parse("W"), Sparsity.parse("2:5"), W=W)

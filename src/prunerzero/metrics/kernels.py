@@ -108,10 +108,12 @@ def _scores(
     code, length, W, G, numbers, row_values, column_values, layer, row, columns, valid,
     layers, rows, width,
 ):  # fmt: skip
-    a = tl.zeros_like(columns).to(tl.float32)  # top of the stack
-    b = a
-    c = a
-    d = a
+    # the stack, its top first; each a value of its own: Triton 3.6 does not see that a variable is
+    # carried through the loop where all it is ever assigned are values that it began with
+    a = tl.zeros_like(columns).to(tl.float32)
+    b = tl.zeros_like(columns).to(tl.float32)
+    c = tl.zeros_like(columns).to(tl.float32)
+    d = tl.zeros_like(columns).to(tl.float32)
     for i in range(length):
         op = tl.load(code + 2 * i)
         operand = tl.load(code + 2 * i + 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations
 from typing import Any, Literal
 
@@ -14,6 +16,9 @@ from torch import Tensor
 from prunerzero.metrics.errors import ScoreError, SparsityError
 
 Group = Literal["row", "layer"]
+
+_WORTH_THREADS = 1 << 16
+"""Scores of which the selection takes much longer than handing it to a thread."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ def _prune_lowest(rows: Tensor, count: int) -> Tensor:
         return torch.zeros_like(rows, dtype=torch.bool)
     if rows.device.type == "cpu":  # numpy selects and compares several times faster than torch
         array = rows.numpy()
-        threshold = torch.from_numpy(np.partition(array, count - 1, axis=1)[:, count - 1 : count])
+        threshold = torch.from_numpy(_kth_lowest(array, count - 1))
         pruned = torch.from_numpy(array <= threshold.numpy())
     else:
         threshold = rows.kthvalue(count, dim=1, keepdim=True).values
@@ -156,6 +161,23 @@ def _prune_lowest(rows: Tensor, count: int) -> Tensor:
         tied = (pruned.sum(1) > count).nonzero().squeeze(1)
         pruned[tied] = _prune_tied(rows[tied], threshold[tied], count)
     return pruned
+
+
+def _kth_lowest(rows: Any, k: int) -> Any:
+    """[rows, 1]; on as many cores as torch uses, since numpy itself uses one."""
+
+    def select(some: Any) -> Any:
+        return np.partition(some, k, axis=1)[:, k : k + 1]
+
+    threads = min(torch.get_num_threads(), len(rows))
+    if threads == 1 or rows.size < _WORTH_THREADS:
+        return select(rows)
+    return np.concatenate([*_pool(threads).map(select, np.array_split(rows, threads))])
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "selection")
 
 
 def _prune_tied(rows: Tensor, threshold: Tensor, count: int) -> Tensor:
