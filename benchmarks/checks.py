@@ -57,8 +57,8 @@ def subtrees() -> Iterator[dict[str, Any]]:
                 bad = ours != theirs
                 if bad.any():
                     i = tuple(bad.nonzero()[0].tolist())
-                    yield {"part": str(part), "differ": int(bad.sum()), "ours": repr(ours[i].item()),
-                           "eager": repr(theirs[i].item())}  # fmt: skip
+                    values_there = {"ours": ours[i].item(), "eager": theirs[i].item()}
+                    yield {"part": str(part), "differ": int(bad.sum()), **values_there}
         half = Sparsity(0.5)
         found = {
             "usual": mask(e, half, **values),
@@ -67,10 +67,7 @@ def subtrees() -> Iterator[dict[str, Any]]:
         }
         for name in ("usual", "plain"):
             wrong = found[name] != found["fused"]
-            rows = wrong.any(1).nonzero().flatten().tolist()
-            yield {"part": str(e), "against": name, "differ": int(wrong.sum()), "rows": rows[:5],
-                   "columns": [wrong[r].nonzero().flatten().tolist()[:4] for r in rows[:3]],
-                   "scores": [e.score(**values)[r][wrong[r]].tolist()[:4] for r in rows[:3]]}  # fmt: skip
+            yield {"part": str(e), "against": name, "differ": int(wrong.sum())}
 
 
 def masks() -> Iterator[dict[str, Any]]:
