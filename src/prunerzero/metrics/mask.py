@@ -153,11 +153,13 @@ def _prune_lowest(rows: Tensor, count: int) -> Tensor:
     if rows.device.type == "cpu":  # numpy selects and compares several times faster than torch
         array = rows.numpy()
         threshold = torch.from_numpy(_kth_lowest(array, count - 1))
-        pruned = torch.from_numpy(array <= threshold.numpy())
+        lowest = array <= threshold.numpy()
+        total, pruned = np.count_nonzero(lowest), torch.from_numpy(lowest)
     else:
         threshold = rows.kthvalue(count, dim=1, keepdim=True).values
         pruned = rows <= threshold
-    if int(pruned.count_nonzero()) > count * rows.shape[0]:  # scores tie at a threshold
+        total = int(pruned.count_nonzero())
+    if total > count * rows.shape[0]:  # scores tie at a threshold
         tied = (pruned.sum(1) > count).nonzero().squeeze(1)
         pruned[tied] = _prune_tied(rows[tied], threshold[tied], count)
     return pruned
