@@ -154,7 +154,7 @@ def _prune_lowest(rows: Tensor, count: int) -> Tensor:
         array = rows.numpy()
         threshold = torch.from_numpy(_kth_lowest(array, count - 1))
         lowest = array <= threshold.numpy()
-        total, pruned = np.count_nonzero(lowest), torch.from_numpy(lowest)
+        total, pruned = int(np.count_nonzero(lowest)), torch.from_numpy(lowest)
     else:
         threshold = rows.kthvalue(count, dim=1, keepdim=True).values
         pruned = rows <= threshold
