@@ -75,9 +75,9 @@ def open_streamed(
 def _outside(module: nn.Module, name: str, left: list[str]) -> dict[str, str]:
     """Everything but the modules in ``left``, in pieces as large as can be, for the CPU."""
     prefix = f"{name}." if name else ""
-    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    computed = module._non_persistent_buffers_set  # not in the files
-    places = {f"{prefix}{key}": "cpu" for key, _ in own if key not in computed}
+    children = tuple(f"{key}." for key, _ in module.named_children())
+    own = (key for key in module.state_dict() if not key.startswith(children))
+    places = {f"{prefix}{key}": "cpu" for key in own}
     for key, child in module.named_children():
         full = f"{prefix}{key}"
         if full in left:

@@ -13,7 +13,7 @@ import psutil
 import torch
 from torch import nn
 
-from prunerzero.errors import InputError
+from prunerzero.errors import InputError, ModelError
 from prunerzero.language.checkpoint_files import common_dtype
 from prunerzero.language.corpora import Part
 from prunerzero.language.kinds import auto_class
@@ -32,6 +32,7 @@ from prunerzero.pruning.blockwise import GradientOf, Plan, Propagate, prune_by_b
 from prunerzero.pruning.partial import KeptBlocks, PartialCheckpoint
 from prunerzero.pruning.pruner import LayerSparsity
 from prunerzero.pruning.reading import Room, losses_by_block
+from prunerzero.pruning.replay import AS_A_WHOLE
 from prunerzero.pruning.shards import FiledBlocks, ShardWriter
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH, Setup, Workspace
@@ -245,8 +246,11 @@ def fits(setup: Setup, metric: Metric) -> bool:
 
 
 def block_names(model: nn.Module) -> list[str]:
-    """The full names of the model's blocks."""
+    """The full names of the model's blocks. Raises ModelError where they share weights."""
     prefix, blocks = find_blocks(model)
+    inside = [{id(parameter) for parameter in block.parameters()} for block in blocks]
+    if len(set().union(*inside)) < sum(map(len, inside)):
+        raise ModelError(f"blocks of the model share weights, {AS_A_WHOLE}")
     return [f"{prefix}.{index}" for index in range(len(blocks))]
 
 

@@ -1,0 +1,52 @@
+"""Architectures pruned block by block as they are as a whole, to the bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conformance.test_architectures import ARCHITECTURES
+from conformance.tiny_architectures import save
+from safetensors.torch import load_file
+from tiny_model import some_text
+
+from prunerzero import Setup, prune
+from prunerzero.errors import ModelError
+from prunerzero.tasks.by_block import Way
+
+SOME = [
+    *("gemma3_text", "opt", "bloom", "falcon", "gpt_oss", "qwen3_moe", "openai-gpt"),
+    *("qwen3_next", "llama4", "gemma3"),
+]
+"""Their blocks differ in arguments, in what they return, in how weights lie in files; the last two
+also read images."""
+
+METRIC = "W * sqrt(X) * G"
+
+
+def dense(name: str, folder: Path) -> Setup:
+    torch.manual_seed(0)
+    model = save(ARCHITECTURES[name](), folder / "dense", torch.bfloat16)
+    (folder / "text.txt").write_text(some_text(0, 200))
+    return Setup(model=str(model), calibration=folder / "text.txt", max_seq_length=24)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {k: t for file in folder.glob("*.safetensors") for k, t in load_file(file).items()}
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_block_by_block_writes_the_weights_that_the_whole_model_gives(name, tmp_path):
+    setup = dense(name, tmp_path)
+    prune(setup, METRIC, "0.5", tmp_path / "whole")
+    way = Way(block_by_block=True, activation_memory="2KB")
+    prune(setup, METRIC, "0.5", tmp_path / "blocks", way=way)
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "blocks")
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert torch.equal(found[key], tensor), key
+
+
+def test_blocks_that_share_weights_are_refused(tmp_path):
+    setup = dense("zamba2", tmp_path)
+    with pytest.raises(ModelError, match="share weights"):
+        prune(setup, METRIC, "0.5", tmp_path / "blocks", way=Way(block_by_block=True))
