@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
@@ -86,13 +86,12 @@ class PartialCheckpoint:
         self._begun = True
         return len(self._state["blocks"])
 
-    def note(self, key: str, make: Any) -> Any:
-        """What was noted under ``key``, else what ``make`` returns, which is noted."""
+    def note(self, key: str, make: Callable[[], float]) -> float:
+        """The number noted under ``key``, else what ``make`` returns, which is noted."""
         if key not in self._state["notes"]:
-            value = make()
-            self._state["notes"][key] = value
+            self._state["notes"][key] = make()
             self._save()
-        return self._state["notes"][key]
+        return float(self._state["notes"][key])
 
     def finished(self, index: int) -> bool:
         """Whether a block is pruned and kept."""

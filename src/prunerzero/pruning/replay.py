@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from prunerzero.errors import ModelError
 
-AS_A_WHOLE = (
+_AS_A_WHOLE = (
     "so that they cannot be pruned one by one; leave out --block-by-block, --propagate and "
     "--gradient, on a device that holds the model."
 )
-"""How the refusal of a model ends."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Replay:
             if index == 0:
                 hidden.append(found)
             if found is not hidden[0]:
-                raise ModelError(f"the model computes between its blocks, {AS_A_WHOLE}")
+                raise ModelError(f"the model computes between its blocks, {_AS_A_WHOLE}")
             args, kwargs = _map((call.args, call.kwargs), lambda tensor: self._keep(tensor, known))
             self._calls[index].append(Call(args, kwargs, call.keyword))
             return found
@@ -97,7 +96,7 @@ class Replay:
             self._model(input_ids=ids, use_cache=False)
         self._windows += 1
         if any(len(calls) != self._windows for calls in self._calls):
-            raise ModelError(f"the model does not call each of its blocks once, {AS_A_WHOLE}")
+            raise ModelError(f"the model does not call each of its blocks once, {_AS_A_WHOLE}")
         return hidden[0]
 
     def run(self, index: int, window: int, hidden: Tensor) -> Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from functools import partial as bind
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import psutil
 import torch
 from torch import nn
 
-from prunerzero.errors import InputError, ModelError
+from prunerzero.errors import InputError
 from prunerzero.language.checkpoint_files import common_dtype
 from prunerzero.language.corpora import Part
 from prunerzero.language.kinds import auto_class
@@ -32,7 +34,6 @@ from prunerzero.pruning.blockwise import GradientOf, Plan, Propagate, prune_by_b
 from prunerzero.pruning.partial import KeptBlocks, PartialCheckpoint
 from prunerzero.pruning.pruner import LayerSparsity
 from prunerzero.pruning.reading import Room, losses_by_block
-from prunerzero.pruning.replay import AS_A_WHOLE
 from prunerzero.pruning.shards import FiledBlocks, ShardWriter
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH, Setup, Workspace
@@ -162,7 +163,6 @@ def prune_blocks(
         InputError, MetricError: as ``prune`` does.
     """
     check_widths(work.layers, sparsity)
-    check_apart(work.source.blocks)
     reads = metric.expression.terminals
     windows = work.text("calibration").windows if reads - {"W"} else None
     for part in parts:
@@ -171,9 +171,7 @@ def prune_blocks(
     source, loaded = work.source, work.language_model
     if begun:
         work.observer.stage(f"going on in {partial.folder}: {begun} blocks are finished")
-    before = {
-        part: partial.note(part, lambda p=part: work.measure(p, "dense").value) for part in parts
-    }
+    before = {part: partial.note(part, bind(work.dense, part)) for part in parts}
     plan = Plan(metric.expression, sparsity, work.way.propagate, work.way.gradient)
     common = common_dtype(work.setup.model, work.setup.revision)
     writer = ShardWriter(partial.folder, loaded.model, len(source) + 1, common)
@@ -248,13 +246,11 @@ def fits(setup: Setup, metric: Metric) -> bool:
 def block_names(model: nn.Module) -> list[str]:
     """The full names of the model's blocks. Raises ModelError where they share weights."""
     prefix, blocks = find_blocks(model)
-    inside = [{id(parameter) for parameter in block.parameters()} for block in blocks]
-    if len(set().union(*inside)) < sum(map(len, inside)):
-        raise ModelError(f"blocks of the model share weights, {AS_A_WHOLE}")
+    check_apart(blocks)  # on the model without weights: what is read apart, lies apart
     return [f"{prefix}.{index}" for index in range(len(blocks))]
 
 
-def _counter(tell: Any) -> Any:
+def _counter(tell: Callable[[int], None]) -> Callable[[], None]:
     done = 0
 
     def one_more() -> None:
