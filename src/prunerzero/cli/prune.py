@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -40,17 +40,16 @@ def prune(
         ),
     ] = False,
     propagate: Annotated[
-        str,
+        Literal["dense", "pruned"],
         typer.Option(
-            help="Statistics of the dense model, or of each block behind those already pruned: "
-            "dense, pruned.",
+            help="Statistics of the dense model, or of each block behind those already pruned.",
             rich_help_panel=_MEMORY,
         ),
     ] = "dense",
     gradient: Annotated[
-        str,
+        Literal["full", "block"],
         typer.Option(
-            help="G of the model's loss, or of the norm of each block's output: full, block.",
+            help="G of the model's loss, or of the norm of each block's output.",
             rich_help_panel=_MEMORY,
         ),
     ] = "full",
@@ -81,7 +80,7 @@ def prune(
     from prunerzero.tasks.recipe import differences, read_recipe
 
     earlier = read_recipe(recipe) if recipe else None
-    way = Way(block_by_block, propagate, gradient, activation_memory)  # type: ignore[arg-type]
+    way = Way(block_by_block, propagate, gradient, activation_memory)
     observer = TerminalObserver()
     with observer.shown():
         result = run(
