@@ -112,7 +112,8 @@ class FiledBlocks:
         stored, tensors = self._read(index), {}
         for name, tensor in self.blocks[index].state_dict().items():
             before = stored.get(name)
-            now = tensor.cpu()
+            now = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            now.copy_(tensor)  # pinned memory is used again for the next block
             if before is not None and before.dtype != now.dtype:
                 now = before.masked_fill((now == 0) & (before != 0), 0)
             tensors[f"{self._prefix}.{index}.{name}"] = now

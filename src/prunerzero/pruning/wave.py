@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from threading import Condition
 
 import torch
+
+from prunerzero.pruning.devices import current_device
 
 Work = Callable[[int, torch.device, Iterator[int]], None]
 """Told a block, its device, and the windows, each of which comes when the block before has it."""
@@ -23,7 +24,7 @@ def run_blocks(
     when its work is done.
     """
     if len(devices) == 1:
-        with _current(devices[0]):
+        with current_device(devices[0]):
             for block in order:
                 work(block, devices[0], iter(range(windows)))
         return
@@ -88,7 +89,7 @@ def _run(
     work: Work,
 ) -> None:
     try:
-        with _current(device):
+        with current_device(device):
             for place in places:
                 work(order[place], device, progress.windows(place))
                 progress.finished(place)
@@ -97,8 +98,3 @@ def _run(
     except BaseException:
         progress.stop()
         raise
-
-
-def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Kernels that are no operators of torch's own run on the current device."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
