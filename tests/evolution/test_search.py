@@ -207,7 +207,7 @@ def test_a_search_in_which_everything_fails_ends_without_a_metric() -> None:
 
 def test_racing_reads_fewer_chunks_and_discards_nothing_better_than_the_best() -> None:
     toy = ToyFitness(chunks=8)
-    result = run_search(toy, 150, finalists=1)
+    result = run_search(toy, 150, finalists=1, screened=1, places=1)
     assert toy.read < 0.5 * 150 * toy.chunks
     discarded = [e for e in result.evaluations if e.state == "pruned"]
     assert len(discarded) == result.raced_out > 75
@@ -215,6 +215,18 @@ def test_racing_reads_fewer_chunks_and_discards_nothing_better_than_the_best() -
     best = min(e.loss for e in result.evaluations if e.state == "complete" and e.loss)
     for e in discarded:
         assert fmean(toy.losses(Expression.parse(e.expression), 0, toy.chunks)) > best
+
+
+def test_racing_for_ten_places_discards_nothing_of_the_best_twentieth() -> None:
+    toy = ToyFitness(chunks=8)
+    result = run_search(toy, 150, finalists=1, screened=1)
+    assert toy.read < 0.6 * 150 * toy.chunks
+    full = {
+        e.number: fmean(toy.losses(Expression.parse(e.expression), 0, toy.chunks))
+        for e in result.evaluations
+    }
+    best = sorted(full, key=lambda number: full[number])[:8]
+    assert all(e.state == "complete" for e in result.evaluations if e.number in best)
 
 
 def test_without_racing_every_candidate_is_read_to_the_end(toy: ToyFitness) -> None:

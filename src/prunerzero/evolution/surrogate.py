@@ -67,11 +67,12 @@ class Surrogate:
         known = len(self)
         if known < FEWEST:
             return 0
-        distances = self._distances[:known, :known].astype(np.float64)
-        scale = max(float(np.median(distances)), 1e-6)
+        distances = self._distances[:known, :known]
+        scale = max(float(distances.mean()), 1e-6)
         ranks = self._ranks()
-        kernel = np.exp(-distances / scale) + RIDGE * np.eye(known)
-        weights = np.linalg.solve(kernel, ranks - ranks.mean())
+        kernel = np.exp(-distances / scale)
+        np.fill_diagonal(kernel, 1 + RIDGE)
+        weights = np.linalg.solve(kernel, (ranks - ranks.mean()).astype(np.float32))
         to_known = np.stack([self._distances_to(bits) for bits in candidates])
         guesses = np.exp(-to_known / scale) @ weights
         nearest = to_known.min(1)
