@@ -4,8 +4,11 @@
 
 Runs searches whose candidates are all read to the end, while the race decides as it always does:
 what it would have raced out is told to the search as raced out. Then replays the same candidates
-under other settings of the race. Without options, on the bundled model; any option of
-``prunerzero search`` that names a model or a text may follow ``--``.
+under other settings of the race. Without options, on the bundled model.
+
+    python benchmarks/racing.py --replay runs/*/journal.log
+
+replays searches that were made with a wide race; what that one discarded is unknown.
 """
 
 from __future__ import annotations
@@ -67,20 +70,28 @@ class Outcome:
 
 def replay(losses: list[list[float]], **race: Any) -> Outcome:
     """Race the candidates in their order."""
-    chunks = len(losses[0])
+    chunks = max(map(len, losses))
     contest = Race(chunks, **race)
     read = []
-    for number, full in enumerate(losses):
-        stops = (r for r in range(1, chunks) if contest.is_hopeless(full[:r]))
-        read.append(next(stops, chunks))
+    for number, known in enumerate(losses):
+        prefixes = range(1, min(len(known), chunks - 1) + 1)
+        read.append(next((r for r in prefixes if contest.is_hopeless(known[:r])), len(known)))
         state: Any = "complete" if read[-1] == chunks else "pruned"
         candidate = Candidate(Expression("W"), "", "random")
-        contest.add(Individual(number, candidate, state, tuple(full[: read[-1]]), 0.0))
-    ranked = sorted(range(len(losses)), key=lambda n: fmean(losses[n]))
+        contest.add(Individual(number, candidate, state, tuple(known[: read[-1]]), 0.0))
+    finished = [number for number, known in enumerate(losses) if len(known) == chunks]
+    ranked = sorted(finished, key=lambda number: fmean(losses[number]))
     top = ranked[: round(TOP * len(losses))]
     return Outcome(
         fmean(read[n] < chunks for n in top), read[ranked[0]] < chunks, fmean(read) / chunks
     )
+
+
+def losses_of(journal: Path) -> list[list[float]]:
+    """The losses that a search read of each candidate, in order."""
+    with evolution.Population.open(journal) as population:
+        individuals = sorted(population.individuals, key=lambda i: i.number)
+    return [list(i.losses) for i in individuals if i.losses]
 
 
 def search(
@@ -102,7 +113,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("racing.json"))
+    parser.add_argument("--replay", type=Path, nargs="+", help="journals of searches")
     parser.add_argument("--sparsities", nargs="+", default=["0.5", "2:4"])
     parser.add_argument("--operators", default="extended")
     parser.add_argument("--evaluations", type=int, default=400)
@@ -114,6 +126,9 @@ def main() -> None:
     for name in ("max_seq_length", "num_validation_samples", "num_calibration_samples"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int)
     options = vars(parser.parse_args())
+    if options["replay"]:
+        tell({str(journal): losses_of(journal) for journal in options["replay"]})
+        return
     names = {field.name for field in fields(Setup)}
     given = {k: v for k, v in options.items() if k in names and v is not None}
     given |= {k: Path(v) for k, v in given.items() if k in ("calibration", "validation")}
@@ -136,7 +151,7 @@ def main() -> None:
 def tell(matrices: dict[str, list[list[float]]]) -> None:
     """A line for each setting, the mean over the searches."""
     print("places margin first factor | top 5 % discarded, best discarded, chunks read")
-    for places, margin, first, factor in product((1, 5, 10, 20), (1, 2, 3), (1, 2), (1.5, 2)):
+    for places, margin, first, factor in product((1, 2, 3, 5, 10), (1, 2, 3), (1, 2), (1.5, 2)):
         race = {"places": places, "margin": margin, "first": first, "factor": factor}
         outcomes = [replay(losses, **race) for losses in matrices.values()]
         print(

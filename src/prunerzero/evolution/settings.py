@@ -75,7 +75,7 @@ class SearchSettings:
     first_rung: int = 1
     reduction_factor: float = 2.0
     noise_margin: float = 2.0
-    places: int = 10
+    places: int = 2
     finalists: int = 10
 
     def __post_init__(self) -> None:
