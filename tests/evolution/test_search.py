@@ -219,7 +219,7 @@ def test_racing_reads_fewer_chunks_and_discards_nothing_better_than_the_best() -
 
 def test_racing_for_ten_places_discards_nothing_of_the_best_twentieth() -> None:
     toy = ToyFitness(chunks=8)
-    result = run_search(toy, 150, finalists=1, screened=1)
+    result = run_search(toy, 150, finalists=1, screened=1, places=10)
     assert toy.read < 0.6 * 150 * toy.chunks
     full = {
         e.number: fmean(toy.losses(Expression.parse(e.expression), 0, toy.chunks))

@@ -5,8 +5,8 @@ rung. Successive halving, which compares running means with the share of candida
 same rung, was measured beside it on synthetic layers: added to it, it found nothing better at equal
 cost, and alone it was worse, for it knows neither how far behind a candidate is nor the noise.
 
-How wide the race should be was measured on SmolLM2-135M by ``benchmarks/racing.py``: 2 ``places`` and
-a ``margin`` of 2 race out 4 % of the top 5 %, never the best, and read 38 % of the chunks.
+How wide the race should be was measured on SmolLM2-135M by ``benchmarks/racing.py``: 2 ``places``
+and a ``margin`` of 2 race out 4 % of the top 5 %, never the best, and read 38 % of the chunks.
 """
 
 from __future__ import annotations
