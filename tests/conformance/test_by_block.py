@@ -1,5 +1,6 @@
 """Architectures pruned block by block as they are as a whole, to the bit."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,18 @@ def test_block_by_block_writes_the_weights_that_the_whole_model_gives(name, tmp_
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
         assert torch.equal(found[key], tensor), key
+
+
+def test_a_config_that_asks_for_router_logits_keeps_asking(tmp_path):
+    setup = dense("qwen3_moe", tmp_path)
+    config = tmp_path / "dense" / "config.json"
+    asking = json.loads(config.read_text()) | {"output_router_logits": True}
+    config.write_text(json.dumps(asking))
+    prune(setup, METRIC, "0.5", tmp_path / "whole")
+    prune(setup, METRIC, "0.5", tmp_path / "blocks", way=Way(block_by_block=True))
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "blocks")
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+    assert json.loads((tmp_path / "blocks" / "config.json").read_text())["output_router_logits"]
 
 
 def test_blocks_that_share_weights_are_refused(tmp_path):

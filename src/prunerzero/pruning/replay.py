@@ -156,13 +156,36 @@ class Replay:
         for index, block in enumerate(self._blocks):
             block.forward = stub(index)
         try:
-            yield
+            with _nothing_else_returned(self._model):
+                yield
         finally:
             for block, forward in zip(self._blocks, before, strict=True):
                 if forward is None:
                     del block.forward
                 else:
                     block.forward = forward
+
+
+@contextmanager
+def _nothing_else_returned(model: Any) -> Iterator[None]:
+    """Inside, the config asks for no further outputs, such as router logits: they are of blocks."""
+    if not hasattr(model, "config"):
+        yield
+        return
+    configs = {id(c): c for c in (model.config, model.config.get_text_config())}.values()
+    wanted = [
+        (config, name)
+        for config in configs
+        for name, value in vars(config).items()
+        if name.startswith("output_") and value is True
+    ]
+    for config, name in wanted:
+        setattr(config, name, False)
+    try:
+        yield
+    finally:
+        for config, name in wanted:
+            setattr(config, name, True)
 
 
 class _StopReadingError(Exception):
