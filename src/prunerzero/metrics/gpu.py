@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from prunerzero.metrics.devices import current_device
 from prunerzero.metrics.expression import Expression, evaluate
 from prunerzero.metrics.facts import breadth
 from prunerzero.metrics.kernels import OPTIONS, each_weight, select_rows
@@ -96,15 +97,16 @@ class Layers:
     ) -> None:
         rows, width = self.shape
         chunk = min(1024, triton.next_power_of_2(width))
-        each_weight[rows * len(self.W), triton.cdiv(width, chunk)](
-            *self._arguments(e, out, nans),
-            CHUNK=chunk,
-            PRUNE=prune,
-            OF=of,
-            WEIGHTS=out[0].dtype != torch.bool,
-            num_warps=4,
-            **OPTIONS,
-        )
+        with current_device(self.device):
+            each_weight[rows * len(self.W), triton.cdiv(width, chunk)](
+                *self._arguments(e, out, nans),
+                CHUNK=chunk,
+                PRUNE=prune,
+                OF=of,
+                WEIGHTS=out[0].dtype != torch.bool,
+                num_warps=4,
+                **OPTIONS,
+            )
 
     def _rows(self, e: Expression, out: Sequence[Tensor], nans: Tensor, count: int) -> None:
         rows, width = self.shape
@@ -112,18 +114,19 @@ class Layers:
         warps, chunk, registers = _launch(block)
         programs = min(rows * len(self.W), _processors(self.device) * (64 // warps))
         scratch = torch.empty(programs * block, dtype=torch.int32, device=self.device)
-        select_rows[programs,](
-            *self._arguments(e, out, nans),
-            scratch,
-            count,
-            CHUNK=min(block, chunk),
-            BLOCK=block,
-            WEIGHTS=out[0].dtype != torch.bool,
-            WAYS=_WAYS,
-            num_warps=warps,
-            maxnreg=registers,
-            **OPTIONS,
-        )
+        with current_device(self.device):
+            select_rows[programs,](
+                *self._arguments(e, out, nans),
+                scratch,
+                count,
+                CHUNK=min(block, chunk),
+                BLOCK=block,
+                WEIGHTS=out[0].dtype != torch.bool,
+                WAYS=_WAYS,
+                num_warps=warps,
+                maxnreg=registers,
+                **OPTIONS,
+            )
 
     def _arguments(self, e: Expression, out: Sequence[Tensor], nans: Tensor | None) -> list[Any]:
         """The arguments that the kernels have in common, in order."""

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from prunerzero.metrics import Expression, ScoreError, Sparsity, score_mask
 from prunerzero.pruning.blocks import Matrix
-from prunerzero.pruning.devices import current_device
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
 
 MAGNITUDE = Expression.parse("W")
@@ -65,8 +64,7 @@ def prune_model(
     with torch.no_grad():
         for name, layer in layers.items():
             try:
-                with current_device(layer.weight.device):
-                    mask = layer_mask(layer.weight, statistics[name], expression, sparsity)
+                mask = layer_mask(layer.weight, statistics[name], expression, sparsity)
             except ScoreError as error:
                 raise ScoreError(f"on layer {name}, {error}") from None
             layer.weight.masked_fill_(mask, 0)
