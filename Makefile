@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	$(BIN)/prunerzero demo --output-dir demo --overwrite
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 DEVICE ?= cpu
 
