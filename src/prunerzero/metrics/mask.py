@@ -119,6 +119,11 @@ def prune_mask(score: Tensor, sparsity: Sparsity) -> Tensor:
         ScoreError: the score is no matrix or holds NaN, which has no rank.
         SparsityError: the number of inputs is no multiple of M.
     """
+    return prune_mask_on(torch.get_num_threads(), score, sparsity)
+
+
+def prune_mask_on(threads: int, score: Tensor, sparsity: Sparsity) -> Tensor:
+    """``prune_mask`` that on a CPU selects with so many threads."""
     if score.dim() != 2:
         raise ScoreError(f"a score must be a matrix [out, in], not of shape {list(score.shape)}.")
     score = score.detach()
@@ -128,11 +133,11 @@ def prune_mask(score: Tensor, sparsity: Sparsity) -> Tensor:
         raise nan_error(nans, score.numel())
     sparsity.check(score.shape[1])
     if sparsity.keep is not None and sparsity.of is not None:
-        return _prune_pattern(score, sparsity.of - sparsity.keep, sparsity.of)
+        return _prune_pattern(score, sparsity.of - sparsity.keep, sparsity.of, threads)
     assert sparsity.ratio is not None
     rows = score.reshape(1, -1) if sparsity.group == "layer" else score
     count = int(rows.shape[1] * sparsity.ratio)
-    return _prune_lowest(rows, count).reshape(score.shape)
+    return _prune_lowest(rows, count, threads).reshape(score.shape)
 
 
 def nan_error(count: int, total: int, where: str = "") -> ScoreError:
@@ -146,13 +151,13 @@ def _count_nan(score: Tensor) -> int:
     return int(torch.isnan(score).sum())
 
 
-def _prune_lowest(rows: Tensor, count: int) -> Tensor:
+def _prune_lowest(rows: Tensor, count: int, threads: int) -> Tensor:
     """The ``count`` lowest of each row, ties in column order."""
     if count == 0 or rows.numel() == 0:
         return torch.zeros_like(rows, dtype=torch.bool)
     if rows.device.type == "cpu":  # numpy selects and compares several times faster than torch
         array = rows.numpy()
-        threshold = torch.from_numpy(_kth_lowest(array, count - 1))
+        threshold = torch.from_numpy(_kth_lowest(array, count - 1, threads))
         lowest = array <= threshold.numpy()
         total, pruned = int(np.count_nonzero(lowest)), torch.from_numpy(lowest)
     else:
@@ -165,13 +170,13 @@ def _prune_lowest(rows: Tensor, count: int) -> Tensor:
     return pruned
 
 
-def _kth_lowest(rows: Any, k: int) -> Any:
-    """[rows, 1]; on as many cores as torch uses, since numpy itself uses one."""
+def _kth_lowest(rows: Any, k: int, threads: int) -> Any:
+    """[rows, 1]; numpy itself uses one core."""
 
     def select(some: Any) -> Any:
         return np.partition(some, k, axis=1)[:, k : k + 1]
 
-    threads = min(torch.get_num_threads(), len(rows))
+    threads = min(threads, len(rows))
     if threads == 1 or rows.size < _WORTH_THREADS:
         return select(rows)
     return np.concatenate([*_pool(threads).map(select, np.array_split(rows, threads))])
@@ -189,10 +194,10 @@ def _prune_tied(rows: Tensor, threshold: Tensor, count: int) -> Tensor:
     return below | (tied & (tied.cumsum(1) <= missing))
 
 
-def _prune_pattern(score: Tensor, prune: int, of: int) -> Tensor:
+def _prune_pattern(score: Tensor, prune: int, of: int, threads: int) -> Tensor:
     """The ``prune`` lowest of each ``of`` consecutive inputs, ranked pair by pair."""
     if of > 8:  # the pairs are too many
-        return _prune_lowest(score.reshape(-1, of), prune).reshape(score.shape)
+        return _prune_lowest(score.reshape(-1, of), prune, threads).reshape(score.shape)
     pruned: Tensor
     if score.device.type == "cpu":  # numpy transposes and compares several times faster than torch
         inputs = np.ascontiguousarray(score.numpy().reshape(-1, of).T)
