@@ -198,4 +198,3 @@ def test_every_ratio_survives_its_text(ratio):
 def test_text_and_fraction_of_a_sparsity():
     assert [str(Sparsity.parse(s)) for s in ("50%", "0", "2:4")] == ["0.5", "0", "2:4"]
     assert [Sparsity.parse(s).fraction for s in ("0.3", "1:4")] == [0.3, 0.75]
-    assert Sparsity(0.5, group="layer").at_row() == Sparsity(0.5)

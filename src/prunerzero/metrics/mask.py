@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from typing import Any, Literal
@@ -97,10 +97,6 @@ class Sparsity:
                 f"sparsity {self} needs a number of inputs that is a multiple of {self.of}, "
                 f"but {name} has {width}."
             )
-
-    def at_row(self) -> Sparsity:
-        """The same share, compared within rows."""
-        return replace(self, group="row")
 
 
 def prune_mask(score: Tensor, sparsity: Sparsity) -> Tensor:
