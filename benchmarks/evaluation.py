@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks import usual
 from benchmarks.masks import METRICS
 from benchmarks.timing import times
 from prunerzero.language.perplexity import window_losses
+from prunerzero.language.window_loss import WindowLoss
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.blocks import Matrix, prunable_layers
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
+
+RECORDED = 9
+"""Calls after which whatever a GPU can replay is recorded."""
 
 SHAPES: dict[str, dict[str, Any]] = {
     "SmolLM2-135M": dict(
@@ -88,6 +91,8 @@ def run(shape: str, device: str, count: int = 16, length: int = 2048) -> Iterato
             fitness._read(first, last)
             first = last
 
+    for _ in range(RECORDED):
+        dense()
     functions = {"dense, one window at a time": one_by_one, "dense, batched": dense}
     for name in ("2 operators", "14 operators"):
         e = Expression.parse(METRICS[name])
@@ -135,26 +140,31 @@ def statistics(shape: str, device: str, length: int = 2048) -> Iterator[dict[str
 
 
 def graphs(shape: str = "SmolLM2-135M") -> Iterator[dict[str, Any]]:
-    """What CUDA graphs or compilation would save of a window's forward pass."""
-    model = random_model(shape, "cuda", torch.bfloat16)
-    for batch in (1, 2, 8):
-        ids = torch.randint(0, SHAPES[shape]["vocab_size"], (batch, 2048), device="cuda")
-
-        def forward(ids: Tensor = ids) -> Tensor:
-            return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-
-        with torch.inference_mode():
-            eager = times({"eager": forward}, "cuda")["eager"]
-            row: dict[str, Any] = {"model": shape, "batch": batch, "eager": eager}
-            try:
-                forward()
-                torch.cuda.synchronize()
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
-                    out = forward()
-                row["graph"] = times({"graph": graph.replay}, "cuda")["graph"]
-                row["same"] = bool(torch.equal(out, forward()))
-                del graph, out
-            except Exception as error:
-                row["graph"] = repr(error)[:150]
-            yield row
+    """The loss of windows called and replayed from a CUDA graph, ms, and whether the bits agree."""
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    for name, dtype, tf32 in (
+        ("bf16", torch.bfloat16, False),
+        ("fp32", torch.float32, False),
+        ("fp32, TF32 products", torch.float32, True),
+    ):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        model = random_model(shape, "cuda", dtype)
+        for batch in (1, 2, 4, 8):
+            windows = torch.randint(0, SHAPES[shape]["vocab_size"], (batch, 2048), device="cuda")
+            loss = WindowLoss(model)
+            for _ in range(RECORDED):
+                replayed = loss(windows)
+            with torch.inference_mode():
+                called = loss._losses(windows).double().cpu()
+                measured = times(
+                    {
+                        "called": lambda loss=loss, w=windows: loss._losses(w),
+                        "replayed": lambda loss=loss, w=windows: loss._read(w),
+                    },
+                    "cuda",
+                )
+            same = torch.equal(called, replayed)
+            yield {"model": shape, "dtype": name, "windows": batch, **measured, "same": same,
+                   "recorded": len(loss._read._replays)}  # fmt: skip
+        del model, loss
+    torch.backends.cuda.matmul.allow_tf32 = allowed

@@ -14,12 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from prunerzero.language.replayed import Replayed
+
 _LOGITS = {"cpu": 1 << 18, "cuda": 1 << 28}
 """Logits made at a time: 1 MB of fp32 stays in a CPU's cache, 1 GB is nothing to a GPU."""
 
 
 class WindowLoss:
-    """Mean negative log-likelihood a token (nats) of windows, by one model; its weights may change.
+    """Mean negative log-likelihood a token (nats) of windows, by one model.
+
+    Its weights may change in place between calls; they must not be moved or replaced.
 
     >>> loss = WindowLoss(model)  # doctest: +SKIP
     >>> loss(windows)  # doctest: +SKIP
@@ -28,7 +32,10 @@ class WindowLoss:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        devices = {parameter.device for parameter in model.parameters()}
         self._device = next(model.parameters()).device
+        on_one_gpu = self._device.type == "cuda" and len(devices) == 1
+        self._read = Replayed(self._losses) if on_one_gpu else self._losses
         self._head: Any = None
         self._checked = False
 
@@ -42,7 +49,7 @@ class WindowLoss:
             if not self._checked:
                 self._head, self._checked = plain_head(self._model, windows[:1, :8]), True
             try:
-                return self._losses(windows.to(self._device)).double().cpu()
+                return self._read(windows.to(self._device)).double().cpu()
             except torch.OutOfMemoryError:
                 if len(windows) == 1:
                     raise

@@ -67,9 +67,9 @@ class PrunedWeights:
 
     def restore(self) -> None:
         """Write the dense weights back."""
-        with torch.no_grad():
-            for name, layer in self._layers.items():
-                layer.weight.copy_(self._dense[name])
+        with torch.no_grad():  # all in one launch where they are on a GPU
+            weights = [layer.weight for layer in self._layers.values()]
+            torch._foreach_copy_(weights, list(self._dense.values()))
 
     def _grouped(self) -> list[tuple[list[str], Any]]:
         """Layers that GPU kernels can prune together: of one shape, type and device."""

@@ -1,0 +1,42 @@
+"""On a GPU: replaying a forward pass gives the bits of calling it."""
+
+import warnings
+
+import pytest
+import torch
+from tiny_model import tiny_model
+
+from prunerzero.language.replayed import Replayed
+from prunerzero.language.window_loss import WindowLoss
+
+if not torch.cuda.is_available():
+    warnings.warn("no GPU here: CUDA graphs are not tested", stacklevel=1)
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def windows(seed, count=4):
+    return torch.randint(0, 32, (count, 20), generator=torch.Generator().manual_seed(seed))
+
+
+def test_losses_are_replayed_to_the_bit_and_follow_the_weights():
+    model = tiny_model().eval().requires_grad_(False).cuda()
+    usual, replayed = WindowLoss(model), WindowLoss(model)
+    usual._read = usual._losses
+    for call in range(40):
+        given = windows(call, count=2 + call % 2)
+        assert torch.equal(replayed(given), usual(given))
+        model.get_parameter("model.layers.0.mlp.up_proj.weight")[call % 8] = 0
+    assert len(replayed._read._replays) == 2
+
+
+def test_what_looks_at_values_is_called_as_ever():
+    def looks(ids):
+        return ids.float() * 2 if ids.max().item() > 3 else ids.float()
+
+    function = Replayed(looks)
+    for call in range(12):
+        ids = windows(call).cuda() % (3 + call)
+        assert torch.equal(function(ids), looks(ids))
+    assert function._refused and not function._replays
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert torch.randn(3, device="cuda").isfinite().all()
