@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,10 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunerzero.errors import ModelError
 from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.passes import Pass
 
 
 @contextmanager
-def watch_inputs(layers: Mapping[str, Matrix], squares: dict[str, Tensor]) -> Iterator[None]:
+def watch_inputs(
+    layers: Mapping[str, Matrix], squares: dict[str, Tensor], reading: Pass
+) -> Iterator[None]:
     """Add to ``squares`` [in] the squares of all that each matrix reads inside the ``with``.
 
     A matrix that is a module reads what the module is called with. Fused experts route tokens
@@ -26,16 +30,17 @@ def watch_inputs(layers: Mapping[str, Matrix], squares: dict[str, Tensor]) -> It
         ModelError: experts ran, but no product with their weights was recognised.
     """
     hooks = []
+    norms = _Norms()
     fused: dict[nn.Module, list[Matrix]] = {}
     for name, layer in layers.items():
         if layer.expert is not None:
             fused.setdefault(layer.module, []).append(layer)
             continue
         for module in (layer.module, *layer.sharing):
-            hooks.append(module.register_forward_pre_hook(_adder(squares, name)))
+            hooks.append(module.register_forward_pre_hook(_adder(squares, name, norms, reading)))
     products = []
     for module, matrices in fused.items():
-        watch = _ExpertProducts(matrices, squares)
+        watch = _ExpertProducts(matrices, squares, reading)
         hooks.append(module.register_forward_pre_hook(watch.begin))
         hooks.append(module.register_forward_hook(watch.end, always_call=True))
         products.append(watch)
@@ -48,24 +53,53 @@ def watch_inputs(layers: Mapping[str, Matrix], squares: dict[str, Tensor]) -> It
         watch.check()
 
 
-def _adder(squares: dict[str, Tensor], name: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
+def _adder(
+    squares: dict[str, Tensor], name: str, norms: _Norms, reading: Pass
+) -> Callable[[Any, tuple[Tensor, ...]], None]:
     def add(_module: Any, inputs: tuple[Tensor, ...]) -> None:
-        squares[name] += _squares(inputs[0])
+        if not reading.returning:
+            found = norms.of(inputs[0])
+            reading.once(("read", name), lambda: squares[name].add_(found))
 
     return add
 
 
+class _Norms:
+    """Squares of what was read last, which often several matrices read."""
+
+    def __init__(self) -> None:
+        self._seen: Callable[[], Tensor | None] = lambda: None
+        self._version = 0
+        self._found: Tensor | None = None
+
+    def of(self, features: Tensor) -> Tensor:
+        """``_squares`` of these features."""
+        if (
+            self._found is None
+            or self._seen() is not features
+            or self._version != features._version
+        ):
+            self._found = _squares(features)
+            self._seen, self._version = weakref.ref(features), features._version
+        return self._found
+
+
 def _squares(features: Tensor) -> Tensor:
     """Sum of squares [in] over all but the last dimension."""
-    return features.detach().float().reshape(-1, features.shape[-1]).square().sum(0)
+    rows = features.detach().reshape(-1, features.shape[-1])
+    if rows.is_cuda:  # in one pass over what is read
+        norms: Tensor = torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32)
+        return norms.square_()
+    return rows.float().square().sum(0)
 
 
 class _ExpertProducts(TorchDispatchMode):
     """While one module of fused experts runs: its matrix products, and what its weights meet."""
 
-    def __init__(self, matrices: list[Matrix], squares: dict[str, Tensor]) -> None:
+    def __init__(self, matrices: list[Matrix], squares: dict[str, Tensor], reading: Pass) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._squares = squares
+        self._squares, self._reading = squares, reading
+        self._within = False
         self._ran = False
         self._copies: list[tuple[Tensor, Tensor, Tensor]] = []
         self._unseen = {matrix.parameter: matrix for matrix in matrices}
@@ -76,11 +110,16 @@ class _ExpertProducts(TorchDispatchMode):
 
     def begin(self, *_: Any) -> None:
         """The module starts."""
-        self._ran = True
+        if self._reading.returning:
+            return
+        self._ran = self._within = True
         self.__enter__()  # type: ignore[no-untyped-call]
 
     def end(self, *_: Any) -> None:
         """The module has finished, or failed."""
+        if not self._within:
+            return
+        self._within = False
         self._copies.clear()
         self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
@@ -126,7 +165,10 @@ class _ExpertProducts(TorchDispatchMode):
             features = factors[1 - position] if position else factors[1 - position].mT
             for expert, rows in _by_expert(features, held, offsets):
                 if expert in experts:
-                    self._squares[experts[expert].name] += _squares(rows)
+                    self._count(experts[expert].name, _squares(rows))
+
+    def _count(self, name: str, found: Tensor) -> None:
+        self._reading.once(("read", name), lambda: self._squares[name].add_(found))
 
     def _held(self, matrix: Matrix, factor: Tensor) -> Tensor | None:
         """Whose weights a factor holds: the expert of each of its matrices, or None.

@@ -35,6 +35,24 @@ def is_transposed(module: nn.Module) -> bool | None:
     return bool(answer[0, 1] != 0)
 
 
+@torch.no_grad()
+def is_plain(module: nn.Module) -> bool:
+    """Whether a linear map does no more than multiply with its weight and add its bias."""
+    if type(module).forward is nn.Linear.forward:
+        return True
+    transposed, weight = is_transposed(module), module.get_parameter("weight")
+    if transposed is None:
+        return False
+    matrix = weight.t() if transposed else weight
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, matrix.shape[1], generator=generator).to(matrix)
+    features[1] = 0
+    answer = module(features)
+    expected = torch.nn.functional.linear(features[:1], matrix)
+    found = answer[:1] - answer[1:]  # without the bias
+    return bool((found - expected).abs().amax() <= 1e-2 * expected.abs().amax())
+
+
 def _probe(module: nn.Module, shape: tuple[int, int]) -> bool | None:
     """Whether features of the one or the other width go through, without computing anything."""
     weight = torch.empty(shape, device="meta")

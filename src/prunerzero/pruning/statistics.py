@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,17 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from prunerzero.errors import OutputError
 from prunerzero.metrics.ranking import Probe
 from prunerzero.pruning.activations import watch_inputs
 from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.calibration import Reader
+from prunerzero.pruning.gradients import watch_gradients
+from prunerzero.pruning.passes import Pass
 from prunerzero.pruning.repeatable import repeatable
 
-GRADIENT_SCALE = 100.0
-"""Published: gradients are multiplied by this before they are squared."""
-
-_VERSION = 1
+_VERSION = 2
 """Part of the cache key; raised when the meaning of the numbers changes."""
 
 
@@ -57,6 +56,7 @@ def collect_statistics(
     *,
     gradients: bool = True,
     on_window: Callable[[int], None] = lambda done: None,
+    batch: int | None = None,
 ) -> Statistics:
     """Measure X and G on the model as it is.
 
@@ -69,27 +69,29 @@ def collect_statistics(
         windows: calibration token ids [count, length].
         gradients: whether G is wanted; without it no backward pass is made.
         on_window: told how many windows are done.
+        batch: windows to read together where they can be told apart; by default as many as the
+            device is good for. Halved where memory does not suffice.
 
     Source: method of Pruner-Zero (Dong et al., ICML 2024); X as in Wanda, G as in GBLM-Pruner.
     """
-    device = next(model.parameters()).device
-    with repeatable(), watch(layers, gradients) as statistics_over:
-        for done, window in enumerate(windows.to(device), start=1):
-            ids = window[None]
-            with torch.set_grad_enabled(gradients):
-                logits = model(input_ids=ids, use_cache=False).logits[0]
-            if gradients:  # not the model's own loss, which may hold more, such as that of routers
-                cross_entropy(logits[:-1].float(), ids[0, 1:]).backward()
-            on_window(done)
+    reading = Pass()
+    with repeatable():
+        reader = Reader(model, windows, reading, backward=gradients, batch=batch)
+        with watch(layers, gradients, reading) as statistics_over:
+            reader.read(on_window)
     return statistics_over(len(windows))
 
 
 @contextmanager
-def watch(layers: Mapping[str, Matrix], gradients: bool) -> Iterator[Callable[[int], Statistics]]:
-    """Add up what X, and G where wanted, need of all that runs inside, window by window.
+def watch(
+    layers: Mapping[str, Matrix], gradients: bool, reading: Pass | None = None
+) -> Iterator[Callable[[int], Statistics]]:
+    """Add up what X, and G where wanted, need of all that runs inside.
 
-    The function that it gives makes the statistics, once told over how many windows.
+    The function that it gives makes the statistics, once told over how many windows. Without
+    ``reading`` each pass forward and backward is over one window.
     """
+    reading = reading or Pass()
     squares = {
         name: torch.zeros(layer.weight.shape[1], device=layer.weight.device)
         for name, layer in layers.items()
@@ -105,45 +107,11 @@ def watch(layers: Mapping[str, Matrix], gradients: bool) -> Iterator[Callable[[i
             for name in layers
         }
 
-    with watch_inputs(layers, squares), _watch_gradients(layers, gradient_squares, gradients):
+    watching_gradients = (
+        watch_gradients(layers, gradient_squares, reading) if gradients else nullcontext()
+    )
+    with watching_gradients, watch_inputs(layers, squares, reading):
         yield statistics_over
-
-
-@contextmanager
-def _watch_gradients(
-    layers: Mapping[str, Matrix], squares: dict[str, Tensor], wanted: bool
-) -> Iterator[None]:
-    """Add up each weight's squared gradient as soon as it is there, and free it at once."""
-    if not wanted:
-        yield
-        return
-
-    def watcher(total: Tensor) -> Callable[[Tensor], None]:
-        def add(stored: Tensor) -> None:
-            assert stored.grad is not None
-            # in one pass over the gradient: for large models this is bound by memory
-            total.addcmul_(stored.grad, stored.grad, value=GRADIENT_SCALE**2)
-            stored.grad = None
-
-        return add
-
-    hooks = []
-    totals: dict[int, Tensor] = {}  # experts are slices of one parameter, which has one gradient
-    for name, layer in layers.items():
-        stored = layer.stored
-        if id(stored) not in totals:
-            totals[id(stored)] = torch.zeros(stored.shape, device=stored.device)
-            stored.requires_grad_(True)
-            hooks.append(stored.register_post_accumulate_grad_hook(watcher(totals[id(stored)])))
-        squares[name] = layer.oriented(totals[id(stored)])
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer in layers.values():
-            layer.stored.requires_grad_(False)
-            layer.stored.grad = None
 
 
 def cached_statistics(

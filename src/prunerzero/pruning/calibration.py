@@ -1,0 +1,138 @@
+"""Calibration windows on their way through a whole model, and the gradient of their loss back."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from prunerzero.language.window_loss import plain_head
+from prunerzero.pruning.blocks import find_blocks
+from prunerzero.pruning.passes import Mixed, Pass
+
+_TOKENS = {"cpu": 1, "cuda": 8192}
+"""Read together where the device is good for it; on a CPU larger batches are no faster."""
+
+_LOGITS = {"cpu": 1 << 18, "cuda": 1 << 27}
+"""Logits made at a time with their gradient: a CPU's cache holds 1 MB of fp32."""
+
+
+class Reader:
+    """Reads windows in batches, forward and, where wanted, backward from the sum of their losses.
+
+    A window's loss is its mean negative log-likelihood, not the model's own loss, which may hold
+    more, such as that of routers.
+
+    Args:
+        model: a transformers causal language model, not watched yet.
+        windows: ids [count, length].
+        reading: told of each pass.
+        backward: whether gradients are wanted.
+        batch: windows to read together; None for as many as the device is good for.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        windows: Tensor,
+        reading: Pass,
+        *,
+        backward: bool,
+        batch: int | None = None,
+    ) -> None:
+        self._model, self._windows, self._reading = model, windows, reading
+        self._backward, self._device = backward, next(model.parameters()).device
+        good = _TOKENS.get(self._device.type, 1) // windows.shape[1]
+        self._batch = max(1, good) if batch is None else batch
+        self._head = plain_head(model, windows[:1, :8])
+        self._frugal = False  # blocks keep their inputs alone, and run again in the pass backward
+
+    def read(self, on_window: Callable[[int], None]) -> None:
+        """Read all windows.
+
+        Raises:
+            torch.OutOfMemoryError: not even one at a time fits.
+        """
+        done = 0
+        while done < len(self._windows):
+            # the first one alone tells whether windows of a batch can be told apart
+            alone = self._backward and (done == 0 or not self._reading.separable)
+            some = self._windows[done : done + (1 if alone else self._batch)]
+            self._pass(some.to(self._device), Counter())
+            for _ in some:
+                done += 1
+                on_window(done)
+
+    def _pass(self, ids: Tensor, before: Counter[Hashable]) -> None:
+        try:
+            with self._reading.over(len(ids), before):
+                self._forward_and_back(ids)
+            return
+        except (torch.OutOfMemoryError, Mixed):
+            if len(ids) == 1 and (self._frugal or not self._backward):
+                raise
+            before = self._reading.counted
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._frugal |= len(ids) == 1
+        self._batch = (len(ids) + 1) // 2
+        for part in ids.split(self._batch):
+            self._pass(part, before)
+
+    def _forward_and_back(self, ids: Tensor) -> None:
+        frugal = _frugal_blocks(self._model) if self._frugal else nullcontext()
+        with torch.set_grad_enabled(self._backward), frugal:
+            if self._head is None:
+                logits = self._model(input_ids=ids, use_cache=False).logits
+                if self._backward:
+                    loss = torch.stack([_loss(*one) for one in zip(logits, ids, strict=True)]).sum()
+                    with self._reading.backward():
+                        loss.backward()
+                return
+            hidden = self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            if self._backward:
+                gradient = torch.zeros_like(hidden)
+                for one, of_one, window in zip(hidden.detach(), gradient, ids, strict=True):
+                    self._begin_backward(one, of_one, window)
+                with self._reading.backward():
+                    hidden.backward(gradient)
+
+    def _begin_backward(self, hidden: Tensor, gradient: Tensor, ids: Tensor) -> None:
+        """Write the gradient of a window's loss to its last hidden states, some at a time."""
+        tokens, targets = len(ids) - 1, ids[1:].to(hidden.device)
+        some = max(1, _LOGITS.get(hidden.device.type, 1 << 18) // self._head.weight.shape[0])
+        for start in range(0, tokens, some):
+            end = min(start + some, tokens)
+            part = hidden[start:end].detach().requires_grad_(True)
+            total = cross_entropy(self._head(part).float(), targets[start:end], reduction="sum")
+            gradient[start:end] = torch.autograd.grad(total / tokens, part)[0]
+
+
+def _loss(logits: Tensor, ids: Tensor) -> Tensor:
+    return cross_entropy(logits[:-1].float(), ids[1:].to(logits.device))
+
+
+@contextmanager
+def _frugal_blocks(model: nn.Module) -> Iterator[None]:
+    """Inside, blocks remember no more than their inputs, and run again for the pass backward."""
+    blocks = find_blocks(model)[1]
+    before = [block.__dict__.get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward

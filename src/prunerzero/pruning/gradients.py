@@ -1,0 +1,178 @@
+"""Squared gradients of each window's loss, added up for each matrix during the pass backward.
+
+The gradient of a linear map's weights is the product of what it read with the gradient of what it
+gave. Both are at hand in the pass backward, window by window, so windows are read in batches and
+each one's product is squared on its own, without a gradient of the weights being stored.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.linear_maps import is_plain
+from prunerzero.pruning.passes import Mixed, Pass
+from prunerzero.pruning.square_products import add_squared_products
+
+GRADIENT_SCALE = 100.0
+"""Published: gradients are multiplied by this before they are squared."""
+
+
+@contextmanager
+def watch_gradients(
+    layers: Mapping[str, Matrix], squares: dict[str, Tensor], reading: Pass
+) -> Iterator[None]:
+    """Put into ``squares`` [out, in] the sums over windows of (100 · gradient)².
+
+    Weights that are used in another way than by calling their module, such as fused experts, get
+    their gradient from torch, added and freed as soon as it is there; so do modules that do more
+    than multiply. Then windows must be read one at a time: ``reading.separable`` turns false.
+    """
+    hooks: list[Any] = []
+    factors = _Factors(squares, reading)
+    reading.at_end.append(factors.end)
+    wholes: dict[int, Tensor] = {}  # experts are slices of one parameter, which has one gradient
+    for name, layer in layers.items():
+        stored = layer.stored
+        if id(stored) in wholes:
+            squares[name] = layer.oriented(wholes[id(stored)])
+            continue
+        if layer.expert is None and is_plain(layer.module):
+            squares[name] = torch.zeros(layer.weight.shape, device=stored.device)
+            for module in (layer.module, *layer.sharing):
+                hooks += factors.hooks(name, module)
+            whole = squares[name].t() if layer.transposed else squares[name]
+        else:
+            whole = wholes[id(stored)] = torch.zeros(stored.shape, device=stored.device)
+            squares[name] = layer.oriented(whole)
+        stored.requires_grad_(True)
+        hooks.append(stored.register_post_accumulate_grad_hook(_adder(whole, reading)))
+    try:
+        yield
+        factors.end(failed=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer in layers.values():
+            layer.stored.requires_grad_(False)
+            layer.stored.grad = None
+
+
+def _adder(total: Tensor, reading: Pass) -> Callable[[Tensor], None]:
+    def add(stored: Tensor) -> None:
+        gradient = stored.grad
+        assert gradient is not None
+        reading.separable = False
+        if reading.windows > 1:
+            raise Mixed
+        # in one pass over the gradient: for large models this is bound by memory
+        reading.once(
+            ("whole", id(stored)),
+            lambda: total.addcmul_(gradient, gradient, value=GRADIENT_SCALE**2),
+        )
+        stored.grad = None
+
+    return add
+
+
+class _Factors:
+    """The factors of gradients: what modules read, and the gradient of what they gave."""
+
+    def __init__(self, squares: dict[str, Tensor], reading: Pass) -> None:
+        self._squares, self._reading = squares, reading
+        self._calls: dict[str, int] = defaultdict(int)  # in this pass
+        self._pairs: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        self._anchors: dict[torch.device, Tensor] = {}
+
+    def hooks(self, name: str, module: nn.Module) -> list[Any]:
+        """Watch one module that multiplies with the matrix."""
+        weight = module.get_parameter("weight")
+
+        def enter(_module: Any, _inputs: Any) -> None:
+            weight.requires_grad_(False)
+
+        def leave(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            weight.requires_grad_(True)
+            if not torch.is_grad_enabled():
+                return None
+            features = inputs[0]
+            if not self._reading.returning:
+                self._called(name, features)
+            anchor = self._anchor(output.device)
+            return _Product.apply(output, features, anchor, lambda x, g: self._take(name, x, g))  # type: ignore[no-any-return, no-untyped-call]
+
+        return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+    def _anchor(self, device: torch.device) -> Tensor:
+        """What has a gradient, so that there is a pass backward; the first block reads nothing."""
+        if device not in self._anchors:
+            self._anchors[device] = torch.zeros((), device=device, requires_grad=True)
+        return self._anchors[device]
+
+    def _called(self, name: str, features: Tensor) -> None:
+        apart = features.dim() > 2 and features.shape[0] == self._reading.windows
+        self._reading.separable &= apart
+        if self._reading.windows > 1 and not apart:
+            raise Mixed
+        if self._pairs[name]:  # of the pass before, some calls of which the loss did not depend on
+            self._finish(name)
+        self._calls[name] += 1
+
+    def _take(self, name: str, features: Tensor, gradient: Tensor) -> None:
+        self._pairs[name].append((features, gradient))
+        if len(self._pairs[name]) >= self._calls[name]:
+            self._finish(name)
+
+    def _finish(self, name: str) -> None:
+        """All factors of this pass are there: a matrix used twice has the sum of both products."""
+        pairs, self._pairs[name], self._calls[name] = self._pairs[name], [], 0
+        right, left = (
+            torch.cat(
+                [part.reshape(self._reading.windows, -1, part.shape[-1]) for part in parts], 1
+            )
+            if len(parts) > 1
+            else parts[0].reshape(self._reading.windows, -1, parts[0].shape[-1])
+            for parts in zip(*pairs, strict=True)
+        )
+        total = self._squares[name]
+        self._reading.once(
+            ("product", name),
+            lambda: add_squared_products(total, left, right, GRADIENT_SCALE**2),
+        )
+
+    def end(self, failed: bool) -> None:
+        """Finish what the loss depended on in part, and forget the rest."""
+        for name, pairs in self._pairs.items():
+            if pairs and not failed:
+                self._finish(name)
+        self._pairs.clear()
+        self._calls.clear()
+
+
+class _Product(torch.autograd.Function):
+    """Leaves a linear map's output as it is, and hands over both factors in the pass backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        output: Tensor,
+        features: Tensor,
+        _anchor: Tensor,
+        take: Callable[[Tensor, Tensor], None],
+    ) -> Tensor:
+        ctx.save_for_backward(features)
+        ctx.take = take
+        ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        gradient = gradients[0].contiguous()
+        ctx.take(ctx.saved_tensors[0], gradient)
+        return gradient, None, None, None

@@ -1,0 +1,45 @@
+"""Triton kernel: the squares of a matrix product, added up over windows without being stored."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def add_squares(
+    left, right, total, windows, length, rows, columns, scale,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
+    HELD: tl.constexpr,
+):  # fmt: skip
+    """One tile of ``total += scale · Σ_window (left_windowᵀ right_window)²``.
+
+    ``left`` and ``right`` describe [windows · length, rows] and [windows · length, columns], read
+    in blocks of [DEPTH, ROWS] and [DEPTH, COLUMNS]; ``total`` is fp32 [rows, columns]. The tile's
+    sum stays in registers if HELD, else it is read and written for each window.
+    """
+    # neighbouring programs share rows or columns, which are then still in the cache
+    program = tl.program_id(0)
+    across = tl.cdiv(columns, COLUMNS)
+    first = program // (GROUP * across) * GROUP
+    group = min(tl.cdiv(rows, ROWS) - first, GROUP)
+    row = (first + program % (GROUP * across) % group) * ROWS
+    column = program % (GROUP * across) // group * COLUMNS
+
+    r = row + tl.arange(0, ROWS)[:, None]
+    c = column + tl.arange(0, COLUMNS)[None, :]
+    place = total + r.to(tl.int64) * columns + c
+    inside = (r < rows) & (c < columns)
+    held = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for window in range(windows):
+        product = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for k in range(0, length, DEPTH):
+            a = left.load([window * length + k, row])
+            b = right.load([window * length + k, column])
+            product = tl.dot(a.T, b, product)
+        if HELD:
+            held += product * product
+        else:
+            before = tl.load(place, mask=inside, other=0.0)
+            tl.store(place, before + scale * (product * product), mask=inside)
+    if HELD:
+        before = tl.load(place, mask=inside, other=0.0)
+        tl.store(place, before + scale * held, mask=inside)
