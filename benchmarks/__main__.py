@@ -30,7 +30,7 @@ except ImportError:  # a machine without the packages of the command line
 
 
 def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[str, Any]]]]:
-    from benchmarks import evaluation, masks, profiling
+    from benchmarks import evaluation, gradients, masks, profiling
 
     found: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {}
     if device == "cuda":
@@ -42,14 +42,16 @@ def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[s
         found["whole 7B model"] = whole_model.run
         found["candidates of SmolLM2"] = lambda: evaluation.run("SmolLM2-135M", device)
         found["candidates of 7B"] = lambda: evaluation.run("Llama-7B", device)
-        found["statistics of 7B"] = lambda: evaluation.statistics("Llama-7B", device)
+        found["statistics of 7B"] = lambda: gradients.run("Llama-7B", device)
+        found["deviation of G"] = lambda: gradients.deviation("Llama-7B", device)
+        found["squared gradients"] = gradients.squares
         found["launch shapes"] = whole_model.shapes
         found["growth"] = whole_model.growth
         found["graphs"] = evaluation.graphs
         found["kernels of SmolLM2"] = profiling.run
     found["masks"] = lambda: masks.run(device, quick=quick)
     if device == "cpu":
-        found["statistics"] = lambda: evaluation.statistics("tiny", device, 64)
+        found["statistics"] = lambda: gradients.run("tiny", device, 64)
         found["candidates"] = lambda: evaluation.run("tiny", device, length=64)
     return found
 

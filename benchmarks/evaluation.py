@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from benchmarks import usual
 from benchmarks.masks import METRICS
 from benchmarks.timing import times
 from prunerzero.language.perplexity import window_losses
@@ -15,7 +14,7 @@ from prunerzero.language.window_loss import WindowLoss
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.blocks import Matrix, prunable_layers
 from prunerzero.pruning.fitness import PrunedLoss
-from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
+from prunerzero.pruning.statistics import LayerStatistics
 
 RECORDED = 9
 """Calls after which whatever a GPU can replay is recorded."""
@@ -107,36 +106,6 @@ def run(shape: str, device: str, count: int = 16, length: int = 2048) -> Iterato
                "to dense, batched": ms / measured["dense, batched"]}  # fmt: skip
     if device == "cuda":
         yield {"model": shape, "what": "peak GB", "ms": torch.cuda.max_memory_allocated() / 1e9}
-
-
-def statistics(shape: str, device: str, length: int = 2048) -> Iterator[dict[str, Any]]:
-    """Milliseconds a window: the usual way, ours, and parts of both."""
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = random_model(shape, device, dtype)
-    layers = prunable_layers(model)
-    windows = torch.randint(0, SHAPES[shape]["vocab_size"], (2, length))
-
-    def ours() -> None:
-        collect_statistics(model, layers, windows)
-
-    def step() -> None:
-        for layer in layers.values():
-            layer.stored.requires_grad_(True)
-        for window in windows.to(device):
-            model(input_ids=window[None], labels=window[None], use_cache=False).loss.backward()
-            for layer in layers.values():
-                layer.stored.grad = None
-        for layer in layers.values():
-            layer.stored.requires_grad_(False)
-
-    functions = {
-        "usual": lambda: usual.statistics(model, layers, windows.to(device)),
-        "ours": ours,
-        "bare gradient steps": step,
-        "X alone": lambda: collect_statistics(model, layers, windows, gradients=False),
-    }
-    for name, ms in times(functions, device, repeats=2, warmups=1).items():
-        yield {"model": shape, "what": name, "ms a window": ms / len(windows)}
 
 
 def graphs(shape: str = "SmolLM2-135M") -> Iterator[dict[str, Any]]:
