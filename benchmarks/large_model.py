@@ -6,7 +6,7 @@
 
 Tells seconds of each stage, peak device and host memory, and whether one device, several devices
 and the whole model in memory prune the same weights to the bit. With several devices each run is
-made with the first alone as well. Runs that would begin after ``--seconds`` are left out.
+made with the first alone as well, before. Runs that would begin after ``--seconds`` are left out.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import product
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
@@ -45,7 +47,7 @@ from prunerzero.pruning.statistics import collect_statistics
 from prunerzero.tasks.by_block import block_names
 
 GIB = 2**30
-RUNS = (("wanda", "0.5"), ("power-law", "2:4"), ("wanda", "2:4"), ("power-law", "0.5"))
+RUNS = ("wanda@0.5", "power-law@2:4", "wanda@2:4", "power-law@0.5")
 """The first two are made with the whole model too, the first of them on all devices."""
 
 
@@ -322,6 +324,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--activation-memory", type=float, default=4.0, help="GiB")
     parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
+    parser.add_argument("--runs", nargs="+", default=RUNS, help="METRIC@SPARSITY, in order")
     parser.add_argument("--no-whole", action="store_true", help="do not hold the whole model")
     parser.add_argument("--seconds", type=float, default=240, help="begin no run after these")
     parser.add_argument("--folder", type=Path, default=None, help="where models are written")
@@ -371,27 +374,17 @@ def main() -> None:
                 args.output.write_text(json.dumps(results, indent=2))
 
         memory = int(args.activation_memory * GIB)
-        for metric, pattern in RUNS:
-            for some in dict.fromkeys((devices[:1], devices)):
-                shutil.rmtree(output, ignore_errors=True)
-                record(
-                    metric,
-                    pattern,
-                    lambda some=some, m=metric, p=pattern: by_block(  # type: ignore[misc]
-                        model, output, windows, some, m, p, memory
-                    ),
-                )
-            if args.no_whole or not output.exists():
+        choices = list(dict.fromkeys((devices[:1], devices)))
+        for some, number in product(choices, range(len(args.runs))):
+            metric, pattern = args.runs[number].split("@")
+            shutil.rmtree(output, ignore_errors=True)
+            record(metric, pattern, partial(by_block, model, output, windows, some, metric,
+                                            pattern, memory))  # fmt: skip
+            if args.no_whole or number > 1 or some != devices or not output.exists():
                 continue
-            for some in dict.fromkeys((devices[:1], devices)):
-                if (metric, pattern, len(some)) in ((*RUNS[0], len(some)), (*RUNS[1], 1)):
-                    record(
-                        metric,
-                        pattern,
-                        lambda some=some, m=metric, p=pattern: as_a_whole(  # type: ignore[misc]
-                            model, output, windows, some, m, p
-                        ),
-                    )
+            for whole in choices if number == 0 else choices[:1]:
+                record(metric, pattern, partial(as_a_whole, model, output, windows, whole, metric,
+                                                pattern))  # fmt: skip
     results["seconds"] = time.perf_counter() - began
     if args.output:
         args.output.write_text(json.dumps(results, indent=2))
