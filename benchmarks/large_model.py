@@ -241,8 +241,8 @@ def as_a_whole(
             layers = prunable_layers(loaded.model)
         with stages("statistics"):
             statistics = collect_statistics(
-                loaded.model, layers, windows, gradients="G" in expression.terminals
-            )
+                loaded.model, layers, windows, gradients="G" in expression.terminals, batch=1
+            )  # one by one, as blocks read them: others round otherwise
         with stages("score and mask"):
             pruned = prune_model(layers, statistics, expression, Sparsity.parse(sparsity))
         del statistics

@@ -23,6 +23,7 @@ from prunerzero import Setup, evaluate, prune
 from prunerzero.errors import ModelError
 from prunerzero.language.models import load_model
 from prunerzero.pruning.blocks import prunable_layers
+from prunerzero.pruning.statistics import collect_statistics
 from prunerzero.tasks.by_block import Way
 from prunerzero.tasks.prune import Pruned
 from prunerzero.tasks.workspace import Workspace
@@ -168,8 +169,13 @@ def test_statistics_equal_a_brute_force_computation(case: Case) -> None:
     found = case.work.statistics(gradients=True)
     G = gradients(model, layers, windows)
     X = activations(model, layers, windows)
+    together = collect_statistics(model, layers, windows, batch=2)
     for name in layers:
         assert found[name].X is not None and found[name].G is not None
+        for field in ("X", "G"):
+            torch.testing.assert_close(
+                getattr(together[name], field), getattr(found[name], field), rtol=1e-2, atol=1e-4
+            )
         torch.testing.assert_close(
             found[name].X, X[name].float(), rtol=1e-3, atol=1e-5, msg=partial(naming, name, "X")
         )

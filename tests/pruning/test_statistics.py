@@ -1,3 +1,4 @@
+import random
 import subprocess
 import sys
 import time
@@ -5,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import torch
+from conformance import brute_force
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny_model import tiny_model
 
 from prunerzero.errors import OutputError
+from prunerzero.pruning import activations, gradients
 from prunerzero.pruning import statistics as statistics_module
 from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.statistics import cached_statistics, collect_statistics, probes_of
@@ -54,6 +57,118 @@ def test_gradient_magnitudes_equal_a_brute_force_computation(model, layers):
             squares[name] += (100 * layer.oriented(layer.stored.grad)) ** 2
     for name in layers:
         torch.testing.assert_close(found[name].G, squares[name].sqrt())
+
+
+@pytest.mark.parametrize("batch", [2, 3, 7])
+def test_windows_read_together_give_what_they_give_one_by_one(model, layers, batch):
+    windows = torch.randint(0, 32, (7, 20), generator=torch.Generator().manual_seed(2))
+    alone = collect_statistics(model, layers, windows, batch=1)
+    seen = []
+    together = collect_statistics(model, layers, windows, batch=batch, on_window=seen.append)
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
+    assert_alike(together, alone)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_fails_for_want_of_memory_is_read_in_parts_and_counted_once(
+    model, layers, seed, monkeypatch
+):
+    """A batch is halved; blocks of a single window are run again in the pass backward."""
+    windows = torch.randint(0, 32, (7, 20), generator=torch.Generator().manual_seed(2))
+    alone = collect_statistics(model, layers, windows, batch=1)
+    rng, batches = random.Random(seed), []
+    products, norms = gradients.add_squared_products, activations._squares
+
+    def fail(room):
+        if room < rng.random():
+            raise torch.OutOfMemoryError
+
+    def scarce_products(total, left, right, scale):
+        batches.append(len(left))
+        fail(1 if batches.count(1) > 20 and len(left) == 1 else 1.1 - 0.1 * len(left))
+        products(total, left, right, scale)
+
+    def scarce_norms(features):
+        fail(1.02 - 0.02 * len(features))
+        return norms(features)
+
+    monkeypatch.setattr(gradients, "add_squared_products", scarce_products)
+    monkeypatch.setattr(activations, "_squares", scarce_norms)
+    assert_alike(collect_statistics(model, layers, windows, batch=6), alone)
+    assert len(set(batches)) > 1
+    assert not any("forward" in vars(block) for block in model.model.layers)
+
+
+def test_where_one_window_does_not_fit_its_blocks_run_twice(model, layers, monkeypatch):
+    alone = collect_statistics(model, layers, WINDOWS, batch=1)
+    products, runs, failures = gradients.add_squared_products, [], [torch.OutOfMemoryError()]
+    model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(failures.copy()))
+
+    def scarce(*arguments):
+        if failures:
+            raise failures.pop()
+        products(*arguments)
+
+    monkeypatch.setattr(gradients, "add_squared_products", scarce)
+    assert_alike(collect_statistics(model, layers, WINDOWS, batch=1), alone)
+    assert runs.count([]) == 2 * len(WINDOWS)
+
+
+def test_where_nothing_fits_the_error_is_raised_and_the_model_left_as_it_was(
+    model, layers, monkeypatch
+):
+    def none(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(gradients, "add_squared_products", none)
+    with pytest.raises(torch.OutOfMemoryError):
+        collect_statistics(model, layers, WINDOWS)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+    assert not any("forward" in vars(block) for block in model.model.layers)
+
+
+def assert_alike(found, expected):
+    for name, layer in expected.items():
+        torch.testing.assert_close(found[name].X, layer.X)
+        torch.testing.assert_close(found[name].G, layer.G)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_of_a_matrix_used_twice_the_gradients_are_added_before_they_are_squared(batch):
+    model, reference = tiny_model(), tiny_model()
+    for one in (model, reference):
+        first, second = one.model.layers
+        second.self_attn.q_proj.weight = first.self_attn.q_proj.weight
+    assert_gradients(model, reference, batch)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_matrix_that_is_used_past_its_module_has_its_gradient(batch):
+    model, reference = tiny_model(), tiny_model()
+    for one in (model, reference):
+        linear = one.model.layers[1].mlp.up_proj
+        one.model.layers[1].mlp.up_proj = Past(linear)
+    assert_gradients(model, reference, batch)
+
+
+class Past(torch.nn.Module):
+    """Multiplies with the weight of a module that it does not call."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, features):
+        return features @ self.linear.weight.t()
+
+
+def assert_gradients(model, reference, batch):
+    layers = prunable_layers(model)
+    found = collect_statistics(model, layers, WINDOWS, batch=batch)
+    expected = brute_force.gradients(reference, prunable_layers(reference), WINDOWS)
+    for name in layers:
+        torch.testing.assert_close(found[name].G, expected[name])
 
 
 def test_without_gradients_only_the_activation_norms_are_measured(model, layers):

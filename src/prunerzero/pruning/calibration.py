@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -80,8 +80,8 @@ class Reader:
             if len(ids) == 1 and (self._frugal or not self._backward):
                 raise
             before = self._reading.counted
-        gc.collect()
         if self._device.type == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
         self._frugal |= len(ids) == 1
         self._batch = (len(ids) + 1) // 2
@@ -91,34 +91,55 @@ class Reader:
     def _forward_and_back(self, ids: Tensor) -> None:
         frugal = _frugal_blocks(self._model) if self._frugal else nullcontext()
         with torch.set_grad_enabled(self._backward), frugal:
-            if self._head is None:
-                logits = self._model(input_ids=ids, use_cache=False).logits
-                if self._backward:
-                    loss = torch.stack([_loss(*one) for one in zip(logits, ids, strict=True)]).sum()
-                    with self._reading.backward():
-                        loss.backward()
-                return
-            hidden = self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
             if self._backward:
-                gradient = torch.zeros_like(hidden)
-                for one, of_one, window in zip(hidden.detach(), gradient, ids, strict=True):
-                    self._begin_backward(one, of_one, window)
-                with self._reading.backward():
-                    hidden.backward(gradient)
+                run_back_from_loss(self._model, self._head, ids, self._reading.backward)
+            else:
+                part = self._model if self._head is None else self._model.base_model
+                part(input_ids=ids, use_cache=False)
 
-    def _begin_backward(self, hidden: Tensor, gradient: Tensor, ids: Tensor) -> None:
-        """Write the gradient of a window's loss to its last hidden states, some at a time."""
-        tokens, targets = len(ids) - 1, ids[1:].to(hidden.device)
-        some = max(1, _LOGITS.get(hidden.device.type, 1 << 18) // self._head.weight.shape[0])
-        for start in range(0, tokens, some):
-            end = min(start + some, tokens)
-            part = hidden[start:end].detach().requires_grad_(True)
-            total = cross_entropy(self._head(part).float(), targets[start:end], reduction="sum")
-            gradient[start:end] = torch.autograd.grad(total / tokens, part)[0]
+
+def run_back_from_loss(
+    model: Any,
+    head: Any,
+    ids: Tensor,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """Pass forward, and backward from the sum of the windows' losses.
+
+    Args:
+        model: a transformers causal language model.
+        head: what ``plain_head`` found. With it, logits and their gradient are made for some
+            tokens at a time.
+        ids: windows [count, length].
+        around: the pass backward is made inside of what it gives.
+    """
+    if head is None:
+        logits = model(input_ids=ids, use_cache=False).logits
+        losses = [_loss(*one) for one in zip(logits, ids, strict=True)]
+        with around():
+            torch.stack(losses).sum().backward()
+        return
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    gradient = torch.zeros_like(hidden)
+    for one, of_one, window in zip(hidden.detach(), gradient, ids, strict=True):
+        _gradient_of_loss(head, one, window, out=of_one)
+    with around():
+        hidden.backward(gradient)
 
 
 def _loss(logits: Tensor, ids: Tensor) -> Tensor:
     return cross_entropy(logits[:-1].float(), ids[1:].to(logits.device))
+
+
+def _gradient_of_loss(head: Any, hidden: Tensor, ids: Tensor, out: Tensor) -> None:
+    """Write the gradient of a window's loss by its last hidden states [length, width]."""
+    tokens, targets = len(ids) - 1, ids[1:].to(hidden.device)
+    some = max(1, _LOGITS.get(hidden.device.type, 1 << 18) // head.weight.shape[0])
+    for start in range(0, tokens, some):
+        end = min(start + some, tokens)
+        part = hidden[start:end].detach().requires_grad_(True)
+        total = cross_entropy(head(part).float(), targets[start:end], reduction="sum")
+        out[start:end] = torch.autograd.grad(total / tokens, part)[0]
 
 
 @contextmanager

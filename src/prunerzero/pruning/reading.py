@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from prunerzero.language.perplexity import window_losses
+from prunerzero.language.window_loss import plain_head
+from prunerzero.pruning.calibration import run_back_from_loss
 from prunerzero.pruning.replay import Replay
 from prunerzero.pruning.shards import FiledBlocks
 from prunerzero.pruning.states import Budget, HiddenStates
@@ -111,8 +112,9 @@ class Reading:
             for window, ids in enumerate(self.windows.to(device)):
                 hidden = self.states.get(last, window, device).requires_grad_(True)
                 with self.replay.read(hidden):
-                    logits = self.source.model(input_ids=ids[None], use_cache=False).logits[0]
-                cross_entropy(logits[:-1].float(), ids[1:]).backward()
+                    if window == 0:
+                        head = plain_head(self.source.model, ids[None])
+                    run_back_from_loss(self.source.model, head, ids[None])
                 assert hidden.grad is not None
                 if window == 0:
                     self._gradients = self._store(hidden.grad, 2, "gradients")
