@@ -103,6 +103,8 @@ def _has_triton() -> bool:
 @lru_cache
 def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernel gives what torch does in fp32, found out once on this device."""
+    from triton.errors import TritonError
+
     generator = torch.Generator().manual_seed(0)
     for length in (192, 100):
         left, right = (
@@ -112,7 +114,10 @@ def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
         expected = torch.ones(264, 520, device=device)
         found = expected.clone()
         by_torch(expected, left.float(), right.float(), 0.5)
-        launch(found, left, right, 0.5)
+        try:
+            launch(found, left, right, 0.5)
+        except TritonError:  # a smaller GPU, on which a tile does not fit
+            return False
         if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
             return False
     return True
