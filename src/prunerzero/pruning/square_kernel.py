@@ -5,6 +5,25 @@ import triton.language as tl
 
 
 @triton.jit
+def _add(total, square, row, column, rows, columns, scale):
+    """Add a part of a tile, or its halves where it is wide, which takes fewer registers."""
+    HEIGHT: tl.constexpr = square.shape[0]
+    WIDTH: tl.constexpr = square.shape[1]
+    if WIDTH > 64:
+        halves = square.reshape(HEIGHT, 2, WIDTH // 2).permute(0, 2, 1)
+        one, other = halves.split()
+        _add(total, one, row, column, rows, columns, scale)
+        _add(total, other, row, column + WIDTH // 2, rows, columns, scale)
+    else:
+        r = row + tl.arange(0, HEIGHT)[:, None]
+        c = column + tl.arange(0, WIDTH)[None, :]
+        place = total + r.to(tl.int64) * columns + c
+        inside = (r < rows) & (c < columns)
+        before = tl.load(place, mask=inside, other=0.0)
+        tl.store(place, before + scale * square, mask=inside)
+
+
+@triton.jit
 def add_squares(
     left, right, total, windows, length, rows, columns, scale,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
@@ -24,10 +43,6 @@ def add_squares(
     row = (first + program % (GROUP * across) % group) * ROWS
     column = program % (GROUP * across) // group * COLUMNS
 
-    r = row + tl.arange(0, ROWS)[:, None]
-    c = column + tl.arange(0, COLUMNS)[None, :]
-    place = total + r.to(tl.int64) * columns + c
-    inside = (r < rows) & (c < columns)
     held = tl.zeros((ROWS, COLUMNS), tl.float32)
     for window in range(windows):
         product = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -38,8 +53,50 @@ def add_squares(
         if HELD:
             held += product * product
         else:
-            before = tl.load(place, mask=inside, other=0.0)
-            tl.store(place, before + scale * (product * product), mask=inside)
+            _add(total, product * product, row, column, rows, columns, scale)
     if HELD:
-        before = tl.load(place, mask=inside, other=0.0)
-        tl.store(place, before + scale * held, mask=inside)
+        _add(total, held, row, column, rows, columns, scale)
+
+
+@triton.jit
+def add_squares_lasting(
+    left, right, total, windows, length, rows, columns, scale,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
+    HELD: tl.constexpr,
+):  # fmt: skip
+    """``add_squares`` with each program taking several tiles: what is next is loaded meanwhile."""
+    across = tl.cdiv(columns, COLUMNS)
+    down = tl.cdiv(rows, ROWS)
+    programs = tl.num_programs(0)
+    steps = tl.cdiv(length, DEPTH)
+    start = tl.program_id(0)
+    mine = tl.cdiv(down * across - start, programs)
+
+    tile = start - programs
+    step = steps - 1
+    window = windows - 1
+    row = 0
+    column = 0
+    product = tl.zeros((ROWS, COLUMNS), tl.float32)
+    held = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for _ in range(mine * windows * steps):
+        step = tl.where(step == steps - 1, 0, step + 1)
+        if step == 0:
+            window = tl.where(window == windows - 1, 0, window + 1)
+            if window == 0:
+                tile += programs
+                first = tile // (GROUP * across) * GROUP
+                group = min(down - first, GROUP)
+                row = (first + tile % (GROUP * across) % group) * ROWS
+                column = tile % (GROUP * across) // group * COLUMNS
+        place = window * length + step * DEPTH
+        product = tl.dot(left.load([place, row]).T, right.load([place, column]), product)
+        if step == steps - 1:
+            if HELD:
+                held += product * product
+                if window == windows - 1:
+                    _add(total, held, row, column, rows, columns, scale)
+                    held = tl.zeros((ROWS, COLUMNS), tl.float32)
+            else:
+                _add(total, product * product, row, column, rows, columns, scale)
+            product = tl.zeros((ROWS, COLUMNS), tl.float32)
