@@ -85,7 +85,8 @@ class Reader:
             torch.cuda.empty_cache()
         self._frugal |= len(ids) == 1
         self._batch = (len(ids) + 1) // 2
-        for part in ids.split(self._batch):
+        while len(ids):  # the batch may become smaller on the way
+            part, ids = ids[: self._batch], ids[self._batch :]
             self._pass(part, before)
 
     def _forward_and_back(self, ids: Tensor) -> None:
@@ -133,12 +134,14 @@ def _loss(logits: Tensor, ids: Tensor) -> Tensor:
 
 def _gradient_of_loss(head: Any, hidden: Tensor, ids: Tensor, out: Tensor) -> None:
     """Write the gradient of a window's loss by its last hidden states [length, width]."""
-    tokens, targets = len(ids) - 1, ids[1:].to(hidden.device)
+    tokens, targets = len(ids) - 1, ids[1:]
     some = max(1, _LOGITS.get(hidden.device.type, 1 << 18) // head.weight.shape[0])
     for start in range(0, tokens, some):
         end = min(start + some, tokens)
         part = hidden[start:end].detach().requires_grad_(True)
-        total = cross_entropy(head(part).float(), targets[start:end], reduction="sum")
+        logits = head(part)
+        target = targets[start:end].to(logits.device)
+        total = cross_entropy(logits.float(), target, reduction="sum")
         out[start:end] = torch.autograd.grad(total / tokens, part)[0]
 
 
