@@ -34,7 +34,7 @@ def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[s
 
     found: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {}
     if device == "cuda":
-        from benchmarks import checks, whole_model
+        from benchmarks import checks, tiles, whole_model
 
         found["operators"] = checks.operators
         found["parts"] = checks.subtrees
@@ -44,7 +44,7 @@ def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[s
         found["candidates of 7B"] = lambda: evaluation.run("Llama-7B", device)
         found["statistics of 7B"] = lambda: gradients.run("Llama-7B", device)
         found["deviation of G"] = lambda: gradients.deviation("Llama-7B", device)
-        found["squared gradients"] = gradients.squares
+        found["squared gradients"] = tiles.run
         found["launch shapes"] = whole_model.shapes
         found["growth"] = whole_model.growth
         found["graphs"] = evaluation.graphs

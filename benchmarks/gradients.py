@@ -18,26 +18,15 @@ from torch.nn.functional import rms_norm
 
 from benchmarks import usual
 from benchmarks.evaluation import SHAPES, random_model
-from benchmarks.masks import SHAPES as LAYER_SHAPES
-from benchmarks.timing import times
 from prunerzero.metrics import Expression, Sparsity, score_mask
 from prunerzero.pruning import square_products
 from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.calibration import Reader
 from prunerzero.pruning.passes import Pass
 from prunerzero.pruning.repeatable import repeatable
-from prunerzero.pruning.square_products import Tile
 from prunerzero.pruning.statistics import collect_statistics, watch
 
 Row = dict[str, Any]
-
-TILES = [
-    Tile(128, 256, 64, False, 8, 4), Tile(128, 256, 64, False, 8, 3),
-    Tile(256, 128, 64, False, 8, 4), Tile(128, 128, 64, True, 8, 4),
-    Tile(128, 128, 64, False, 8, 4), Tile(128, 128, 64, False, 4, 3),
-    Tile(128, 256, 64, False, 8, 3, lasting=True), Tile(128, 128, 64, True, 8, 4, lasting=True),
-    Tile(128, 128, 64, False, 8, 5, lasting=True),
-]  # fmt: skip
 
 
 class Bench:
@@ -219,10 +208,11 @@ def run(shape: str, device: str, length: int = 2048) -> Iterator[Row]:
         **{f"forward alone, {b} at once": lambda b=b: bench.forward(b) for b in sizes[:3]},
     }
     for name, part in parts.items():
-        yield from _told({"model": shape, "what": name}, part, device)
+        yield from told({"model": shape, "what": name}, part, device)
 
 
-def _told(row: Row, part: Callable[[], Row | Iterator[Row]], device: str) -> Iterator[Row]:
+def told(row: Row, part: Callable[[], Row | Iterator[Row]], device: str) -> Iterator[Row]:
+    """A part's rows, printed at once, or its error."""
     if device == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
@@ -237,48 +227,6 @@ def _told(row: Row, part: Callable[[], Row | Iterator[Row]], device: str) -> Ite
             one.setdefault("peak GB", torch.cuda.max_memory_allocated() / 1e9)
         print(json.dumps(row | one), flush=True)
         yield row | one
-
-
-def squares(device: str = "cuda", length: int = 2048) -> Iterator[Row]:
-    """The kernel of squared products in several tiles, against torch; ms a window."""
-    for rows, columns in LAYER_SHAPES:
-        for windows in (1, 2, 4):
-            yield from _told(
-                {"rows": rows, "columns": columns, "windows": windows},
-                lambda w=windows, r=rows, c=columns: _tiles(r, c, w, device, length),
-                device,
-            )
-
-
-def _tiles(rows: int, columns: int, windows: int, device: str, length: int) -> Iterator[Row]:
-    torch.manual_seed(0)
-    left = torch.randn(windows, length, rows, device=device, dtype=torch.bfloat16)
-    right = torch.randn(windows, length, columns, device=device, dtype=torch.bfloat16)
-    total = torch.zeros(rows, columns, device=device)
-    product = torch.empty(rows, columns, device=device, dtype=torch.bfloat16)
-    ways: dict[str, Callable[[], object]] = {
-        "torch": lambda: square_products.by_torch(total, left, right, 1.0),
-        "product alone": lambda: [
-            torch.mm(a.t(), b, out=product) for a, b in zip(left, right, strict=True)
-        ],
-    }
-    expected = torch.zeros_like(total)
-    square_products.by_torch(expected, left.float(), right.float(), 1.0)
-    for tile in TILES:
-        name = ", ".join(map(str, tile))
-        try:
-            found = torch.zeros_like(total)
-            square_products.launch(found, left, right, 1.0, tile)
-            error = float((found - expected).abs().max() / expected.abs().max())
-            if error > 1e-3:
-                yield {"tile": name, "error": error}
-                continue
-            ways[name] = lambda t=tile: square_products.launch(total, left, right, 1.0, t)
-        except Exception as failure:
-            yield {"tile": name, "error": repr(failure)[:200]}
-    for name, ms in times(ways, device, repeats=5, warmups=1).items():
-        work = 2 * rows * columns * length * windows
-        yield {"tile": name, "ms a window": ms / windows, "TFLOP/s": work / ms / 1e9}
 
 
 def deviation(shape: str, device: str, count: int = 5, length: int = 2048) -> Iterator[Row]:
