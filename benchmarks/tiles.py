@@ -24,7 +24,7 @@ TILES = [
 def run(device: str = "cuda", length: int = 2048) -> Iterator[Row]:
     """Milliseconds a window, for each shape of a 7B model's layers."""
     for rows, columns in SHAPES:
-        for windows in (1, 2, 4):
+        for windows in (1, 2):
             yield from told(
                 {"rows": rows, "columns": columns, "windows": windows},
                 lambda w=windows, r=rows, c=columns: _tiles(r, c, w, device, length),
