@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -63,10 +64,10 @@ def main() -> None:
     runs = options.work / "runs"
     run_all(jobs, setup, runs, options)
     keep(options.output_dir, jobs, runs, {})  # measuring may outlast a machine
-    comparisons: dict[str, dict[str, Any] | None] = {}
-    for sparsity in options.sparsities:
-        comparisons[sparsity] = compare(sparsity, jobs, setup, runs, options.text / "test.txt")
-        keep(options.output_dir, jobs, runs, comparisons)
+    test = options.text / "test.txt"
+    setup += [f"--test={test}"] if test.is_file() else []
+    comparisons = compare_all(options.sparsities, jobs, setup, runs)
+    keep(options.output_dir, jobs, runs, comparisons)
     print(table(runs, comparisons))
 
 
@@ -165,19 +166,24 @@ def last_line(run: Path) -> str:
     return lines[-1] if lines else ""
 
 
-def compare(
-    sparsity: str, jobs: list[Job], setup: list[str], runs: Path, test: Path
-) -> dict[str, Any] | None:
-    """The catalog and what was found for that sparsity, on the same windows, in fp32."""
-    found = [
-        str(runs / job.name)
-        for job in jobs
-        if job.sparsity == sparsity and (runs / job.name / "best.json").is_file()
-    ]
-    metrics = "magnitude,wanda,ria,gblm,pruner-zero,power-law,power-law(0.25,1)"
-    command = ["compare", *setup, "--dtype", "float32", "--sparsity", sparsity]
-    command += ["--test", str(test)] if test.is_file() else []
-    return prunerzero_json([*command, "--metrics", ",".join([metrics, *found])])
+def compare_all(
+    sparsities: list[str], jobs: list[Job], setup: list[str], runs: Path
+) -> dict[str, dict[str, Any] | None]:
+    """The catalog and what was found for each sparsity, on the same windows, in fp32."""
+
+    def one(number: int) -> dict[str, Any] | None:
+        metrics = ["magnitude,wanda,ria,gblm,pruner-zero,power-law", "power-law(0.25,1)"]
+        for job in jobs:
+            found = runs / job.name
+            if job.sparsity == sparsities[number] and (found / "best.json").is_file():
+                metrics.append(str(found))
+        command = ["compare", *setup, "--dtype", "float32", "--sparsity", sparsities[number]]
+        device = f"cuda:{number % gpus}" if gpus else "cpu"
+        return prunerzero_json([*command, "--device", device, "--metrics", ",".join(metrics)])
+
+    gpus = torch.cuda.device_count()
+    with ThreadPoolExecutor(gpus or 1) as pool:
+        return dict(zip(sparsities, pool.map(one, range(len(sparsities))), strict=True))
 
 
 def prunerzero_json(command: list[str]) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.pruner import LayerSparsity, prune_model
 from prunerzero.pruning.reading import Reading, Room
-from prunerzero.pruning.repeatable import repeatable
+from prunerzero.pruning.repeatable import repeatably
 from prunerzero.pruning.shards import FiledBlocks
 from prunerzero.pruning.statistics import LayerStatistics, Statistics, watch
 from prunerzero.pruning.wave import run_blocks
@@ -92,9 +92,7 @@ def prune_by_block(
     """
     if all(record.finished(index) for index in range(len(source))):
         return
-    run = _Run(source, plan, room, record, on_block)
-    with repeatable():
-        _prune(run, windows, plan)
+    repeatably(lambda: _prune(_Run(source, plan, room, record, on_block), windows, plan))
 
 
 def _prune(run: _Run, windows: Tensor | None, plan: Plan) -> None:

@@ -23,7 +23,7 @@ from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.calibration import Reader
 from prunerzero.pruning.gradients import watch_gradients
 from prunerzero.pruning.passes import Pass
-from prunerzero.pruning.repeatable import repeatable
+from prunerzero.pruning.repeatable import repeatably
 
 _VERSION = 2
 """Part of the cache key; raised when the meaning of the numbers changes."""
@@ -74,12 +74,15 @@ def collect_statistics(
 
     Source: method of Pruner-Zero (Dong et al., ICML 2024); X as in Wanda, G as in GBLM-Pruner.
     """
-    reading = Pass()
-    with repeatable():
+
+    def collect() -> Statistics:
+        reading = Pass()
         reader = Reader(model, windows, reading, backward=gradients, batch=batch)
         with watch(layers, gradients, reading) as statistics_over:
             reader.read(on_window)
-    return statistics_over(len(windows))
+        return statistics_over(len(windows))
+
+    return repeatably(collect)
 
 
 @contextmanager
