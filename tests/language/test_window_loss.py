@@ -88,3 +88,15 @@ def test_a_batch_that_does_not_fit_is_read_in_halves():
 def test_a_window_that_does_not_fit_is_told():
     with pytest.raises(torch.OutOfMemoryError):
         WindowLoss(Small(fits=0))(WINDOWS)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs")
+def test_a_model_spread_over_gpus_gives_the_same_losses():
+    from accelerate import dispatch_model
+
+    model = tiny_model()
+    expected = WindowLoss(model)(WINDOWS)
+    places = {"model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": 1}
+    places |= {"model.rotary_emb": 0, "model.norm": 1, "lm_head": 0}
+    spread = dispatch_model(model, places)
+    torch.testing.assert_close(WindowLoss(spread)(WINDOWS), expected, rtol=1e-5, atol=1e-5)

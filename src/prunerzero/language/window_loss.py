@@ -62,7 +62,7 @@ class WindowLoss:
         return (
             torch.cat(
                 [
-                    cross_entropy(logits.float(), target, reduction="none")
+                    cross_entropy(logits.float(), target.to(logits.device), reduction="none")
                     for logits, target in self._logits(windows, targets)
                 ]
             )
