@@ -2,55 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from installed_command import Installed
 from tiny_model import save_tiny_model, some_text
 
 # a shell starts what it runs in the background with Ctrl-C ignored, and children inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-COMMAND = Path(sys.executable).with_name("prunerzero")
-
-
-class Installed:
-    """The installed command, run in a process of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.environment = {
-            **os.environ,
-            "PRUNERZERO_CACHE": str(folder / "cache"),
-            "OMP_NUM_THREADS": "1",
-        }
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [str(COMMAND), *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        with self.start(*arguments) as process:
-            out, errors = process.communicate(timeout=600)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, errors)
-
-    def json(self, *arguments: str) -> Any:
-        """What the command prints with ``--json``, where it succeeds."""
-        done = self.run(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import Installed
+from installed_command import Installed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prunerzero import Expression

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from conftest import Installed
+from installed_command import Installed
 from safetensors.torch import load_file
 from tiny_model import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM

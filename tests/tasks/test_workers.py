@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import COMMAND, Installed
+from installed_command import COMMAND, Installed
 
 from prunerzero.errors import InputError
 from prunerzero.tasks.duration import parse_duration
