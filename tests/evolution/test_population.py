@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from prunerzero.evolution import Population, StudyMismatchError, presence, storage
-from prunerzero.evolution.interrupt import interrupts_wait
+from prunerzero.evolution.interrupt import STOPS, interrupts_wait
 from prunerzero.evolution.records import Candidate
 from prunerzero.evolution.storage import SharedLock, hostname, repair_journal
 from prunerzero.metrics import Expression
@@ -297,12 +297,17 @@ def test_a_job_that_failed_or_whose_worker_died_is_free_again(journal: Path) -> 
     assert Population.open(journal).jobs.result("judge 8") == [2.0]
 
 
-def test_an_interrupt_waits_for_the_end_of_a_write() -> None:
+@pytest.mark.parametrize("stop", STOPS)
+def test_what_stops_a_search_waits_for_the_end_of_a_write(stop: signal.Signals) -> None:
+    before = signal.signal(stop, signal.default_int_handler)
     reached = False
-    with pytest.raises(KeyboardInterrupt):
-        with interrupts_wait():
-            os.kill(os.getpid(), signal.SIGINT)
-            reached = True
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            with interrupts_wait():
+                os.kill(os.getpid(), stop)
+                reached = True
+    finally:
+        signal.signal(stop, before)
     assert reached
 
 

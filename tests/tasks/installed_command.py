@@ -23,7 +23,7 @@ class Installed:
             "OMP_NUM_THREADS": "1",
         }
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, own_group: bool = False) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [str(COMMAND), *arguments],
             cwd=self.folder,
@@ -31,6 +31,7 @@ class Installed:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            process_group=0 if own_group else None,
         )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -79,19 +79,24 @@ def test_a_run_is_not_resumed_as_another(installed, texts, found, changed, named
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_keeps_what_was_evaluated_and_exits_with_130(installed, workplace, texts):
-    command = ["search", *texts, "--output-dir", "stopped", "--evaluations"]
+@pytest.mark.parametrize(("stop", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_search_that_is_stopped_keeps_what_was_evaluated(
+    installed, workplace, texts, stop, exit_code
+):
+    folder = f"stopped-by-{stop.name}"
+    command = ["search", *texts, "--output-dir", folder, "--evaluations"]
     with installed.start(*command, "100000") as process:
-        journal = workplace / "stopped" / "journal.log"
+        journal = workplace / folder / "journal.log"
         while not journal.exists() or journal.read_text().count('"complete"') < 3:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    kept = json.loads((workplace / "stopped" / "best.json").read_text())
+        process.send_signal(stop)
+        printed, errors = process.communicate(timeout=60)
+    assert process.returncode == exit_code
+    assert "Traceback" not in errors and "Interrupted." in errors
+    kept = json.loads((workplace / folder / "best.json").read_text())
     assert kept["interrupted"]
+    assert kept["metric"] in printed
     resumed = installed.json(*command, str(kept["evaluations"] + 1))
     assert resumed["evaluations"] == kept["evaluations"] + 1
 

@@ -121,6 +121,24 @@ def test_ctrl_c_ends_all_workers_and_keeps_what_was_evaluated(
     assert best["evaluations"] == measured(journal)
 
 
+def test_sigterm_to_all_processes_ends_each_worker_as_it_would_alone(
+    installed: Installed, workplace: Path, texts: list[str]
+) -> None:
+    """As SLURM and systemd send it: to the workers too, and while one is still starting."""
+    journal = workplace / "terminated" / "journal.log"
+    command = ["search", *texts, "--workers", "2", "--output-dir", "terminated"]
+    with installed.start(*command, "--time", "1h", own_group=True) as process:
+        wait_until(lambda: measured(journal) >= 2, process)
+        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert "Traceback" not in errors and "ended by" not in errors
+    best = json.loads((workplace / "terminated" / "best.json").read_text())
+    assert best["interrupted"]
+    assert best["evaluations"] == measured(journal)
+
+
 def test_the_same_search_resumes_with_several_workers_and_keeps_to_its_budget(
     survived: tuple[int, str], installed: Installed, workplace: Path, texts: list[str]
 ) -> None:

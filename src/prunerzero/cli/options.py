@@ -14,6 +14,7 @@ import typer
 import yaml
 from rich.console import Console
 
+from prunerzero.cli.stopping import MESSAGE, Stoppable
 from prunerzero.errors import InputError
 from prunerzero.metrics import MetricError
 from prunerzero.tasks.recipe import RESULTS
@@ -232,19 +233,23 @@ def with_setup(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
-    """Tell what the user can mend in one sentence, exit code 2; Ctrl-C ends with 130."""
+    """Tell what the user can mend in one sentence, exit code 2; a command that is stopped says so.
+
+    Then the exit code is 130 after Ctrl-C, 143 after SIGTERM.
+    """
 
     @functools.wraps(command)
     def guarded(*args: Any, **options: Any) -> None:
         errors = Console(stderr=True, highlight=False, soft_wrap=True)
-        try:
-            command(*args, **options)
-        except (InputError, MetricError) as error:
-            errors.print(f"[bold red]Error:[/] {_plain(str(error))}")
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            errors.print("Interrupted.")
-            raise typer.Exit(130) from None
+        with Stoppable() as stoppable:
+            try:
+                command(*args, **options)
+            except (InputError, MetricError) as error:
+                errors.print(f"[bold red]Error:[/] {_plain(str(error))}")
+                raise typer.Exit(2) from None
+            except KeyboardInterrupt:
+                errors.print(MESSAGE)
+                raise typer.Exit(stoppable.exit_code) from None
 
     return guarded
 

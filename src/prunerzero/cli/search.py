@@ -95,7 +95,7 @@ def search(
     else:
         _print_search(found)
     if found.interrupted:
-        raise typer.Exit(130)
+        raise KeyboardInterrupt
 
 
 def _print_search(found: Any) -> None:

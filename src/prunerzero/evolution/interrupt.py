@@ -1,4 +1,4 @@
-"""Ctrl-C, held back while something is written."""
+"""Ctrl-C and SIGTERM, held back while something is written."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Let Ctrl-C raise KeyboardInterrupt at the end of the block, not within.
+    """Let what stops a search raise KeyboardInterrupt at the end of the block, not within.
 
     An interrupt in the midst of a write would leave Optuna's lock held, or its memory of the study
-    apart from the file. Outside the main thread, which alone is interrupted, it does nothing.
+    apart from the file. A signal that is ignored, or left to the system, stays so. Outside the main
+    thread, which alone is interrupted, it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     held: list[tuple[int, FrameType | None]] = []
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler):  # ignored, or left to the system
-        yield
-        return
-    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    found = {number: signal.getsignal(number) for number in STOPS}
+    handlers = {number: handler for number, handler in found.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: held.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if held:
-        handler(*held[0])
+        first, frame = held[0]
+        handlers[signal.Signals(first)](first, frame)

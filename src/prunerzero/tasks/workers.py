@@ -1,8 +1,8 @@
 """Several workers of one host, each a process with its device, supervised by this one.
 
 The supervisor loads no model. It starts the workers, shows what they tell as one, starts again
-those that are killed, and hands on Ctrl-C. All that the workers share is the study; whatever
-happens to the supervisor, they end by themselves, and nothing in the study is lost.
+those that are killed, and hands on Ctrl-C and SIGTERM. All that the workers share is the study;
+whatever happens to the supervisor, they end by themselves, and nothing in the study is lost.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
+from multiprocessing.resource_tracker import ensure_running
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ import torch
 
 from prunerzero.errors import InputError
 from prunerzero.evolution import Progress, SearchResult
+from prunerzero.evolution.interrupt import STOPS, interrupts_wait
 from prunerzero.metrics import MetricError
 from prunerzero.tasks.observer import Observer
 
@@ -87,8 +87,12 @@ class _Worker:
         self.inbox, outbox = context.Pipe(duplex=False)
         own = replace(order, setup=replace(order.setup, device=self.device))
         self.process = context.Process(target=_work, args=(run, own, threads, outbox), daemon=True)
-        with _interrupts_ignored():  # by the worker too, until it is ready for them
-            self.process.start()
+        ensure_running()  # what start() does where it must, and unblocks signals
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        try:
+            self.process.start()  # inherits that: signals wait until it is ready for them
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         outbox.close()
 
 
@@ -103,7 +107,7 @@ class _Crew:
         self.outcomes: list[Outcome] = []
         self.refusal: str | None = None
         self.is_stopping = False
-        self._asked_to_stop = 0.0
+        self._has_told = False
         self._evaluations = -1
         self._shown: set[str] = set()
         self._counts: dict[tuple[str, str], tuple[Any, Callable[[int], None]]] = {}
@@ -123,14 +127,15 @@ class _Crew:
         return self._outcome()
 
     def _start(self, worker: _Worker) -> None:
-        worker.start(self.run, self.order, self.threads)
-        self.at_work.append(worker)
+        with interrupts_wait():  # one that is started and not known would be left behind
+            worker.start(self.run, self.order, self.threads)
+            self.at_work.append(worker)
 
     def _attend_to_the_end(self) -> None:
         while self.at_work:
-            if self.is_stopping and time.monotonic() - self._asked_to_stop > 1:
-                self._asked_to_stop = time.monotonic()
-                for worker in self.at_work:  # again and again: it may not have been ready
+            if self.is_stopping and not self._has_told:
+                self._has_told = True
+                for worker in self.at_work:
                     with suppress(ProcessLookupError):
                         os.kill(worker.process.pid or 0, signal.SIGINT)
             wait([w.inbox for w in self.at_work] + [w.process.sentinel for w in self.at_work], 0.5)
@@ -222,10 +227,12 @@ def _how_it_ended(code: int | None) -> str:
 
 
 def _work(run: Run, order: Order, threads: int, outbox: Connection) -> None:
-    signal.signal(signal.SIGINT, _interrupt_once)
-    torch.set_num_threads(threads)
+    for number in STOPS:
+        signal.signal(number, _interrupt_once)
     device = order.setup.device
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        torch.set_num_threads(threads)
         if device.startswith("cuda:") and "," not in device:
             torch.cuda.set_device(device)
         last: tuple[str, Any] = ("found", run(order, _Messenger(outbox)))
@@ -241,7 +248,8 @@ def _work(run: Run, order: Order, threads: int, outbox: Connection) -> None:
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
     """What comes after the first is ignored: the terminal and the supervisor both send one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for stop in STOPS:
+        signal.signal(stop, lambda number, frame: None)  # SIG_IGN complains of one on its way
     raise KeyboardInterrupt
 
 
@@ -272,15 +280,3 @@ class _Messenger(Observer):
 
     def search(self, progress: Progress) -> None:
         self._send("search", progress)
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

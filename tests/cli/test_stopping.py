@@ -1,0 +1,51 @@
+"""Ctrl-C and SIGTERM: what a command makes of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import typer
+
+from prunerzero.cli.options import one_sentence
+
+
+@pytest.mark.parametrize(("stop", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_stopped_says_so_in_a_word(
+    stop: signal.Signals, exit_code: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    @one_sentence
+    def command() -> None:
+        os.kill(os.getpid(), stop)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(typer.Exit) as exit:
+            command()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert exit.value.exit_code == exit_code
+    assert capfd.readouterr().err == "Interrupted.\n"
+
+
+def test_a_second_sigterm_does_not_disturb_the_cleaning_up() -> None:
+    cleaned_up = False
+
+    @one_sentence
+    def command() -> None:
+        nonlocal cleaned_up
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            cleaned_up = True
+
+    with pytest.raises(typer.Exit):
+        command()
+    assert cleaned_up
+
+
+def test_sigterm_is_the_systems_again_after_the_command() -> None:
+    one_sentence(lambda: None)()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
