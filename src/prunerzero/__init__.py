@@ -5,17 +5,21 @@
 >>> prune(Setup(model="bundled"), "run", "0.5", "pruned")  # doctest: +SKIP
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
 
-from prunerzero.errors import InputError, ModelError, OutputError, TextError
-from prunerzero.metrics import Expression, Metric, MetricError, Sparsity, prune_mask, score_mask
-from prunerzero.tasks.compare import compare
-from prunerzero.tasks.evaluate import evaluate
-from prunerzero.tasks.prune import prune
-from prunerzero.tasks.search import search
-from prunerzero.tasks.tune import tune
-from prunerzero.tasks.tune_result import TuneResult
-from prunerzero.tasks.workspace import Setup
+if TYPE_CHECKING:
+    from prunerzero.errors import InputError, ModelError, OutputError, TextError
+    from prunerzero.metrics import Expression, Metric, MetricError, Sparsity, prune_mask, score_mask
+    from prunerzero.tasks.compare import compare
+    from prunerzero.tasks.evaluate import evaluate
+    from prunerzero.tasks.prune import prune
+    from prunerzero.tasks.search import search
+    from prunerzero.tasks.tune import tune
+    from prunerzero.tasks.tune_result import TuneResult
+    from prunerzero.tasks.workspace import Setup
 
 __all__ = [
     "Expression",
@@ -36,3 +40,35 @@ __all__ = [
     "search",
     "tune",
 ]
+
+_HOMES = {
+    "Expression": "prunerzero.metrics",
+    "InputError": "prunerzero.errors",
+    "Metric": "prunerzero.metrics",
+    "MetricError": "prunerzero.metrics",
+    "ModelError": "prunerzero.errors",
+    "OutputError": "prunerzero.errors",
+    "Setup": "prunerzero.tasks.workspace",
+    "Sparsity": "prunerzero.metrics",
+    "TextError": "prunerzero.errors",
+    "TuneResult": "prunerzero.tasks.tune_result",
+    "compare": "prunerzero.tasks.compare",
+    "evaluate": "prunerzero.tasks.evaluate",
+    "prune": "prunerzero.tasks.prune",
+    "prune_mask": "prunerzero.metrics",
+    "score_mask": "prunerzero.metrics",
+    "search": "prunerzero.tasks.search",
+    "tune": "prunerzero.tasks.tune",
+}
+
+if not TYPE_CHECKING:  # a checker would take any name for one of these
+
+    def __getattr__(name: str) -> Any:
+        """Import on first use: the command has to answer Ctrl-C while torch is being imported."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -49,3 +52,28 @@ def test_a_second_sigterm_does_not_disturb_the_cleaning_up() -> None:
 def test_sigterm_is_the_systems_again_after_the_command() -> None:
     one_sentence(lambda: None)()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize(("stop", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_stopped_while_it_starts_shows_no_traceback(
+    stop: signal.Signals, exit_code: int, tmp_path: Path
+) -> None:
+    """By a torch that sends the signal while it is being imported, and would swallow it."""
+    (tmp_path / "torch.py").write_text(f"""
+import os
+try:
+    os.kill(os.getpid(), {stop.value})
+    while True:
+        pass
+except BaseException:
+    pass
+""")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "prunerzero", "metrics"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (exit_code, "", "Interrupted.\n")

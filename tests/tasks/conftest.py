@@ -50,7 +50,7 @@ def in_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
     """The command line in this process, which is faster: its result, with ``.stderr``."""
     from typer.testing import CliRunner
 
-    from prunerzero.cli import app
+    from prunerzero.cli.commands import app
 
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("PRUNERZERO_CACHE", str(workplace / "cache"))

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 MESSAGE = "Interrupted."
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+def end_at_once() -> None:
+    """From here on, being stopped ends the process: nothing is begun that could be lost.
+
+    By the handler itself: in the midst of an import an exception may be caught or made another.
+    """
+    _handle(_end)
 
 
 class Stoppable:
@@ -21,33 +33,33 @@ class Stoppable:
     exit_code = 128 + signal.SIGINT
 
     def __enter__(self) -> Stoppable:
-        self._before = signal.signal(signal.SIGTERM, self._terminate)
+        self._terminated = -math.inf
+        self._before = _handle(self._stop)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-    def _terminate(self, number: int, frame: FrameType | None) -> None:
-        if self.exit_code != 128 + number:  # once: timeout sends two, and cleaning up takes a while
-            self.exit_code = 128 + number
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def ending_at_once() -> Iterator[None]:
-    """Where nothing is begun yet, and there is nothing to lose, end without a traceback.
-
-    By the handler itself: in the midst of an import an exception may be caught or made another.
-    """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in handlers.items():
-        if handler != signal.SIG_IGN:  # as a shell starts what it runs in the background
-            signal.signal(number, _end)
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.exit_code = 128 + number
+        if number == signal.SIGTERM:
+            before, self._terminated = self._terminated, time.monotonic()
+            if self._terminated - before < 1:  # timeout sends two, which are one
+                return
+        raise KeyboardInterrupt
+
+
+def _handle(handler: Handler) -> dict[signal.Signals, Any]:
+    """Handle both signals, but one that is ignored; returns what did before.
+
+    A shell starts what it runs in the background with Ctrl-C ignored.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: old for number, old in before.items() if old != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handler)
+    return before
 
 
 def _end(number: int, frame: FrameType | None) -> None:
