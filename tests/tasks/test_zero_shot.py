@@ -123,3 +123,12 @@ def test_without_the_harness_one_sentence_says_what_to_install(in_workplace, mon
     done = in_workplace("eval", "--model", "model", "--tasks", "arc_easy")
     assert done.exit_code == 2
     assert "pip install 'prunerzero[eval]'" in done.stderr
+
+
+def test_without_a_connection_it_says_at_once_what_to_do(in_workplace, monkeypatch, capfd):
+    needs_harness()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    done = in_workplace("eval", "--model", "model", "--tasks", "arc_easy")
+    assert done.exit_code == 2
+    assert "the hub cannot be reached" in done.stderr and ".yaml file" in done.stderr
+    assert "Retrying" not in done.stderr + capfd.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 _PATIENCE = 10.0
@@ -28,3 +30,20 @@ def ask_hub(
     except Exception:  # which one says "no connection" changes with the library's HTTP client
         return "unreachable"
     return "there"
+
+
+@contextmanager
+def caches_alone() -> Iterator[None]:
+    """Let the libraries read what they have downloaded before, and ask the hub for nothing.
+
+    For when it is known to be out of reach. They keep this for the whole process.
+    """
+    from datasets import config
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before

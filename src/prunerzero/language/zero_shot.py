@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prunerzero.errors import InputError
+from prunerzero.language.hub import ask_hub, caches_alone
 from prunerzero.language.models import LanguageModel
+
+_ANY_DATA = "allenai/ai2_arc"
+"""A repository to ask the hub for, where only the connection is in question."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,18 @@ def load_tasks(names: Iterable[str]) -> Any:
     for name in wanted:
         if name not in manager.all_tasks and not Path(name).is_file():
             raise InputError(f"lm-evaluation-harness has no task {name!r}.")
+    # what is named by a file is mostly data of one's own, for which nobody need be asked
+    reachable = by_path or ask_hub(_ANY_DATA, "dataset") != "unreachable"
     try:
-        return manager.load(wanted)
+        with nullcontext() if reachable else caches_alone():
+            return manager.load(wanted)
     except Exception as error:  # the libraries below raise almost anything without a connection
+        if not reachable:
+            raise InputError(
+                f"the data of {', '.join(wanted)} could not be loaded: the hub cannot be reached, "
+                "and they were not downloaded before; connect, or pass a task's .yaml file with "
+                "data of your own."
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
             f"the data of {', '.join(wanted)} could not be loaded from the hub or from disk: "
