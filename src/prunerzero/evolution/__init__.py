@@ -4,11 +4,12 @@ Knows the language of metrics and nothing of models: what a metric is worth is a
 ``Fitness``.
 """
 
+from prunerzero.evolution.fitness import Fitness
 from prunerzero.evolution.jobs import Jobs
 from prunerzero.evolution.pareto import pareto_front
 from prunerzero.evolution.population import Population, StudyMismatchError
 from prunerzero.evolution.records import Evaluation, Finalist, Progress, SearchResult
-from prunerzero.evolution.search import Fitness, search
+from prunerzero.evolution.search import search
 from prunerzero.evolution.settings import SearchSettings
 
 __all__ = [

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from statistics import fmean, median
-from typing import Literal, Protocol
+from statistics import median
+from typing import Literal
 
 from prunerzero.evolution.breeding import Breeder
-from prunerzero.evolution.pareto import smallest_as_good
+from prunerzero.evolution.fitness import UNMEASURABLE, Fitness, finite, read
+from prunerzero.evolution.judging import Judging
 from prunerzero.evolution.population import Population
 from prunerzero.evolution.power_laws import PowerLaws
 from prunerzero.evolution.racing import Race
 from prunerzero.evolution.records import (
-    Finalist,
-    Individual,
     Progress,
     SearchResult,
     State,
@@ -36,27 +34,6 @@ SLOWEST_SECONDS = 30.0
 
 SLOWNESS_OF = 5
 """Finished races from which the usual time is known."""
-
-
-class Fitness(Protocol):
-    """What measures a metric: the loss of the model pruned with it, chunk by chunk."""
-
-    @property
-    def chunks(self) -> int:
-        """How many chunks the race reads."""
-
-    @property
-    def total_chunks(self) -> int:
-        """How many there are; finalists are judged on all."""
-
-    def losses(
-        self, expression: Expression, start: int = 0, stop: int | None = None
-    ) -> Iterator[float]:
-        """The mean negative log-likelihood per token of chunks ``start`` to ``stop`` (to the end).
-
-        Always in the same order, and of equally many tokens each. May raise ArithmeticError or
-        ValueError where the metric cannot be measured.
-        """
 
 
 def search(
@@ -126,13 +103,12 @@ class _Search:
             settings.noise_margin,
             settings.places,
         )
+        self.judging = Judging(fitness, population, settings.finalists)
         self.interrupted = False
         self._taken_in = 0
         self._duplicates = self._raced_out = self._failed = 0
         self._chunk_seconds: float | None = None
         self._paces: deque[float] = deque(maxlen=SLOWNESS_OF)
-        self._finalists: dict[int, Finalist] = {}
-        self._judged: dict[int, list[float]] = {}
         self._start = time.monotonic()
         self._earlier = 0.0
         population.refresh()
@@ -154,7 +130,7 @@ class _Search:
                     break
             if not self.interrupted:
                 self._await(self.population.in_flight)
-                self._judge()
+                self.judging.run(lambda: self._tell("judging"))
         except KeyboardInterrupt:
             self.interrupted = True
             self.population.drop()
@@ -167,7 +143,10 @@ class _Search:
         s = self.settings
         if s.evaluations is not None and self._taken_in >= s.evaluations:
             return True
-        return s.seconds is not None and self.seconds + self._judging_seconds() >= s.seconds
+        return (
+            s.seconds is not None
+            and self.seconds + self.judging.seconds_left(self._chunk_seconds) >= s.seconds
+        )
 
     def _evaluate_one(self) -> bool:
         """One trial; False where there is nothing new to propose."""
@@ -194,13 +173,13 @@ class _Search:
         losses: list[float] = []
         begun = time.monotonic()
         try:
-            with closing(_read(self.fitness, expression, 0, self.fitness.chunks)) as reading:
+            with closing(read(self.fitness, expression, 0, self.fitness.chunks)) as reading:
                 for loss in reading:
-                    losses.append(_finite(loss))
+                    losses.append(finite(loss))
                     if self.race.is_hopeless(losses):
                         return "pruned", losses, None
                     self._refuse_slow(time.monotonic() - begun, len(losses))
-        except (ArithmeticError, ValueError, MemoryError, SlowMetricError) as error:
+        except (*UNMEASURABLE, SlowMetricError) as error:
             return "failed", losses, str(error) or type(error).__name__
         self._chunk_seconds = (time.monotonic() - begun) / self.fitness.chunks
         self._paces.append(self._chunk_seconds)
@@ -230,72 +209,6 @@ class _Search:
             self._raced_out += individual.state == "pruned"
             self._failed += individual.state == "failed"
             self._taken_in += 1
-
-    # Judging
-
-    def _judge(self) -> None:
-        """Judge the finalists, together with the other workers that have come so far."""
-        left = self._candidates()
-        pause = 0.02
-        while left:
-            before = len(left)
-            left = [individual for individual in left if not self._judge_one(individual)]
-            if len(left) == before:  # others are at them all
-                time.sleep(pause)
-                pause = min(2 * pause, 1.0)
-
-    def _judge_one(self, individual: Individual) -> bool:
-        """Whether it is judged now; not if another worker is at it."""
-        more = self.population.jobs.once(
-            f"judge {individual.number}", lambda: self._further_losses(individual)
-        )
-        if more is None:
-            return False
-        losses = [*individual.losses, *more]
-        if len(losses) == self.fitness.total_chunks:
-            self._judged[individual.number] = losses
-            self._finalists[individual.number] = Finalist(
-                number=individual.number,
-                expression=str(individual.candidate.expression),
-                size=individual.candidate.expression.size,
-                loss=fmean(losses),
-            )
-        self._tell("judging")
-        return True
-
-    def _candidates(self) -> list[Individual]:
-        """The best that finished the race, and as many more that are smaller than all better ones.
-
-        Several workers may have measured one twice.
-        """
-        finished = [i for i in self.population.living if i.state == "complete"]
-        finished.sort(key=lambda i: (i.mean, i.candidate.expression.size, i.number))
-        distinct = {i.candidate.ranking: i for i in reversed(finished)}
-        ranked = list(reversed(distinct.values()))
-        best, others = ranked[: self.settings.finalists], ranked[self.settings.finalists :]
-        smaller: list[Individual] = []
-        for individual in others:
-            size = individual.candidate.expression.size
-            if all(size < i.candidate.expression.size for i in (*best, *smaller)):
-                smaller.append(individual)
-        return [*best, *smaller[: self.settings.finalists]]
-
-    def _further_losses(self, individual: Individual) -> list[float]:
-        """The losses of the chunks beyond the race; none where one of them cannot be measured."""
-        expression = individual.candidate.expression
-        start, stop = self.fitness.chunks, self.fitness.total_chunks
-        try:
-            return [*map(_finite, _read(self.fitness, expression, start, stop))]
-        except (ArithmeticError, ValueError, MemoryError):
-            return []
-
-    def _judging_seconds(self) -> float:
-        """An estimate of what judging the finalists still takes."""
-        if self._chunk_seconds is None:
-            return 0.0
-        unread = self.fitness.total_chunks - self.fitness.chunks
-        left = max(0, self.settings.finalists - len(self._finalists))
-        return left * unread * self._chunk_seconds / self.population.workers
 
     # Telling
 
@@ -329,19 +242,16 @@ class _Search:
         estimates = []
         if self.settings.evaluations is not None and rate:
             left = 0 if phase == "judging" else self.settings.evaluations - self._taken_in
-            estimates.append(max(0, left) / rate + self._judging_seconds())
+            estimates.append(max(0, left) / rate + self.judging.seconds_left(self._chunk_seconds))
         if self.settings.seconds is not None:
             estimates.append(max(0.0, self.settings.seconds - self.seconds))
         return min(estimates, default=None)
 
     def _result(self) -> SearchResult:
-        finalists = sorted(self._finalists.values(), key=lambda f: (f.loss, f.size, f.number))
         best = self.race.best
         expression, loss, chunks = None, None, self.fitness.chunks
-        sizes = {f.number: f.size for f in finalists}
-        if (winner := smallest_as_good(self._judged, sizes)) is not None:
-            expression, loss = self._finalists[winner].expression, self._finalists[winner].loss
-            chunks = self.fitness.total_chunks
+        if (winner := self.judging.winner()) is not None:
+            expression, loss, chunks = winner.expression, winner.loss, self.fitness.total_chunks
         elif best is not None:
             expression, loss = str(best.candidate.expression), best.mean
         individuals = sorted(self.population.individuals, key=lambda i: i.number)
@@ -351,7 +261,7 @@ class _Search:
             perplexity=perplexity(loss),
             chunks=chunks,
             evaluations=tuple(i.evaluation(self.fitness.chunks) for i in individuals),
-            finalists=tuple(finalists),
+            finalists=self.judging.finalists,
             duplicates_skipped=self._duplicates,
             raced_out=self._raced_out,
             failed=self._failed,
@@ -363,16 +273,3 @@ class _Search:
 
 class SlowMetricError(Exception):
     """A metric takes far longer than others do."""
-
-
-def _read(
-    fitness: Fitness, expression: Expression, start: int, stop: int
-) -> Generator[float, None, None]:
-    """The losses; closing this closes a fitness that is a generator, which then cleans up."""
-    yield from fitness.losses(expression, start, stop)
-
-
-def _finite(loss: float) -> float:
-    if not math.isfinite(loss):
-        raise ArithmeticError(f"a loss of {loss} cannot be ranked.")
-    return float(loss)

@@ -1,0 +1,104 @@
+"""Judging: the best of a search on the whole text, and the smallest of those that are as good."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import fmean
+
+from prunerzero.evolution.fitness import UNMEASURABLE, Fitness, finite, read
+from prunerzero.evolution.pareto import smallest_as_good
+from prunerzero.evolution.population import Population
+from prunerzero.evolution.records import Finalist, Individual
+
+
+class Judging:
+    """Judges the finalists of a study, each once, by whichever worker.
+
+    Args:
+        fitness: what measures a metric.
+        population: the study, opened.
+        count: so many of the best, and at most as many smaller ones.
+    """
+
+    def __init__(self, fitness: Fitness, population: Population, count: int) -> None:
+        self._fitness = fitness
+        self._population = population
+        self._count = count
+        self._losses: dict[int, list[float]] = {}
+        self._finalists: dict[int, Finalist] = {}
+
+    @property
+    def finalists(self) -> tuple[Finalist, ...]:
+        """Those judged so far, the best first."""
+        return tuple(sorted(self._finalists.values(), key=lambda f: (f.loss, f.size, f.number)))
+
+    def winner(self) -> Finalist | None:
+        """The smallest of those that are as good as the best within the noise; None of none."""
+        sizes = {number: finalist.size for number, finalist in self._finalists.items()}
+        number = smallest_as_good(self._losses, sizes)
+        return None if number is None else self._finalists[number]
+
+    def run(self, on_judged: Callable[[], None]) -> None:
+        """Judge the finalists, together with the other workers that have come so far."""
+        left = self._candidates()
+        pause = 0.02
+        while left:
+            before = len(left)
+            left = [individual for individual in left if not self._judge(individual, on_judged)]
+            if len(left) == before:  # others are at them all
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
+
+    def _judge(self, individual: Individual, on_judged: Callable[[], None]) -> bool:
+        """Whether it is judged now; not if another worker is at it."""
+        more = self._population.jobs.once(
+            f"judge {individual.number}", lambda: self._further_losses(individual)
+        )
+        if more is None:
+            return False
+        losses = [*individual.losses, *more]
+        if len(losses) == self._fitness.total_chunks:
+            self._losses[individual.number] = losses
+            self._finalists[individual.number] = Finalist(
+                number=individual.number,
+                expression=str(individual.candidate.expression),
+                size=individual.candidate.expression.size,
+                loss=fmean(losses),
+            )
+        on_judged()
+        return True
+
+    def _candidates(self) -> list[Individual]:
+        """The best that finished the race, and as many more that are smaller than all better ones.
+
+        Several workers may have measured one twice.
+        """
+        finished = [i for i in self._population.living if i.state == "complete"]
+        finished.sort(key=lambda i: (i.mean, i.candidate.expression.size, i.number))
+        distinct = {i.candidate.ranking: i for i in reversed(finished)}
+        ranked = list(reversed(distinct.values()))
+        best, others = ranked[: self._count], ranked[self._count :]
+        smaller: list[Individual] = []
+        for individual in others:
+            size = individual.candidate.expression.size
+            if all(size < i.candidate.expression.size for i in (*best, *smaller)):
+                smaller.append(individual)
+        return [*best, *smaller[: self._count]]
+
+    def _further_losses(self, individual: Individual) -> list[float]:
+        """The losses of the chunks beyond the race; none where one of them cannot be measured."""
+        expression = individual.candidate.expression
+        start, stop = self._fitness.chunks, self._fitness.total_chunks
+        try:
+            return [*map(finite, read(self._fitness, expression, start, stop))]
+        except UNMEASURABLE:
+            return []
+
+    def seconds_left(self, chunk_seconds: float | None) -> float:
+        """An estimate of what judging still takes, where a chunk takes so long; 0 if unknown."""
+        if chunk_seconds is None:
+            return 0.0
+        unread = self._fitness.total_chunks - self._fitness.chunks
+        left = max(0, self._count - len(self._finalists))
+        return left * unread * chunk_seconds / self._population.workers
