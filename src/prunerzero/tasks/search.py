@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,14 +15,16 @@ from prunerzero.evolution.variation import OperatorSet
 from prunerzero.files import check_new, write_json
 from prunerzero.language.corpora import Part
 from prunerzero.language.perplexity import exp
-from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity
+from prunerzero.metrics import Expression, Sparsity
 from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.statistics import probes_of
 from prunerzero.tasks.duration import parse_duration
+from prunerzero.tasks.known_metrics import known_perplexities, measure_known
 from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.search_result import Found
 from prunerzero.tasks.shared_study import SharedPerplexities, open_study
 from prunerzero.tasks.workers import devices_for, run_workers
 from prunerzero.tasks.workspace import Setup, Workspace
@@ -35,45 +35,6 @@ JOURNAL = "journal.log"
 _CHUNK_TOKENS = 1024
 _RACE_CHUNKS = 16
 _DEFAULT_EVALUATIONS = 500
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search found.
-
-    Attributes:
-        output_dir: the run's folder; as ``--metric`` it names the metric found.
-        metric: the formula.
-        tree: the same in the published JSON.
-        sparsity, group, seed: as asked.
-        evaluations: metrics measured, ``raced_out`` and ``failed`` ones included.
-        duplicates_skipped: proposals that were known already, by text or by ranking.
-        seconds: of search, pauses left out.
-        interrupted: whether Ctrl-C ended it before its budget did.
-        perplexity: part → ``dense`` and ``evolved``, on all windows of the part.
-        finalists: the best metrics, judged on the whole validation part, the best first.
-        pareto: the metrics that none is both smaller and better than, the smallest first; with
-            ``known``, the named metrics, judged by perplexity on the chunks that a race reads.
-        settings: all that the result depends on.
-    """
-
-    output_dir: str
-    metric: str
-    tree: dict[str, Any]
-    sparsity: str
-    group: Group
-    seed: int
-    evaluations: int
-    raced_out: int
-    failed: int
-    duplicates_skipped: int
-    seconds: float
-    interrupted: bool
-    perplexity: dict[str, dict[str, float]]
-    finalists: tuple[dict[str, Any], ...]
-    pareto: tuple[dict[str, Any], ...]
-    known: dict[str, float]
-    settings: dict[str, Any]
 
 
 def search(
@@ -234,7 +195,7 @@ def _search(
         for part in judged:
             shared.try_dense(part)
         if with_known:
-            _measure_known(fitness, population.jobs)
+            measure_known(fitness, population.jobs)
         result = evolution.search(
             fitness,
             population=population,
@@ -281,7 +242,7 @@ def _search(
             {"metric": e.expression, "size": e.size, "perplexity": e.perplexity}
             for e in evolution.pareto_front(result.evaluations)
         ),
-        known=_known(population.jobs),
+        known=known_perplexities(population.jobs),
         settings={**work.describe(), "search": asdict(settings)},
     )
     return found, result
@@ -300,25 +261,6 @@ def fitness_of(work: Workspace, sparsity: Sparsity) -> PrunedLoss:
         windows_per_chunk=max(1, per_chunk),
         race_chunks=_RACE_CHUNKS,
     )
-
-
-def _measure_known(fitness: PrunedLoss, jobs: evolution.Jobs) -> None:
-    """Read the race's chunks with each of the named metrics; once, by whichever worker."""
-    for name, metric in CATALOG.items():
-        jobs.once(f"known {name}", partial(_losses, fitness, metric.expression))
-
-
-def _losses(fitness: PrunedLoss, expression: Expression) -> list[float]:
-    try:
-        return list(fitness.losses(expression, 0, fitness.chunks))
-    except ScoreError:
-        return []
-
-
-def _known(jobs: evolution.Jobs) -> dict[str, float]:
-    """Perplexity of the named metrics on the race's chunks, of those that gave one."""
-    measured = {name: jobs.result(f"known {name}") for name in CATALOG}
-    return {name: exp(fmean(losses)) for name, losses in measured.items() if losses}
 
 
 def _identity(

@@ -28,7 +28,8 @@ from prunerzero.metrics import MetricError
 from prunerzero.tasks.observer import Observer
 
 if TYPE_CHECKING:
-    from prunerzero.tasks.search import Found, Order
+    from prunerzero.tasks.search import Order
+    from prunerzero.tasks.search_result import Found
 
     Outcome = tuple[Found, SearchResult]
     Run = Callable[[Order, Observer], Outcome]
