@@ -1,5 +1,7 @@
 """Block by block, against the model as a whole and against the same by brute force."""
 
+import gc
+
 import pytest
 import torch
 from tiny_model import tiny_model, tiny_tokenizer
@@ -111,6 +113,23 @@ def test_block_by_block_prunes_what_the_whole_model_prunes(folder, tmp_path, met
     for name, tensor in kept.tensors().items():
         assert torch.equal(tensor, whole.get_parameter(name).bfloat16()), name
     assert tuple(row for _, rows in sorted(kept.layers.items()) for row in rows) == report
+
+
+def test_nothing_of_a_block_outlives_its_visit(folder, tmp_path):
+    """Not even until the garbage collector comes by: what cycles hold is memory of a device."""
+
+    class Counted(Kept):
+        def keep(self, index, tensors, layers):
+            alive.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
+
+    alive = []
+    gc.collect()
+    gc.disable()
+    try:
+        pruned(folder, tmp_path, "power-law", Counted())
+    finally:
+        gc.enable()
+    assert alive == [alive[0]] * len(alive)
 
 
 def test_losses_are_those_of_the_whole_model(folder, tmp_path):

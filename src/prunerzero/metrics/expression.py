@@ -224,26 +224,32 @@ def evaluate(
     device. A subtree that stands twice is computed once; the value of any other is let go as soon
     as it is used. ``scales`` holds what is known already of subtrees that rescale.
     """
-    W = values["W"]
-    repeated = _repeated(expression)
-    known: dict[Expression, Tensor] = {}
+    return _value(expression, values, scales, _repeated(expression), {})
 
-    def value_of(node: Expression) -> Tensor:
-        if node.value is not None:
-            return W.new_tensor(node.value)
-        if not node.arguments:
-            return values[node.name]
-        if node in known:
-            return known[node]
-        if node in scales:
-            value = rescale(value_of(node.arguments[0]), scales[node])
-        else:
-            value = OPERATORS[node.name].function(*[value_of(a) for a in node.arguments])
-        if node in repeated:
-            known[node] = value
-        return value
 
-    return value_of(expression)
+def _value(
+    node: Expression,
+    values: Mapping[str, Tensor],
+    scales: Mapping[Expression, Scale],
+    repeated: frozenset[Expression],
+    known: dict[Expression, Tensor],
+) -> Tensor:
+    # no closure: one that calls itself keeps what it holds until the garbage collector comes by
+    if node.value is not None:
+        return values["W"].new_tensor(node.value)
+    if not node.arguments:
+        return values[node.name]
+    if node in known:
+        return known[node]
+    read = node.arguments[:1] if node in scales else node.arguments
+    arguments = [_value(a, values, scales, repeated, known) for a in read]
+    if node in scales:
+        value = rescale(arguments[0], scales[node])
+    else:
+        value = OPERATORS[node.name].function(*arguments)
+    if node in repeated:
+        known[node] = value
+    return value
 
 
 @lru_cache(maxsize=8)  # one expression is evaluated on layer after layer

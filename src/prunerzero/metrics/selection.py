@@ -159,16 +159,12 @@ def _scales(
     """What operators of the metric read of more than a block of rows."""
     scales: dict[Expression, Scale] = {}
 
-    def visit(e: Expression) -> None:
-        for argument in e.arguments:
-            visit(argument)
+    for _, e in reversed(list(expression.subtrees())):  # arguments before what reads them
         operator = OPERATORS.get(e.name)
         if operator is None or operator.scale is None or e in scales or breadth(e) < 2:
-            return
+            continue
         if operator.reads != "row":
             scales[e] = operator.scale(_whole(e.arguments[-1], statistics, W, height, scales))
-
-    visit(expression)
     return scales
 
 

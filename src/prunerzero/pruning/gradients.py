@@ -57,6 +57,7 @@ def watch_gradients(
         yield
         factors.end(failed=False)
     finally:
+        reading.at_end.remove(factors.end)  # else they would keep each other, and the sums, alive
         for hook in hooks:
             hook.remove()
         for layer in layers.values():
