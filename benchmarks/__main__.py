@@ -30,7 +30,7 @@ except ImportError:  # a machine without the packages of the command line
 
 
 def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[str, Any]]]]:
-    from benchmarks import evaluation, gradients, masks, profiling
+    from benchmarks import evaluation, gradients, growth, masks, profiling
 
     found: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {}
     if device == "cuda":
@@ -46,10 +46,10 @@ def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[s
         found["deviation of G"] = lambda: gradients.deviation("Llama-7B", device)
         found["squared gradients"] = tiles.run
         found["launch shapes"] = whole_model.shapes
-        found["growth"] = whole_model.growth
         found["graphs"] = evaluation.graphs
         found["kernels of SmolLM2"] = profiling.run
     found["masks"] = lambda: masks.run(device, quick=quick)
+    found["growth"] = lambda: growth.run(device, quick=quick)
     if device == "cpu":
         found["statistics"] = lambda: gradients.run("tiny", device, 64)
         found["candidates"] = lambda: evaluation.run("tiny", device, length=64)
