@@ -7,14 +7,11 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import rms_norm
 
 from benchmarks import usual
 from benchmarks.evaluation import SHAPES, random_model
@@ -51,7 +48,7 @@ class Bench:
         self, batch: int, gradients: bool = True, rounds: int = 2, order: Any = repeatable
     ) -> Row:
         """Milliseconds a window once the first batch is over."""
-        windows = self.windows(1 + (rounds + 1) * batch)
+        windows = self.windows(int(gradients) + (rounds + 1) * batch)  # the first may go alone
         stamps: list[float] = []
         reading = Pass()
         with order():
@@ -107,24 +104,6 @@ class Bench:
         function()
         return {"ms a window": (self.wait() - start) / windows * 1e3}
 
-    @contextmanager
-    def fused_norms(self) -> Iterator[None]:
-        """Each norm in one kernel; what is rounded to 16 bits in between is not."""
-        norms = [m for m in self.model.modules() if hasattr(m, "variance_epsilon")]
-        for norm in norms:
-            norm.forward = partial(
-                rms_norm,
-                normalized_shape=norm.weight.shape,
-                weight=norm.weight,
-                eps=norm.variance_epsilon,
-            )
-        try:
-            with repeatable():
-                yield
-        finally:
-            for norm in norms:
-                del norm.forward
-
     def profile(self, batch: int) -> Iterator[Row]:
         """Where the time of a batch goes, by kind of kernel."""
         windows = self.windows(1 + 2 * batch)
@@ -142,13 +121,6 @@ class Bench:
             with watch(self.layers, True, reading):
                 reader.read(on_window)
         yield from _kinds(profiler, batch)
-
-
-@contextmanager
-def _cudnn_attention() -> Iterator[None]:
-    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
-    with repeatable(), sdpa_kernel(order, set_priority=True):
-        yield
 
 
 def _kinds(profiler: Any, batch: int) -> Iterator[Row]:
@@ -200,8 +172,6 @@ def run(shape: str, device: str, length: int = 2048) -> Iterator[Row]:
         "usual, whole call of 9": lambda: bench.usual(9),
         "ours, whole call of 9": lambda: bench.whole(9),
         "ours, 2 at once, in any order": lambda: bench.ours(2, order=nullcontext),
-        "ours, 2 at once, attention of cuDNN": lambda: bench.ours(2, order=_cudnn_attention),
-        "ours, 2 at once, fused norms": lambda: bench.ours(2, order=bench.fused_norms),
         **{f"bare gradient steps, {b} at once": lambda b=b: bench.step(b, True) for b in sizes[:2]},
         "bare steps, inputs' gradients alone": lambda: bench.step(2, False),
         **{f"X alone, {b} at once": lambda b=b: bench.ours(b, False) for b in sizes[:3]},

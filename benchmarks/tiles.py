@@ -16,8 +16,6 @@ TILES = [
     Tile(128, 256, 64, False, 8, 4), Tile(128, 256, 64, False, 8, 3),
     Tile(256, 128, 64, False, 8, 4), Tile(128, 128, 64, True, 8, 4),
     Tile(128, 128, 64, False, 8, 4), Tile(128, 128, 64, False, 4, 3),
-    Tile(128, 256, 64, False, 8, 3, lasting=True), Tile(128, 128, 64, True, 8, 4, lasting=True),
-    Tile(128, 128, 64, False, 8, 5, lasting=True),
 ]  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from prunerzero.language.window_loss import plain_head
 from prunerzero.pruning.blocks import find_blocks
 from prunerzero.pruning.passes import Mixed, Pass
 
-_TOKENS = {"cpu": 1, "cuda": 8192}
-"""Read together where the device is good for it; on a CPU larger batches are no faster."""
+_TOKENS = {"cpu": 1, "cuda": 4096}
+"""Read together where the device is good for it; larger batches are no faster."""
 
 _LOGITS = {"cpu": 1 << 18, "cuda": 1 << 27}
 """Logits made at a time with their gradient: a CPU's cache holds 1 MB of fp32."""
