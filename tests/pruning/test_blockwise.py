@@ -115,6 +115,21 @@ def test_block_by_block_prunes_what_the_whole_model_prunes(folder, tmp_path, met
     assert tuple(row for _, rows in sorted(kept.layers.items()) for row in rows) == report
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_gradient_of_each_block_takes_a_pass_forward_alone(folder, batch):
+    model = load_model(str(folder / "model")).model
+    layers = prunable_layers(model)
+    found = collect_statistics(model, layers, WINDOWS, of="block", batch=batch)
+    dense = collect_statistics(model, layers, WINDOWS, gradients=False)
+    prefix, blocks = find_blocks(model)
+    for index, block in enumerate(blocks):
+        for name in (n for n in layers if n.startswith(f"{prefix}.{index}.")):
+            squares = gradients_of_norm(model, block, layers[name])
+            torch.testing.assert_close(found[name].G, squares.sqrt(), rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(found[name].X, dense[name].X)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
 def test_nothing_of_a_block_outlives_its_visit(folder, tmp_path):
     """Not even until the garbage collector comes by: what cycles hold is memory of a device."""
 

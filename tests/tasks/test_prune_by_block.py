@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,14 +79,27 @@ def test_the_command_writes_what_pruning_as_a_whole_does(installed: Installed, s
     assert not list(installed.folder.glob(".by-block*"))
 
 
+def test_with_the_blocks_own_gradient_both_ways_write_the_same_bytes(setup, whole, tmp_path):
+    locally = replace(setup, gradient="block")
+    prune(locally, METRIC, "2:4", tmp_path / "whole")
+    prune(locally, METRIC, "2:4", tmp_path / "blocks", way=Way(block_by_block=True))
+    written = [weights(tmp_path / name) for name in ("whole", "blocks")]
+    assert all(torch.equal(tensor, written[1][name]) for name, tensor in written[0].items())
+    assert files(tmp_path / "whole") != files(whole)
+
+
 @pytest.mark.parametrize(
-    "way",
-    [Way(block_by_block=True), Way(propagate="pruned"), Way(gradient="block", propagate="pruned")],
-    ids=["dense", "pruned", "block"],
+    ("way", "gradient"),
+    [
+        (Way(block_by_block=True), "full"),
+        (Way(propagate="pruned"), "full"),
+        (Way(propagate="pruned"), "block"),
+    ],
 )
 def test_stopped_at_any_shard_and_given_again_it_writes_the_same_bytes(
-    setup, tmp_path, monkeypatch, way
+    setup, tmp_path, monkeypatch, way, gradient
 ):
+    setup = replace(setup, gradient=gradient)
     prune(setup, METRIC, "0.5", tmp_path / "at-once", way=way)
     write, left = ShardWriter.write, 0
 
@@ -141,16 +155,16 @@ def test_a_process_that_was_killed_is_gone_on_with_to_the_same_bytes(setup, tmp_
 
 
 @pytest.mark.parametrize(
-    ("metric", "sparsity", "way", "named"),
+    ("metric", "sparsity", "way", "gradient", "named"),
     [
-        ("W * G", "0.5", Way(block_by_block=True), "metric"),
-        (METRIC, "2:4", Way(block_by_block=True), "sparsity"),
-        (METRIC, "0.5", Way(gradient="block"), "gradient"),
-        (METRIC, "0.5", Way(propagate="pruned"), "propagate"),
+        ("W * G", "0.5", Way(block_by_block=True), "full", "metric"),
+        (METRIC, "2:4", Way(block_by_block=True), "full", "sparsity"),
+        (METRIC, "0.5", Way(), "block", "gradient"),
+        (METRIC, "0.5", Way(propagate="pruned"), "full", "propagate"),
     ],
 )
 def test_a_stopped_run_is_not_gone_on_with_as_another(
-    setup, tmp_path, monkeypatch, metric, sparsity, way, named
+    setup, tmp_path, monkeypatch, metric, sparsity, way, gradient, named
 ):
     def stop(*_):
         raise KeyboardInterrupt
@@ -159,7 +173,8 @@ def test_a_stopped_run_is_not_gone_on_with_as_another(
     with pytest.raises(KeyboardInterrupt):
         prune(setup, METRIC, "0.5", tmp_path / "output", way=Way(block_by_block=True))
     with pytest.raises(OutputError, match=rf"unfinished run with {named}"):
-        prune(setup, metric, sparsity, tmp_path / "output", way=way)
+        other = replace(setup, gradient=gradient)
+        prune(other, metric, sparsity, tmp_path / "output", way=way)
     monkeypatch.undo()
     prune(setup, METRIC, "0.5", tmp_path / "output")  # it goes on block by block by itself
 

@@ -90,6 +90,14 @@ _SETUP_OPTIONS: dict[str, Any] = {
         Path | None,
         typer.Option(help="Text file for activations and gradients.", rich_help_panel=_TEXT),
     ],
+    "gradient": Annotated[
+        Literal["full", "block"],
+        typer.Option(
+            help="G is the gradient of the model's loss, or of the norm of each block's output, "
+            "which takes no more memory than one block.",
+            rich_help_panel=_TEXT,
+        ),
+    ],
     "validation": Annotated[
         Path | None,
         typer.Option(help="Text file that a search is judged by.", rich_help_panel=_TEXT),

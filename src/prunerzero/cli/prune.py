@@ -46,13 +46,6 @@ def prune(
             rich_help_panel=_MEMORY,
         ),
     ] = "dense",
-    gradient: Annotated[
-        Literal["full", "block"],
-        typer.Option(
-            help="G of the model's loss, or of the norm of each block's output.",
-            rich_help_panel=_MEMORY,
-        ),
-    ] = "full",
     activation_memory: Annotated[
         str,
         typer.Option(
@@ -80,7 +73,7 @@ def prune(
     from prunerzero.tasks.recipe import differences, read_recipe
 
     earlier = read_recipe(recipe) if recipe else None
-    way = Way(block_by_block, propagate, gradient, activation_memory)
+    way = Way(block_by_block, propagate, activation_memory)
     observer = TerminalObserver()
     with observer.shown():
         result = run(

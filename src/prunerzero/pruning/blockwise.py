@@ -18,11 +18,10 @@ from prunerzero.pruning.pruner import LayerSparsity, prune_model
 from prunerzero.pruning.reading import Reading, Room
 from prunerzero.pruning.repeatable import repeatably
 from prunerzero.pruning.shards import FiledBlocks
-from prunerzero.pruning.statistics import LayerStatistics, Statistics, watch
+from prunerzero.pruning.statistics import GradientOf, LayerStatistics, Statistics, watch
 from prunerzero.pruning.wave import run_blocks
 
 Propagate = Literal["dense", "pruned"]
-GradientOf = Literal["full", "block"]
 
 
 @dataclass(frozen=True)

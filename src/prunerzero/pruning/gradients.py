@@ -67,7 +67,7 @@ def watch_gradients(
 
 def _adder(total: Tensor, reading: Pass) -> Callable[[Tensor], None]:
     def add(stored: Tensor) -> None:
-        gradient = stored.grad
+        gradient, stored.grad = stored.grad, None
         assert gradient is not None
         reading.separable = False
         if reading.windows > 1:
@@ -77,7 +77,6 @@ def _adder(total: Tensor, reading: Pass) -> Callable[[Tensor], None]:
             ("whole", id(stored)),
             lambda: total.addcmul_(gradient, gradient, value=GRADIENT_SCALE**2),
         )
-        stored.grad = None
 
     return add
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from filelock import FileLock
@@ -19,6 +19,7 @@ from torch import Tensor
 from prunerzero.errors import OutputError
 from prunerzero.metrics.ranking import Probe
 from prunerzero.pruning.activations import watch_inputs
+from prunerzero.pruning.block_gradients import from_each_block
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.calibration import Reader
 from prunerzero.pruning.gradients import watch_gradients
@@ -48,6 +49,9 @@ class LayerStatistics:
 Statistics = dict[str, LayerStatistics]
 """Statistics by the layer's full name."""
 
+GradientOf = Literal["full", "block"]
+"""Of the model's loss, or of the L2 norm of the output of the block that a matrix belongs to."""
+
 
 def collect_statistics(
     model: Any,
@@ -55,6 +59,7 @@ def collect_statistics(
     windows: Tensor,
     *,
     gradients: bool = True,
+    of: GradientOf = "full",
     on_window: Callable[[int], None] = lambda done: None,
     batch: int | None = None,
 ) -> Statistics:
@@ -68,6 +73,7 @@ def collect_statistics(
         layers: its prunable matrices by name.
         windows: calibration token ids [count, length].
         gradients: whether G is wanted; without it no backward pass is made.
+        of: what the gradient is of.
         on_window: told how many windows are done.
         batch: windows to read together where they can be told apart; by default as many as the
             device is good for. Halved where memory does not suffice.
@@ -77,8 +83,11 @@ def collect_statistics(
 
     def collect() -> Statistics:
         reading = Pass()
-        reader = Reader(model, windows, reading, backward=gradients, batch=batch)
-        with watch(layers, gradients, reading) as statistics_over:
+        locally = gradients and of == "block"
+        backward = gradients and not locally
+        reader = Reader(model, windows, reading, backward=backward, batch=batch)
+        blocks = from_each_block(model) if locally else nullcontext()
+        with watch(layers, gradients, reading) as statistics_over, blocks:
             reader.read(on_window)
         return statistics_over(len(windows))
 

@@ -30,7 +30,7 @@ from prunerzero.language.perplexity import Perplexity, exp
 from prunerzero.language.streaming import StreamedModel, open_streamed
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.pruning.blocks import check_apart, check_widths, find_blocks
-from prunerzero.pruning.blockwise import GradientOf, Plan, Propagate, prune_by_block
+from prunerzero.pruning.blockwise import Plan, Propagate, prune_by_block
 from prunerzero.pruning.partial import KeptBlocks, PartialCheckpoint
 from prunerzero.pruning.pruner import LayerSparsity
 from prunerzero.pruning.reading import Room, losses_by_block
@@ -48,23 +48,19 @@ class Way:
 
     Attributes:
         block_by_block: with one block on the device; also done unasked where the model does not
-            fit, or one of the next two is not the default.
+            fit, or the next is not the default.
         propagate: statistics of the dense model ("dense"), or of each block behind those that are
             pruned already ("pruned").
-        gradient: of the model's loss ("full"), or of the norm of each block's output ("block").
         activation_memory: for hidden states; what is more goes to files beside the output.
     """
 
     block_by_block: bool = False
     propagate: Propagate = "dense"
-    gradient: GradientOf = "full"
     activation_memory: str = "4GiB"
 
     def __post_init__(self) -> None:
         if self.propagate not in ("dense", "pruned"):
             raise InputError(f"--propagate must be dense or pruned, not {self.propagate!r}.")
-        if self.gradient not in ("full", "block"):
-            raise InputError(f"--gradient must be full or block, not {self.gradient!r}.")
         read_size(self.activation_memory)
 
 
@@ -142,7 +138,6 @@ class BlockWorkspace(Workspace):
             "device": ",".join(str(device) for device in self.devices),
             "block_by_block": True,
             "propagate": self.way.propagate,
-            "gradient": self.way.gradient,
         }
 
 
@@ -172,7 +167,7 @@ def prune_blocks(
     if begun:
         work.observer.stage(f"going on in {partial.folder}: {begun} blocks are finished")
     before = {part: partial.note(part, bind(work.dense, part)) for part in parts}
-    plan = Plan(metric.expression, sparsity, work.way.propagate, work.way.gradient)
+    plan = Plan(metric.expression, sparsity, work.way.propagate, work.setup.gradient)
     common = common_dtype(work.setup.model, work.setup.revision)
     writer = ShardWriter(partial.folder, loaded.model, len(source) + 1, common)
     writer.write(0, source.outside())

@@ -89,7 +89,7 @@ def compare(
     """
     if not metrics:
         raise InputError("no metric is named; pass for example --metrics magnitude,wanda.")
-    found = {name: read_metric(name) for name in metrics}
+    found = {name: read_metric(name, setup.gradient) for name in metrics}
     sparsity = Sparsity.parse(sparsity) if isinstance(sparsity, str) else sparsity
     work = Workspace(setup, observer)
     if datasets or texts:

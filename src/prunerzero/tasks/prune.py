@@ -94,7 +94,7 @@ def prune(
         InputError, MetricError: nothing was written.
         OutputError: the same; or all was written, but it could not be pushed.
     """
-    found = read_metric(metric)
+    found = read_metric(metric, setup.gradient)
     sparsity = Sparsity.parse(sparsity) if isinstance(sparsity, str) else sparsity
     check_new(Path(output_dir))
     if push_to_hub is not None:
@@ -145,7 +145,7 @@ def _prune_by_block(
 
 def _by_block(setup: Setup, metric: Metric, output_dir: Path, way: Way, observer: Observer) -> bool:
     why = ""
-    if (way.propagate, way.gradient) != (Way.propagate, Way.gradient) or way.block_by_block:
+    if way.propagate != Way.propagate or way.block_by_block:
         why = "as asked"
     elif is_begun(output_dir):
         why = "as it was begun so"
@@ -221,7 +221,7 @@ def _result(
         parameters=sum(p.numel() for p in work.language_model.model.parameters()),
         perplexity=perplexity,
         layers=layers,
-        settings={"propagate": Way.propagate, "gradient": Way.gradient} | work.describe(),
+        settings={"propagate": Way.propagate} | work.describe(),
     )
 
 

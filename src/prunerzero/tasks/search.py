@@ -271,6 +271,7 @@ def _identity(
         "model": work.setup.model,
         "sparsity": str(sparsity),
         "group": sparsity.group,
+        "gradient": work.setup.gradient,
         "calibration text": work.text("calibration").fingerprint,
         "validation text": work.text("validation").fingerprint,
         "ignore": list(work.setup.ignore),

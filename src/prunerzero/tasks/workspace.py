@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -27,7 +27,12 @@ from prunerzero.language.divergence import Reference, remember
 from prunerzero.language.models import BUNDLED, LanguageModel, fingerprint, load_model
 from prunerzero.language.perplexity import Perplexity, perplexity
 from prunerzero.pruning.blocks import Matrix, prunable_layers
-from prunerzero.pruning.statistics import Statistics, cached_statistics, collect_statistics
+from prunerzero.pruning.statistics import (
+    GradientOf,
+    Statistics,
+    cached_statistics,
+    collect_statistics,
+)
 from prunerzero.tasks.observer import Observer
 
 DEFAULT_WINDOW_LENGTH = 2048
@@ -47,6 +52,8 @@ class Setup:
         num_calibration_samples, num_validation_samples, num_test_samples: at most so many windows,
             evenly spaced over the text; None for all.
         batch_size: windows read at once; None for as many as make 2048 tokens.
+        gradient: what G is the gradient of: the model's loss ("full"), or the norm of the output of
+            the block that a layer belongs to ("block").
         ignore: patterns of layer names to leave unpruned.
         target: patterns of layer names to keep to; none for all.
     """
@@ -66,6 +73,7 @@ class Setup:
     num_validation_samples: int | None = None
     num_test_samples: int | None = None
     batch_size: int | None = None
+    gradient: GradientOf = "full"
     ignore: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
 
@@ -74,6 +82,8 @@ class Setup:
             least = 2 if name == "max_seq_length" else 1
             if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {least}.")
+        if self.gradient not in get_args(GradientOf):
+            raise InputError(f"--gradient must be full or block, not {self.gradient!r}.")
 
     def corpus(self) -> str | None:
         """The named corpus, which the bundled model has without being told."""
@@ -175,7 +185,7 @@ class Workspace:
         key = {
             "model": fingerprint(model),
             "text": self.text("calibration").fingerprint,
-            "gradients": gradients,
+            "gradients": self.setup.gradient if gradients else "",
             "device": self.language_model.device.type,
             "torch": str(torch.__version__),
         }
@@ -183,7 +193,12 @@ class Workspace:
         def collect() -> Statistics:
             with self.observer.count("statistics", len(windows)) as advance:
                 return collect_statistics(
-                    model, self.layers, windows, gradients=gradients, on_window=advance
+                    model,
+                    self.layers,
+                    windows,
+                    gradients=gradients,
+                    of=self.setup.gradient,
+                    on_window=advance,
                 )
 
         return cached_statistics(key, self.layers, collect)[0]
