@@ -4,7 +4,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 ALPHABET = [*"abcdefghijklmnopqrstuvwxyz ,.\n"]
 
@@ -32,6 +38,23 @@ def tiny_model(seed: int = 0, **changes: object) -> LlamaForCausalLM:
         if parameter.dim() == 2:
             parameter.mul_(8)
     return model
+
+
+def tiny_gemma() -> Gemma3ForCausalLM:
+    """Local and global blocks take turns; they have masks and rotary embeddings of their own."""
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        sliding_window=6,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+    )
+    return Gemma3ForCausalLM(config).eval()
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

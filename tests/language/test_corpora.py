@@ -17,6 +17,13 @@ def test_documents_are_joined_by_the_end_of_text_token():
     assert text.windows.tolist() == [[2, 3, 4, 0, 5]]
 
 
+def test_windows_may_begin_with_a_token_before_their_text():
+    text = cut_windows(["abcdefgh"], tiny_tokenizer(), 4, "letters", begin=0)
+    assert text.windows.tolist() == [[0, 2, 3, 4], [0, 5, 6, 7]]
+    text = cut_windows(["abcdef"], tiny_tokenizer(), 4, "letters", stride=2, begin=0)
+    assert text.windows.tolist() == [[0, 2, 3, 4], [0, 4, 5, 6]]
+
+
 def test_a_text_too_short_says_how_many_tokens_there_are_and_are_needed():
     with pytest.raises(TextError, match=r"has 3 tokens, 8 are needed"):
         cut_windows(["abc"], tiny_tokenizer(), 8, "short.txt")

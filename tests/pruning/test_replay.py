@@ -1,31 +1,14 @@
 import pytest
 import torch
-from tiny_model import tiny_model
+from tiny_model import tiny_gemma, tiny_model
 from torch import nn
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, OpenAIGPTConfig
+from transformers import AutoModelForCausalLM, OpenAIGPTConfig
 
 from prunerzero.errors import ModelError
 from prunerzero.pruning.blocks import find_blocks
 from prunerzero.pruning.replay import Replay
 
 WINDOWS = torch.randint(0, 32, (3, 1, 20), generator=torch.Generator().manual_seed(1))
-
-
-def tiny_gemma() -> nn.Module:
-    """Local and global blocks take turns; they have masks and rotary embeddings of their own."""
-    torch.manual_seed(0)
-    config = Gemma3TextConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        sliding_window=6,
-        layer_types=["sliding_attention", "full_attention"] * 2,
-    )
-    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def tiny_openai() -> nn.Module:

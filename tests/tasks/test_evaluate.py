@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_model import some_text, tiny_model, tiny_tokenizer
+from tiny_model import some_text, tiny_gemma, tiny_model, tiny_tokenizer
 
 from prunerzero.language.corpora import cut_windows
 from prunerzero.language.perplexity import perplexity
@@ -79,6 +79,25 @@ def test_a_stride_slides_the_windows(printed, workplace):
     assert found["texts"][0]["tokens"] == 63 + 16 * (len(text.windows) - 1)
     assert found["protocol"]["stride"] == 16
     assert "slide by 16" in found["protocol"]["words"]
+
+
+def test_windows_of_a_gemma_model_begin_with_its_token(printed, workplace):
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = "?"
+    model = tiny_gemma()
+    for part in (model, tokenizer):
+        part.save_pretrained(workplace / "gemma")
+    length = ["--max-seq-length", "16"]
+    found = printed("eval", "--model", "gemma", "--text", "other.txt", *length)
+    windows = cut_windows([some_text(9, 1000)], tokenizer, 16, "other", begin=1).windows
+    assert found["perplexity"] == pytest.approx(perplexity(model, windows).value, rel=1e-5)
+    assert found["texts"][0]["tokens"] == 15 * (1000 // 15)
+    assert "special tokens: ? before each window" in found["protocol"]["words"]
+    compared = printed(
+        *["compare", "--model", "gemma", "--calibration", "calibration.txt"],
+        *["--validation", "other.txt", "--metrics", "wanda", *length],
+    )
+    assert compared["perplexity"]["validation"]["dense"] == pytest.approx(found["perplexity"])
 
 
 def test_beside_its_reference_a_model_shows_what_perplexity_hides(printed, pruned):

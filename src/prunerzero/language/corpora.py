@@ -108,12 +108,17 @@ def documents_fingerprint(documents: list[str]) -> str:
 
 
 def cut_windows(
-    documents: list[str], tokenizer: Any, length: int, name: str, stride: int | None = None
+    documents: list[str],
+    tokenizer: Any,
+    length: int,
+    name: str,
+    stride: int | None = None,
+    begin: int | None = None,
 ) -> Text:
     """Tokenise and cut into windows of ``length`` tokens; a rest that fills none is left out.
 
-    Windows begin every ``stride`` tokens, or side by side. Documents are joined by the tokenizer's
-    end-of-text token.
+    Windows begin every ``stride`` tokens, or side by side, each with the token ``begin`` before its
+    text if one is given. Documents are joined by the tokenizer's end-of-text token.
 
     Raises:
         TextError: too short for one window.
@@ -124,12 +129,16 @@ def cut_windows(
         ids.extend(encoded["input_ids"])
         if len(documents) > 1 and tokenizer.eos_token_id is not None:
             ids.append(tokenizer.eos_token_id)
-    if len(ids) < length:
+    room = length if begin is None else length - 1
+    if len(ids) < room:
         raise TextError(
-            f"{name} is too short for one window: it has {len(ids)} tokens, {length} are needed; "
+            f"{name} is too short for one window: it has {len(ids)} tokens, {room} are needed; "
             "pass a longer text or a smaller --max-seq-length."
         )
-    return Text(name, torch.tensor(ids).unfold(0, length, stride or length).contiguous())
+    windows = torch.tensor(ids).unfold(0, room, min(stride or room, room))
+    if begin is not None:
+        windows = torch.cat([torch.full((len(windows), 1), begin), windows], 1)
+    return Text(name, windows.contiguous())
 
 
 def _hub_dataset(name: str, repository: str, *args: str, **options: Any) -> Any:

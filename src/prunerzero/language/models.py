@@ -58,6 +58,16 @@ class LanguageModel:
         limits = (getattr(config, word, None) for word in _LIMITS)
         return int(next((limit for limit in limits if limit), 2048))
 
+    @property
+    def begin(self) -> int | None:
+        """The token to begin every window with: Gemma models predict poorly without theirs.
+
+        Others read text from its middle, as the tables of the pruning literature are made.
+        """
+        family: str = self.model.config.get_text_config().model_type
+        begin: int | None = self.tokenizer.bos_token_id if "gemma" in family else None
+        return begin
+
     def save(self, folder: Path) -> None:
         """Write a checkpoint like the one that was read; the model is in its dtype afterwards."""
         for name, tensor in _tensors(self.model).items():

@@ -14,6 +14,8 @@ def protocol_of(work: Workspace, stride: int | None = None) -> dict[str, Any]:
     dtype = str(work.language_model.model.dtype).removeprefix("torch.")
     vocabulary = len(tokenizer)
     kind = type(tokenizer).__name__
+    begin = work.language_model.begin
+    added = "none added" if begin is None else f"{tokenizer.decode([begin])} before each window"
     sliding = stride is not None and stride < length
     windows = (
         f"windows of {length} tokens that slide by {stride}, each counting its {stride} new tokens "
@@ -23,12 +25,12 @@ def protocol_of(work: Workspace, stride: int | None = None) -> dict[str, Any]:
     )
     return {
         "window_length": length,
-        "stride": stride if sliding else length,
+        "stride": stride if sliding else length - (begin is not None),
         "tokenizer": kind,
         "vocabulary": vocabulary,
-        "special_tokens": "none added",
+        "special_tokens": added,
         "dtype": dtype,
         "device": str(work.language_model.device),
-        "words": f"{windows}; the model's tokenizer ({kind}, {vocabulary} tokens), no special "
-        f"tokens added; {dtype} on {work.language_model.device}",
+        "words": f"{windows}; the model's tokenizer ({kind}, {vocabulary} tokens), special tokens: "
+        f"{added}; {dtype} on {work.language_model.device}",
     }

@@ -69,6 +69,8 @@ def windows_of(work: Workspace, source: Source, part: Part, stride: int | None) 
     length = work.window_length
     if stride is not None and not 1 <= stride <= length:
         raise InputError(f"--stride {stride} must be from 1 to the window's {length} tokens.")
-    tokenizer = work.language_model.tokenizer
-    text = cut_windows(source.documents, tokenizer, length, source.name, stride)
+    loaded = work.language_model
+    text = cut_windows(
+        source.documents, loaded.tokenizer, length, source.name, stride, loaded.begin
+    )
     return text.spread(getattr(work.setup, f"num_{part}_samples"))

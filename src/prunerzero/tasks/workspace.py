@@ -173,8 +173,10 @@ class Workspace:
         if part not in self._texts:
             self.read(part)
             name, documents = self._documents[part]
-            tokenizer = self.language_model.tokenizer
-            text = cut_windows(documents, tokenizer, self.window_length, name)
+            loaded = self.language_model
+            text = cut_windows(
+                documents, loaded.tokenizer, self.window_length, name, begin=loaded.begin
+            )
             self._texts[part] = text.spread(getattr(self.setup, f"num_{part}_samples"))
         return self._texts[part]
 
