@@ -13,6 +13,8 @@ from transformers import (
 from prunerzero.language import window_loss
 from prunerzero.language.perplexity import window_losses
 from prunerzero.language.window_loss import WindowLoss, plain_head
+from prunerzero.pruning.blocks import prunable_layers
+from prunerzero.pruning.statistics import collect_statistics
 
 WINDOWS = torch.randint(0, 32, (5, 20), generator=torch.Generator().manual_seed(1))
 
@@ -44,6 +46,7 @@ def cohere():
 @pytest.fixture
 def few_tokens(monkeypatch):
     """So few logits at a time that every batch is read in parts."""
+    monkeypatch.setattr(window_loss, "LEAST_TOKENS", 7)
     monkeypatch.setitem(window_loss._LOGITS, "cpu", 7 * 32)
 
 
@@ -62,6 +65,17 @@ def test_logits_are_made_in_parts_only_where_nothing_is_done_to_them():
         for parameter in model.parameters():
             parameter.data.mul_(8)
         assert plain_head(model, WINDOWS[:1]) is None
+
+
+def test_a_large_vocabulary_is_not_read_for_a_few_tokens():
+    model = tiny_model(vocab_size=1 << 17)  # logits of two tokens would fill the cache
+    layers = prunable_layers(model)
+    read: list[int] = []
+    model.lm_head.register_forward_pre_hook(lambda _, args: read.append(args[0].shape[:-1].numel()))
+    WindowLoss(model)(WINDOWS)
+    collect_statistics(model, layers, WINDOWS[:2])
+    first_loss, first_statistics = [8, 8], [8, 8]  # as plain_head looks
+    assert read == [*first_loss, 64, 5 * 19 - 64, *first_statistics, 19, 19]
 
 
 class Small(torch.nn.Module):

@@ -19,6 +19,9 @@ from prunerzero.language.replayed import Replayed
 _LOGITS = {"cpu": 1 << 18, "cuda": 1 << 28}
 """Logits made at a time: 1 MB of fp32 stays in a CPU's cache, 1 GB is nothing to a GPU."""
 
+LEAST_TOKENS = 64
+"""At a time, however large the vocabulary: all weights of the head are read for each few tokens."""
+
 
 class WindowLoss:
     """Mean negative log-likelihood a token (nats) of windows, by one model.
@@ -78,7 +81,7 @@ class WindowLoss:
             return
         hidden = self._model.base_model(input_ids=windows, use_cache=False).last_hidden_state
         hidden = hidden[:, :-1].flatten(0, 1)
-        tokens = max(1, _LOGITS[self._device.type] // self._head.weight.shape[0])
+        tokens = max(LEAST_TOKENS, _LOGITS[self._device.type] // self._head.weight.shape[0])
         for some, target in zip(hidden.split(tokens), targets.flatten().split(tokens), strict=True):
             yield self._head(some), target
 

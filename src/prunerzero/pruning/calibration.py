@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from prunerzero.language.window_loss import plain_head
+from prunerzero.language.window_loss import LEAST_TOKENS, plain_head
 from prunerzero.pruning.blocks import find_blocks
 from prunerzero.pruning.passes import Mixed, Pass
 
@@ -135,7 +135,8 @@ def _loss(logits: Tensor, ids: Tensor) -> Tensor:
 def _gradient_of_loss(head: Any, hidden: Tensor, ids: Tensor, out: Tensor) -> None:
     """Write the gradient of a window's loss by its last hidden states [length, width]."""
     tokens, targets = len(ids) - 1, ids[1:]
-    some = max(1, _LOGITS.get(hidden.device.type, 1 << 18) // head.weight.shape[0])
+    logits_at_once = _LOGITS.get(hidden.device.type, 1 << 18)
+    some = max(LEAST_TOKENS, logits_at_once // head.weight.shape[0])
     for start in range(0, tokens, some):
         end = min(start + some, tokens)
         part = hidden[start:end].detach().requires_grad_(True)
