@@ -167,3 +167,9 @@ def test_hostile_names_stay_text(recipe, figures):
     prose = re.sub(r"^(```+).*?^\1$|`[^`\n]*`", "", card, flags=re.M | re.S)
     assert "<script>" not in prose
     assert "| `a\\|b'c d` | 192 × 192 | 50 % |" in card
+
+
+def test_it_tells_what_the_gradient_is_of(recipe, figures):
+    assert "magnitude of the gradient of the loss" in model_card(recipe, figures)
+    locally = model_card({**recipe, "gradient": "block"}, figures)
+    assert "magnitude of the gradient of the block's output norm" in locally

@@ -192,7 +192,7 @@ class Expression:
             W: weights [out, in], signed or absolute, of any float dtype and on any device.
             X: [in] or [1, in], mean over calibration sequences of the squared L2 norm of each
                 input feature. Needed only if the metric reads it.
-            G: [out, in], magnitude of the loss gradient of each weight. Needed only if read.
+            G: [out, in], magnitude of the gradient of each weight. Needed only if read.
 
         Returns:
             fp32 scores [out, in]. Non-finite scores are left as they are.

@@ -159,6 +159,6 @@ OPERATORS: dict[str, Operator] = {operator.name: operator for operator in _TABLE
 TERMINALS: dict[str, str] = {
     "W": "the weight's magnitude",
     "X": "the squared norm of its input feature over the calibration text",
-    "G": "the magnitude of the loss gradient of the weight",
+    "G": "the magnitude of the gradient of the weight",
 }
 """Every terminal by name, with its meaning: all are non-negative."""

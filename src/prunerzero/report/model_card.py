@@ -80,12 +80,13 @@ def _front_matter(model: str, inherited: dict[str, Any]) -> str:
 def _what_was_done(recipe: dict[str, Any], model: str, sparsity: str) -> str:
     revision = recipe.get("revision")
     at = f" (revision {_code(revision)})" if revision else ""
+    of = "loss" if recipe.get("gradient", "full") == "full" else "block's output norm"
     return (
         f"The linear layers of {_code(model)}{at} were pruned once, without retraining, to"
         f" {_inline(sparsity)} sparsity. The weights set to zero are those that score lowest under"
         f" the metric\n\n{_fenced(str(recipe.get('metric', MISSING)), '')}\n\n"
         "where `W` is the magnitude of a weight, `X` the squared norm of its input and `G` the"
-        f" magnitude of its loss gradient{_calibration(recipe)}."
+        f" magnitude of the gradient of the {of} by it{_calibration(recipe)}."
     )
 
 
