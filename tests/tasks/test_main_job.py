@@ -136,7 +136,9 @@ def test_a_pruned_folder_tells_how_it_was_made(installed, workplace, found, prun
     assert (workplace / "from-recipe" / weights).read_bytes() == (folder / weights).read_bytes()
 
 
-def test_compare_gives_each_metric_under_the_text_by_which_it_was_given(installed, texts, found):
+def test_compare_gives_each_metric_under_the_text_by_which_it_was_given(
+    installed, texts, found, pruned
+):
     metrics = ["wanda", "div(W, X + G)", "pruned/metric.json", "run"]
     result = installed.json("compare", *texts, "--metrics", ",".join(metrics))
     for part in ("validation", "test"):
