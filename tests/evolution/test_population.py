@@ -7,11 +7,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import InMemoryStorage
 
 from prunerzero.evolution import Population, StudyMismatchError, presence, storage
 from prunerzero.evolution.interrupt import STOPS, interrupts_wait
 from prunerzero.evolution.records import Candidate
-from prunerzero.evolution.storage import SharedLock, hostname, repair_journal
+from prunerzero.evolution.storage import SharedLock, hostname, repair_journal, trials_from
 from prunerzero.metrics import Expression
 
 SETTINGS = {"model": "bundled", "sparsity": "0.5", "text": {"windows": 8}}
@@ -309,6 +310,18 @@ def test_what_stops_a_search_waits_for_the_end_of_a_write(stop: signal.Signals) 
     finally:
         signal.signal(stop, before)
     assert reached
+
+
+@pytest.mark.parametrize("kind", ["journal", "in memory"])
+def test_trials_are_read_from_any_number_on(kind: str, journal: Path) -> None:
+    population = Population.open(journal if kind == "journal" else InMemoryStorage())
+    for formula in ("W", "X", "G"):
+        measure(population, formula, 3.0)
+    begin(population, "W * X")
+    trials = population.study.get_trials()
+    for first in range(5):
+        found = trials_from(population._storage, population._study_id, first)
+        assert found == trials[first:]
 
 
 def test_refreshing_reads_each_finished_trial_once() -> None:

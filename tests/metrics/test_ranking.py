@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +12,8 @@ from random_trees import random_tree
 from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity, SparsityError
 from prunerzero.metrics.ranking import (
     Probe,
-    _order,
+    Ranker,
+    _lowest,
     _rounded,
     agreement,
     probe_scores,
@@ -108,6 +110,20 @@ def test_a_key_reads_every_probe():
     assert ranking_key(wanda, probes, HALF) != ranking_key(wanda, probes[:1], HALF)
 
 
+def test_what_is_remembered_of_other_metrics_changes_no_ranking():
+    probes = [PROBE, synthetic_probe(seed=1)]
+    ranker, generator = Ranker(probes, HALF), random.Random(0)
+    for _ in range(300):
+        tree = random_tree(generator, 4)
+        try:
+            expected = ranking_key(tree, probes, HALF)
+        except ScoreError:
+            with pytest.raises(ScoreError):
+                ranker.rank(tree)
+        else:
+            assert ranker.rank(tree).key == expected
+
+
 @pytest.mark.parametrize("formula", ["2", "W - W", "G / G", "W ** 0", "(W + G) / (G + W)", "0 * W"])
 def test_a_metric_that_is_constant_is_refused(formula):
     with pytest.raises(ScoreError, match="constant"):
@@ -163,5 +179,10 @@ def test_agreement_is_the_share_of_weights_pruned_by_both():
     )
 )
 def test_rows_are_ordered_as_a_stable_argsort_orders_them(scores: list[float]) -> None:
-    rounded = _rounded(torch.tensor([scores], dtype=torch.float64)).numpy()
-    assert _order(rounded).tolist() == rounded.argsort(axis=1, kind="stable").tolist()
+    exact = np.array([scores])
+    rounded = ((exact.view(np.int64) + (1 << 11)) & ~((1 << 12) - 1)).view(np.float64)
+    expected = rounded.argsort(axis=1, kind="stable")
+    order, lowest = _lowest(_rounded(exact), 0.5)
+    assert order.tolist() == expected.tolist()
+    half = round(len(scores) / 2)
+    assert set(np.flatnonzero(lowest)) == set(expected[0, :half].tolist())

@@ -24,10 +24,12 @@ from prunerzero.evolution.presence import Presence
 from prunerzero.evolution.records import Candidate, Individual, State
 from prunerzero.evolution.storage import (
     StorageError,
+    in_one_step,
     is_database,
     open_storage,
     repair_journal,
     storage_errors,
+    trials_from,
 )
 from prunerzero.evolution.trials import (
     draw_of,
@@ -182,9 +184,8 @@ class Population:
                 self.workers = 1 + len(self._presence.others)
 
     def _read(self) -> None:
-        trials = self.study.get_trials(deepcopy=False)
         self._in_flight = {}
-        for trial in trials[self._first_unsettled :]:
+        for trial in trials_from(self._storage, self._study_id, self._first_unsettled):
             if trial.number in self._settled:
                 continue
             if trial.state.is_finished():
@@ -296,7 +297,7 @@ class Population:
         }
         if error:
             measured["error"] = error
-        with interrupts_wait(), storage_errors():
+        with interrupts_wait(), storage_errors(), in_one_step(self._storage):
             try:
                 self._storage.set_trial_user_attr(self._own, "measured", measured)
             except optuna.exceptions.UpdateFinishedTrialError:

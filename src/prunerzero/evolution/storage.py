@@ -8,15 +8,16 @@ import platform
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
 
 LOCK_GRACE = 30.0
 """Seconds that one and the same hold of a lock by another machine may last."""
@@ -57,7 +58,7 @@ def open_storage(storage: str | Path | BaseStorage) -> BaseStorage:
         return _open_database(str(storage))
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(Journal(path))
+    return JournaledStorage(path)
 
 
 def _open_database(url: str, attempts: int = 3) -> BaseStorage:
@@ -108,6 +109,33 @@ def repair_journal(path: Path) -> int:
     return len(content) - end
 
 
+class JournaledStorage(JournalStorage):  # type: ignore[misc]
+    """Optuna's storage on a journal's file."""
+
+    def __init__(self, path: Path) -> None:
+        self.journal = Journal(path)
+        super().__init__(self.journal)
+
+
+def trials_from(storage: BaseStorage, study_id: int, first: int) -> list[FrozenTrial]:
+    """The trials of a study from that number on."""
+    if not isinstance(storage, JournaledStorage):
+        return list(storage.get_all_trials(study_id, deepcopy=False)[first:])
+    trials: list[FrozenTrial] = []
+    with suppress(KeyError):  # there is none of that number yet
+        while True:
+            trial_id = storage.get_trial_id_from_study_id_trial_number(
+                study_id, first + len(trials)
+            )
+            trials.append(storage.get_trial(trial_id))
+    return trials
+
+
+def in_one_step(storage: BaseStorage) -> AbstractContextManager[None]:
+    """Write together what is written in the block, where the storage is a journal."""
+    return storage.journal.held() if isinstance(storage, JournaledStorage) else nullcontext()
+
+
 class Journal(JournalFileBackend):  # type: ignore[misc]
     """Optuna's journal file, which stays whole when a line is torn.
 
@@ -123,25 +151,51 @@ class Journal(JournalFileBackend):  # type: ignore[misc]
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = SharedLock(path)
+        self._is_held = False
+        self._lines_read = self._bytes_read = 0
         super().__init__(str(path), self._lock)
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """The lines from that number on; most often none, which the file's size tells."""
+        if log_number_from < self._lines_read:
+            self._lines_read = self._bytes_read = 0
+        size = self._path.stat().st_size
+        if size <= self._bytes_read:
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._bytes_read)
+            *lines, _ = file.read(size - self._bytes_read).split(b"\n")  # the last has no end
+        for line in lines:
+            self._lines_read += 1
+            self._bytes_read += len(line) + 1
+            if self._lines_read > log_number_from:
+                yield json.loads(line)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Lock it once for all that is appended in the block."""
+        with _held(self._lock):
+            self._is_held = True
+            try:
+                yield
+            finally:
+                self._is_held = False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with _held(self._lock), self._path.open("a+b") as file:
-            self._cut_torn_line(file.seek(0, os.SEEK_END))
+        lock = nullcontext() if self._is_held else _held(self._lock)
+        with lock, self._path.open("a+b") as file:
+            self._cut_torn_line(file)
             file.write(lines.encode())
             file.flush()
             if any("user_attr" in log for log in logs):
                 os.fsync(file.fileno())
 
-    def _cut_torn_line(self, size: int) -> None:
-        with self._path.open("rb") as file:
-            file.seek(max(0, size - 1))
-            if file.read(1) in (b"\n", b""):
-                return
-            file.seek(0)
-            content = file.read()
-        os.truncate(self._path, content.rfind(b"\n") + 1)
+    def _cut_torn_line(self, file: BinaryIO) -> None:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if file.read(1) not in (b"\n", b""):
+            os.truncate(self._path, self._path.read_bytes().rfind(b"\n") + 1)
 
 
 class SharedLock:

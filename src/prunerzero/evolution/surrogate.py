@@ -9,10 +9,12 @@ with Genetic Programming", Evolutionary Computation 23(3), 2015.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import fmean
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from prunerzero.evolution.records import Individual
@@ -30,6 +32,9 @@ NEAR = 0.002
 """Metrics whose masks differ on no more weights than this share would be measured in vain: the
 loss does not tell them apart, and plateaus of them fill a population."""
 
+_BLOCK = 25
+"""Masks compared at a time, so that what lies between stays in cache."""
+
 Bits = NDArray[np.uint8]
 """A mask of the probes, packed eight weights to a byte."""
 
@@ -38,25 +43,32 @@ class Surrogate:
     """Learns from individuals as they are added."""
 
     def __init__(self) -> None:
-        self._individuals: list[Individual] = []
+        self._count = 0
+        self._losses: list[tuple[float, ...]] = [()] * MEMORY
+        self._means = np.zeros(MEMORY)
+        self._chunks_read = np.zeros(MEMORY, np.int64)
+        self._finished = np.zeros(MEMORY, bool)
         self._masks = np.empty((0, 0), np.uint64)
         self._distances = np.zeros((MEMORY, MEMORY), np.float32)
 
     def __len__(self) -> int:
-        return len(self._individuals)
+        return self._count
 
     def add(self, individual: Individual, pruned: Bits) -> None:
         """Take in a measured metric and its mask."""
-        if not self._individuals:
+        if not self._count:
             self._masks = np.zeros((MEMORY, _words(pruned).size), np.uint64)
-        if len(self) < MEMORY:
-            place = len(self)
-            self._individuals.append(individual)
+        if self._count < MEMORY:
+            place = self._count
+            self._count += 1
         else:
             place = int(np.argmax(self._ranks()))
-            self._individuals[place] = individual
+        self._losses[place] = individual.losses
+        self._means[place] = individual.mean
+        self._chunks_read[place] = len(individual.losses)
+        self._finished[place] = individual.state == "complete"
         self._masks[place] = _words(pruned)
-        row = self._distances_to(pruned)
+        (row,) = self._distances_to(pruned[None])
         self._distances[place, : len(self)] = self._distances[: len(self), place] = row
 
     def choose(self, candidates: Sequence[Bits]) -> int:
@@ -72,29 +84,60 @@ class Surrogate:
         ranks = self._ranks()
         kernel = np.exp(-distances / scale)
         np.fill_diagonal(kernel, 1 + RIDGE)
-        weights = np.linalg.solve(kernel, (ranks - ranks.mean()).astype(np.float32))
-        to_known = np.stack([self._distances_to(bits) for bits in candidates])
+        weights = _solve(kernel, (ranks - ranks.mean()).astype(np.float32))
+        to_known = self._distances_to(np.stack(candidates))
         guesses = np.exp(-to_known / scale) @ weights
         nearest = to_known.min(1)
         guesses[nearest < NEAR] = np.inf
         return int(guesses.argmin() if np.isfinite(guesses).any() else nearest.argmax())
 
-    def _distances_to(self, bits: Bits) -> NDArray[np.float64]:
-        """The share of the probes' weights on which the masks differ, of each known metric."""
-        different = np.bitwise_count(self._masks[: len(self)] ^ _words(bits))
-        shares: NDArray[np.float64] = different.sum(1, dtype=np.int64) / (8 * bits.size)
+    def _distances_to(self, masks: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """The share of the probes' weights on which each mask differs from each known metric's."""
+        words = _words(masks)[:, None]
+        different = np.empty((len(masks), len(self)), np.int64)
+        shape = (len(masks), _BLOCK, words.shape[-1])
+        both, bits = np.empty(shape, np.uint64), np.empty(shape, np.uint8)
+        for start in range(0, len(self), _BLOCK):
+            known = self._masks[start : min(start + _BLOCK, len(self))]
+            x, n = both[:, : len(known)], bits[:, : len(known)]
+            np.bitwise_count(np.bitwise_xor(known, words, out=x), out=n)
+            n.sum(2, np.uint32, different[:, start : start + len(known)])
+        shares: NDArray[np.float64] = different / (8 * masks.shape[1])
         return shares
 
     def _ranks(self) -> NDArray[np.float64]:
         """Ranks in 0 … 1 by how far behind each was on the chunks it read."""
-        finished = [i for i in self._individuals if i.state == "complete"]
-        rival = min(finished, key=lambda i: i.mean).losses if finished else ()
-        behind = [i.mean - fmean(rival[: len(i.losses)]) if rival else i.mean
-                  for i in self._individuals]  # fmt: skip
-        order = np.argsort(np.argsort(np.array(behind), kind="stable"))
-        return order / (len(behind) - 1)
+        known = len(self)
+        behind = self._means[:known]
+        if self._finished[:known].any():
+            rival = self._losses[np.where(self._finished, self._means, np.inf)[:known].argmin()]
+            running = np.array([fmean(rival[:read]) for read in range(1, len(rival) + 1)])
+            behind = behind - running[self._chunks_read[:known] - 1]
+        order = np.argsort(np.argsort(behind, kind="stable"))
+        return order / (known - 1)
+
+
+def _solve(kernel: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What ``kernel``, which is positive definite, is multiplied with to give the values."""
+    with _on_one_thread():
+        root = torch.linalg.cholesky(torch.from_numpy(kernel).double())
+        solution = torch.cholesky_solve(torch.from_numpy(values).double()[:, None], root)
+    return solution[:, 0].float().numpy()
+
+
+@contextmanager
+def _on_one_thread() -> Iterator[None]:
+    """More threads would spin, waiting for each other, longer than so small a matrix takes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _words(bits: Bits) -> NDArray[np.uint64]:
     """The same bits as whole words, which are compared eight times as fast."""
-    return np.pad(bits, (0, -bits.size % 8)).view(np.uint64)
+    if spare := -bits.shape[-1] % 8:
+        bits = np.concatenate([bits, np.zeros((*bits.shape[:-1], spare), np.uint8)], -1)
+    return bits.view(np.uint64)

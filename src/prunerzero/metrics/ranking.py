@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ from torch import Tensor
 from prunerzero.metrics.errors import ScoreError, SparsityError
 from prunerzero.metrics.expression import Expression, evaluate
 from prunerzero.metrics.mask import Sparsity, prune_mask
+from prunerzero.metrics.operators import OPERATORS, TERMINALS
+
+REMEMBERED = 200
+"""Subtrees of which a ``Ranker`` keeps the values, a quarter of a megabyte each on four probes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,39 +78,77 @@ class Ranking:
     pruned: NDArray[np.uint8]
 
 
-def rank(expression: Expression, probes: Sequence[Probe], sparsity: Sparsity) -> Ranking:
-    """Rank the weights of the probes.
+class Ranker:
+    """Ranks metrics on the same probes.
 
-    In float64: fp32 rounding would tell equal metrics apart. Scores are rounded to 40 bits before
-    they are ranked, so that what differs only by rounding ties, in column order.
+    It keeps the values of the subtrees that were met last: those of a metric's parents are most of
+    what it is made of.
 
-    Raises:
-        ScoreError: the metric is constant, or not finite, on a probe, so that it ranks nothing.
-        SparsityError: a probe is narrower than one N:M run.
+    Args:
+        probes: at least one.
+        sparsity: within which group scores compete, and how many of them are pruned.
     """
-    digest = hashlib.sha256()
-    pruned = []
-    for probe in probes:
-        scores = probe_scores(expression, probe)
-        if not torch.isfinite(scores).all():
-            raise ScoreError("the metric is not finite.")
-        scores = _rounded(scores)
-        if bool((scores == scores[:, :1]).all()):
-            raise ScoreError("the metric is constant within rows.")
-        if sparsity.of is not None:
-            if scores.shape[1] < sparsity.of:
-                raise SparsityError(f"a probe of {scores.shape[1]} inputs cannot show {sparsity}.")
-            scores = scores[:, : scores.shape[1] // sparsity.of * sparsity.of]
-            groups = scores.reshape(-1, sparsity.of)
-        else:
-            groups = scores.reshape(1, -1) if sparsity.group == "layer" else scores
-        order = _order(groups.numpy())
-        digest.update(order.tobytes())
-        mask = np.zeros(order.shape, dtype=bool)
-        lowest = order[:, : round(order.shape[1] * sparsity.fraction)]
-        np.put_along_axis(mask, lowest.astype(np.int64), True, axis=1)
-        pruned.append(np.packbits(mask))
-    return Ranking(digest.hexdigest()[:32], np.concatenate(pruned))
+
+    def __init__(self, probes: Sequence[Probe], sparsity: Sparsity) -> None:
+        self.probes = probes
+        self.sparsity = sparsity
+        self._values: OrderedDict[Expression, list[Tensor]] = OrderedDict()
+        self._terminals = {name: [getattr(probe, name) for probe in probes] for name in TERMINALS}
+
+    def rank(self, expression: Expression) -> Ranking:
+        """What the metric does to the weights of the probes.
+
+        In float64: fp32 rounding would tell equal metrics apart. Scores are rounded to 40 bits
+        before they are ranked, so that what differs only by rounding ties, in column order.
+
+        Raises:
+            ScoreError: the metric is constant, or not finite, on a probe, so that it ranks nothing.
+            SparsityError: a probe is narrower than one N:M run.
+        """
+        digest = hashlib.sha256()
+        pruned = []
+        for value, probe in zip(self._value(expression), self.probes, strict=True):
+            scores = value.expand(probe.W.shape).numpy()
+            if not np.isfinite(scores).all():
+                raise ScoreError("the metric is not finite.")
+            bits = _rounded(scores)
+            if (bits == bits[:, :1]).all():
+                raise ScoreError("the metric is constant within rows.")
+            order, mask = _lowest(self._grouped(bits), self.sparsity.fraction)
+            digest.update(order.data)
+            pruned.append(np.packbits(mask))
+        return Ranking(digest.hexdigest()[:32], np.concatenate(pruned))
+
+    def _grouped(self, scores: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The scores [rows, columns] with what competes in one row."""
+        run = self.sparsity.of
+        if run is None:
+            return scores.reshape(1, -1) if self.sparsity.group == "layer" else scores
+        if scores.shape[1] < run:
+            raise SparsityError(f"a probe of {scores.shape[1]} inputs cannot show {self.sparsity}.")
+        return scores[:, : scores.shape[1] // run * run].reshape(-1, run)
+
+    def _value(self, node: Expression) -> list[Tensor]:
+        """The value of a subtree on each probe."""
+        if node.value is not None:
+            return [probe.W.new_tensor(node.value) for probe in self.probes]
+        if not node.arguments:
+            return self._terminals[node.name]
+        if (known := self._values.get(node)) is not None:
+            self._values.move_to_end(node)
+            return known
+        function = OPERATORS[node.name].function
+        arguments = [self._value(argument) for argument in node.arguments]
+        value = [function(*of_probe) for of_probe in zip(*arguments, strict=True)]
+        self._values[node] = value
+        if len(self._values) > REMEMBERED:
+            self._values.popitem(last=False)
+        return value
+
+
+def rank(expression: Expression, probes: Sequence[Probe], sparsity: Sparsity) -> Ranking:
+    """Rank the weights of the probes with one metric; see ``Ranker.rank``."""
+    return Ranker(probes, sparsity).rank(expression)
 
 
 def ranking_key(expression: Expression, probes: Sequence[Probe], sparsity: Sparsity) -> str:
@@ -113,31 +156,44 @@ def ranking_key(expression: Expression, probes: Sequence[Probe], sparsity: Spars
     return rank(expression, probes, sparsity).key
 
 
-def _rounded(scores: Tensor) -> Tensor:
-    """float64 scores with 40 of their 52 bits, rounded to nearest."""
-    bits = scores.contiguous().view(torch.int64)
-    return ((bits + (1 << 11)) & ~_SPARE).view(torch.float64)
+def _rounded(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """float64 scores with 40 of their 52 bits, rounded to nearest, as integers of the same order.
+
+    A float's bits are in the order of the floats once those of negative ones are inverted; adding
+    zero makes one of the two zeros.
+    """
+    bits = np.ascontiguousarray(scores).view(np.int64) + (1 << 11)
+    bits &= ~_SPARE
+    rounded = bits.view(np.float64)
+    rounded += 0.0
+    bits ^= (bits >> 63) & (0x7FFF_FFFF_FFFF_FFFF & ~_SPARE)
+    return bits
 
 
 _SPARE = (1 << 12) - 1
 """The bits that rounding clears."""
 
 
-def _order(groups: NDArray[np.float64]) -> NDArray[np.int32]:
-    """The stable order within each row of rounded scores, as ``argsort`` gives it.
+def _lowest(
+    groups: NDArray[np.int64], fraction: float
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """The stable order within each row of rounded scores, and where its first ``fraction`` is.
 
     Rounding leaves room for the column in each number, so that plain sorting, which is several
-    times faster, brings the columns along. A float's bits are in the order of the floats once
-    those of negative ones are inverted; adding zero makes one of the two zeros.
+    times faster than ``argsort``, brings the columns along.
     """
-    if groups.shape[1] > _SPARE:
-        return groups.argsort(axis=1, kind="stable").astype(np.int32)
-    bits = (groups + 0.0).view(np.int64)
-    bits ^= (bits >> 63) & np.int64(0x7FFF_FFFF_FFFF_FFFF)
-    bits &= ~_SPARE
-    bits |= np.arange(groups.shape[1])
-    bits.sort(axis=1)
-    return (bits & _SPARE).astype(np.int32)
+    columns = groups.shape[1]
+    count = round(columns * fraction)
+    if columns > _SPARE:
+        order = groups.argsort(axis=1, kind="stable").astype(np.int32)
+        mask = np.zeros(groups.shape, dtype=bool)
+        np.put_along_axis(mask, order[:, :count].astype(np.int64), True, axis=1)
+        return order, mask
+    placed = groups | np.arange(columns)
+    ascending = np.sort(placed, axis=1)
+    mask = placed <= ascending[:, count - 1 : count] if count else np.zeros(groups.shape, bool)
+    ascending &= _SPARE
+    return ascending.astype(np.int32), mask
 
 
 def agreement(a: Expression, b: Expression, probe: Probe, sparsity: Sparsity) -> float:

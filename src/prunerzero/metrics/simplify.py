@@ -153,7 +153,10 @@ def _everywhere(e: Expression, rule: Callable[[Expression], Expression]) -> Expr
     """Apply ``rule`` to every node, the leaves first."""
     if not e.arguments:
         return e
-    return rule(Expression(e.name, tuple(_everywhere(a, rule) for a in e.arguments)))
+    arguments = tuple([_everywhere(a, rule) for a in e.arguments])
+    if any(new is not old for new, old in zip(arguments, e.arguments, strict=True)):
+        e = Expression(e.name, arguments)
+    return rule(e)
 
 
 def _opposing_pair(e: Expression) -> Expression:
