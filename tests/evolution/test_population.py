@@ -7,7 +7,6 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.storages import InMemoryStorage
 
 from prunerzero.evolution import Population, StudyMismatchError, presence, storage
 from prunerzero.evolution.interrupt import STOPS, interrupts_wait
@@ -314,7 +313,9 @@ def test_what_stops_a_search_waits_for_the_end_of_a_write(stop: signal.Signals) 
 
 @pytest.mark.parametrize("kind", ["journal", "in memory"])
 def test_trials_are_read_from_any_number_on(kind: str, journal: Path) -> None:
-    population = Population.open(journal if kind == "journal" else InMemoryStorage())
+    population = Population.open(
+        journal if kind == "journal" else optuna.storages.InMemoryStorage()
+    )
     for formula in ("W", "X", "G"):
         measure(population, formula, 3.0)
     begin(population, "W * X")

@@ -26,7 +26,7 @@ from prunerzero.metrics.catalog import CATALOG
 from prunerzero.metrics.errors import ScoreError
 from prunerzero.metrics.expression import Expression
 from prunerzero.metrics.mask import Sparsity
-from prunerzero.metrics.ranking import Probe, Ranker, Ranking
+from prunerzero.metrics.ranking import Probe, Ranking, rank
 from prunerzero.metrics.simplify import remove_opposing
 
 LAST_RESORT = 1000
@@ -71,6 +71,7 @@ class Breeder:
     ) -> None:
         self.population = population
         self.settings = settings
+        self.probes = probes
         self.sparsity = sparsity
         self.primitives = PrimitiveSet.of(settings.operators)
         self._firsts = inf if settings.strategy == "random" else settings.initial
@@ -79,7 +80,6 @@ class Breeder:
         self.surrogate = Surrogate()
         self._elite: list[Individual] = []
         self._learned = 0
-        self._ranker = Ranker(probes, sparsity)
         self._rankings: dict[str, Ranking | None] = {}
 
     def propose(self, draw: int) -> Candidate | None:
@@ -187,7 +187,7 @@ class Breeder:
             if len(self._rankings) >= REMEMBERED:
                 self._rankings.clear()
             try:
-                self._rankings[text] = self._ranker.rank(expression)
+                self._rankings[text] = rank(expression, self.probes, self.sparsity)
             except ScoreError:
                 self._rankings[text] = None
         return self._rankings[text]

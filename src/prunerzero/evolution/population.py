@@ -24,7 +24,6 @@ from prunerzero.evolution.presence import Presence
 from prunerzero.evolution.records import Candidate, Individual, State
 from prunerzero.evolution.storage import (
     StorageError,
-    in_one_step,
     is_database,
     open_storage,
     repair_journal,
@@ -297,7 +296,7 @@ class Population:
         }
         if error:
             measured["error"] = error
-        with interrupts_wait(), storage_errors(), in_one_step(self._storage):
+        with interrupts_wait(), storage_errors():
             try:
                 self._storage.set_trial_user_attr(self._own, "measured", measured)
             except optuna.exceptions.UpdateFinishedTrialError:

@@ -8,7 +8,7 @@ import platform
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -58,7 +58,7 @@ def open_storage(storage: str | Path | BaseStorage) -> BaseStorage:
         return _open_database(str(storage))
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournaledStorage(path)
+    return JournalStorage(Journal(path))
 
 
 def _open_database(url: str, attempts: int = 3) -> BaseStorage:
@@ -109,17 +109,9 @@ def repair_journal(path: Path) -> int:
     return len(content) - end
 
 
-class JournaledStorage(JournalStorage):  # type: ignore[misc]
-    """Optuna's storage on a journal's file."""
-
-    def __init__(self, path: Path) -> None:
-        self.journal = Journal(path)
-        super().__init__(self.journal)
-
-
 def trials_from(storage: BaseStorage, study_id: int, first: int) -> list[FrozenTrial]:
     """The trials of a study from that number on."""
-    if not isinstance(storage, JournaledStorage):
+    if not isinstance(storage, JournalStorage):
         return list(storage.get_all_trials(study_id, deepcopy=False)[first:])
     trials: list[FrozenTrial] = []
     with suppress(KeyError):  # there is none of that number yet
@@ -129,11 +121,6 @@ def trials_from(storage: BaseStorage, study_id: int, first: int) -> list[FrozenT
             )
             trials.append(storage.get_trial(trial_id))
     return trials
-
-
-def in_one_step(storage: BaseStorage) -> AbstractContextManager[None]:
-    """Write together what is written in the block, where the storage is a journal."""
-    return storage.journal.held() if isinstance(storage, JournaledStorage) else nullcontext()
 
 
 class Journal(JournalFileBackend):  # type: ignore[misc]
@@ -151,40 +138,27 @@ class Journal(JournalFileBackend):  # type: ignore[misc]
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = SharedLock(path)
-        self._is_held = False
         self._lines_read = self._bytes_read = 0
         super().__init__(str(path), self._lock)
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """The lines from that number on; most often none, which the file's size tells."""
+        """The lines from that number on that have an end, read from where reading has stopped."""
         if log_number_from < self._lines_read:
             self._lines_read = self._bytes_read = 0
-        size = self._path.stat().st_size
-        if size <= self._bytes_read:
-            return
         with self._path.open("rb") as file:
+            # of a file on another machine only opening it tells the size
+            size = os.fstat(file.fileno()).st_size
             file.seek(self._bytes_read)
-            *lines, _ = file.read(size - self._bytes_read).split(b"\n")  # the last has no end
+            *lines, _ = file.read(max(0, size - self._bytes_read)).split(b"\n")
         for line in lines:
             self._lines_read += 1
             self._bytes_read += len(line) + 1
             if self._lines_read > log_number_from:
                 yield json.loads(line)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Lock it once for all that is appended in the block."""
-        with _held(self._lock):
-            self._is_held = True
-            try:
-                yield
-            finally:
-                self._is_held = False
-
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        lock = nullcontext() if self._is_held else _held(self._lock)
-        with lock, self._path.open("a+b") as file:
+        with _held(self._lock), self._path.open("a+b") as file:
             self._cut_torn_line(file)
             file.write(lines.encode())
             file.flush()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,10 +14,6 @@ from torch import Tensor
 from prunerzero.metrics.errors import ScoreError, SparsityError
 from prunerzero.metrics.expression import Expression, evaluate
 from prunerzero.metrics.mask import Sparsity, prune_mask
-from prunerzero.metrics.operators import OPERATORS, TERMINALS
-
-REMEMBERED = 200
-"""Subtrees of which a ``Ranker`` keeps the values, a quarter of a megabyte each on four probes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,77 +73,39 @@ class Ranking:
     pruned: NDArray[np.uint8]
 
 
-class Ranker:
-    """Ranks metrics on the same probes.
-
-    It keeps the values of the subtrees that were met last: those of a metric's parents are most of
-    what it is made of.
-
-    Args:
-        probes: at least one.
-        sparsity: within which group scores compete, and how many of them are pruned.
-    """
-
-    def __init__(self, probes: Sequence[Probe], sparsity: Sparsity) -> None:
-        self.probes = probes
-        self.sparsity = sparsity
-        self._values: OrderedDict[Expression, list[Tensor]] = OrderedDict()
-        self._terminals = {name: [getattr(probe, name) for probe in probes] for name in TERMINALS}
-
-    def rank(self, expression: Expression) -> Ranking:
-        """What the metric does to the weights of the probes.
-
-        In float64: fp32 rounding would tell equal metrics apart. Scores are rounded to 40 bits
-        before they are ranked, so that what differs only by rounding ties, in column order.
-
-        Raises:
-            ScoreError: the metric is constant, or not finite, on a probe, so that it ranks nothing.
-            SparsityError: a probe is narrower than one N:M run.
-        """
-        digest = hashlib.sha256()
-        pruned = []
-        for value, probe in zip(self._value(expression), self.probes, strict=True):
-            scores = value.expand(probe.W.shape).numpy()
-            if not np.isfinite(scores).all():
-                raise ScoreError("the metric is not finite.")
-            bits = _rounded(scores)
-            if (bits == bits[:, :1]).all():
-                raise ScoreError("the metric is constant within rows.")
-            order, mask = _lowest(self._grouped(bits), self.sparsity.fraction)
-            digest.update(order.data)
-            pruned.append(np.packbits(mask))
-        return Ranking(digest.hexdigest()[:32], np.concatenate(pruned))
-
-    def _grouped(self, scores: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The scores [rows, columns] with what competes in one row."""
-        run = self.sparsity.of
-        if run is None:
-            return scores.reshape(1, -1) if self.sparsity.group == "layer" else scores
-        if scores.shape[1] < run:
-            raise SparsityError(f"a probe of {scores.shape[1]} inputs cannot show {self.sparsity}.")
-        return scores[:, : scores.shape[1] // run * run].reshape(-1, run)
-
-    def _value(self, node: Expression) -> list[Tensor]:
-        """The value of a subtree on each probe."""
-        if node.value is not None:
-            return [probe.W.new_tensor(node.value) for probe in self.probes]
-        if not node.arguments:
-            return self._terminals[node.name]
-        if (known := self._values.get(node)) is not None:
-            self._values.move_to_end(node)
-            return known
-        function = OPERATORS[node.name].function
-        arguments = [self._value(argument) for argument in node.arguments]
-        value = [function(*of_probe) for of_probe in zip(*arguments, strict=True)]
-        self._values[node] = value
-        if len(self._values) > REMEMBERED:
-            self._values.popitem(last=False)
-        return value
-
-
 def rank(expression: Expression, probes: Sequence[Probe], sparsity: Sparsity) -> Ranking:
-    """Rank the weights of the probes with one metric; see ``Ranker.rank``."""
-    return Ranker(probes, sparsity).rank(expression)
+    """Rank the weights of the probes.
+
+    In float64: fp32 rounding would tell equal metrics apart. Scores are rounded to 40 bits before
+    they are ranked, so that what differs only by rounding ties, in column order.
+
+    Raises:
+        ScoreError: the metric is constant, or not finite, on a probe, so that it ranks nothing.
+        SparsityError: a probe is narrower than one N:M run.
+    """
+    digest = hashlib.sha256()
+    pruned = []
+    for probe in probes:
+        scores = probe_scores(expression, probe).numpy()
+        if not np.isfinite(scores).all():
+            raise ScoreError("the metric is not finite.")
+        bits = _rounded(scores)
+        if (bits[0] == bits[0, 0]).all() and (bits == bits[:, :1]).all():
+            raise ScoreError("the metric is constant within rows.")
+        order, lowest = _lowest(_grouped(bits, sparsity), sparsity.fraction)
+        digest.update(order.data)
+        pruned.append(np.packbits(lowest))
+    return Ranking(digest.hexdigest()[:32], np.concatenate(pruned))
+
+
+def _grouped(scores: NDArray[np.int64], sparsity: Sparsity) -> NDArray[np.int64]:
+    """The scores [rows, columns] with what competes in one row."""
+    run = sparsity.of
+    if run is None:
+        return scores.reshape(1, -1) if sparsity.group == "layer" else scores
+    if scores.shape[1] < run:
+        raise SparsityError(f"a probe of {scores.shape[1]} inputs cannot show {sparsity}.")
+    return scores[:, : scores.shape[1] // run * run].reshape(-1, run)
 
 
 def ranking_key(expression: Expression, probes: Sequence[Probe], sparsity: Sparsity) -> str:

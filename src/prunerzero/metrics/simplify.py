@@ -15,6 +15,7 @@ Three levels:
 """
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -112,11 +113,18 @@ def _without_row_factors(e: Expression, group: Group) -> Expression:
     if e.name == "div" or (e.name == "rownorm" and group == "row"):
         return _without_row_factors(e.arguments[0], group)
     if e.name == "mul":
-        return Expression(e.name, tuple(_without_row_factors(a, group) for a in e.arguments))
+        return _with_arguments(e, tuple(_without_row_factors(a, group) for a in e.arguments))
     if e.name in ("neg", "ediv") or power_of(e) is not None:
         first, *rest = e.arguments
-        return Expression(e.name, (_without_row_factors(first, group), *rest))
+        return _with_arguments(e, (_without_row_factors(first, group), *rest))
     return e
+
+
+def _with_arguments(e: Expression, arguments: tuple[Expression, ...]) -> Expression:
+    """The root of ``e`` above others; ``e`` itself, which is known to caches, above its own."""
+    if all(map(operator.is_, arguments, e.arguments)):
+        return e
+    return Expression(e.name, arguments)
 
 
 def _best_power(product: Product) -> Expression:
@@ -153,10 +161,7 @@ def _everywhere(e: Expression, rule: Callable[[Expression], Expression]) -> Expr
     """Apply ``rule`` to every node, the leaves first."""
     if not e.arguments:
         return e
-    arguments = tuple([_everywhere(a, rule) for a in e.arguments])
-    if any(new is not old for new, old in zip(arguments, e.arguments, strict=True)):
-        e = Expression(e.name, arguments)
-    return rule(e)
+    return rule(_with_arguments(e, tuple([_everywhere(a, rule) for a in e.arguments])))
 
 
 def _opposing_pair(e: Expression) -> Expression:
