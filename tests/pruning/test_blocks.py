@@ -12,6 +12,7 @@ from prunerzero.pruning.blocks import (
     prunable_layers,
 )
 from prunerzero.pruning.statistics import collect_statistics
+from prunerzero.tasks.by_block import block_names
 
 
 def test_the_blocks_are_the_longest_list_of_equal_modules():
@@ -136,3 +137,26 @@ def test_blocks_that_share_weights_cannot_be_pruned_one_by_one():
     model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
     with pytest.raises(ModelError, match="blocks 0 and 1 of the model share weights"):
         check_apart(model.model.layers)
+
+
+def test_of_towers_that_part_at_the_same_place_it_is_the_one_that_is_nearer():
+    model = nn.Module()
+    model.text, model.see = nn.Module(), nn.Module()
+    model.words = nn.Embedding(8, 4)
+    model.see.tower = nn.Module()
+    model.see.tower.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(9))
+    model.text.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(2))
+    model.get_input_embeddings = lambda: model.words
+    assert find_blocks(model)[0] == "text.layers"
+
+
+def test_twin_lists_are_pruned_both_but_not_block_by_block():
+    model = nn.Module()
+    model.attentions = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(2))
+    model.ffns = nn.ModuleList(nn.Sequential(nn.Linear(4, 8)) for _ in range(2))
+    model.adapters = nn.ModuleList([nn.Sequential(nn.Linear(4, 4))])
+    assert list(prunable_layers(model)) == [
+        *("attentions.0.0", "attentions.1.0", "ffns.0.0", "ffns.1.0")
+    ]
+    with pytest.raises(ModelError, match="stand in several lists, attentions and ffns"):
+        block_names(model)

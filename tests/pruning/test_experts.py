@@ -8,7 +8,7 @@ from transformers import GptOssConfig, GptOssForCausalLM, MixtralConfig, Mixtral
 from prunerzero.errors import ModelError
 from prunerzero.metrics import CATALOG, Expression, Sparsity, prune_mask
 from prunerzero.pruning.blocks import prunable_layers
-from prunerzero.pruning.experts import Fused, fused_experts
+from prunerzero.pruning.experts import Fused, fused_experts, routers
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import collect_statistics, probes_of
 
@@ -73,6 +73,15 @@ def test_routers_and_gates_are_left_alone():
         "shared",
         *(f"experts.{i}.0" for i in range(4)),
     }
+
+
+def test_a_router_with_hidden_layers_is_left_alone():
+    block = experts(gate_up=(4, 48, 16), down=(4, 16, 24))
+    block.gate = nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 8), nn.Linear(8, 5))  # 5: none
+    block.shared = nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 16))
+    linears = {"gate.0": 8, "gate.1": 8, "gate.2": 5, "shared.0": 8, "shared.1": 16}
+    fused = fused_experts(block, linears, 16)
+    assert routers(block, linears, fused, 16) == {"gate.0", "gate.1", "gate.2"}
 
 
 def experts(**shapes: tuple[int, ...]) -> nn.Module:

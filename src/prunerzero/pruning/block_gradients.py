@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunerzero.pruning.blocks import find_blocks
+from prunerzero.pruning.blocks import block_lists
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def from_each_block(model: nn.Module) -> Iterator[None]:
             return type(output)((hidden.detach(), *output[1:]))
         return hidden.detach()
 
-    blocks = find_blocks(model)[1]
+    blocks = [block for _, blocks in block_lists(model) for block in blocks]
     hooks = [block.register_forward_pre_hook(enter) for block in blocks]
     hooks += [block.register_forward_hook(leave) for block in blocks]
     before = torch.is_grad_enabled()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunerzero.errors import ModelError
 from prunerzero.metrics import Sparsity
 from prunerzero.pruning.experts import fused_experts, routers
-from prunerzero.pruning.linear_maps import is_transposed
+from prunerzero.pruning.linear_maps import groups, is_transposed
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +20,15 @@ class Matrix:
     """One prunable linear map, in whatever form the model stores it.
 
     Attributes:
-        name: full name; of one expert ``…experts.3.gate_up_proj``.
+        name: full name; of one expert ``…experts.3.gate_up_proj``, of one group ``…proj.3``.
         module: the module that owns the parameter.
         parameter: the parameter's name in that module.
         transposed: whether it is stored [in, out], as in GPT-2, instead of [out, in].
-        expert: which of several that one parameter holds; None where it is a whole parameter.
+        expert: which of several that one parameter holds, those of experts or of groups with
+            features of their own; None where it is a whole parameter.
         experts: how many the parameter holds, along its first dimension.
         sharing: further modules that own the same parameter.
+        parent: the module around the one that owns the parameter, where it is whole.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Matrix:
     expert: int | None = None
     experts: int = 1
     sharing: tuple[nn.Module, ...] = ()
+    parent: nn.Module | None = None
 
     @property
     def stored(self) -> nn.Parameter:
@@ -57,24 +60,34 @@ class Matrix:
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The name and list of the model's blocks.
+    """The name and list of the model's blocks; the first of several ``block_lists``.
+
+    Raises:
+        ModelError: the model has no such list.
+    """
+    return block_lists(model)[0]
+
+
+def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """The names and lists of the model's blocks: one, but for models that have twin lists.
 
     Of all outermost lists of modules it is the one that stands closest to the embedding of text
     tokens, which tells the text tower of a vision-language model from the other, and the longest
-    of these. Its modules need not be of one class.
+    of these. Its modules need not be of one class. Lists of one length that stand equally close
+    belong together, such as one of attentions and one of feed-forward parts.
 
     Raises:
         ModelError: the model has no such list.
     """
     embedding = _token_embedding(model)
-    best: tuple[tuple[int, int], str, nn.ModuleList] | None = None
+    ranked: dict[tuple[int, int, int], list[tuple[str, nn.ModuleList]]] = {}
     for name, blocks in _outermost_lists(model):
-        rank = (_shared_depth(name, embedding), len(blocks))
-        if best is None or rank > best[0]:
-            best = rank, name, blocks
-    if best is None:
+        shared = _shared_depth(name, embedding)
+        rank = shared, shared - len(name.split(".")), len(blocks)
+        ranked.setdefault(rank, []).append((name, blocks))
+    if not ranked:
         raise ModelError("the model has no list of equal blocks, so nothing in it can be pruned.")
-    return best[1], best[2]
+    return ranked[max(ranked)]
 
 
 def _outermost_lists(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
@@ -124,7 +137,6 @@ def prunable_layers(
     Raises:
         ModelError: nothing is left to prune.
     """
-    prefix, blocks = find_blocks(model)
     owners: dict[int, list[nn.Module]] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -136,8 +148,13 @@ def prunable_layers(
     width = model.get_parameter(f"{embedding}.weight").shape[1] if embedding else None
     found: dict[str, Matrix] = {}
     example = ""
-    for index, block in blocks.named_children():
-        for matrix in _matrices(f"{prefix}.{index}", block, width, owners):
+    blocks = (
+        (f"{prefix}.{index}", block)
+        for prefix, modules in block_lists(model)
+        for index, block in modules.named_children()
+    )
+    for name, block in blocks:
+        for matrix in _matrices(name, block, width, owners):
             example = matrix.name
             key = id(matrix.stored), matrix.expert
             if key not in taken and _wanted(matrix.name, ignore, target):
@@ -166,12 +183,17 @@ def _matrices(
         if transposed is not None
     }
     fused = fused_experts(block, linears, width)
-    left_alone = routers(block, linears, fused)
+    left_alone = routers(block, linears, fused, width)
     for name, module in block.named_modules():
         full = f"{prefix}.{name}" if name else prefix
-        if name in linears and name not in left_alone:
+        if name in linears and name not in left_alone and (count := groups(module)) > 1:
+            for group in range(count):
+                yield Matrix(f"{full}.{group}", module, expert=group, experts=count)
+        elif name in linears and name not in left_alone:
             sharing = tuple(o for o in owners[id(module.weight)] if o is not module)
-            yield Matrix(full, module, transposed=bool(forms[name]), sharing=sharing)
+            parent = block.get_submodule(name.rpartition(".")[0]) if name else None
+            transposed = bool(forms[name])
+            yield Matrix(full, module, transposed=transposed, sharing=sharing, parent=parent)
         for key, _ in module.named_parameters(recurse=False):
             if (name, key) in fused:
                 form = fused[name, key]

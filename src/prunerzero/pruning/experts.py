@@ -119,16 +119,22 @@ def _stacks(block: nn.Module, linears: dict[str, int], width: int | None) -> Fus
     return found
 
 
-def routers(block: nn.Module, linears: dict[str, int], fused: FusedExperts) -> set[str]:
+def routers(
+    block: nn.Module, linears: dict[str, int], fused: FusedExperts, width: int | None
+) -> set[str]:
     """Those of a block's linear maps that route tokens to experts.
 
     Experts are fused tensors or a list of modules. Of what stands nearest to them, a part whose
-    linear maps all have as many outputs as there are experts, or one, is a router or a gate.
+    linear maps all have as many outputs as there are experts, or one, is a router or a gate. So is
+    a part of several linear maps that ends in about as many outputs, and gives nothing back to the
+    features that go from block to block: a router may have hidden layers, and choices that are no
+    expert, such as to skip all.
 
     Args:
         block: one block.
         linears: outputs of each linear map in it, by name.
         fused: what ``fused_experts`` found in it.
+        width: of the features that go from block to block.
     """
     counts: dict[str, set[int]] = {}
     for (name, _), form in fused.items():
@@ -143,7 +149,10 @@ def routers(block: nn.Module, linears: dict[str, int], fused: FusedExperts) -> s
         for name in near:
             parts.setdefault(name.split(".")[depth], []).append(name)
         for part, names in parts.items():
-            if "router" in part or all(linears[name] in {1, *of_experts} for name in names):
+            outputs = [linears[name] for name in names]
+            alone = all(count in {1, *of_experts} for count in outputs)
+            deep = len(names) > 1 and width not in outputs and outputs[-1] < 2 * max(of_experts)
+            if "router" in part or alone or deep:
                 found.update(names)
     return found
 

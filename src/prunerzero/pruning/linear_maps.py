@@ -35,6 +35,23 @@ def is_transposed(module: nn.Module) -> bool | None:
     return bool(answer[0, 1] != 0)
 
 
+def groups(module: nn.Module) -> int:
+    """How many parts a linear map [out, in] has whose rows each read features of their own.
+
+    One, but for block-diagonal maps: those take features [..., groups, in] and give
+    [..., groups, out / groups].
+    """
+    if type(module).forward is nn.Linear.forward or not isinstance(module, nn.Linear):
+        return 1
+    out, width = module.weight.shape
+    weight = torch.empty(module.weight.shape, device="meta")
+    for count in (count for count in range(1, out) if out % count == 0):
+        answer = _call(module, weight, torch.empty(1, count, width, device="meta"))
+        if answer is not None:  # a plain map takes whatever comes
+            return count if answer.shape == (1, count, out // count) else 1
+    return 1
+
+
 @torch.no_grad()
 def is_plain(module: nn.Module) -> bool:
     """Whether a linear map does no more than multiply with its weight and add its bias."""

@@ -15,7 +15,7 @@ import psutil
 import torch
 from torch import nn
 
-from prunerzero.errors import InputError
+from prunerzero.errors import InputError, ModelError
 from prunerzero.language.checkpoint_files import common_dtype
 from prunerzero.language.corpora import Part
 from prunerzero.language.kinds import auto_class
@@ -29,7 +29,7 @@ from prunerzero.language.models import (
 from prunerzero.language.perplexity import Perplexity, exp
 from prunerzero.language.streaming import StreamedModel, open_streamed
 from prunerzero.metrics import Metric, Sparsity
-from prunerzero.pruning.blocks import check_apart, check_widths, find_blocks
+from prunerzero.pruning.blocks import block_lists, check_apart, check_widths
 from prunerzero.pruning.blockwise import Plan, Propagate, prune_by_block
 from prunerzero.pruning.partial import KeptBlocks, PartialCheckpoint
 from prunerzero.pruning.pruner import LayerSparsity
@@ -229,7 +229,8 @@ def fits(setup: Setup, metric: Metric) -> bool:
     need = item * sum(p.numel() for p in model.parameters())
     if "G" in metric.expression.terminals:
         length = setup.max_seq_length or DEFAULT_WINDOW_LENGTH
-        need += 4 * sum(p.numel() for p in find_blocks(model)[1].parameters())
+        parameters = (p for _, blocks in block_lists(model) for p in blocks.parameters())
+        need += 4 * sum(p.numel() for p in parameters)
         need += 17 * item * length * text.hidden_size * text.num_hidden_layers
     if devices[0].type == "cuda":
         free = sum(torch.cuda.mem_get_info(device)[0] for device in devices)
@@ -239,8 +240,13 @@ def fits(setup: Setup, metric: Metric) -> bool:
 
 
 def block_names(model: nn.Module) -> list[str]:
-    """The full names of the model's blocks. Raises ModelError where they share weights."""
-    prefix, blocks = find_blocks(model)
+    """The full names of the model's blocks. Raises ModelError where they do not stand apart."""
+    (prefix, blocks), *others = block_lists(model)
+    if others:
+        raise ModelError(
+            f"the model's blocks stand in several lists, {prefix} and {others[0][0]}; prune it as "
+            "a whole, without --block-by-block."
+        )
     check_apart(blocks)  # on the model without weights: what is read apart, lies apart
     return [f"{prefix}.{index}" for index in range(len(blocks))]
 

@@ -12,7 +12,7 @@ from prunerzero.language.corpora import Part
 from prunerzero.language.perplexity import exp
 from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.metrics import Metric, Sparsity
-from prunerzero.pruning.blocks import find_blocks
+from prunerzero.pruning.blocks import block_lists
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.tasks.tune_result import (
     LayerFigures,
@@ -82,8 +82,12 @@ def layer_figures(
 ) -> tuple[tuple[LayerFigures, ...], Literal["layer", "block"], int]:
     """Sparsity and sensitivity of each layer; what was pruned at a time; on how many windows."""
     work = bench.work
-    prefix, _ = find_blocks(work.language_model.model)
-    block_of = {name: int(name[len(prefix) + 1 :].split(".")[0]) for name in work.layers}
+    block_of = {
+        name: int(name.removeprefix(f"{prefix}.").split(".")[0])
+        for prefix, _ in block_lists(work.language_model.model)
+        for name in work.layers
+        if name.startswith(f"{prefix}.")
+    }
     with work.pruned_for_now():
         zeros = prune_model(work.layers, bench.statistics, metric.expression, sparsity)
     whole = bench.dense("validation")
