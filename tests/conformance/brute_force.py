@@ -34,6 +34,8 @@ class Products(TorchFunctionMode):
         if name in FACTORS and len(args) > FACTORS[name] + 1:  # no model gives weights by keyword
             features, weights = args[FACTORS[name] : FACTORS[name] + 2]
             self.look(features, weights if name == "linear" else weights.mT)
+            if name != "linear":  # the weights may as well come first
+                self.look(weights.mT, features)
         return function(*args, **(kwargs or {}))
 
     def look(self, features: Tensor, weights: Tensor) -> None:

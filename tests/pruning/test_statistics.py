@@ -144,23 +144,59 @@ def test_of_a_matrix_used_twice_the_gradients_are_added_before_they_are_squared(
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_matrix_that_is_used_past_its_module_has_its_gradient(batch):
+@pytest.mark.parametrize("weight_first", [False, True])
+def test_a_matrix_that_is_used_past_its_module_is_seen_all_the_same(batch, weight_first):
     model, reference = tiny_model(), tiny_model()
     for one in (model, reference):
         linear = one.model.layers[1].mlp.up_proj
-        one.model.layers[1].mlp.up_proj = Past(linear)
+        one.model.layers[1].mlp.up_proj = Past(linear, weight_first)
     assert_gradients(model, reference, batch)
+    found = collect_statistics(model, prunable_layers(model), WINDOWS, batch=batch)
+    gate, up = (f"model.layers.1.mlp.{name}" for name in ("gate_proj", "up_proj.linear"))
+    torch.testing.assert_close(found[up].X, found[gate].X)
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
 
 
 class Past(torch.nn.Module):
     """Multiplies with the weight of a module that it does not call."""
 
-    def __init__(self, linear):
+    def __init__(self, linear, weight_first):
         super().__init__()
-        self.linear = linear
+        self.linear, self.weight_first = linear, weight_first
 
     def forward(self, features):
+        if self.weight_first:
+            return (self.linear.weight @ features.mT).mT
         return features @ self.linear.weight.t()
+
+
+def test_a_matrix_of_groups_is_one_matrix_for_each_that_reads_features_of_its_own():
+    class Grouped(torch.nn.Linear):  # like the output projection of DeepSeek-V4
+        def forward(self, features):
+            rows = features.reshape(-1, 2, 8).transpose(0, 1)
+            products = torch.bmm(rows, self.weight.view(2, -1, 8).transpose(1, 2))
+            return products.transpose(0, 1).reshape(*features.shape[:-1], -1)
+
+    class Halves(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.grouped = Grouped(8, 16, bias=False)
+
+        def forward(self, features):
+            return self.grouped(features.unflatten(-1, (2, 8))).flatten(-2)
+
+    model = tiny_model()
+    mlp = model.model.layers[1].mlp
+    mlp.gate_proj = torch.nn.Sequential(Halves(), mlp.gate_proj)
+    layers = prunable_layers(model, target=("*grouped*", "*up_proj"))
+    names = [f"model.layers.1.mlp.gate_proj.0.grouped.{group}" for group in (0, 1)]
+    assert [layers[name].weight.shape for name in names] == [(8, 8), (8, 8)]
+    found = collect_statistics(model, layers, WINDOWS)
+    together = torch.cat([found[name].X for name in names])
+    torch.testing.assert_close(together, found["model.layers.1.mlp.up_proj"].X)
+    G = brute_force.gradients(model, layers, WINDOWS)
+    for name in names:
+        torch.testing.assert_close(found[name].G, G[name])
 
 
 def assert_gradients(model, reference, batch):

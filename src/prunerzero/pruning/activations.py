@@ -24,44 +24,90 @@ def watch_inputs(
 
     A matrix that is a module reads what the module is called with. Fused experts route tokens
     inside one module: there the matrix products themselves are watched, and each expert's input is
-    what its slice of the parameter is multiplied with.
+    what its slice of the parameter is multiplied with. The same is done where the module around a
+    matrix runs without calling it, as some state-space layers multiply with a weight themselves.
 
     Raises:
         ModelError: experts ran, but no product with their weights was recognised.
     """
-    hooks = []
-    norms = _Norms()
+    hooks: list[Any] = []
+    norms, called = _Norms(), _Called()
     fused: dict[nn.Module, list[Matrix]] = {}
+    around: dict[nn.Module, list[Matrix]] = {}
     for name, layer in layers.items():
         if layer.expert is not None:
             fused.setdefault(layer.module, []).append(layer)
             continue
+        if layer.parent is not None:
+            around.setdefault(layer.parent, []).append(layer)
         for module in (layer.module, *layer.sharing):
-            hooks.append(module.register_forward_pre_hook(_adder(squares, name, norms, reading)))
+            add = _adder(squares, name, norms, reading, called)
+            hooks.append(module.register_forward_pre_hook(add))
     products = []
     for module, matrices in fused.items():
-        watch = _ExpertProducts(matrices, squares, reading)
-        hooks.append(module.register_forward_pre_hook(watch.begin))
-        hooks.append(module.register_forward_hook(watch.end, always_call=True))
-        products.append(watch)
+        products.append(watch := _Products(matrices, squares, reading))
+        hooks += watch.hooks(module)
+    for module, matrices in around.items():
+        hooks += called.hooks(module, matrices, lambda found: _Products(found, squares, reading))
     try:
         yield
     finally:
-        for hook in hooks:
+        for hook in (*hooks, *called.more_hooks):
             hook.remove()
     for watch in products:
         watch.check()
 
 
 def _adder(
-    squares: dict[str, Tensor], name: str, norms: _Norms, reading: Pass
+    squares: dict[str, Tensor], name: str, norms: _Norms, reading: Pass, called: _Called
 ) -> Callable[[Any, tuple[Tensor, ...]], None]:
     def add(_module: Any, inputs: tuple[Tensor, ...]) -> None:
-        if not reading.returning:
+        if not reading.returning and not called.again:
+            called.names.add(name)
             found = norms.of(inputs[0])
             reading.once(("read", name), lambda: squares[name].add_(found))
 
     return add
+
+
+class _Called:
+    """Which matrices are called, and what becomes of those that are not.
+
+    Attributes:
+        names: of the matrices that were called.
+        again: whether a module runs once more, which is not counted by what its parts are called
+            with.
+        more_hooks: those that were made later.
+    """
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.again = False
+        self.more_hooks: list[Any] = []
+
+    def hooks(
+        self, module: nn.Module, parts: list[Matrix], watch: Callable[[list[Matrix]], _Products]
+    ) -> list[Any]:
+        """See to the ``parts`` of a module that it did not call when it first ran."""
+
+        def end(_module: Any, args: Any, kwargs: Any, _output: Any) -> None:
+            hook.remove()
+            if not (uncalled := [part for part in parts if part.name not in self.names]):
+                return
+            products = watch(uncalled)
+            products.begin()
+            self.again = True
+            try:
+                with torch.no_grad():
+                    module.forward(*args, **kwargs)
+            finally:
+                self.again = False
+                products.end()
+            if products.seen:
+                self.more_hooks += products.hooks(module)
+
+        hook = module.register_forward_hook(end, with_kwargs=True)
+        return [hook]
 
 
 class _Norms:
@@ -93,20 +139,31 @@ def _squares(features: Tensor) -> Tensor:
     return rows.float().square().sum(0)
 
 
-class _ExpertProducts(TorchDispatchMode):
-    """While one module of fused experts runs: its matrix products, and what its weights meet."""
+class _Products(TorchDispatchMode):
+    """While one module runs: its matrix products, and what weights of some matrices meet.
+
+    Attributes:
+        seen: whether there was such a product.
+    """
 
     def __init__(self, matrices: list[Matrix], squares: dict[str, Tensor], reading: Pass) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._squares, self._reading = squares, reading
         self._within = False
-        self._ran = False
+        self._ran = self.seen = False
         self._copies: list[tuple[Tensor, Tensor, Tensor]] = []
         self._unseen = {matrix.parameter: matrix for matrix in matrices}
         self._addresses = {matrix.stored.data_ptr() for matrix in matrices}
-        self._experts: dict[str, dict[int | None, Matrix]] = {}
+        self._experts: dict[int, dict[int | None, Matrix]] = {}
         for matrix in matrices:
-            self._experts.setdefault(matrix.parameter, {})[matrix.expert] = matrix
+            self._experts.setdefault(id(matrix.stored), {})[matrix.expert] = matrix
+
+    def hooks(self, module: nn.Module) -> list[Any]:
+        """Watch this module."""
+        return [
+            module.register_forward_pre_hook(self.begin),
+            module.register_forward_hook(self.end, always_call=True),
+        ]
 
     def begin(self, *_: Any) -> None:
         """The module starts."""
@@ -162,7 +219,11 @@ class _ExpertProducts(TorchDispatchMode):
                     f"its shape; leave it alone with --ignore."
                 )
             self._unseen.pop(matrix.parameter, None)
+            self.seen = True
             features = factors[1 - position] if position else factors[1 - position].mT
+            if matrix.expert is None:
+                self._count(matrix.name, _squares(features))
+                continue
             for expert, rows in _by_expert(features, held, offsets):
                 if expert in experts:
                     self._count(experts[expert].name, _squares(rows))

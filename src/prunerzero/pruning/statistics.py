@@ -26,7 +26,7 @@ from prunerzero.pruning.gradients import watch_gradients
 from prunerzero.pruning.passes import Pass
 from prunerzero.pruning.repeatable import repeatably
 
-_VERSION = 2
+_VERSION = 3
 """Part of the cache key; raised when the meaning of the numbers changes."""
 
 
