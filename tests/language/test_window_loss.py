@@ -69,6 +69,23 @@ def test_logits_are_made_in_parts_only_where_nothing_is_done_to_them():
         assert plain_head(model, WINDOWS[:1]) is None
 
 
+@pytest.mark.parametrize("share", [0.05, 1.0])
+def test_logits_that_are_small_beside_their_cap_are_capped_all_the_same(share):
+    torch.manual_seed(0)
+    model = gemma().eval()
+    with torch.no_grad():
+        largest = model(input_ids=WINDOWS[:1]).logits.abs().max()
+    model.config.final_logit_softcapping = float(largest / share)
+    assert plain_head(model, WINDOWS[:1]) is None
+
+
+def test_a_head_that_does_not_read_the_last_hidden_states_makes_no_parts():
+    model = tiny_model()
+    model.lm_head = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.Linear(8, 32))
+    model.set_output_embeddings = model.get_output_embeddings = lambda: model.lm_head[1]
+    assert plain_head(model, WINDOWS[:1]) is None
+
+
 def test_a_large_vocabulary_is_not_read_for_a_few_tokens():
     model = tiny_model(vocab_size=1 << 17)  # logits of two tokens would fill the cache
     layers = prunable_layers(model)

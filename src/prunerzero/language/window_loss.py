@@ -23,6 +23,10 @@ LEAST_TOKENS = 64
 """At a time, however large the vocabulary: all weights of the head are read for each few tokens."""
 
 
+_ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4}
+"""What logits made in two ways may differ by, as a share of the largest; types of 16 bits: 1e-2."""
+
+
 class WindowLoss:
     """Mean negative log-likelihood a token (nats) of windows, by one model.
 
@@ -95,16 +99,17 @@ def plain_head(model: Any, window: Tensor) -> Any:
     base = getattr(model, "base_model", model)
     find = getattr(model, "get_output_embeddings", None)
     head = find() if find is not None else None
-    if base is model or head is None:
+    weight = getattr(head, "weight", None)
+    if base is model or head is None or weight is None:
         return None
     window = window.to(next(model.parameters()).device)
     with torch.inference_mode():
         expected = model(input_ids=window, use_cache=False).logits
         hidden = getattr(base(input_ids=window, use_cache=False), "last_hidden_state", None)
-        if hidden is None or hidden.shape[:2] != window.shape:
+        if hidden is None or hidden.shape != (*window.shape, weight.shape[-1]):
             return None
         found = head(hidden).to(expected.device)  # blocks may lie on several
         # the one is computed as the other is, so that nothing but rounding may tell them apart
-        scale = expected.abs().amax().clamp_min(1e-3)
-        same = found.shape == expected.shape and (found - expected).abs().amax() <= 1e-2 * scale
+        close = _ROUNDING.get(expected.dtype, 1e-2) * expected.abs().amax().clamp_min(1e-3)
+        same = found.shape == expected.shape and (found - expected).abs().amax() <= close
     return head if same else None
