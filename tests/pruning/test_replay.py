@@ -85,3 +85,21 @@ def test_a_model_that_cannot_be_taken_apart_is_refused(twice):
         replay = Replay(model, model.blocks)
         replay.capture(WINDOWS[0])
         replay.run(0, 0, torch.zeros(1, 20, 4))
+
+
+def test_blocks_that_hand_on_more_than_hidden_states_are_refused():
+    class Handing(nn.Linear):
+        def forward(self, hidden, before=None):
+            return super().forward(hidden if before is None else hidden + before), hidden
+
+    class Model(Between):
+        def forward(self, input_ids, use_cache):
+            hidden, before = self.embed(input_ids), None
+            for block in self.blocks:
+                hidden, before = block(hidden, before)
+            return hidden
+
+    model = Model(twice=False)
+    model.blocks = nn.ModuleList([Handing(4, 4), Handing(4, 4)])
+    with pytest.raises(ModelError, match="hand on more than hidden states"):
+        Replay(model, model.blocks).capture(WINDOWS[0])

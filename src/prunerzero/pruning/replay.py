@@ -66,7 +66,8 @@ class Replay:
         self._calls: list[list[Call]] = [[] for _ in blocks]
         self._windows = 0
         self._tensors: dict[tuple[Any, ...], list[Tensor]] = {}
-        self._returned: tuple[type, int] | None = None  # tuple or list, and length; None: a tensor
+        self._returned: tuple[type, list[Tensor | None]] | None = None
+        """Tuple or list, and in place of all but its first item zeros; None for a tensor."""
 
     @torch.no_grad()
     def capture(self, ids: Tensor) -> Tensor:
@@ -76,19 +77,25 @@ class Replay:
             the hidden states that go into the first block.
 
         Raises:
-            ModelError: the model does something between its blocks.
+            ModelError: the model does something between its blocks, or they hand on more than
+                hidden states.
         """
         if not self._calls[0]:
             self._learn_what_blocks_return(ids)
         hidden: list[Tensor] = []
         known: dict[int, tuple[Tensor, Tensor]] = {}  # this window's own tensor, the one kept
 
+        def keep(tensor: Tensor) -> Tensor:
+            if self._returned and any(tensor is other for other in self._returned[1]):
+                raise ModelError(f"blocks hand on more than hidden states, {_AS_A_WHOLE}")
+            return self._keep(tensor, known)
+
         def note(index: int, found: Tensor, call: Call) -> Tensor:
             if index == 0:
                 hidden.append(found)
             if found is not hidden[0]:
                 raise ModelError(f"the model computes between its blocks, {_AS_A_WHOLE}")
-            args, kwargs = _map((call.args, call.kwargs), lambda tensor: self._keep(tensor, known))
+            args, kwargs = _map((call.args, call.kwargs), keep)
             self._calls[index].append(Call(args, kwargs, call.keyword))
             return found
 
@@ -117,7 +124,8 @@ class Replay:
 
         def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, tuple | list):
-                self._returned = type(output), len(output)
+                others = [torch.zeros_like(o) if torch.is_tensor(o) else None for o in output[1:]]
+                self._returned = type(output), others
             raise _StopReadingError
 
         hook = first.register_forward_hook(stop)
@@ -147,8 +155,8 @@ class Replay:
                 output = act(index, *Call.split(args, kwargs))
                 if self._returned is None:
                     return output
-                kind, length = self._returned
-                return kind([output, *[None] * (length - 1)])
+                kind, others = self._returned
+                return kind([output, *others])
 
             return forward
 
