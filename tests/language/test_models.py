@@ -5,9 +5,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_model import save_tiny_model, tiny_tokenizer
-from transformers import RwkvConfig, RwkvForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    ChameleonConfig,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
 
 from prunerzero.errors import ModelError
+from prunerzero.language.kinds import auto_class
 from prunerzero.language.models import fingerprint, load_model
 
 
@@ -33,6 +40,18 @@ def test_the_dtype_can_be_chosen(saved):
     assert load_model(str(saved), dtype="bfloat16", device="cpu").model.dtype == torch.bfloat16
     with pytest.raises(ModelError, match="must be auto, float32"):
         load_model(str(saved), dtype="int8", device="cpu")
+
+
+def test_a_config_that_sets_no_limit_limits_nothing(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = -1
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_model(str(folder), device="cpu").context_length == 2048
+
+
+def test_a_model_that_sees_with_a_config_in_one_piece_is_loaded_by_its_class():
+    assert auto_class(ChameleonConfig()) is AutoModelForImageTextToText
+    assert auto_class(RwkvConfig()) is AutoModelForCausalLM
 
 
 def test_equal_models_have_equal_fingerprints(saved):

@@ -38,13 +38,14 @@ def auto_class(config: Any) -> Any:
     """The class family whose model of this config predicts text, with all of its towers.
 
     A config with a text config inside describes a model that also reads something else; as a
-    causal language model, transformers would load no more than its text tower.
+    causal language model, transformers would load no more than its text tower. Some models that
+    also see have a config in one piece.
     """
     import transformers
 
-    families = ["AutoModelForCausalLM"]
-    if config.get_text_config() is not config:
-        families = ["AutoModelForImageTextToText", "AutoModelForMultimodalLM", *families]
+    families = ["AutoModelForImageTextToText", "AutoModelForMultimodalLM"]
+    text_first = config.get_text_config() is config
+    families.insert(0 if text_first else len(families), "AutoModelForCausalLM")
     for family in families:
         found = getattr(transformers, family, None)
         if found is not None and type(config) in found._model_mapping:

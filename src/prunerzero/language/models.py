@@ -56,7 +56,7 @@ class LanguageModel:
         """The longest window the model can read, in tokens."""
         config = self.model.config.get_text_config()
         limits = (getattr(config, word, None) for word in _LIMITS)
-        return int(next((limit for limit in limits if limit), 2048))
+        return int(next((limit for limit in limits if limit and limit > 0), 2048))
 
     @property
     def begin(self) -> int | None:

@@ -55,7 +55,8 @@ def window_losses(model: Any, windows: Tensor) -> Tensor:
         float64 [count] on the CPU.
     """
     with torch.inference_mode():
-        windows = windows.to(next(model.parameters()).device)
+        there = (weights.device for weights in model.parameters() if not weights.is_meta)
+        windows = windows.to(next(there))  # of a model in files, blocks may come before all else
         logits = model(input_ids=windows, use_cache=False).logits
         return _losses(logits, windows, [windows.shape[1] - 1] * len(windows))
 
