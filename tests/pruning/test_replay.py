@@ -87,6 +87,26 @@ def test_a_model_that_cannot_be_taken_apart_is_refused(twice):
         replay.run(0, 0, torch.zeros(1, 20, 4))
 
 
+def test_blocks_that_leave_something_for_later_ones_are_refused():
+    class Leaving(nn.Linear):
+        def forward(self, hidden, left):
+            return super().forward(hidden + left.setdefault("first", hidden))
+
+    class Model(Between):
+        def forward(self, input_ids, use_cache):
+            hidden, left = self.embed(input_ids), {}
+            for block in self.blocks:
+                hidden = block(hidden, left)
+            return hidden
+
+    model = Model(twice=False)
+    model.blocks = nn.ModuleList([Leaving(4, 4), Leaving(4, 4)])
+    replay = Replay(model, model.blocks)
+    hidden = replay.capture(WINDOWS[0])
+    with pytest.raises(ModelError, match="hand on more than hidden states"):
+        replay.run(0, 0, hidden)
+
+
 def test_blocks_that_hand_on_more_than_hidden_states_are_refused():
     class Handing(nn.Linear):
         def forward(self, hidden, before=None):

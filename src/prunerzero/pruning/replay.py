@@ -6,7 +6,7 @@ blocks stand still: each notes what it is called with and hands on the hidden st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,11 +45,21 @@ class Call:
         return kwargs[keyword], cls((), rest, keyword)
 
     def run(self, block: nn.Module, hidden: Tensor) -> Any:
-        """Call the block with these hidden states."""
+        """Call the block with these hidden states.
+
+        Raises:
+            ModelError: the block leaves something for later ones, such as its keys and values.
+        """
         args, kwargs = _map((self.args, self.kwargs), lambda tensor: tensor.to(hidden.device))
+        others = (*args, *kwargs.values())
+        empty = [o for o in others if isinstance(o, MutableMapping) and not o]
         if self.keyword is None:
-            return block(hidden, *args, **kwargs)
-        return block(*args, **kwargs, **{self.keyword: hidden})
+            output = block(hidden, *args, **kwargs)
+        else:
+            output = block(*args, **kwargs, **{self.keyword: hidden})
+        if any(empty):
+            raise ModelError(f"blocks hand on more than hidden states, {_AS_A_WHOLE}")
+        return output
 
 
 class Replay:
