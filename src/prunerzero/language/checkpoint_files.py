@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from prunerzero.errors import ModelError
 
@@ -73,22 +76,44 @@ def companion_files(name: str, revision: str | None) -> tuple[Path, ...]:
     return tuple(folder / file for file in COMPANIONS if (folder / file).is_file())
 
 
-def common_dtype(name: str, revision: str | None) -> torch.dtype | None:
-    """The dtype that all floating-point weights of a folder or repository have in their files.
-
-    None where they have several, or no safetensors files. A loaded model may tell another: some
-    modules are kept in float32 whatever the file holds.
-    """
-    found: set[str] = set()
-    folder = _folder(name, revision)
-    for path in folder.glob("*.safetensors") if folder is not None else ():
+def tensor_files(name: str, revision: str | None) -> dict[str, Path]:
+    """In which safetensors file of the model's folder or hub repository each tensor lies."""
+    folder, found = _folder(name, revision), {}
+    for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
         with safe_open(path, framework="pt") as file:
-            found |= {file.get_slice(key).get_dtype() for key in file.keys()}
-    floating = found & {"F64", *_DTYPES}
-    return _DTYPES.get(floating.pop()) if len(floating) == 1 else None
+            found.update(dict.fromkeys(file.keys(), path))
+    return found
 
 
-_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+def restore_dtypes(folder: Path, source: Mapping[str, Path]) -> None:
+    """Give tensors of a checkpoint just written the dtypes that they have in ``source``.
+
+    A model may compute with some of them in another: transformers keeps some modules in float32,
+    and narrows what a checkpoint of 16 bits holds in float32. What was narrowed is read again, but
+    for where it is zero now.
+    """
+    for path in folder.glob("*.safetensors"):
+        wanted: dict[str, Tensor] = {}
+        with safe_open(path, framework="pt") as written:
+            for key in written.keys() & source.keys():
+                with safe_open(source[key], framework="pt") as file:
+                    before, now = file.get_slice(key), written.get_slice(key)
+                    dtypes = [_FLOATING.get(part.get_dtype()) for part in (before, now)]
+                    if None in dtypes or dtypes[0] == dtypes[1]:
+                        continue
+                    if before.get_shape() == now.get_shape():
+                        wanted[key] = _as_before(written.get_tensor(key), file.get_tensor(key))
+        if wanted:
+            save_file(load_file(path) | wanted, path, metadata={"format": "pt"})
+
+
+def _as_before(now: Tensor, before: Tensor) -> Tensor:
+    if before.dtype.itemsize <= now.dtype.itemsize:
+        return now.to(before.dtype)
+    return before.masked_fill((now == 0) & (before.to(now.dtype) != 0), 0)
+
+
+_FLOATING = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def _folder(name: str, revision: str | None) -> Path | None:

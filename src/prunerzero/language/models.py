@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,12 @@ import torch
 from safetensors import SafetensorError
 
 from prunerzero.errors import ModelError
-from prunerzero.language.checkpoint_files import check_folder, common_dtype, companion_files
+from prunerzero.language.checkpoint_files import (
+    check_folder,
+    companion_files,
+    restore_dtypes,
+    tensor_files,
+)
 from prunerzero.language.hub import ask_hub
 from prunerzero.language.kinds import auto_class, check_config, check_inputs
 
@@ -36,6 +41,7 @@ class LanguageModel:
         stored_dtype: dtype of the checkpoint, which a pruned checkpoint keeps.
         dtypes: that of each parameter and buffer, for checkpoints that keep some apart.
         companions: further files of the checkpoint, such as those of an image processor.
+        files: where each tensor of the checkpoint lies.
     """
 
     name: str
@@ -44,6 +50,7 @@ class LanguageModel:
     stored_dtype: torch.dtype
     dtypes: dict[str, torch.dtype]
     companions: tuple[Path, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -73,6 +80,7 @@ class LanguageModel:
         for name, tensor in _tensors(self.model).items():
             tensor.data = tensor.data.to(self.dtypes[name])
         self.model.save_pretrained(folder)
+        restore_dtypes(folder, self.files)
         self.save_companions(folder)
 
     def save_companions(self, folder: Path) -> None:
@@ -125,11 +133,11 @@ def load_model(
         model.float()
     else:
         dtypes = {key: stored if found == wanted else found for key, found in dtypes.items()}
-    if (common := common_dtype(name, revision)) is not None:
-        dtypes |= dict.fromkeys(dtypes.keys() & model.state_dict().keys(), common)
     if not hasattr(model, "hf_device_map"):
         model.to(where)
-    return LanguageModel(name, model, tokenizer, stored, dtypes, companion_files(name, revision))
+    files = tensor_files(name, revision)
+    companions = companion_files(name, revision)
+    return LanguageModel(name, model, tokenizer, stored, dtypes, companions, files)
 
 
 def _spread(devices: Sequence[torch.device]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunerzero.language.checkpoint_files import companion_files
+from prunerzero.language.checkpoint_files import companion_files, tensor_files
 from prunerzero.language.kinds import auto_class
 from prunerzero.language.models import LanguageModel, read_model
 
@@ -67,8 +67,8 @@ def open_streamed(
     files = _files(model, left)
     del model.hf_device_map  # with it transformers would load and save as it sees fit
     dtypes = {key: parameter.dtype for key, parameter in model.named_parameters()}
-    companions = companion_files(name, revision)
-    loaded = LanguageModel(name, model, tokenizer, model.dtype, dtypes, companions)
+    companions, checkpoint = companion_files(name, revision), tensor_files(name, revision)
+    loaded = LanguageModel(name, model, tokenizer, model.dtype, dtypes, companions, checkpoint)
     return StreamedModel(loaded, files)
 
 

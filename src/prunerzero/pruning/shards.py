@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from prunerzero.files import write_json
+from prunerzero.language.checkpoint_files import restore_dtypes
 from prunerzero.pruning.blocks import Matrix, find_blocks
 
 
@@ -141,26 +142,23 @@ class ShardWriter:
         folder: of the checkpoint.
         model: whose pieces are written; names and layout are those its class saves.
         pieces: how many there will be; with the first come config and code.
-        dtype: to write floating-point tensors in, where all of them shall have the same.
+        source: files of the checkpoint that it comes from, by tensor; dtypes are as there.
     """
 
     def __init__(
-        self, folder: Path, model: Any, pieces: int, dtype: torch.dtype | None = None
+        self, folder: Path, model: Any, pieces: int, source: Mapping[str, Path] | None = None
     ) -> None:
-        self._folder, self._model, self._pieces, self._dtype = folder, model, pieces, dtype
+        self._folder, self._model, self._pieces = folder, model, pieces
+        self._source = source or {}
         self._lock = Lock()  # saving touches the model's config
 
     def write(self, piece: int, tensors: dict[str, Tensor]) -> None:
         """Write piece ``piece`` = 0, 1 … of tensors by the names they have in the model."""
         aside = self._folder / f"piece-{piece}"
-        if self._dtype is not None:
-            tensors = {
-                name: tensor.to(self._dtype) if tensor.is_floating_point() else tensor
-                for name, tensor in tensors.items()
-            }
         with self._lock:
             shutil.rmtree(aside, ignore_errors=True)
             self._model.save_pretrained(aside, state_dict=tensors, max_shard_size="100TB")
+            restore_dtypes(aside, self._source)
             (weights,) = aside.glob("*.safetensors")
             shutil.copymode(aside / "config.json", weights)  # others may read it then
             os.replace(weights, self._folder / self._name(piece))

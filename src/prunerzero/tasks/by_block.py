@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from prunerzero.errors import InputError, ModelError
-from prunerzero.language.checkpoint_files import common_dtype
 from prunerzero.language.corpora import Part
 from prunerzero.language.kinds import auto_class
 from prunerzero.language.models import (
@@ -168,8 +167,7 @@ def prune_blocks(
         work.observer.stage(f"going on in {partial.folder}: {begun} blocks are finished")
     before = {part: partial.note(part, bind(work.dense, part)) for part in parts}
     plan = Plan(metric.expression, sparsity, work.way.propagate, work.setup.gradient)
-    common = common_dtype(work.setup.model, work.setup.revision)
-    writer = ShardWriter(partial.folder, loaded.model, len(source) + 1, common)
+    writer = ShardWriter(partial.folder, loaded.model, len(source) + 1, loaded.files)
     writer.write(0, source.outside())
     record = KeptBlocks(partial, writer, with_zeros=plan.propagate == "pruned")
     with work.observer.count("pruning", plan.visits * len(source), "blocks") as tell:
