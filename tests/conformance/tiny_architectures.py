@@ -21,9 +21,11 @@ COMMON = {
     **dict.fromkeys(["max_position_embeddings", "n_positions", "max_seq_len"], 64),
     # the width of the model, of its feed-forward part, and how often: as many words as authors
     **dict.fromkeys(["hidden_size", "n_embd", "d_model", "word_embed_proj_dim"], 32),
-    **dict.fromkeys(["intermediate_size", "ffn_dim", "n_inner"], 48),
+    **dict.fromkeys(["intermediate_size", "ffn_dim", "n_inner", "decoder_ffn_dim"], 48),
     **dict.fromkeys(["num_hidden_layers", "n_layer", "n_layers", "num_layers"], 2),
+    **dict.fromkeys(["decoder_layers", "num_blocks"], 2),
     **dict.fromkeys(["num_attention_heads", "n_head", "n_heads", "num_heads"], 4),
+    "decoder_attention_heads": 4,
     **dict.fromkeys(["head_dim", "kv_channels", "v_head_dim", "qk_nope_head_dim"], 8),
     "num_key_value_heads": 2,
     "rotary_dim": 4,
@@ -31,6 +33,9 @@ COMMON = {
     "q_lora_rank": 16,
     "kv_lora_rank": 8,
     "sliding_window": 16,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCABULARY,
+    **dict.fromkeys(["index_n_heads", "index_head_dim", "index_topk"], 8),
     # mixtures of experts
     **dict.fromkeys(["num_local_experts", "num_experts", "n_routed_experts"], 4),
     **dict.fromkeys(["num_experts_per_tok", "num_experts_per_token"], 2),
@@ -61,11 +66,19 @@ def known(model_type: str, settings: dict[str, Any]) -> dict[str, Any]:
     found = {
         key: value
         for key, value in settings.items()
-        if hasattr(default, key) and not isinstance(getattr(type(default), key, None), property)
+        if knows(default, key) and not isinstance(getattr(type(default), key, None), property)
     }
     aliases = type(default).attribute_map.items()
     twice = {other for other, own in aliases if other in found and own in found}
     return {key: value for key, value in found.items() if key not in twice}
+
+
+def knows(config: Any, key: str) -> bool:
+    """Whether a config has the word, be it for each layer another value."""
+    try:
+        return hasattr(config, key)
+    except RuntimeError:
+        return True
 
 
 def causal(model_type: str, **changes: Any) -> Any:
