@@ -188,17 +188,18 @@ def test_weights_that_transformers_widens_are_saved_as_narrow_as_they_were(tmp_p
     assert {tensor.dtype for tensor in saved.values()} == {torch.float16}
 
 
-def test_what_a_checkpoint_holds_wider_than_the_rest_is_saved_as_it_was(tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_a_checkpoint_holds_in_another_dtype_is_saved_as_it_was(tmp_path, dtype):
     folder = save_tiny_model(tmp_path / "first", torch.bfloat16)
     file, (norm, weight) = folder / "model.safetensors", ("model.norm.weight", "lm_head.weight")
-    wide = {norm: torch.linspace(0, 1, 16), weight: torch.randn(32, 16)}
-    save_file(load_file(file) | wide, file, metadata={"format": "pt"})
+    other = {norm: torch.linspace(0, 1, 16).to(dtype), weight: torch.randn(32, 16).to(dtype)}
+    save_file(load_file(file) | other, file, metadata={"format": "pt"})
     loaded = load_model(str(folder), device="cpu")
     loaded.model.lm_head.weight.data[0] = 0
     loaded.save(tmp_path / "second")
     saved = load_file(tmp_path / "second" / "model.safetensors")
-    wide[weight][0] = 0
-    for name, tensor in (load_file(file) | wide).items():
+    other[weight][0] = 0
+    for name, tensor in (load_file(file) | other).items():
         assert tensor.dtype == saved[name].dtype
         assert torch.equal(tensor, saved[name]), name
 

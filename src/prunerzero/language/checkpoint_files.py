@@ -88,8 +88,8 @@ def tensor_files(name: str, revision: str | None) -> dict[str, Path]:
 def restore_dtypes(folder: Path, source: Mapping[str, Path]) -> None:
     """Give tensors of a checkpoint just written the dtypes that they have in ``source``.
 
-    A model may compute with some of them in another: transformers keeps some modules in float32,
-    and narrows what a checkpoint of 16 bits holds in float32. What was narrowed is read again, but
+    A model may hold some of them in another: transformers keeps some modules in float32, and
+    rounds what does not have the dtype that the config names. What was rounded is read again, but
     for where it is zero now.
     """
     for path in folder.glob("*.safetensors"):
@@ -108,7 +108,7 @@ def restore_dtypes(folder: Path, source: Mapping[str, Path]) -> None:
 
 
 def _as_before(now: Tensor, before: Tensor) -> Tensor:
-    if before.dtype.itemsize <= now.dtype.itemsize:
+    if before.dtype.itemsize < now.dtype.itemsize:
         return now.to(before.dtype)
     return before.masked_fill((now == 0) & (before.to(now.dtype) != 0), 0)
 
