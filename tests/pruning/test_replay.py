@@ -121,5 +121,7 @@ def test_blocks_that_hand_on_more_than_hidden_states_are_refused():
 
     model = Model(twice=False)
     model.blocks = nn.ModuleList([Handing(4, 4), Handing(4, 4)])
+    replay = Replay(model, model.blocks)
+    hidden = replay.run(0, 0, replay.capture(WINDOWS[0]))
     with pytest.raises(ModelError, match="hand on more than hidden states"):
-        Replay(model, model.blocks).capture(WINDOWS[0])
+        replay.run(1, 0, hidden)

@@ -48,9 +48,10 @@ class Call:
         """Call the block with these hidden states.
 
         Raises:
-            ModelError: the block leaves something for later ones, such as its keys and values.
+            ModelError: the block leaves something for later ones, such as its keys and values, or
+                reads what an earlier one gave besides hidden states.
         """
-        args, kwargs = _map((self.args, self.kwargs), lambda tensor: tensor.to(hidden.device))
+        args, kwargs = _map((self.args, self.kwargs), lambda tensor: _moved(tensor, hidden.device))
         others = (*args, *kwargs.values())
         empty = [o for o in others if isinstance(o, MutableMapping) and not o]
         if self.keyword is None:
@@ -60,6 +61,18 @@ class Call:
         if any(empty):
             raise ModelError(f"blocks hand on more than hidden states, {_AS_A_WHOLE}")
         return output
+
+
+class _Withheld(Tensor):
+    """What a block gives besides hidden states; a later one may be handed it, but not read it."""
+
+    @classmethod
+    def __torch_function__(cls, *_: Any, **__: Any) -> Any:
+        raise ModelError(f"blocks hand on more than hidden states, {_AS_A_WHOLE}")
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor if isinstance(tensor, _Withheld) else tensor.to(device)
 
 
 class Replay:
@@ -76,8 +89,8 @@ class Replay:
         self._calls: list[list[Call]] = [[] for _ in blocks]
         self._windows = 0
         self._tensors: dict[tuple[Any, ...], list[Tensor]] = {}
-        self._returned: tuple[type, list[Tensor | None]] | None = None
-        """Tuple or list, and in place of all but its first item zeros; None for a tensor."""
+        self._returned: tuple[type, list[_Withheld | None]] | None = None
+        """Tuple or list, and what stands for all but its first item; None for a tensor."""
 
     @torch.no_grad()
     def capture(self, ids: Tensor) -> Tensor:
@@ -87,8 +100,7 @@ class Replay:
             the hidden states that go into the first block.
 
         Raises:
-            ModelError: the model does something between its blocks, or they hand on more than
-                hidden states.
+            ModelError: the model does something between its blocks.
         """
         if not self._calls[0]:
             self._learn_what_blocks_return(ids)
@@ -96,9 +108,7 @@ class Replay:
         known: dict[int, tuple[Tensor, Tensor]] = {}  # this window's own tensor, the one kept
 
         def keep(tensor: Tensor) -> Tensor:
-            if self._returned and any(tensor is other for other in self._returned[1]):
-                raise ModelError(f"blocks hand on more than hidden states, {_AS_A_WHOLE}")
-            return self._keep(tensor, known)
+            return tensor if isinstance(tensor, _Withheld) else self._keep(tensor, known)
 
         def note(index: int, found: Tensor, call: Call) -> Tensor:
             if index == 0:
@@ -134,7 +144,7 @@ class Replay:
 
         def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, tuple | list):
-                others = [torch.zeros_like(o) if torch.is_tensor(o) else None for o in output[1:]]
+                others = [_Withheld() if torch.is_tensor(o) else None for o in output[1:]]
                 self._returned = type(output), others
             raise _StopReadingError
 
