@@ -26,7 +26,7 @@ def reference_mask(scores: Tensor, sparsity: Sparsity) -> Tensor:
     if sparsity.of is not None:
         runs = scores.reshape(-1, sparsity.of)
         return lowest(runs, sparsity.of - sparsity.keep).reshape(rows, columns)
-    groups = scores.reshape(1, -1) if sparsity.group == "layer" else scores
+    groups = scores.reshape(1, -1) if sparsity.group != "row" else scores
     return lowest(groups, int(groups.shape[1] * sparsity.ratio)).reshape(rows, columns)
 
 
@@ -61,7 +61,7 @@ def test_masks_prune_exactly_as_many_as_asked(sparsity):
         if sparsity.of is not None:
             kept = (~mask).reshape(-1, sparsity.of).sum(1)
             assert (kept == sparsity.keep).all()
-        elif sparsity.group == "layer":
+        elif sparsity.group != "row":
             assert mask.sum() == int(8 * 96 * sparsity.ratio)
         else:
             assert (mask.sum(1) == int(96 * sparsity.ratio)).all()
@@ -79,7 +79,7 @@ def test_any_scores_give_the_mask_of_a_stable_sort(data):
         st.builds(
             Sparsity,
             ratio=st.floats(0, 1, exclude_max=True),
-            group=st.sampled_from(["row", "layer"]),
+            group=st.sampled_from(["row", "layer", "model"]),
         )
         | st.builds(Sparsity, keep=st.integers(1, of - 1), of=st.just(of))
     )
@@ -183,7 +183,7 @@ def test_a_sparsity_that_is_none_is_refused_in_one_line(text):
     "fields",
     [{}, {"ratio": 1.0}, {"ratio": NAN}, {"keep": 2}, {"of": 4}, {"keep": 4, "of": 4},
      {"ratio": 0.5, "keep": 2, "of": 4}, {"ratio": 0.5, "group": "column"},
-     {"keep": 2, "of": 4, "group": "layer"}],
+     {"keep": 2, "of": 4, "group": "layer"}, {"keep": 2, "of": 4, "group": "model"}],
 )  # fmt: skip
 def test_a_sparsity_that_is_none_cannot_be_made(fields):
     with pytest.raises(SparsityError):

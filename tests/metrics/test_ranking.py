@@ -75,7 +75,7 @@ def test_canonical_forms_share_the_key_of_the_original():
 
 
 def test_metrics_that_rank_differently_have_different_keys():
-    for sparsity in (HALF, PATTERN, Sparsity(0.5, group="layer")):
+    for sparsity in (HALF, PATTERN, Sparsity(0.5, group="layer"), Sparsity(0.5, group="model")):
         keys = {ranking_key(m.expression, [PROBE], sparsity) for m in CATALOG.values()}
         assert len(keys) == len(CATALOG)
     assert len({key(f) for f in ("W", "-W", "X", "G", "W + X", "W * X", "W * G")}) == 7
@@ -91,6 +91,15 @@ def test_a_factor_of_a_row_matters_within_a_layer_alone():
     layer = Sparsity(0.5, group="layer")
     assert key("rownorm(W)") == key("W")
     assert key("rownorm(W)", layer) != key("W", layer)
+
+
+def test_a_factor_of_a_layer_matters_within_a_model_alone():
+    probes = [PROBE, synthetic_probe(seed=1)]
+    factor, plain = Expression.parse("div(W, G)"), Expression.parse("W")
+    for group in ("layer", "model"):
+        sparsity = Sparsity(0.5, group=group)
+        keys = [ranking_key(e, probes, sparsity) for e in (factor, plain)]
+        assert (keys[0] == keys[1]) == (group == "layer")
 
 
 def test_only_the_order_within_a_run_matters_for_a_pattern():

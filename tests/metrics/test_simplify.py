@@ -17,6 +17,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 TREES = 2000
 STATISTICS = statistics()
 SHAPE = STATISTICS["W"].shape
+OTHER_LAYER = {name: 3 * value.flip(0) + 0.1 for name, value in STATISTICS.items()}
 
 
 def trees(count: int = TREES, first: int = 0):
@@ -41,26 +42,31 @@ def in_order(original: Tensor, simplified: Tensor) -> bool:
     return not (rises & (simplified.diff(dim=1) <= 0)).any()
 
 
-@pytest.mark.parametrize("group", ["row", "layer"])
+def competing(expression: Expression, group: Group) -> Tensor:
+    """Scores in groups that compete, one in each row."""
+    if group == "row":
+        return scores_of(expression)
+    layers = [STATISTICS] if group == "layer" else [STATISTICS, OTHER_LAYER]
+    return torch.cat([scores_of(expression, layer).reshape(1, -1) for layer in layers], dim=1)
+
+
+@pytest.mark.parametrize("group", ["row", "layer", "model"])
 @pytest.mark.parametrize("form", ["simplify", "canonical"])
 def test_the_order_of_scores_is_kept_on_random_trees(form: str, group: Group):
     compared = 0
     for tree in trees():
         simplified = getattr(tree, form)(group)
-        scores = scores_of(tree)
+        scores = competing(tree, group)
         if simplified == tree or not torch.isfinite(scores).all():
             continue
         if not simplified.terminals:  # rounding alone told weights apart
             terms = [scores_of(node).abs().max() for _, node in tree.subtrees()]
             assert scores.std(1).max() <= 1e-12 * max(t for t in terms if torch.isfinite(t))
             continue
-        after = scores_of(simplified)
+        after = competing(simplified, group)
         if not torch.isfinite(after).all():  # exp had stopped at its limit what grows too large
             continue
-        groups = (1, -1) if group == "layer" else SHAPE
-        assert in_order(scores.reshape(groups), after.reshape(groups)), (
-            f"{tree} became {simplified}"
-        )
+        assert in_order(scores, after), f"{tree} became {simplified}"
         compared += 1
     assert compared > TREES / 2
 
@@ -96,7 +102,7 @@ def test_masks_in_fp32_are_kept_on_random_trees(text: str):
 
 def test_simplifying_never_makes_longer():
     for tree in trees(first=20_000):
-        for group in ("row", "layer"):
+        for group in ("row", "layer", "model"):
             assert tree.simplify(group).size <= tree.size, f"{tree} became {tree.simplify(group)}"
 
 
@@ -199,6 +205,24 @@ def test_within_a_layer_a_row_may_not_be_scaled():
     formula = Expression.parse("rownorm(W) * G")
     assert str(formula.simplify("row")) == "W * G"
     assert formula.simplify("layer") == formula
+
+
+@pytest.mark.parametrize(
+    ("formula", "within_a_layer"),
+    [
+        ("mms(W)", "W"),
+        ("zsn(G) * 2", "G"),
+        ("div(W, X)", "W"),
+        ("div(W * 2, G) * X", "W * X"),
+        ("exp(mms(W))", "W"),
+    ],
+)
+def test_within_a_model_a_layer_may_not_be_scaled(formula, within_a_layer):
+    before = Expression.parse(formula)
+    assert str(before.simplify("layer")) == within_a_layer
+    after = before.simplify("model")
+    assert {"mms", "zsn", "div"} & {node.name for _, node in after.subtrees()}
+    assert in_order(competing(before, "model"), competing(after, "model"))
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_every_command_teaches_by_example(in_workplace):
 def test_metrics_and_explain_speak_of_the_catalog(in_workplace):
     listed = json.loads(in_workplace("metrics", "--json").output)
     names = {row["name"] for row in listed}
-    assert {"magnitude", "wanda", "ria", "gblm", "pruner-zero", "power-law"} == names
+    assert {"magnitude", "wanda", "ria", "gblm", "fisher", "pruner-zero", "power-law"} == names
     assert all(row["source"] for row in listed)
     told = json.loads(in_workplace("explain", "exp(W * W * X)", "--json").output)
     assert "wanda" in told["same_as"]
@@ -203,7 +203,8 @@ def test_a_demo_leaves_summary_report_and_model(in_workplace, workplace, monkeyp
     assert summary["duplicates_skipped"] >= 0
     assert summary["seconds"] > 0
     Expression.parse(summary["metric"])
-    names = {"dense", "magnitude", "wanda", "ria", "gblm", "pruner-zero", "power-law", "evolved"}
+    names = {"dense", "magnitude", "wanda", "ria", "gblm", "fisher", "pruner-zero", "power-law"}
+    names.add("evolved")
     for part in ("validation", "test"):
         assert set(summary["perplexity"][part]) == names
     assert set(summary["patterns"]["2:4"]["test"]) == names
@@ -215,14 +216,15 @@ def test_a_demo_leaves_summary_report_and_model(in_workplace, workplace, monkeyp
     assert not Path(workplace / "shown.partial").exists()
 
 
-def test_scores_may_compete_within_the_whole_layer(in_workplace, texts):
+def test_scores_may_compete_within_a_layer_or_the_whole_model(in_workplace, texts):
     def compare(*options):
         options = [*texts, "--metrics", "magnitude", "--json", *options]
         return json.loads(in_workplace("compare", *options).stdout)
 
-    row, layer = compare(), compare("--group", "layer")
-    assert (row["group"], layer["group"]) == ("row", "layer")
-    assert row["perplexity"]["test"]["dense"] == layer["perplexity"]["test"]["dense"]
-    assert row["perplexity"]["test"]["magnitude"] != layer["perplexity"]["test"]["magnitude"]
+    found = [compare("--group", group) for group in ("row", "layer", "model")]
+    assert [result["group"] for result in found] == ["row", "layer", "model"]
+    perplexities = [result["perplexity"]["test"] for result in found]
+    assert len({values["dense"] for values in perplexities}) == 1
+    assert len({values["magnitude"] for values in perplexities}) == 3
     done = in_workplace("compare", *texts, "--group", "layer", "--sparsity", "2:4")
     assert done.exit_code == 2 and "within runs of a row only" in done.stderr

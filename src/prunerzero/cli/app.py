@@ -23,11 +23,12 @@ app = typer.Typer(
 
 SparsityOption = Annotated[
     str,
-    typer.Option(help="Share of weights to prune in each row, 0.5, or keep N of each M: 2:4."),
+    typer.Option(help="Share of weights to prune, 0.5, or keep N of each M: 2:4."),
 ]
 
 GroupOption = Annotated[
-    Group, typer.Option(help="Scores compete within a row, or within a whole layer.")
+    Group,
+    typer.Option(help="Scores compete within a row, a whole layer, or the whole model."),
 ]
 
 

@@ -63,6 +63,12 @@ CATALOG: dict[str, Metric] = {
             "Das et al., arXiv 2311.04902, with alpha = 100 (G already holds it)",
         ),
         _entry(
+            "fisher",
+            "W * G",
+            "LeCun et al., NeurIPS 1989 (Optimal Brain Damage), the curvature being the squared "
+            "gradient, as in Theis et al., arXiv 1801.05787",
+        ),
+        _entry(
             "pruner-zero",
             "abs(W * W) * mms(G)",
             "Dong et al., ICML 2024, arXiv 2406.02924, as published",

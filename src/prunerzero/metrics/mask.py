@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from prunerzero.metrics.errors import ScoreError, SparsityError
 from prunerzero.metrics.thresholds import kth_lowest
 
-Group = Literal["row", "layer"]
+Group = Literal["row", "layer", "model"]
+"""Within what scores compete: an output row, a layer, or all prunable layers of the model."""
 
 _WORTH_THREADS = 1 << 16
 """Scores of which the selection takes much longer than handing it to a thread."""
@@ -32,7 +33,7 @@ class Sparsity:
     Attributes:
         ratio: share of weights to prune in each group, in [0, 1); None for N:M.
         keep, of: N and M of an N:M pattern: N of each M consecutive inputs of a row are *kept*.
-        group: scores compete within an output row or within the whole layer (ratio only).
+        group: within what scores compete (ratio only).
     """
 
     ratio: float | None = None
@@ -41,9 +42,9 @@ class Sparsity:
     group: Group = "row"
 
     def __post_init__(self) -> None:
-        if self.group not in ("row", "layer"):
+        if self.group not in get_args(Group):
             raise SparsityError(
-                f"scores compete within a 'row' or the 'layer', not {self.group!r}."
+                f"scores compete within a 'row', a 'layer' or the 'model', not {self.group!r}."
             )
         if (self.ratio is None) == (self.of is None) or (self.keep is None) != (self.of is None):
             raise SparsityError("a sparsity is either a ratio or a pattern N:M.")
@@ -56,7 +57,7 @@ class Sparsity:
                     f"sparsity {self} must keep at least 1 weight of each {self.of}, but not all; "
                     "write for example 2:4."
                 )
-            if self.group == "layer":
+            if self.group != "row":
                 raise SparsityError(f"sparsity {self} compares weights within runs of a row only.")
 
     @classmethod
@@ -106,8 +107,9 @@ def prune_mask(score: Tensor, sparsity: Sparsity) -> Tensor:
     Args:
         score: [out, in]. Infinite scores rank as such.
         sparsity: with a ratio, ``int(in * ratio)`` weights of each row are pruned
-            (``int(out * in * ratio)`` of the layer with group "layer"); with N:M, N of each M
-            consecutive inputs are kept. Equal scores are pruned in column order.
+            (``int(out * in * ratio)`` of the matrix with group "layer", and with "model", which
+            takes it for the whole model); with N:M, N of each M consecutive inputs are kept. Equal
+            scores are pruned in column order.
 
     Returns:
         bool [out, in] on the score's device, True where pruned.
@@ -132,7 +134,7 @@ def prune_mask_on(threads: int, score: Tensor, sparsity: Sparsity) -> Tensor:
     if sparsity.keep is not None and sparsity.of is not None:
         return _prune_pattern(score, sparsity.of - sparsity.keep, sparsity.of, threads)
     assert sparsity.ratio is not None
-    rows = score.reshape(1, -1) if sparsity.group == "layer" else score
+    rows = score if sparsity.group == "row" else score.reshape(1, -1)
     count = int(rows.shape[1] * sparsity.ratio)
     return _prune_lowest(rows, count, threads).reshape(score.shape)
 

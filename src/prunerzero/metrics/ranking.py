@@ -85,24 +85,32 @@ def rank(expression: Expression, probes: Sequence[Probe], sparsity: Sparsity) ->
     """
     digest = hashlib.sha256()
     pruned = []
-    for probe in probes:
-        scores = probe_scores(expression, probe).numpy()
-        if not np.isfinite(scores).all():
-            raise ScoreError("the metric is not finite.")
-        bits = _rounded(scores)
-        if (bits[0] == bits[0, 0]).all() and (bits == bits[:, :1]).all():
-            raise ScoreError("the metric is constant within rows.")
-        order, lowest = _lowest(_grouped(bits, sparsity), sparsity.fraction)
+    scores = [_ranked(expression, probe) for probe in probes]
+    if sparsity.group == "model":
+        scores = [np.concatenate([found.reshape(1, -1) for found in scores], axis=1)]
+    for found in scores:
+        order, lowest = _lowest(_grouped(found, sparsity), sparsity.fraction)
         digest.update(order.data)
         pruned.append(np.packbits(lowest))
     return Ranking(digest.hexdigest()[:32], np.concatenate(pruned))
+
+
+def _ranked(expression: Expression, probe: Probe) -> NDArray[np.int64]:
+    """Rounded scores [rows, columns]; ScoreError where they rank nothing."""
+    scores = probe_scores(expression, probe).numpy()
+    if not np.isfinite(scores).all():
+        raise ScoreError("the metric is not finite.")
+    bits = _rounded(scores)
+    if (bits[0] == bits[0, 0]).all() and (bits == bits[:, :1]).all():
+        raise ScoreError("the metric is constant within rows.")
+    return bits
 
 
 def _grouped(scores: NDArray[np.int64], sparsity: Sparsity) -> NDArray[np.int64]:
     """The scores [rows, columns] with what competes in one row."""
     run = sparsity.of
     if run is None:
-        return scores.reshape(1, -1) if sparsity.group == "layer" else scores
+        return scores if sparsity.group == "row" else scores.reshape(1, -1)
     if scores.shape[1] < run:
         raise SparsityError(f"a probe of {scores.shape[1]} inputs cannot show {sparsity}.")
     return scores[:, : scores.shape[1] // run * run].reshape(-1, run)

@@ -92,7 +92,7 @@ def prune_into(
                 out.copy_(target)
             return
     height = max(1, _BLOCK // max(1, W.shape[1])) if W.device.type == "cpu" else W.shape[0]
-    if height >= W.shape[0] or sparsity.group == "layer":
+    if height >= W.shape[0] or sparsity.group != "row":
         score = _whole(expression, statistics, W, height)
         _write(out, W, prune_mask(score, sparsity))
         return

@@ -34,7 +34,8 @@ def simplify(expression: Expression, group: Group = "row") -> Expression:
     """A smaller expression that prunes the same weights, whatever the sparsity.
 
     ``group`` says within what scores compete: within a row (or an N:M run of one) a factor that is
-    constant in each row changes nothing; within a layer it does.
+    constant in each row changes nothing, within a layer one that is constant in each layer, and
+    within a model only what is the same in all its layers.
     """
     return _same_order(expression, group, False)
 
@@ -68,7 +69,10 @@ def _strip(e: Expression, group: Group, ordered: bool) -> Expression:
         return _strip_product(e, group, ordered)
     if e.name == "rownorm" and group == "row":
         return a
-    order = OPERATORS[e.name].order
+    operator = OPERATORS[e.name]
+    if group == "model" and operator.reads is not None:  # another function in each layer
+        return e
+    order = operator.order
     if order == "increasing" or (order == "increasing for non-negative" and is_non_negative(a)):
         return a
     if e.name == "log":
@@ -98,7 +102,10 @@ def _strip_product(e: Expression, group: Group, ordered: bool) -> Expression:
         return e
     if product.number == 0:
         return Expression.constant(0)
-    product = replace(product, number=math.copysign(1, product.number), norms=[])
+    norms = product.norms if group == "model" else []
+    product = replace(product, number=math.copysign(1, product.number), norms=norms)
+    if norms:
+        return product.write()
     if not product.signed and not product.divisors:
         return _best_power(product)
     if not product.signed and not product.powers and len(product.divisors) == 1:
@@ -109,7 +116,9 @@ def _strip_product(e: Expression, group: Group, ordered: bool) -> Expression:
 
 
 def _without_row_factors(e: Expression, group: Group) -> Expression:
-    """A product without the positive factors that are one number for each row."""
+    """A product without the positive factors that are one number for each comparison group."""
+    if group == "model":
+        return e
     if e.name == "div" or (e.name == "rownorm" and group == "row"):
         return _without_row_factors(e.arguments[0], group)
     if e.name == "mul":

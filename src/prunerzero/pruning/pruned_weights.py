@@ -12,7 +12,7 @@ from prunerzero.metrics import Expression, ScoreError, Sparsity
 from prunerzero.metrics.mask import nan_error
 from prunerzero.metrics.selection import prune_into, use_gpu_kernels
 from prunerzero.pruning.blocks import Matrix
-from prunerzero.pruning.pruner import MAGNITUDE
+from prunerzero.pruning.pruner import MAGNITUDE, masks
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
 
 
@@ -47,12 +47,15 @@ class PrunedWeights:
                 counts.append((names, nans))
                 done = set(names)
                 left = [name for name in left if name not in done]
+        unreached = [name for name in left if expression.terminals & self._unreached[name]]
+        if self._sparsity.group == "model":
+            self._prune_by_masks(expression, unreached)
+            return
         for name in left:
-            unreached = expression.terminals & self._unreached[name]
             try:
                 prune_into(
                     self._layers[name].weight,
-                    MAGNITUDE if unreached else expression,
+                    MAGNITUDE if name in unreached else expression,
                     self._sparsity,
                     W=self._dense[name],
                     X=self._statistics[name].X,
@@ -64,6 +67,13 @@ class PrunedWeights:
             for name, count in zip(group_names, nans.tolist(), strict=True):
                 if count:
                     raise nan_error(count, self._dense[name].numel(), f"on layer {name}, ")
+
+    def _prune_by_masks(self, expression: Expression, unreached: list[str]) -> None:
+        found = masks(self._dense, self._statistics, expression, self._sparsity, unreached)
+        with torch.no_grad():
+            for name, mask in found:
+                weight = self._layers[name].weight
+                torch.where(mask, weight.new_zeros(()), self._dense[name], out=weight)
 
     def restore(self) -> None:
         """Write the dense weights back."""

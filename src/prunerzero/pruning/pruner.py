@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from prunerzero.metrics import Expression, ScoreError, Sparsity, score_mask
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
+from prunerzero.pruning.whole_model import lowest_of_all
 
 MAGNITUDE = Expression.parse("W")
 """What a layer is pruned by that no calibration token reached."""
@@ -32,44 +33,83 @@ class LayerSparsity:
     unreached: bool = False
 
 
-def layer_mask(
-    weight: Tensor, statistics: LayerStatistics, expression: Expression, sparsity: Sparsity
-) -> Tensor:
-    """The mask [out, in] of one layer, True where pruned. Raises ScoreError, SparsityError.
-
-    A layer that no calibration token reached has nothing but zeros for X and G: its weights are
-    compared by magnitude, whatever the metric.
-    """
-    if is_unreached(statistics, expression):
-        expression = MAGNITUDE
-    return score_mask(expression, sparsity, W=weight, X=statistics.X, G=statistics.G)
-
-
 def is_unreached(statistics: LayerStatistics, expression: Expression) -> bool:
     """Whether one of the statistics that the metric reads is zero throughout."""
     read = (getattr(statistics, name) for name in expression.terminals & {"X", "G"})
     return any(found is not None and not found.any() for found in read)
 
 
-def prune_model(
-    layers: Mapping[str, Matrix], statistics: Statistics, expression: Expression, sparsity: Sparsity
-) -> tuple[LayerSparsity, ...]:
-    """Prune the layers in place, by statistics taken before.
+def masks(
+    weights: Mapping[str, Tensor],
+    statistics: Statistics,
+    expression: Expression,
+    sparsity: Sparsity,
+    unreached: Collection[str],
+) -> Iterator[tuple[str, Tensor]]:
+    """The mask [out, in] of each layer, True where pruned.
+
+    A layer that no calibration token reached has nothing but zeros for X and G: its weights are
+    compared by magnitude, whatever the metric, and among themselves.
+
+    Args:
+        weights: dense, [out, in] of each layer; they may be pruned one by one as their masks come.
+        statistics: X and G of each layer.
+        expression: the metric.
+        sparsity: how much to prune, and among which weights.
+        unreached: names of layers without a token.
 
     Raises:
         ScoreError: the metric gives NaN on a layer; names the layer.
         SparsityError: a layer's width does not fit the pattern.
     """
-    pruned = []
+    reached = [name for name in weights if name not in unreached]
+    alone, apart = reached, sparsity
+    if sparsity.group == "model":
+        assert sparsity.ratio is not None
+        yield from lowest_of_all(weights, statistics, expression, sparsity.ratio, reached)
+        alone, apart = [], replace(sparsity, group="layer")
+    for name in (*alone, *unreached):
+        formula = MAGNITUDE if name in unreached else expression
+        known = statistics[name]
+        try:
+            yield name, score_mask(formula, apart, W=weights[name], X=known.X, G=known.G)
+        except ScoreError as error:
+            raise ScoreError(f"on layer {name}, {error}") from None
+
+
+def prune_model(
+    layers: Mapping[str, Matrix],
+    statistics: Statistics,
+    expression: Expression,
+    sparsity: Sparsity,
+    only: Collection[str] | None = None,
+) -> tuple[LayerSparsity, ...]:
+    """Prune the layers in place, by statistics taken before.
+
+    Args:
+        layers: all that scores compete in.
+        statistics: X and G of each layer.
+        expression: the metric.
+        sparsity: how much to prune, and among which weights.
+        only: prune just these of the layers, as they would be among all; None for all.
+
+    Raises:
+        ScoreError: the metric gives NaN on a layer; names the layer.
+        SparsityError: a layer's width does not fit the pattern.
+    """
+    if only is not None and sparsity.group != "model":
+        layers = {name: layers[name] for name in only}
+    weights = {name: layer.weight for name, layer in layers.items()}
+    unreached = [name for name in layers if is_unreached(statistics[name], expression)]
+    pruned: dict[str, LayerSparsity] = {}
     with torch.no_grad():
-        for name, layer in layers.items():
-            try:
-                mask = layer_mask(layer.weight, statistics[name], expression, sparsity)
-            except ScoreError as error:
-                raise ScoreError(f"on layer {name}, {error}") from None
-            layer.weight.masked_fill_(mask, 0)
-            zeros = int((layer.weight == 0).sum())
-            share = zeros / layer.weight.numel()
-            unreached = is_unreached(statistics[name], expression)
-            pruned.append(LayerSparsity(name, tuple(mask.shape), zeros, share, unreached))
-    return tuple(pruned)
+        for name, mask in masks(weights, statistics, expression, sparsity, unreached):
+            if only is not None and name not in only:
+                continue
+            weight = weights[name]
+            weight.masked_fill_(mask, 0)
+            zeros = int((weight == 0).sum())
+            share = zeros / weight.numel()
+            shape = tuple(mask.shape)
+            pruned[name] = LayerSparsity(name, shape, zeros, share, name in unreached)
+    return tuple(pruned[name] for name in layers if name in pruned)

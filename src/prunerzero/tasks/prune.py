@@ -101,7 +101,7 @@ def prune(
         check_repository(push_to_hub)
     observer = observer or Observer()
     work: Workspace
-    if not _by_block(setup, found, Path(output_dir), way, observer):
+    if not _by_block(setup, found, sparsity, Path(output_dir), way, observer):
         work = Workspace(setup, observer)
         parts = _read_texts(work, found, recipe)
         result = prune_in(work, found, sparsity, Path(output_dir), parts, push_to_hub)
@@ -143,7 +143,14 @@ def _prune_by_block(
     return work, result
 
 
-def _by_block(setup: Setup, metric: Metric, output_dir: Path, way: Way, observer: Observer) -> bool:
+def _by_block(
+    setup: Setup,
+    metric: Metric,
+    sparsity: Sparsity,
+    output_dir: Path,
+    way: Way,
+    observer: Observer,
+) -> bool:
     why = ""
     if way.propagate != Way.propagate or way.block_by_block:
         why = "as asked"
@@ -151,6 +158,11 @@ def _by_block(setup: Setup, metric: Metric, output_dir: Path, way: Way, observer
         why = "as it was begun so"
     elif not fits(setup, metric):
         why = "as the whole model does not fit in free memory"
+    if why and sparsity.group == "model":
+        raise InputError(
+            f"blocks are pruned one by one, {why}, so scores cannot compete within the whole "
+            "model; pass --group layer."
+        )
     if why:
         observer.stage(f"pruning block by block, {why}")
     return bool(why)

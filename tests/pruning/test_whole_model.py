@@ -1,0 +1,126 @@
+"""Scores of all layers compete: the lowest of the whole model go, exactly as many as asked."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_model import tiny_model
+
+from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity
+from prunerzero.pruning import whole_model
+from prunerzero.pruning.blocks import prunable_layers
+from prunerzero.pruning.fitness import PrunedLoss
+from prunerzero.pruning.pruner import prune_model
+from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
+from prunerzero.pruning.whole_model import lowest_of_all
+
+WINDOWS = torch.randint(0, 32, (10, 20), generator=torch.Generator().manual_seed(1))
+THIRD = Sparsity.parse("0.3", "model")
+
+
+@pytest.fixture
+def model():
+    return tiny_model()
+
+
+@pytest.fixture
+def layers(model):
+    return prunable_layers(model)
+
+
+@pytest.fixture
+def statistics(model, layers):
+    return collect_statistics(model, layers, WINDOWS)
+
+
+def by_a_stable_sort(scores: list[torch.Tensor], ratio: float) -> list[torch.Tensor]:
+    """Masks by sorting all scores at once."""
+    every = torch.cat([score.flatten() for score in scores])
+    pruned = torch.zeros(len(every), dtype=torch.bool)
+    pruned[every.argsort(stable=True)[: int(len(every) * ratio)]] = True
+    parts = pruned.split([score.numel() for score in scores])
+    return [part.reshape(score.shape) for part, score in zip(parts, scores, strict=True)]
+
+
+VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38, float("inf"), -float("inf")])
+
+
+@st.composite
+def matrices(draw):
+    rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 6))
+    numbers = st.lists(VALUES | st.floats(width=32, allow_nan=False), min_size=rows * columns)
+    return torch.tensor(draw(numbers)[: rows * columns]).reshape(rows, columns)
+
+
+@given(st.lists(matrices(), min_size=1, max_size=4), st.floats(0, 1, exclude_max=True), st.data())
+def test_any_scores_give_the_masks_of_one_stable_sort(scores, ratio, data):
+    """The metric is G - W with W = 0, so that scores are whatever G is."""
+    weights = {str(i): torch.zeros_like(score) for i, score in enumerate(scores)}
+    known = {str(i): LayerStatistics(X=None, G=score) for i, score in enumerate(scores)}
+    kept = data.draw(st.sampled_from([0, 1 << 28]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(whole_model, "KEPT", kept)
+        found = dict(lowest_of_all(weights, known, Expression.parse("G - W"), ratio, list(weights)))
+    for mask, expected in zip(found.values(), by_a_stable_sort(scores, ratio), strict=True):
+        assert torch.equal(mask, expected)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_every_catalog_metric_prunes_exactly_what_was_asked(layers, statistics, name):
+    expression: Expression = CATALOG[name].expression
+    dense = {name: layer.weight.clone() for name, layer in layers.items()}
+    scores = [
+        expression.score(W=weight, X=statistics[name].X, G=statistics[name].G)
+        for name, weight in dense.items()
+    ]
+    report = prune_model(layers, statistics, expression, THIRD)
+    assert [layer.name for layer in report] == list(layers)
+    total = sum(weight.numel() for weight in dense.values())
+    assert sum(layer.zeros for layer in report) == int(0.3 * total)
+    for name, expected in zip(dense, by_a_stable_sort(scores, 0.3), strict=True):
+        weight = layers[name].weight
+        assert torch.equal(weight == 0, expected)
+        assert torch.equal(weight[weight != 0], dense[name][~expected])
+
+
+def test_layers_pruned_alone_lose_what_they_lose_among_all(layers, statistics):
+    wanda = CATALOG["wanda"].expression
+    dense = {name: layer.weight.clone() for name, layer in layers.items()}
+    some = list(layers)[2:4]
+    report = prune_model(layers, statistics, wanda, THIRD, only=some)
+    assert [layer.name for layer in report] == some
+    alone = {name: layer.weight.clone() for name, layer in layers.items()}
+    for name, layer in layers.items():
+        layer.weight.copy_(dense[name])
+    prune_model(layers, statistics, wanda, THIRD)
+    for name, layer in layers.items():
+        assert torch.equal(alone[name], layer.weight if name in some else dense[name])
+
+
+def test_a_search_judges_by_what_pruning_does(model, layers, statistics):
+    metric = Expression.parse("W * G")
+    fitness = PrunedLoss(
+        model, layers, statistics, THIRD, WINDOWS, windows_per_chunk=2, race_chunks=3
+    )
+    dense = {name: layer.weight.clone() for name, layer in layers.items()}
+    mean = sum(fitness.losses(metric)) / fitness.total_chunks
+    assert all(torch.equal(layer.weight, dense[name]) for name, layer in layers.items())
+    prune_model(layers, statistics, metric, THIRD)
+    with torch.no_grad():
+        expected = torch.stack([model(input_ids=w[None], labels=w[None]).loss for w in WINDOWS])
+    assert mean == pytest.approx(float(expected.mean()), rel=1e-5)
+
+
+def test_a_layer_that_no_token_reached_is_pruned_by_magnitude_and_by_itself(layers, statistics):
+    name = next(iter(layers))
+    zero = {**statistics, name: LayerStatistics(torch.zeros_like(statistics[name].X), None)}
+    report = prune_model(layers, zero, Expression.parse("W * sqrt(X)"), THIRD)
+    weights = layers[name].weight.numel()
+    assert report[0].unreached and report[0].zeros == int(0.3 * weights)
+    others = sum(layer.weight.numel() for layer in layers.values()) - weights
+    assert sum(layer.zeros for layer in report[1:]) == int(0.3 * others)
+
+
+def test_a_score_that_is_not_a_number_names_the_layer(layers, statistics):
+    with pytest.raises(ScoreError, match=r"model\.layers\.0\.self_attn\.q_proj"):
+        prune_model(layers, statistics, Expression.parse("mms(W - W)"), THIRD)
