@@ -29,6 +29,7 @@ def tuned(**changes: Any) -> dict[str, Any]:
         "pattern_asked": None,
         "sparsity": 0.43,
         "pattern": "0.43",
+        "group": "model",
         "metric": {
             "name": "evolved",
             "formula": formula,
@@ -118,7 +119,7 @@ def not_reached() -> dict[str, Any]:
 
 
 def in_a_pattern(kept: bool) -> dict[str, Any]:
-    result = tuned(pattern_asked="2:4", sparsity=0.5, pattern="2:4", reached=kept)
+    result = tuned(pattern_asked="2:4", sparsity=0.5, pattern="2:4", group="row", reached=kept)
     result["decision"] = {"held": kept, "stepped_back": False, "tried": [[0.5, 18.9]]}
     for figures in result["parts"].values():
         figures["within"] = kept
@@ -197,6 +198,7 @@ def _point(
     return {
         "sparsity": sparsity,
         "pattern": pattern or str(sparsity),
+        "group": "model" if pattern is None else "row",
         "metric": metric,
         "formula": formula,
         "perplexity": perplexity,

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from prunerzero import Setup, prune
 from prunerzero.errors import InputError, OutputError
-from prunerzero.metrics import MetricError
+from prunerzero.metrics import MetricError, Sparsity
 from prunerzero.pruning.shards import ShardWriter
 from prunerzero.tasks.by_block import Way, read_size
 
@@ -152,6 +152,13 @@ def test_a_process_that_was_killed_is_gone_on_with_to_the_same_bytes(setup, tmp_
         assert done.returncode == (-signal.SIGKILL if blocks == "2" else 0), done.stderr
     prune(setup, METRIC, "0.5", tmp_path / "at-once", way=Way(block_by_block=True))
     assert files(tmp_path / "killed") == files(tmp_path / "at-once")
+
+
+def test_a_whole_model_cannot_be_compared_block_by_block(setup, tmp_path):
+    sparsity = Sparsity.parse("0.5", "model")
+    with pytest.raises(InputError, match="pass --group layer"):
+        prune(setup, METRIC, sparsity, tmp_path / "out", way=Way(block_by_block=True))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,11 @@ def tuned(installed: Any, mine: None) -> Any:
 def test_the_answer_is_the_highest_sparsity_that_was_found_within_the_limit(tuned):
     assert tuned["reached"]
     assert tuned["limit"]["max_perplexity"] == pytest.approx(1.02 * tuned["dense"])
-    chosen = [p for p in tuned["curve"] if p["sparsity"] == tuned["sparsity"] and p["windows"] > 16]
+    chosen = [
+        p
+        for p in tuned["curve"]
+        if (p["sparsity"], p["group"]) == (tuned["sparsity"], tuned["group"]) and p["windows"] > 16
+    ]
     assert all(point["within"] for point in chosen if point["metric"] == tuned["metric"]["name"])
     for point in tuned["curve"]:
         assert point["within"] == (point["rise"] <= 0.02)
@@ -77,10 +81,34 @@ def test_every_layer_has_its_sparsity_and_sensitivity(tuned, workplace):
         weight = weights[layer["name"]]
         assert list(weight.shape) == layer["shape"]
         assert float((weight == 0).float().mean()) == pytest.approx(layer["sparsity"])
-        width = layer["shape"][1]
-        assert layer["sparsity"] == int(width * tuned["sparsity"]) / width
         assert f"layers.{layer['block']}." in layer["name"]
     assert any(layer["sensitivity"] != 0 for layer in tuned["layers"])
+
+
+@pytest.mark.parametrize("group", ["row", "layer", "model"])
+def test_so_many_are_pruned_of_what_competes(group, in_workplace, workplace):
+    place = f"within-{group}"
+    asked = ["tune", *MINE, "--evaluations", "0", "--samples", "0", "--max-degradation", "2%"]
+    done = in_workplace(*asked, "--group", group, "--output-dir", place, "--json")
+    result = json.loads(done.stdout)
+    assert {point["group"] for point in result["curve"]} == {result["group"]} == {group}
+    model = AutoModelForCausalLM.from_pretrained(workplace / place / "model")
+    zeros = [w == 0 for name, w in model.named_parameters() if "_proj" in name]
+    competing = {
+        "row": [row for layer in zeros for row in layer],
+        "layer": zeros,
+        "model": [torch.cat([layer.flatten() for layer in zeros])],
+    }
+    for weights in competing[group]:
+        assert weights.sum() == int(weights.numel() * result["sparsity"])
+
+
+def test_left_the_choice_it_takes_what_keeps_most(tuned):
+    choice = [p for p in tuned["curve"] if p["step"] == "choice"]
+    assert {point["group"] for point in choice} == {"row", "layer", "model"}
+    most = max(point["windows"] for point in choice)
+    best = min((p for p in choice if p["windows"] == most), key=lambda p: p["perplexity"])
+    assert best["group"] == tuned["group"]
 
 
 def test_the_answer_says_in_words_what_the_figures_say(tuned):
@@ -113,7 +141,8 @@ def test_parts_are_files_that_share_no_text(tuned, workplace):
 def test_samples_stand_side_by_side(tuned):
     assert len(tuned["samples"]) == 2
     for sample in tuned["samples"]:
-        assert sample["prompt"] and sample["dense"] and sample["pruned"]
+        assert sample["prompt"] and sample["dense"]
+    assert any(sample["pruned"] for sample in tuned["samples"])  # one may end at once
 
 
 def test_the_commands_told_give_the_same_again(in_workplace, workplace, tuned):
@@ -198,6 +227,7 @@ REFUSED = {
     "no degradation": (["--max-degradation", "0"], ["above 0"]),
     "a perplexity below the dense": (["--max-perplexity", "2"], ["already"]),
     "a task metric that is none": (["--task-metric", "arc_easy"], ["arc_easy:acc:0.02"]),
+    "a pattern within a model": (["--pattern", "2:4", "--group", "model"], ["within runs"]),
     "a pattern that does not fit": (["--pattern", "3:7"], ["multiple of 7"]),
     "a full folder": (["--output-dir", "model"], ["model", "not empty"]),
     "a short text": (["--validation", "model/config.json", "--max-seq-length", "64"], []),

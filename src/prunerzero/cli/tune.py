@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -48,6 +48,13 @@ def tune(
         str | None,
         typer.Option(help="Ask about this pattern alone, such as 2:4: is it within the limit?"),
     ] = None,
+    group: Annotated[
+        Literal["auto", "row", "layer", "model"],
+        typer.Option(
+            help="Scores compete within a row, a whole layer, or the whole model; auto: whichever "
+            "keeps most."
+        ),
+    ] = "auto",
     evaluations: Annotated[
         int | None,
         typer.Option(
@@ -88,6 +95,7 @@ def tune(
             max_perplexity=max_perplexity,
             task_metric=task_metric,
             pattern=pattern,
+            group=group,
             evaluations=evaluations,
             time=time,
             seed=seed,

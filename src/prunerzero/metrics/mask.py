@@ -85,6 +85,12 @@ class Sparsity:
         return repr(self.ratio).removesuffix(".0")
 
     @property
+    def in_words(self) -> str:
+        """``"0.5 per row"``, ``"0.5 of the model"``, ``"2:4"``."""
+        within = {"row": " per row", "layer": " per layer", "model": " of the model"}
+        return f"{self}{within[self.group] if self.of is None else ''}"
+
+    @property
     def fraction(self) -> float:
         """The share of weights that is pruned, before rounding to whole weights in a row."""
         if self.ratio is not None:

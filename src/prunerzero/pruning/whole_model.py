@@ -7,7 +7,7 @@ scores need not be kept: a model of any size takes no more memory than its large
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 
 import torch
@@ -75,25 +75,21 @@ def _threshold(
     """The key of rank ``count``, and how many of those that equal it are to be pruned."""
     if count == 0:
         return -(1 << 31), 0
-    upper = sum(_histogram((keys(name) >> 16) + _HALF // 2) for name in names)
-    high, below = _bin_of(count, upper)
+    high, below = _bin_of(count, ((keys(name) >> 16) + _HALF // 2 for name in names))
     prefix = high - _HALF // 2
 
     def lower_half(found: Tensor) -> Tensor:
         return found[(found >> 16) == prefix] & (_HALF - 1)
 
-    lower = sum(_histogram(lower_half(keys(name))) for name in names)
-    low, below_low = _bin_of(count - below, lower)
+    low, below_low = _bin_of(count - below, (lower_half(keys(name)) for name in names))
     return prefix * _HALF + low, count - below - below_low
 
 
-def _histogram(values: Tensor) -> Tensor:
-    """How often each of 0 … 65535 occurs, [65536] on the CPU."""
-    return torch.bincount(values.flatten(), minlength=_HALF).cpu()
-
-
-def _bin_of(count: int, histogram: Tensor) -> tuple[int, int]:
-    """The bin that the value of rank ``count`` (from 1) is in, and how many lie below that bin."""
+def _bin_of(count: int, parts: Iterable[Tensor]) -> tuple[int, int]:
+    """The value of rank ``count`` (from 1) among numbers 0 … 65535, and how many are lower."""
+    histogram = torch.zeros(_HALF, dtype=torch.int64)
+    for values in parts:
+        histogram += torch.bincount(values.flatten(), minlength=_HALF).cpu()
     upto = histogram.cumsum(0)
     place = int(torch.searchsorted(upto, count))
     return place, int(upto[place] - histogram[place])

@@ -26,14 +26,14 @@ def quality_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
 
     figure = empty_figure(height=430)
     figure.add_scatter(**_markers(rough, top, PALETTE["raced"], 6, "circle-open", strings))
-    names = [name for name in _metrics(full) if name != "evolved"]
-    for name in [*names, *(["evolved"] if "evolved" in _metrics(full) else [])]:
+    for name, group in sorted(_series(full), key=lambda series: series[0] == "evolved"):
+        of_it = [p for p in full if (p["metric"], p["group"]) == (name, group)]
         points = sorted(
-            {point["sparsity"]: point for point in full if point["metric"] == name}.values(),
+            {point["sparsity"]: point for point in of_it}.values(),
             key=lambda point: float(point["sparsity"]),
         )
         colour = PALETTE["evolved" if name == "evolved" else "metric"]
-        is_chosen = name == result["metric"]["name"]
+        is_chosen = (name, group) == (result["metric"]["name"], result["group"])
         if result["pattern_asked"] is None and (is_chosen or len(points) > 1):
             # nothing pruned costs nothing: that is where every curve begins
             figure.add_scatter(
@@ -172,7 +172,8 @@ def _markers(
             "symbol": ["triangle-up" if point["rise"] > top else symbol for point in points],
         },
         "hovertext": [
-            f"{escape(metric_name(point['metric'], strings))}<br>"
+            f"{escape(metric_name(point['metric'], strings))}, "
+            + f"{strings['group_' + point['group']]}<br>"
             + _point_label(point, point)
             + f"<br>{point['windows']} {strings['column_windows']}"
             for point in points
@@ -188,8 +189,9 @@ def _point_label(where: dict[str, Any], figures: dict[str, Any]) -> str:
     return f"{sparsity}: {change_text(1 + figures['rise'])}, {perplexity_text(value)}"
 
 
-def _metrics(points: list[Point]) -> list[str]:
-    return list(dict.fromkeys(point["metric"] for point in points))
+def _series(points: list[Point]) -> list[tuple[str, str]]:
+    """Each metric within each group that was measured, in the order of the first points."""
+    return list(dict.fromkeys((point["metric"], point["group"]) for point in points))
 
 
 def _upper_edge(rises: list[float], limit: float | None) -> float:

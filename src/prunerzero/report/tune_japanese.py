@@ -43,6 +43,13 @@ _PARTS = {
 }
 
 
+_WITHIN = {
+    "row": "スコアは各行の中で比べます。",
+    "layer": "スコアは各層の中で比べます。",
+    "model": "スコアはモデル全体で比べます。",
+}
+
+
 def answer(result: dict[str, Any]) -> str:
     """The paragraph under the headline, composed from the same figures as the English one."""
     metric, validation, test = result["metric"], *map(result["parts"].get, ("validation", "test"))
@@ -53,6 +60,7 @@ def answer(result: dict[str, Any]) -> str:
     before, after = (perplexity_text(validation[model]) for model in ("dense", "pruned"))
     told = [
         f"採用した枝刈り指標は、{name}（{metric['formula']}）です。",
+        *([] if result["pattern_asked"] else [_WITHIN[result["group"]]]),
         f"{at}では、検証用テキストのパープレキシティは {before} から {after}"
         f"（{change_text(1 + validation['rise'])}）になります。",
         f"テスト用テキストでの上昇率は {change_text(1 + test['rise'])}"

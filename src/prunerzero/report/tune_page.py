@@ -151,9 +151,9 @@ def _headline(result: dict[str, Any], say: Say) -> str:
 
 def _tiles(result: dict[str, Any], name: str, say: Say) -> list[tuple[str, str, str]]:
     """(what, figure, remark) for the row of tiles."""
-    pattern = "sparsity" if result["pattern_asked"] is None else "pattern"
+    within = result["group"] if result["pattern_asked"] is None else "pattern"
     tiles = [
-        (say("tile_sparsity"), sparsity_text(result["pattern"]), say(f"tile_{pattern}_note")),
+        (say("tile_sparsity"), sparsity_text(result["pattern"]), say(f"tile_{within}_note")),
     ]
     test = result["parts"]["test"]
     low, high = (change_text(1 + bound) for bound in test["rise_interval"])
@@ -174,7 +174,7 @@ def _tiles(result: dict[str, Any], name: str, say: Say) -> list[tuple[str, str, 
         *tiles,
         (say("tile_divergence"), divergence, say("tile_divergence_note")),
         (say("tile_agreement"), agreement, say("tile_agreement_note")),
-        (say("tile_model"), result["model"], say("tile_model_note", metric=name)),
+        (say("tile_model"), result["model"], say("tile_metric_note", metric=name)),
         (say("tile_time"), spent, tried),
     ]
 

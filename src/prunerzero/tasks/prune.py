@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from prunerzero.errors import InputError
 from prunerzero.files import check_new, new_folder, write_json, write_text
 from prunerzero.language.cards import inherited_fields
 from prunerzero.language.corpora import Part

@@ -6,6 +6,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 from prunerzero import evolution
 from prunerzero.errors import InputError
@@ -14,6 +15,7 @@ from prunerzero.language.corpora import PARTS
 from prunerzero.language.models import BUNDLED, fingerprint
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.explain import in_words
+from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.report import write_tune_report
 from prunerzero.report.tune_page import Language
@@ -24,7 +26,7 @@ from prunerzero.tasks.publish import check_repository, push_folder
 from prunerzero.tasks.tune_result import ChosenMetric, TuneResult, read_result
 from prunerzero.tasks.tuning import figures
 from prunerzero.tasks.tuning.bench import IDENTITY, RUN, Bench, Ledger, check_folder, identity_of
-from prunerzero.tasks.tuning.course import Course
+from prunerzero.tasks.tuning.course import GROUPS, Course
 from prunerzero.tasks.tuning.limit import Wish, limit_on
 from prunerzero.tasks.tuning.texts import cut_parts, fitting_length, write_parts
 from prunerzero.tasks.tuning.words import answer, commands
@@ -54,6 +56,7 @@ def tune(
     max_perplexity: float | None = None,
     task_metric: str | None = None,
     pattern: str | None = None,
+    group: Group | Literal["auto"] = "auto",
     evaluations: int | None = None,
     time: str | float | None = None,
     seed: int = 0,
@@ -78,6 +81,8 @@ def tune(
         task_metric: ``TASK:METRIC:DROP``, such as ``arc_easy:acc:0.02``: the drop of a task's score
             allowed, instead; needs lm-eval.
         pattern: ``"2:4"``: no search over the sparsity, but whether this pattern keeps the limit.
+        group: within what scores compete; with ``"auto"`` whichever keeps most on the validation
+            part. A pattern leaves no choice.
         evaluations: budget of the evolution; 0 for known metrics only. Where neither this nor a
             time is given, 200, and with the bundled model two minutes.
         time: budget too: ``"15m"``, ``"1h30m"``, or seconds.
@@ -94,7 +99,10 @@ def tune(
     """
     setup = Setup(model=setup) if isinstance(setup, str) else setup
     wish = Wish.of(max_degradation, max_perplexity, task_metric)
-    wanted = None if pattern is None else Sparsity.parse(pattern)
+    wanted = None
+    if pattern is not None:
+        wanted = Sparsity.parse(pattern, "row" if group == "auto" else group)
+    groups = GROUPS if group == "auto" else (group,)
     if evaluations is None and time is None:
         evaluations = DEFAULT_EVALUATIONS
         time = BUNDLED_TIME if setup.model == BUNDLED else None
@@ -107,7 +115,7 @@ def tune(
         check_repository(push_to_hub)
     work, split = _open(setup, folder, wanted, observer)
     budget = {"evaluations": evaluations, "time": time, "seed": seed}
-    asked = {"pattern": pattern, "samples": samples, **budget}
+    asked = {"pattern": pattern, "group": group, "samples": samples, **budget}
     ledger = Ledger(folder / RUN, identity_of(work, limit=asdict(wish), **asked))
     if (folder / RESULT).is_file():
         return _delivered(read_result(folder / RESULT), folder, language, push_to_hub, work)
@@ -119,7 +127,7 @@ def tune(
             seed=seed, evaluations=evaluations, seconds=seconds, seed_metrics="catalog"
         )
     course = Course(bench, limit)
-    found = course.run(wanted, search, folder / RUN)
+    found = course.run(wanted, groups, search, folder / RUN)
     metric, sparsity = found.metric, found.sparsity
     if wanted is None:
         course.outline(metric, sparsity)
@@ -143,6 +151,7 @@ def tune(
         pattern_asked=pattern,
         sparsity=sparsity.fraction,
         pattern=str(sparsity),
+        group=sparsity.group,
         metric=ChosenMetric(
             name=metric.name,
             formula=str(metric.expression),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from prunerzero.metrics.mask import Group
+
 LimitKind = Literal["degradation", "perplexity", "task"]
 
 
@@ -56,8 +58,9 @@ class CurvePoint:
     """The model pruned once and measured on the validation part.
 
     Attributes:
-        sparsity: share of weights pruned in each row.
+        sparsity: share of weights pruned.
         pattern: the same as it is written: ``0.38`` or ``2:4``.
+        group: within what scores competed.
         metric: name, as in ``ChosenMetric``.
         formula: of that metric.
         perplexity: on ``windows`` windows of the validation part.
@@ -71,6 +74,7 @@ class CurvePoint:
 
     sparsity: float
     pattern: str
+    group: Group
     metric: str
     formula: str
     perplexity: float
@@ -197,9 +201,10 @@ class TuneResult:
         output_dir: the folder of the result.
         limit: the loss accepted.
         pattern_asked: ``2:4`` where a pattern was asked for, else None.
-        sparsity: the chosen share of weights in each row, or the pattern's; where the limit cannot
-            be kept, the lowest that was tried.
+        sparsity: the chosen share of weights, or the pattern's; where the limit cannot be kept, the
+            lowest that was tried.
         pattern: the same as it is written.
+        group: within what scores compete.
         metric: what the model was pruned with.
         dense: perplexity of the unpruned model on the validation part.
         curve: every measurement on the validation part, in the order in which they were made.
@@ -227,6 +232,7 @@ class TuneResult:
     pattern_asked: str | None
     sparsity: float
     pattern: str
+    group: Group
     metric: ChosenMetric
     dense: float
     curve: tuple[CurvePoint, ...]

@@ -49,6 +49,11 @@ def test_the_answer_says_what_can_be_pruned_and_what_it_costs(result):
     )
 
 
+def test_the_answer_says_within_what_scores_compete(result):
+    for group, words in (("layer", "of each layer"), ("model", "of the whole model")):
+        assert f"weights {words} being kept by" in answer(replace(result, group=group))
+
+
 def test_a_step_back_is_owned_up_to(result):
     decision = TestDecision(False, True, ((0.4, 25.0), (0.38, 24.2)))
     told = answer(replace(result, decision=decision))

@@ -140,17 +140,19 @@ class Bench:
         """The model pruned with ``metric``; it is dense again afterwards."""
         formula = str(metric.expression)
         return self._measure(
-            f"{formula} at {sparsity}",
+            f"{formula} at {sparsity.in_words}",
             part,
             windows,
-            f"{metric.name} at {sparsity}",
+            f"{metric.name} at {sparsity.in_words}",
             lambda: prune_model(self.work.layers, self.statistics, metric.expression, sparsity),
         )
 
     def score(self, metric: Metric | None, sparsity: Sparsity | None, limit: Limit) -> Score:
         """The limit's task, answered by the pruned model, or by the dense one without a metric."""
         assert limit.task is not None
-        what = "dense" if metric is None else f"{metric.expression} at {sparsity}"
+        what = "dense"
+        if metric is not None and sparsity is not None:
+            what = f"{metric.expression} at {sparsity.in_words}"
 
         def answer() -> dict[str, Any]:
             self.work.observer.stage(f"{limit.task}, {what}")
@@ -178,15 +180,15 @@ class Bench:
     def pruned_layers(
         self, metric: Metric, sparsity: Sparsity, names: list[str], windows: int
     ) -> float:
-        """The validation loss when these layers alone are pruned, on so many windows."""
-        layers = {name: self.work.layers[name] for name in names}
+        """The validation loss when these layers alone are pruned, as among all, on some windows."""
 
         def loss() -> float:
             with self.work.pruned_for_now():
-                prune_model(layers, self.statistics, metric.expression, sparsity)
+                prune_model(self.work.layers, self.statistics, metric.expression, sparsity, names)
                 return self._read("validation", windows, None).loss
 
-        key = f"{metric.expression} at {sparsity}, {names[0]} and {len(names) - 1}, {windows}"
+        which = f"{names[0]} and {len(names) - 1}"
+        key = f"{metric.expression} at {sparsity.in_words}, {which}, {windows}"
         return float(self.ledger.recall(key, loss))
 
     def _measure(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from prunerzero import evolution
 from prunerzero.language.perplexity import exp
 from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity
 from prunerzero.metrics.catalog import power_law
+from prunerzero.metrics.mask import Group
 from prunerzero.tasks.search import search_in
 from prunerzero.tasks.tune_result import CurvePoint, Limit, TestDecision
 from prunerzero.tasks.tuning.bench import Bench
@@ -22,15 +25,21 @@ Step = Literal["choice", "bracket", "evolved", "outline"]
 EVOLVED = "evolved"
 """The name of a metric that was evolved here."""
 
-CHOICE_WINDOWS = 16
-"""Enough to tell metrics apart on the same windows, too few to know a perplexity."""
+GROUPS: tuple[Group, ...] = get_args(Group)
+"""What there is to choose from: within what scores compete."""
 
-FINALISTS = 3
-"""Of those told apart, so many are measured on all windows."""
+ROUNDS = ((4, 16), (16, 3))
+"""On so many windows candidates are told apart, and so many of them are kept: few windows tell
+metrics apart, but do not know a perplexity. Who is left is measured on all."""
 
-_EXPONENTS_X, _EXPONENTS_G = (0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5, 1.0)
+BRACKET_WINDOWS = 16
+
+_EXPONENTS_X, _EXPONENTS_G = (0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5, 1.0)
 _FIRST = 60
 """The step tried first: 30 %."""
+
+_FIRST_METRIC = {"row": "power-law", "layer": "power-law", "model": "fisher"}
+"""A known metric that is never far from the best within such a group, as measured on two models."""
 
 _ABOVE = 0.2
 """So far above the sparsity found the curve is drawn."""
@@ -57,23 +66,25 @@ def candidates() -> list[Metric]:
     grid = (power_law(a, b) for a in _EXPONENTS_X for b in _EXPONENTS_G)
     distinct: dict[Expression, Metric] = {}
     for metric in (*CATALOG.values(), *grid):
-        distinct.setdefault(metric.expression.simplify(), metric)
+        distinct.setdefault(metric.expression.simplify("model"), metric)
     return list(distinct.values())
 
 
-def _named(evolved: Expression) -> Metric:
+def _named(evolved: Expression, group: Group) -> Metric:
     """An evolved metric, under its known name where evolution came upon a known one."""
-    same = (m for m in candidates() if m.expression.simplify() == evolved.simplify())
+    simple = evolved.simplify(group)
+    same = (m for m in candidates() if m.expression.simplify(group) == simple)
     return next(same, Metric(EVOLVED, evolved, "evolved for this model and text"))
 
 
-def at_step(step: int) -> Sparsity:
+def at_step(step: int, group: Group) -> Sparsity:
     """The sparsity of a step."""
-    return Sparsity(ratio=step / STEPS)
+    return Sparsity(ratio=step / STEPS, group=group)
 
 
 class Course:
-    """Chooses a metric, brackets the sparsity, evolves a metric there, and goes on with the better.
+    """Chooses a metric and within what scores compete, brackets the sparsity, evolves a metric
+    there, and goes on with the better.
 
     Every measurement is kept by the bench, so that the same course after an interruption passes
     over what was measured before.
@@ -96,25 +107,40 @@ class Course:
             self.allowed = limit.max_perplexity / self.dense - 1
 
     def run(
-        self, pattern: Sparsity | None, search: evolution.SearchSettings | None, folder: Path
+        self,
+        pattern: Sparsity | None,
+        groups: Sequence[Group],
+        search: evolution.SearchSettings | None,
+        folder: Path,
     ) -> Found:
-        """Answer for a pattern, or find the highest sparsity."""
+        """Answer for a pattern, or find the highest sparsity within one of the groups."""
         if pattern is not None:
             return self._try(pattern, search, folder)
-        first = self._highest(CATALOG["power-law"], "bracket", _FIRST, windows=CHOICE_WINDOWS)
-        metric = self._choose(at_step(max(first, 1)))
-        step = self._highest(metric, "bracket", first)
+        first = self._first_step(groups)
+        metric, sparsity = self._choose([at_step(max(first, 1), group) for group in groups])
+        group = sparsity.group
+        step = self._highest(metric, group, "bracket", first)
         if step == 0:
-            return Found(metric, at_step(1), False, None)
-        better = self._evolve(metric, at_step(step), search, folder)
+            return Found(metric, at_step(1, group), False, None)
+        better = self._evolve(metric, at_step(step, group), search, folder)
         if better is not metric:
-            step = self._highest(better, "evolved", step + 1, low=step)
-        return self._judge(better, step)
+            step = self._highest(better, group, "evolved", step + 1, low=step)
+        return self._judge(better, group, step)
+
+    def _first_step(self, groups: Sequence[Group]) -> int:
+        """Where to choose: the highest step that a known metric keeps, on few windows."""
+        best = 0
+        for group in groups:
+            first = best + 1 if best else _FIRST
+            metric = CATALOG[_FIRST_METRIC[group]]
+            best = self._highest(metric, group, "bracket", first, low=best, windows=BRACKET_WINDOWS)
+        return best
 
     def _try(
         self, pattern: Sparsity, search: evolution.SearchSettings | None, folder: Path
     ) -> Found:
-        metric = self._evolve(self._choose(pattern), pattern, search, folder)
+        known, _ = self._choose([pattern])
+        metric = self._evolve(known, pattern, search, folder)
         reached = bool(self.measure(metric, pattern, "bracket").within)
         if self.limit.kind == "task":
             return Found(metric, pattern, reached, None)
@@ -126,7 +152,7 @@ class Course:
         """Measure the curve around what was found: what less or more would cost."""
         for tenth in range(1, 10):
             if tenth / 10 < found.fraction + _ABOVE:
-                self.measure(metric, Sparsity(ratio=tenth / 10), "outline")
+                self.measure(metric, replace(found, ratio=tenth / 10), "outline")
 
     # The validation part
 
@@ -146,6 +172,7 @@ class Course:
         point = CurvePoint(
             sparsity=sparsity.fraction,
             pattern=str(sparsity),
+            group=sparsity.group,
             metric=metric.name,
             formula=str(metric.expression),
             perplexity=exp(pruned.loss),
@@ -160,24 +187,34 @@ class Course:
         return point
 
     def _highest(
-        self, metric: Metric, step: Step, first: int, *, low: int = 0, windows: int | None = None
+        self,
+        metric: Metric,
+        group: Group,
+        step: Step,
+        first: int,
+        *,
+        low: int = 0,
+        windows: int | None = None,
     ) -> int:
         def loss(at: int) -> float:
-            point = self.measure(metric, at_step(at), step, windows)
+            point = self.measure(metric, at_step(at, group), step, windows)
             if self.limit.min_score is None or point.score is None:
                 return point.rise
             return self.limit.min_score + self.limit.value - point.score
 
         return highest_within(loss, self.allowed, first=first, low=low)
 
-    def _choose(self, sparsity: Sparsity) -> Metric:
-        """The candidate that keeps most: told apart on few windows, the best of them on all."""
-        self.bench.work.observer.stage(f"choosing a metric at {sparsity}")
-        few = sorted(
-            candidates(),
-            key=lambda m: self.measure(m, sparsity, "choice", CHOICE_WINDOWS).perplexity,
-        )
-        return min(few[:FINALISTS], key=lambda m: self.measure(m, sparsity, "choice").perplexity)
+    def _choose(self, sparsities: Sequence[Sparsity]) -> tuple[Metric, Sparsity]:
+        """The candidate that keeps most, in one of the groups that these sparsities are of."""
+        self.bench.work.observer.stage(f"choosing a metric at {sparsities[0]}")
+        left = [(metric, sparsity) for sparsity in sparsities for metric in candidates()]
+
+        def perplexity(candidate: tuple[Metric, Sparsity], windows: int | None = None) -> float:
+            return self.measure(*candidate, "choice", windows).perplexity
+
+        for windows, kept in ROUNDS:
+            left = sorted(left, key=partial(perplexity, windows=windows))[:kept]
+        return min(left, key=perplexity)
 
     def _evolve(
         self,
@@ -190,45 +227,47 @@ class Course:
         if search is None:
             return known
         work = self.bench.work
-        work.observer.stage(f"evolving a metric at {sparsity}")
-        name = f"search-{sparsity}".replace(":", "-")
+        work.observer.stage(f"evolving a metric at {sparsity.in_words}")
+        name = f"search-{sparsity.in_words}".replace(":", "-").replace(" ", "-")
         found, _ = search_in(work, sparsity, folder / name, search, with_known=False, test=False)
         if found.interrupted:
             raise KeyboardInterrupt
         self.evaluations = found.evaluations
-        evolved = _named(Expression.parse(found.metric))
+        evolved = _named(Expression.parse(found.metric), sparsity.group)
         point = self.measure(evolved, sparsity, "evolved")
         better = point.perplexity < self.measure(known, sparsity, "bracket").perplexity
         return evolved if better and point.within is not False else known
 
     # The test part
 
-    def _judge(self, metric: Metric, step: int) -> Found:
+    def _judge(self, metric: Metric, group: Group, step: int) -> Found:
         """Check on the test part, and step back if the limit is missed there."""
         if self.limit.kind == "task":
-            return Found(metric, at_step(step), True, None)
+            return Found(metric, at_step(step, group), True, None)
         dense = exp(self.bench.dense("test").loss)
         allowed = (allowed_on(self.limit, dense) or 0.0) / dense - 1
         tried: list[tuple[float, float]] = []
 
         def rise(at: int) -> float:
-            perplexity, _ = self._on_test(metric, at_step(at))
-            tried.append((at_step(at).fraction, perplexity))
+            perplexity, _ = self._on_test(metric, at_step(at, group))
+            tried.append((at / STEPS, perplexity))
             return perplexity / dense - 1
 
         if rise(step) <= allowed:
-            return Found(metric, at_step(step), True, TestDecision(True, False, tuple(tried)))
+            return Found(
+                metric, at_step(step, group), True, TestDecision(True, False, tuple(tried))
+            )
         self.bench.work.observer.stage("the limit is missed on the test text: stepping back")
 
         def rise_on_both(at: int) -> float:
-            point = self.measure(metric, at_step(at), "bracket")
+            point = self.measure(metric, at_step(at, group), "bracket")
             return rise(at) if point.within else math.inf
 
         lower = 0
         if allowed > 0:
             lower = highest_within(rise_on_both, allowed, first=step - 1, high=step)
         decision = TestDecision(False, lower > 0, tuple(tried))
-        return Found(metric, at_step(max(lower, 1)), lower > 0, decision)
+        return Found(metric, at_step(max(lower, 1), group), lower > 0, decision)
 
     def _on_test(self, metric: Metric, sparsity: Sparsity) -> tuple[float, bool]:
         """Perplexity on the test part, and whether the limit is kept there."""

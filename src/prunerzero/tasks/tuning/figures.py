@@ -44,7 +44,7 @@ def part_figures(
     elif allowed is not None:
         confidence = float(np.mean(sure.perplexities <= allowed))
     moved = bench.ledger.recall(
-        f"divergence of {metric.expression} at {sparsity}, {part}",
+        f"divergence of {metric.expression} at {sparsity.in_words}, {part}",
         lambda: _divergence(bench, metric, sparsity, part),
     )
     text = bench.work.text(part)

@@ -11,6 +11,12 @@ from prunerzero.tasks.tune_result import Limit, PartFigures, TestDecision, TuneR
 from prunerzero.tasks.tuning.limit import Wish
 from prunerzero.tasks.workspace import Setup
 
+_KEPT = {
+    "row": "weights",
+    "layer": "weights of each layer",
+    "model": "weights of the whole model",
+}
+
 
 def answer(result: TuneResult) -> str:
     """One paragraph: what can be pruned, what it costs, how sure that is."""
@@ -22,7 +28,7 @@ def answer(result: TuneResult) -> str:
     else:
         opening = f"At {amount}" if result.reached else f"No: even at {amount}"
     evolved = "evolved" if result.metric.name == "evolved" else "known"
-    metric = f"weights being kept by the {evolved} metric {_named(result)}"
+    metric = f"{_KEPT[result.group]} being kept by the {evolved} metric {_named(result)}"
     costs = f"your text's perplexity {_change(validation)}"
     if result.task is not None:
         task = result.task
