@@ -51,7 +51,7 @@ def test_seeded_with_the_catalog_a_search_measures_what_its_operators_can_write(
 ) -> None:
     result = run_search(ToyFitness(), 12, operators=operators, seed_metrics="catalog")
     seeds = {e.expression for e in result.evaluations if e.origin == "catalog"}
-    names = {"magnitude", "wanda", "gblm", "pruner-zero", "power-law"}
+    names = {"magnitude", "wanda", "gblm", "fisher", "pruner-zero", "power-law"}
     if operators == "extended":
         names = {*CATALOG}
     assert seeds == {str(CATALOG[name].expression.canonical("row")) for name in names}
