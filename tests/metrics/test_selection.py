@@ -15,7 +15,7 @@ from prunerzero.metrics import (
     Sparsity,
     SparsityError,
     prune_mask,
-    selection,
+    threads,
 )
 from prunerzero.metrics.selection import prune_into
 
@@ -45,14 +45,14 @@ def test_blocks_of_rows_give_the_same_masks_to_the_bit(seed, sparsity, block):
     e = random_tree(random.Random(seed), 4)
     values = {name: v.float() for name, v in statistics(seed % 7, (23, 16)).items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "_BLOCK", block)
+        patch.setattr(threads, "BLOCK", block)
         ours, theirs = found(e, sparsity, values), reference(e, sparsity, values)
     assert ours == theirs if isinstance(theirs, str) else torch.equal(ours, theirs)
 
 
 @pytest.fixture
 def blocks_of_one_row(monkeypatch):
-    monkeypatch.setattr(selection, "_BLOCK", 16)
+    monkeypatch.setattr(threads, "BLOCK", 16)
 
 
 @pytest.mark.parametrize("sparsity", SPARSITIES, ids=str)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from itertools import combinations
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from prunerzero.metrics.cpu import lowest_inputs, prune_rows
 from prunerzero.metrics.errors import ScoreError, SparsityError
-from prunerzero.metrics.thresholds import kth_lowest
+from prunerzero.metrics.threads import in_blocks
 
 Group = Literal["row", "layer", "model"]
 """Within what scores compete: an output row, a layer, or all prunable layers of the model."""
-
-_WORTH_THREADS = 1 << 16
-"""Scores of which the selection takes much longer than handing it to a thread."""
 
 
 @dataclass(frozen=True)
@@ -124,25 +119,15 @@ def prune_mask(score: Tensor, sparsity: Sparsity) -> Tensor:
         ScoreError: the score is no matrix or holds NaN, which has no rank.
         SparsityError: the number of inputs is no multiple of M.
     """
-    return prune_mask_on(torch.get_num_threads(), score, sparsity)
-
-
-def prune_mask_on(threads: int, score: Tensor, sparsity: Sparsity) -> Tensor:
-    """``prune_mask`` that on a CPU selects with so many threads."""
     if score.dim() != 2:
         raise ScoreError(f"a score must be a matrix [out, in], not of shape {list(score.shape)}.")
-    score = score.detach()
-    if score.device.type == "cpu" and score.dtype in (torch.float16, torch.bfloat16):
-        score = score.float()  # numpy, which does the work there, has no bfloat16
-    if nans := _count_nan(score):
-        raise nan_error(nans, score.numel())
     sparsity.check(score.shape[1])
-    if sparsity.keep is not None and sparsity.of is not None:
-        return _prune_pattern(score, sparsity.of - sparsity.keep, sparsity.of, threads)
-    assert sparsity.ratio is not None
-    rows = score if sparsity.group == "row" else score.reshape(1, -1)
-    count = int(rows.shape[1] * sparsity.ratio)
-    return _prune_lowest(rows, count, threads).reshape(score.shape)
+    score = score.detach()
+    if score.device.type == "cpu":
+        return _prune_on_cpu(score, sparsity)
+    if nans := int(torch.isnan(score).sum()):
+        raise nan_error(nans, score.numel())
+    return _prune_by_torch(score, sparsity)
 
 
 def nan_error(count: int, total: int, where: str = "") -> ScoreError:
@@ -150,46 +135,41 @@ def nan_error(count: int, total: int, where: str = "") -> ScoreError:
     return ScoreError(f"{where}{count} of {total} scores are NaN and have no rank.")
 
 
-def _count_nan(score: Tensor) -> int:
-    if score.device.type == "cpu":
-        return int(np.count_nonzero(np.isnan(score.numpy())))
-    return int(torch.isnan(score).sum())
+def _prune_on_cpu(score: Tensor, sparsity: Sparsity) -> Tensor:
+    if score.dtype in (torch.float16, torch.bfloat16):
+        score = score.float()  # numpy has no bfloat16
+    rows = score.reshape(1, -1) if sparsity.group == "layer" else score
+    values, mask = rows.numpy(), torch.empty(rows.shape, dtype=torch.bool)
+    pruned = mask.numpy()
+    nans: list[int] = []
+
+    def prune(blocks: Iterator[slice]) -> None:
+        for block in blocks:
+            nans.append(prune_rows(values[block], sparsity, pruned[block]))
+
+    in_blocks(prune, *rows.shape)
+    if any(nans):
+        raise nan_error(sum(nans), score.numel())
+    return mask.reshape(score.shape)
 
 
-def _prune_lowest(rows: Tensor, count: int, threads: int) -> Tensor:
+def _prune_by_torch(score: Tensor, sparsity: Sparsity) -> Tensor:
+    if sparsity.keep is not None and sparsity.of is not None:
+        return _prune_pattern(score, sparsity.of - sparsity.keep, sparsity.of)
+    rows = score.reshape(1, -1) if sparsity.group == "layer" else score
+    return _prune_lowest(rows, int(rows.shape[1] * sparsity.fraction)).reshape(score.shape)
+
+
+def _prune_lowest(rows: Tensor, count: int) -> Tensor:
     """The ``count`` lowest of each row, ties in column order."""
     if count == 0 or rows.numel() == 0:
         return torch.zeros_like(rows, dtype=torch.bool)
-    if rows.device.type == "cpu":  # numpy selects and compares several times faster than torch
-        array = rows.numpy()
-        threshold = torch.from_numpy(_kth_lowest(array, count - 1, threads))
-        lowest = array <= threshold.numpy()
-        total, pruned = int(np.count_nonzero(lowest)), torch.from_numpy(lowest)
-    else:
-        threshold = rows.kthvalue(count, dim=1, keepdim=True).values
-        pruned = rows <= threshold
-        total = int(pruned.count_nonzero())
-    if total > count * rows.shape[0]:  # scores tie at a threshold
+    threshold = rows.kthvalue(count, dim=1, keepdim=True).values
+    pruned = rows <= threshold
+    if int(pruned.count_nonzero()) > count * rows.shape[0]:  # scores tie at a threshold
         tied = (pruned.sum(1) > count).nonzero().squeeze(1)
         pruned[tied] = _prune_tied(rows[tied], threshold[tied], count)
     return pruned
-
-
-def _kth_lowest(rows: Any, k: int, threads: int) -> Any:
-    """[rows, 1]; numpy itself uses one core."""
-
-    def select(some: Any) -> Any:
-        return kth_lowest(some, k)
-
-    threads = min(threads, len(rows))
-    if threads == 1 or rows.size < _WORTH_THREADS:
-        return select(rows)
-    return np.concatenate([*_pool(threads).map(select, np.array_split(rows, threads))])
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "selection")
 
 
 def _prune_tied(rows: Tensor, threshold: Tensor, count: int) -> Tensor:
@@ -199,25 +179,10 @@ def _prune_tied(rows: Tensor, threshold: Tensor, count: int) -> Tensor:
     return below | (tied & (tied.cumsum(1) <= missing))
 
 
-def _prune_pattern(score: Tensor, prune: int, of: int, threads: int) -> Tensor:
+def _prune_pattern(score: Tensor, prune: int, of: int) -> Tensor:
     """The ``prune`` lowest of each ``of`` consecutive inputs, ranked pair by pair."""
     if of > 8:  # the pairs are too many
-        return _prune_lowest(score.reshape(-1, of), prune, threads).reshape(score.shape)
-    pruned: Tensor
-    if score.device.type == "cpu":  # numpy transposes and compares several times faster than torch
-        inputs = np.ascontiguousarray(score.numpy().reshape(-1, of).T)
-        lowest = _lowest_inputs(inputs, np.zeros(inputs.shape, np.int8), prune)
-        pruned = torch.from_numpy(np.ascontiguousarray(lowest.T))
-    else:
-        places = score.reshape(-1, of).t().contiguous()
-        pruned = _lowest_inputs(places, torch.zeros_like(places, dtype=torch.int8), prune).t()
+        return _prune_lowest(score.reshape(-1, of), prune).reshape(score.shape)
+    inputs = score.reshape(-1, of).t().contiguous()
+    pruned: Tensor = lowest_inputs(inputs, torch.zeros_like(inputs, dtype=torch.int8), prune).t()
     return pruned.reshape(score.shape)
-
-
-def _lowest_inputs(inputs: Any, rank: Any, prune: int) -> Any:
-    """Which of inputs [of, runs] are among the ``prune`` lowest of their run; ``rank`` is zeros."""
-    for i, j in combinations(range(len(inputs)), 2):
-        first_is_lower = inputs[i] <= inputs[j]
-        rank[j] += first_is_lower
-        rank[i] += ~first_is_lower
-    return rank < prune

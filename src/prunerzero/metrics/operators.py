@@ -36,7 +36,8 @@ class Operator:
     Attributes:
         name: how it is written in text and in JSON.
         arity: 1 or 2.
-        function: tensors → tensor, with broadcasting; keeps the dtype.
+        function: tensors → tensor, with broadcasting; keeps the dtype. With ``out``, which has the
+            result's shape and may be one of the arguments, the result is written there.
         meaning: words for ``explain``, with ``{0}`` and ``{1}`` for the arguments.
         order: whether the result is ordered as the first argument is, the second held fixed.
         sign: what is known of the result's sign (arguments count as non-negative or unknown).
@@ -91,24 +92,46 @@ def _total(dim: int) -> Callable[[Tensor], Scale]:
     return scale
 
 
-def rescale(x: Tensor, scale: Scale) -> Tensor:
+def rescale(x: Tensor, scale: Scale, *, out: Tensor | None = None) -> Tensor:
     """(x - shift) / scale."""
     shift, divisor = scale
-    return (x if shift is None else x - shift) / divisor
+    if shift is None:
+        return torch.div(x, divisor, out=out)
+    return torch.sub(x, shift, out=out).div_(divisor)
 
 
 def _rescaling(name: str, scale: Callable[[Tensor], Scale], **fields: Any) -> Operator:
-    def function(x: Tensor, *others: Tensor) -> Tensor:
+    def function(x: Tensor, *others: Tensor, out: Tensor | None = None) -> Tensor:
         # published: the norm of a row is that of the row spread over x's matrix
         x, *others = torch.broadcast_tensors(x, *others)
-        return rescale(x, scale(others[-1] if others else x))
+        return rescale(x, scale(others[-1] if others else x), out=out)
 
     return Operator(name, function=function, scale=scale, **fields)
 
 
-def _divide_elements(x: Tensor, y: Tensor) -> Tensor:
+def _log(x: Tensor, *, out: Tensor | None = None) -> Tensor:
+    return torch.abs(x, out=out).add_(LOG_OFFSET).log_()
+
+
+def _exp(x: Tensor, *, out: Tensor | None = None) -> Tensor:
+    return torch.clamp(x, max=EXP_LIMIT, out=out).exp_()
+
+
+def _sqrt(x: Tensor, *, out: Tensor | None = None) -> Tensor:
+    return torch.abs(x, out=out).sqrt_()
+
+
+def _skip(x: Tensor, *, out: Tensor | None = None) -> Tensor:
+    return x if out is None else out.copy_(x)
+
+
+def _divide_elements(x: Tensor, y: Tensor, *, out: Tensor | None = None) -> Tensor:
     nearest = torch.where(y < 0, -SMALLEST_DIVISOR, SMALLEST_DIVISOR).to(y.dtype)
-    return x / torch.where(y.abs() < SMALLEST_DIVISOR, nearest, y)
+    return torch.div(x, torch.where(y.abs() < SMALLEST_DIVISOR, nearest, y), out=out)
+
+
+def _power(x: Tensor, y: Tensor, *, out: Tensor | None = None) -> Tensor:
+    return torch.pow(x.abs(), y, out=out)
 
 
 _TABLE = (
@@ -119,15 +142,15 @@ _TABLE = (
     Operator("neg", 1, torch.neg, "minus {0}", infix="-"),
     Operator("abs", 1, torch.abs, "the absolute value of {0}",
              order="increasing for non-negative", sign="non-negative"),
-    Operator("log", 1, lambda x: (x.abs() + LOG_OFFSET).log(), "the logarithm of {0}",
+    Operator("log", 1, _log, "the logarithm of {0}",
              order="increasing for non-negative"),
-    Operator("exp", 1, lambda x: x.clamp(max=EXP_LIMIT).exp(), "the exponential of {0}",
+    Operator("exp", 1, _exp, "the exponential of {0}",
              order="increasing", sign="non-negative"),
-    Operator("sqrt", 1, lambda x: x.abs().sqrt(), "the square root of {0}",
+    Operator("sqrt", 1, _sqrt, "the square root of {0}",
              order="increasing for non-negative", sign="non-negative"),
     Operator("tanh", 1, torch.tanh, "the hyperbolic tangent of {0}",
              order="increasing", sign="as its arguments"),
-    Operator("skp", 1, lambda x: x, "{0}", order="increasing", sign="as its arguments"),
+    Operator("skp", 1, _skip, "{0}", order="increasing", sign="as its arguments"),
     _rescaling("mms", _range, arity=1, meaning="{0} scaled to 0…1 over the layer",
                order="increasing", sign="non-negative", reads="matrix"),
     _rescaling("zsn", _mean_and_deviation, arity=1, meaning="{0} standardised over the layer",
@@ -141,7 +164,7 @@ _TABLE = (
                order="increasing", sign="as its arguments", reads="matrix"),
     Operator("ediv", 2, _divide_elements, "{0} divided, element by element, by {1}",
              sign="as its arguments", infix="/", published=False),
-    Operator("epow", 2, lambda x, y: x.abs() ** y, "{0} to the power of {1}",
+    Operator("epow", 2, _power, "{0} to the power of {1}",
              sign="non-negative", infix="**", published=False),
     _rescaling("rownorm", _total(-1), arity=1, meaning="the share of {0} in its output row",
                sign="as its arguments", published=False, reads="row"),

@@ -7,22 +7,23 @@ reads it, and several blocks at once; on an NVIDIA GPU one kernel does it all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from prunerzero.metrics.errors import ScoreError
+from prunerzero.metrics.cpu import prune_rows
 from prunerzero.metrics.expression import Expression, evaluate, magnitudes, statistics_read
 from prunerzero.metrics.facts import breadth
-from prunerzero.metrics.mask import Sparsity, nan_error, prune_mask, prune_mask_on
+from prunerzero.metrics.mask import Sparsity, nan_error, prune_mask
 from prunerzero.metrics.operators import OPERATORS, Scale
+from prunerzero.metrics.steps import Steps
+from prunerzero.metrics.threads import in_blocks
 
-_BLOCK = 1 << 18
-"""Weights in a block of rows: 1 MB of scores, 64 rows of 4096 inputs."""
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers of as many bytes."""
 
 
 def score_mask(
@@ -91,80 +92,103 @@ def prune_into(
             if target is not out:  # stored [in, out]
                 out.copy_(target)
             return
-    height = max(1, _BLOCK // max(1, W.shape[1])) if W.device.type == "cpu" else W.shape[0]
-    if height >= W.shape[0] or sparsity.group != "row":
-        score = _whole(expression, statistics, W, height)
-        _write(out, W, prune_mask(score, sparsity))
+    if W.device.type == "cpu":
+        _prune_on_cpu(out, expression, sparsity, statistics, W)
+    else:
+        values = {**statistics, "W": magnitudes(W)}
+        _write(out, W, prune_mask(evaluate(expression, values).expand(W.shape), sparsity))
+
+
+def _prune_on_cpu(
+    out: Tensor,
+    expression: Expression,
+    sparsity: Sparsity,
+    statistics: Mapping[str, Tensor],
+    W: Tensor,
+) -> None:
+    if sparsity.group != "row":
+        _write(out, W, prune_mask(_whole(expression, statistics, W), sparsity))
         return
-    scales = _scales(expression, statistics, W, height)
+    steps = Steps(expression, statistics.get("X"), _scales(expression, statistics, W))
+    nans: list[int] = []
+
+    def prune(score: Tensor, rows: slice, spare: Tensor) -> None:
+        is_mask = out.dtype == torch.bool and out.is_contiguous()
+        mask = out[rows] if is_mask else torch.empty(score.shape, dtype=torch.bool)
+        nans.append(prune_rows(score.numpy(), sparsity, mask.numpy(), spare.numpy()))
+        if not is_mask:
+            _write(out[rows], W[rows], mask, spare)
+
+    _score_blocks(steps, statistics, W, prune)
+    if count := sum(nans):
+        raise nan_error(count, W.numel())
+
+
+def _score_blocks(
+    steps: Steps,
+    statistics: Mapping[str, Tensor],
+    W: Tensor,
+    use: Callable[[Tensor, slice, Tensor], object],
+) -> None:
+    """Have scores used a block of rows at a time; ``use`` may overwrite its third argument."""
+    G = statistics.get("G")
 
     @torch.no_grad()  # which holds for one thread
-    def prune(rows: slice) -> None:
-        score = evaluate(expression, _block(statistics, W, rows), scales).expand(W[rows].shape)
-        _write(out[rows], W[rows], prune_mask_on(1, score, sparsity))
+    def work(blocks: Iterator[slice]) -> None:
+        memory: list[Tensor] = []
+        for rows in blocks:
+            block = W[rows]
+            if not memory:  # the first block is the tallest
+                memory = [torch.empty(block.shape) for _ in range(steps.matrices + 1)]
+            matrices = [matrix[: len(block)] for matrix in memory]
+            score = steps.run(block, None if G is None else G[rows], matrices)
+            use(score, rows, matrices[-1])
 
-    try:
-        # numpy and torch let other threads run while they compute; all are done at the end
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            list(threads.map(prune, _blocks(W.shape[0], height)))
-    except ScoreError:  # NaN: the whole tells how many
-        prune_mask(_whole(expression, statistics, W, height, scales), sparsity)
-        raise
+    in_blocks(work, *W.shape)
 
 
-def _write(out: Tensor, W: Tensor, mask: Tensor) -> None:
+def _write(out: Tensor, W: Tensor, mask: Tensor, spare: Tensor | None = None) -> None:
+    """``spare``, fp32 of the shape of ``W``, may be overwritten."""
     if out.dtype == torch.bool:
         out.copy_(mask)
+        return
+    # a branch for each weight, as torch.where has on a CPU, would be mispredicted half the time
+    bits = _INTEGERS[W.element_size()]
+    if spare is not None and W.element_size() <= spare.element_size():
+        kept = spare.view(bits)[:, : W.shape[1]].copy_(mask)
     else:
-        torch.where(mask, W.new_zeros(()), W, out=out)
-
-
-def _blocks(rows: int, height: int) -> list[slice]:
-    return [slice(start, start + height) for start in range(0, rows, height)]
-
-
-def _block(statistics: Mapping[str, Tensor], W: Tensor, rows: slice) -> dict[str, Tensor]:
-    values = {"W": magnitudes(W[rows])}
-    for name, value in statistics.items():
-        values[name] = value[rows] if name == "G" else value
-    return values
+        kept = mask.to(bits)
+    torch.bitwise_and(W.view(bits), kept.sub_(1), out=out.view(bits))
 
 
 def _whole(
     e: Expression,
     statistics: Mapping[str, Tensor],
     W: Tensor,
-    height: int,
     scales: Mapping[Expression, Scale] | None = None,
 ) -> Tensor:
-    """fp32 values [out, in] of a metric or of a part of one, computed by blocks of rows."""
-    if height >= W.shape[0]:
-        values = _block(statistics, W, slice(None))
-        return evaluate(e, values, scales or {}).expand(W.shape)
+    """fp32 values [out, in] of a metric or of a part of one."""
     if e.name == "G":
         return statistics["G"]
-    if breadth(e) < 2:
-        return evaluate(e, _block(statistics, W, slice(1))).expand(W.shape)
     if scales is None:
-        scales = _scales(e, statistics, W, height)
-    out = torch.empty(W.shape, dtype=torch.float32, device=W.device)
-    for rows in _blocks(W.shape[0], height):
-        out[rows] = evaluate(e, _block(statistics, W, rows), scales)
+        scales = _scales(e, statistics, W)
+    out = torch.empty(W.shape)
+    steps = Steps(e, statistics.get("X"), scales)
+    _score_blocks(steps, statistics, W, lambda score, rows, _: out[rows].copy_(score))
     return out
 
 
 def _scales(
-    expression: Expression, statistics: Mapping[str, Tensor], W: Tensor, height: int
+    expression: Expression, statistics: Mapping[str, Tensor], W: Tensor
 ) -> dict[Expression, Scale]:
     """What operators of the metric read of more than a block of rows."""
     scales: dict[Expression, Scale] = {}
-
     for _, e in reversed(list(expression.subtrees())):  # arguments before what reads them
         operator = OPERATORS.get(e.name)
         if operator is None or operator.scale is None or e in scales or breadth(e) < 2:
             continue
         if operator.reads != "row":
-            scales[e] = operator.scale(_whole(e.arguments[-1], statistics, W, height, scales))
+            scales[e] = operator.scale(_whole(e.arguments[-1], statistics, W, scales))
     return scales
 
 
