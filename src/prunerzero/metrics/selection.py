@@ -19,7 +19,7 @@ from prunerzero.metrics.expression import Expression, evaluate, magnitudes, stat
 from prunerzero.metrics.facts import breadth
 from prunerzero.metrics.mask import Sparsity, nan_error, prune_mask
 from prunerzero.metrics.operators import OPERATORS, Scale
-from prunerzero.metrics.steps import Steps
+from prunerzero.metrics.steps import GRADIENTS, WEIGHTS, steps_of
 from prunerzero.metrics.threads import in_blocks
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -109,7 +109,6 @@ def _prune_on_cpu(
     if sparsity.group != "row":
         _write(out, W, prune_mask(_whole(expression, statistics, W), sparsity))
         return
-    steps = Steps(expression, statistics.get("X"), _scales(expression, statistics, W))
     nans: list[int] = []
 
     def prune(score: Tensor, rows: slice, spare: Tensor) -> None:
@@ -119,32 +118,42 @@ def _prune_on_cpu(
         if not is_mask:
             _write(out[rows], W[rows], mask, spare)
 
-    _score_blocks(steps, statistics, W, prune)
+    _score_blocks(expression, statistics, W, _scales(expression, statistics, W), prune)
     if count := sum(nans):
         raise nan_error(count, W.numel())
 
 
 def _score_blocks(
-    steps: Steps,
+    e: Expression,
     statistics: Mapping[str, Tensor],
     W: Tensor,
+    scales: Mapping[Expression, Scale],
     use: Callable[[Tensor, slice, Tensor], object],
 ) -> None:
-    """Have scores used a block of rows at a time; ``use`` may overwrite its third argument."""
-    G = statistics.get("G")
+    """Have values used a block of rows at a time; ``use`` may overwrite its third argument."""
+    steps = steps_of(e, frozenset(scales))
+    fixed = {part: evaluate(part, _no_weights(statistics), scales) for part in steps.fixed}
 
     @torch.no_grad()  # which holds for one thread
     def work(blocks: Iterator[slice]) -> None:
         memory: list[Tensor] = []
+        given = dict(fixed)
         for rows in blocks:
-            block = W[rows]
+            given[WEIGHTS] = block = W[rows]
+            if "G" in statistics:
+                given[GRADIENTS] = statistics["G"][rows]
             if not memory:  # the first block is the tallest
                 memory = [torch.empty(block.shape) for _ in range(steps.matrices + 1)]
-            matrices = [matrix[: len(block)] for matrix in memory]
-            score = steps.run(block, None if G is None else G[rows], matrices)
+            matrices = [matrix[: block.shape[0]] for matrix in memory]
+            score = steps.run(given, scales, matrices).expand(block.shape)
             use(score, rows, matrices[-1])
 
     in_blocks(work, *W.shape)
+
+
+def _no_weights(statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What subtrees read that are a number or a row; constants take their type from W."""
+    return {**statistics, "W": torch.empty(0)}
 
 
 def _write(out: Tensor, W: Tensor, mask: Tensor, spare: Tensor | None = None) -> None:
@@ -170,11 +179,12 @@ def _whole(
     """fp32 values [out, in] of a metric or of a part of one."""
     if e.name == "G":
         return statistics["G"]
+    if breadth(e) < 2:  # spread, not copied: sums over a copy are in another order
+        return evaluate(e, _no_weights(statistics)).expand(W.shape)
     if scales is None:
         scales = _scales(e, statistics, W)
     out = torch.empty(W.shape)
-    steps = Steps(e, statistics.get("X"), scales)
-    _score_blocks(steps, statistics, W, lambda score, rows, _: out[rows].copy_(score))
+    _score_blocks(e, statistics, W, scales, lambda score, rows, _: out[rows].copy_(score))
     return out
 
 

@@ -9,6 +9,9 @@ from threading import Barrier
 
 import torch
 
+_SPLIT = 1 << 15
+"""Values from which on torch itself may split an operation among cores, at a price for each."""
+
 _WORTH_THREADS = 1 << 16
 """Values of which a block takes much longer than handing it to a thread."""
 
@@ -25,8 +28,10 @@ def in_blocks(work: Callable[[Iterator[slice]], None], rows: int, width: int) ->
 
     ``work`` is called once in each thread and takes blocks, slices of rows, until none is left.
     """
-    threads = torch.get_num_threads() if rows * width >= _WORTH_THREADS else 1
-    height = max(1, min(BLOCK // max(1, width), -(-rows // threads)))
+    threads, size = torch.get_num_threads(), BLOCK
+    if rows * width < _WORTH_THREADS:
+        threads, size = 1, min(BLOCK, _SPLIT - 1)
+    height = max(1, min(size // max(1, width), -(-rows // threads)))
     blocks = [slice(start, start + height) for start in range(0, rows, height)]
     threads = min(threads, len(blocks))
     left = iter(blocks)
