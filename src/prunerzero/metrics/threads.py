@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import cache
-from threading import Barrier
 
 import torch
 
@@ -47,15 +48,16 @@ def in_blocks(work: Callable[[Iterator[slice]], None], rows: int, width: int) ->
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads of which each computes alone: torch would split what each does among all cores."""
-    pool = ThreadPoolExecutor(threads, "rows")
-    all_there = Barrier(threads)
+    return ThreadPoolExecutor(threads, "rows", initializer=_compute_alone)
 
-    def start(_: int) -> None:
-        torch.get_num_threads()  # or torch undoes what follows
-        torch.set_num_threads(1)
-        all_there.wait()
 
-    list(pool.map(start, range(threads)))
-    torch.set_num_threads(threads)  # for new threads of the caller's, which would have got 1
-    return pool
+def _compute_alone() -> None:
+    """Keep torch from splitting what this thread computes among all cores, which work already.
+
+    ``torch.set_num_threads`` does that and more: it ends MKL's own choice of how many threads a
+    call is worth, in the whole process, after which the smallest waits for every core. So OpenMP,
+    which torch asks, is told itself; where it is not found, torch splits.
+    """
+    torch.get_num_threads()  # a thread's first question to torch sets it anew
+    with suppress(AttributeError):
+        ctypes.CDLL(torch._C.__file__).omp_set_num_threads(1)
