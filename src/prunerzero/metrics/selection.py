@@ -14,13 +14,13 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from prunerzero.metrics import threads
 from prunerzero.metrics.cpu import prune_rows
 from prunerzero.metrics.expression import Expression, evaluate, magnitudes, statistics_read
 from prunerzero.metrics.facts import breadth
 from prunerzero.metrics.mask import Sparsity, nan_error, prune_mask
 from prunerzero.metrics.operators import OPERATORS, Scale
 from prunerzero.metrics.steps import GRADIENTS, WEIGHTS, steps_of
-from prunerzero.metrics.threads import in_blocks
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers of as many bytes."""
@@ -92,14 +92,14 @@ def prune_into(
             if target is not out:  # stored [in, out]
                 out.copy_(target)
             return
-    if W.device.type == "cpu":
-        _prune_on_cpu(out, expression, sparsity, statistics, W)
+    if W.device.type == "cpu" and W.numel() > threads.BLOCK:
+        _prune_in_blocks(out, expression, sparsity, statistics, W)
     else:
         values = {**statistics, "W": magnitudes(W)}
         _write(out, W, prune_mask(evaluate(expression, values).expand(W.shape), sparsity))
 
 
-def _prune_on_cpu(
+def _prune_in_blocks(
     out: Tensor,
     expression: Expression,
     sparsity: Sparsity,
@@ -148,7 +148,7 @@ def _score_blocks(
             score = steps.run(given, scales, matrices).expand(block.shape)
             use(score, rows, matrices[-1])
 
-    in_blocks(work, *W.shape)
+    threads.in_blocks(work, *W.shape)
 
 
 def _no_weights(statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,17 +10,11 @@ from functools import cache
 
 import torch
 
-_SPLIT = 1 << 15
-"""Values from which on torch itself may split an operation among cores, at a price for each."""
-
-_WORTH_THREADS = 1 << 16
-"""Values of which a block takes much longer than handing it to a thread."""
-
 
 BLOCK = 1 << 17
 """Values in a block of rows: 512 kB of scores, 32 rows of 4096 inputs.
 
-A few such matrices fit in a core's cache; in smaller blocks threads wait for Python too often.
+A few such matrices fit in a core's cache; with smaller blocks threads wait for Python too often.
 """
 
 
@@ -28,14 +22,14 @@ def in_blocks(work: Callable[[Iterator[slice]], None], rows: int, width: int) ->
     """Have all ``rows`` of a matrix worked on, block by block, on as many threads as torch has.
 
     ``work`` is called once in each thread and takes blocks, slices of rows, until none is left.
+    What is no more than one block is left to the caller's thread.
     """
-    threads, size = torch.get_num_threads(), BLOCK
-    if rows * width < _WORTH_THREADS:
-        threads, size = 1, min(BLOCK, _SPLIT - 1)
-    height = max(1, min(size // max(1, width), -(-rows // threads)))
-    blocks = [slice(start, start + height) for start in range(0, rows, height)]
-    threads = min(threads, len(blocks))
-    left = iter(blocks)
+    count = -(-rows * width // BLOCK)
+    threads = min(torch.get_num_threads(), count)
+    if threads > 1:
+        count = -(-count // threads) * threads  # as many for each
+    height = max(1, -(-rows // max(1, count)))
+    left = iter([slice(start, start + height) for start in range(0, rows, height)])
     if threads <= 1:
         work(left)
         return
