@@ -55,6 +55,34 @@ def blocks_of_one_row(monkeypatch):
     monkeypatch.setattr(threads, "BLOCK", 16)
 
 
+@pytest.fixture
+def three_threads(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES, ids=str)
+def test_several_threads_give_the_same_masks(sparsity, blocks_of_one_row, three_threads):
+    for seed in range(20):
+        e = random_tree(random.Random(seed), 4)
+        values = {name: v.float() for name, v in statistics(seed % 7, (23, 16)).items()}
+        ours, theirs = found(e, sparsity, values), reference(e, sparsity, values)
+        assert ours == theirs if isinstance(theirs, str) else torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
+)
+@pytest.mark.parametrize("block", [16, 1 << 17])
+def test_weights_of_every_type_are_pruned_in_place(dtype, block, monkeypatch):
+    monkeypatch.setattr(threads, "BLOCK", block)
+    e, G = Expression.parse("W * G"), torch.rand(12, 16)
+    for sparsity in SPARSITIES:
+        W = torch.randn(12, 16).to(dtype)
+        expected = W.masked_fill(prune_mask(e.score(W=W, G=G), sparsity), 0)
+        prune_into(W, e, sparsity, W=W, G=G)
+        assert torch.equal(W, expected)
+
+
 @pytest.mark.parametrize("sparsity", SPARSITIES, ids=str)
 def test_weights_are_pruned_in_place_however_they_are_stored(sparsity, blocks_of_one_row):
     e = Expression.parse("abs(W * W) * mms(G)")

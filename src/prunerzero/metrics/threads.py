@@ -10,7 +10,6 @@ from functools import cache
 
 import torch
 
-
 BLOCK = 1 << 17
 """Values in a block of rows: 512 kB of scores, 32 rows of 4096 inputs.
 
@@ -19,9 +18,9 @@ A few such matrices fit in a core's cache; with smaller blocks threads wait for 
 
 
 def in_blocks(work: Callable[[Iterator[slice]], None], rows: int, width: int) -> None:
-    """Have all ``rows`` of a matrix worked on, block by block, on as many threads as torch has.
+    """Have all ``rows`` of a matrix worked on, in blocks of about ``BLOCK`` values, by some threads.
 
-    ``work`` is called once in each thread and takes blocks, slices of rows, until none is left.
+    As many as torch has; ``work`` is called once in each and takes slices of rows until none is left.
     What is no more than one block is left to the caller's thread.
     """
     count = -(-rows * width // BLOCK)
