@@ -86,6 +86,15 @@ def _prune_bytes(score: Any, prune: int, of: int, out: Any, spare: Any) -> None:
     np.less(rank.view(np.uint8), prune, out=out.reshape(-1))
 
 
+def write_kept(weights: Any, pruned: Any, out: Any, spare: Any = None) -> None:
+    """Write weights, taken as integers, with zeros where they are pruned; ``out`` may be theirs.
+
+    A branch for each weight, as torch.where has, would be mispredicted half the time.
+    """
+    kept = np.subtract(pruned.view(np.int8), 1, out=spare, dtype=weights.dtype)  # all bits or none
+    np.bitwise_and(weights, kept, out=out)
+
+
 def lowest_inputs(inputs: Any, rank: Any, prune: int) -> Any:
     """Which of inputs [of, runs] are among the ``prune`` lowest of their run; ``rank`` is zeros."""
     for i, j in combinations(range(len(inputs)), 2):

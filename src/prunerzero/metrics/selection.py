@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from prunerzero.metrics import threads
-from prunerzero.metrics.cpu import prune_rows
+from prunerzero.metrics.cpu import prune_rows, write_kept
 from prunerzero.metrics.expression import Expression, evaluate, magnitudes, statistics_read
 from prunerzero.metrics.facts import breadth
 from prunerzero.metrics.mask import Sparsity, nan_error, prune_mask
@@ -160,14 +160,14 @@ def _write(out: Tensor, W: Tensor, mask: Tensor, spare: Tensor | None = None) ->
     """``spare``, fp32 of the shape of ``W``, may be overwritten."""
     if out.dtype == torch.bool:
         out.copy_(mask)
-        return
-    # a branch for each weight, as torch.where has on a CPU, would be mispredicted half the time
-    bits = _INTEGERS[W.element_size()]
-    if spare is not None and W.element_size() <= spare.element_size():
-        kept = spare.view(bits)[:, : W.shape[1]].copy_(mask)
+    elif W.device.type != "cpu":
+        torch.where(mask, W.new_zeros(()), W, out=out)
     else:
-        kept = mask.to(bits)
-    torch.bitwise_and(W.view(bits), kept.sub_(1), out=out.view(bits))
+        bits = _INTEGERS[W.element_size()]
+        memory = None
+        if spare is not None and W.element_size() <= spare.element_size():
+            memory = spare.view(bits)[:, : W.shape[1]].numpy()
+        write_kept(W.view(bits).numpy(), mask.numpy(), out.detach().view(bits).numpy(), memory)
 
 
 def _whole(

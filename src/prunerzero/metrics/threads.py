@@ -18,10 +18,10 @@ A few such matrices fit in a core's cache; with smaller blocks threads wait for 
 
 
 def in_blocks(work: Callable[[Iterator[slice]], None], rows: int, width: int) -> None:
-    """Have all ``rows`` of a matrix worked on, in blocks of about ``BLOCK`` values, by some threads.
+    """Have all ``rows`` of a matrix worked on, in blocks of about ``BLOCK`` values.
 
-    As many as torch has; ``work`` is called once in each and takes slices of rows until none is left.
-    What is no more than one block is left to the caller's thread.
+    ``work`` is called once in each of torch's number of threads, and takes slices of rows until
+    none is left. What is no more than one block is left to the caller's thread.
     """
     count = -(-rows * width // BLOCK)
     threads = min(torch.get_num_threads(), count)
