@@ -138,7 +138,7 @@ def nan_error(count: int, total: int, where: str = "") -> ScoreError:
 def _prune_on_cpu(score: Tensor, sparsity: Sparsity) -> Tensor:
     if score.dtype in (torch.float16, torch.bfloat16):
         score = score.float()  # numpy has no bfloat16
-    rows = score.reshape(1, -1) if sparsity.group == "layer" else score
+    rows = score if sparsity.group == "row" else score.reshape(1, -1)
     values, mask = rows.numpy(), torch.empty(rows.shape, dtype=torch.bool)
     pruned = mask.numpy()
     nans: list[int] = []
@@ -156,7 +156,7 @@ def _prune_on_cpu(score: Tensor, sparsity: Sparsity) -> Tensor:
 def _prune_by_torch(score: Tensor, sparsity: Sparsity) -> Tensor:
     if sparsity.keep is not None and sparsity.of is not None:
         return _prune_pattern(score, sparsity.of - sparsity.keep, sparsity.of)
-    rows = score.reshape(1, -1) if sparsity.group == "layer" else score
+    rows = score if sparsity.group == "row" else score.reshape(1, -1)
     return _prune_lowest(rows, int(rows.shape[1] * sparsity.fraction)).reshape(score.shape)
 
 
