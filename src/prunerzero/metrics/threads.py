@@ -11,20 +11,28 @@ from functools import cache
 import torch
 
 BLOCK = 1 << 17
-"""Values in a block of rows: 512 kB of scores, 32 rows of 4096 inputs.
+"""Values in the smallest block of rows: 512 kB of scores, 32 rows of 4096 inputs.
 
-A few such matrices fit in a core's cache; with smaller blocks threads wait for Python too often.
+The larger a block the less threads wait for Python, and the less of it stays in a core's cache.
 """
+
+_GROWTH = 4
+"""How many times as large blocks may be …"""
+
+_EACH = 4
+"""… where each thread still has so many, so that none waits long for the last."""
 
 
 def in_blocks(work: Callable[[Iterator[slice]], None], rows: int, width: int) -> None:
-    """Have all ``rows`` of a matrix worked on, in blocks of about ``BLOCK`` values.
+    """Have all ``rows`` of a matrix worked on, in blocks of ``BLOCK`` values or some more.
 
     ``work`` is called once in each of torch's number of threads, and takes slices of rows until
     none is left. What is no more than one block is left to the caller's thread.
     """
-    count = -(-rows * width // BLOCK)
-    threads = min(torch.get_num_threads(), count)
+    values, threads = rows * width, torch.get_num_threads()
+    size = min(max(BLOCK, values // (_EACH * threads)), _GROWTH * BLOCK)
+    count = -(-values // size)
+    threads = min(threads, count)
     if threads > 1:
         count = -(-count // threads) * threads  # as many for each
     height = max(1, -(-rows // max(1, count)))
