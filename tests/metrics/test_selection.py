@@ -60,6 +60,14 @@ def three_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
 
 
+@pytest.mark.parametrize("inner", ["0.00001", "X"])
+def test_what_a_norm_divides_is_spread_over_the_matrix(inner, blocks_of_one_row):
+    e = Expression.parse(f"rownorm(div({inner}, W)) ** min(tanh(X), W)")
+    for seed in range(7):
+        values = {name: v.float() for name, v in statistics(seed, (23, 16)).items()}
+        assert torch.equal(found(e, Sparsity(0.5), values), reference(e, Sparsity(0.5), values))
+
+
 @pytest.mark.parametrize("sparsity", SPARSITIES, ids=str)
 def test_several_threads_give_the_same_masks(sparsity, blocks_of_one_row, three_threads):
     for seed in range(20):

@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from prunerzero.metrics.errors import NotationError, ScoreError
-from prunerzero.metrics.operators import OPERATORS, TERMINALS, Scale, rescale
+from prunerzero.metrics.operators import OPERATORS, TERMINALS
 
 if TYPE_CHECKING:
     from prunerzero.metrics.mask import Group
@@ -213,24 +212,19 @@ def arity_of(name: str) -> int:
     return OPERATORS[name].arity if name in OPERATORS else 0
 
 
-def evaluate(
-    expression: Expression,
-    values: Mapping[str, Tensor],
-    scales: Mapping[Expression, Scale] = MappingProxyType({}),
-) -> Tensor:
+def evaluate(expression: Expression, values: Mapping[str, Tensor]) -> Tensor:
     """The value of the expression, [out, in] or what broadcasts to it.
 
     ``values`` holds W [out, in] and the other terminals the expression reads, all of one dtype and
     device. A subtree that stands twice is computed once; the value of any other is let go as soon
-    as it is used. ``scales`` holds what is known already of subtrees that rescale.
+    as it is used.
     """
-    return _value(expression, values, scales, _repeated(expression), {})
+    return _value(expression, values, _repeated(expression), {})
 
 
 def _value(
     node: Expression,
     values: Mapping[str, Tensor],
-    scales: Mapping[Expression, Scale],
     repeated: frozenset[Expression],
     known: dict[Expression, Tensor],
 ) -> Tensor:
@@ -241,12 +235,8 @@ def _value(
         return values[node.name]
     if node in known:
         return known[node]
-    read = node.arguments[:1] if node in scales else node.arguments
-    arguments = [_value(a, values, scales, repeated, known) for a in read]
-    if node in scales:
-        value = rescale(arguments[0], scales[node])
-    else:
-        value = OPERATORS[node.name].function(*arguments)
+    arguments = [_value(a, values, repeated, known) for a in node.arguments]
+    value = OPERATORS[node.name].function(*arguments)
     if node in repeated:
         known[node] = value
     return value

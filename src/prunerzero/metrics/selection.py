@@ -132,7 +132,7 @@ def _score_blocks(
 ) -> None:
     """Have values used a block of rows at a time; ``use`` may overwrite its third argument."""
     steps = steps_of(e, frozenset(scales))
-    fixed = {part: evaluate(part, _no_weights(statistics), scales) for part in steps.fixed}
+    fixed = {part: evaluate(part, _no_weights(statistics)) for part in steps.fixed}
 
     @torch.no_grad()  # which holds for one thread
     def work(blocks: Iterator[slice]) -> None:

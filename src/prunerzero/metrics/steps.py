@@ -62,10 +62,13 @@ class Steps:
         """
         for step in self._steps:
             values = [memory[p] if isinstance(p, int) else given[p] for p in step.reads]
-            if step.function is None:
-                rescale(values[0], scales[step.e], out=memory[step.writes])
+            out = memory[step.writes]
+            if (
+                step.function is None
+            ):  # by what all of a matrix gives, which spreads a row or number
+                rescale(values[0].expand(out.shape), scales[step.e], out=out)
             else:
-                step.function(*values, out=memory[step.writes])
+                step.function(*values, out=out)
         return memory[self._result] if isinstance(self._result, int) else given[self._result]
 
 
@@ -111,7 +114,9 @@ class _Writer:
             return self._step(_magnitudes, e, (WEIGHTS,))
         arguments = self._arguments(e)
         reads = tuple(map(self._place, arguments))
-        if not any(isinstance(place, int) or place in _OF_A_BLOCK for place in reads):
+        if e not in self._scaled and not any(
+            isinstance(place, int) or place in _OF_A_BLOCK for place in reads
+        ):
             return e
         for argument, place in zip(arguments, reads, strict=True):
             self._readings[argument] -= 1
