@@ -63,9 +63,7 @@ class Steps:
         for step in self._steps:
             values = [memory[p] if isinstance(p, int) else given[p] for p in step.reads]
             out = memory[step.writes]
-            if (
-                step.function is None
-            ):  # by what all of a matrix gives, which spreads a row or number
+            if step.function is None:  # by what all of a matrix gives: a row or number spreads
                 rescale(values[0].expand(out.shape), scales[step.e], out=out)
             else:
                 step.function(*values, out=out)
