@@ -1,24 +1,12 @@
 import pytest
 import torch
-from tiny_model import tiny_model
 
 from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity, prune_mask
-from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
 
 WINDOWS = torch.randint(0, 32, (10, 20), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def model():
-    return tiny_model()
-
-
-@pytest.fixture
-def layers(model):
-    return prunable_layers(model)
 
 
 @pytest.fixture

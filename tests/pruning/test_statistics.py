@@ -20,16 +20,6 @@ from prunerzero.pruning.statistics import cached_statistics, collect_statistics,
 WINDOWS = torch.randint(0, 32, (3, 20), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture
-def model():
-    return tiny_model()
-
-
-@pytest.fixture
-def layers(model):
-    return prunable_layers(model)
-
-
 def test_activation_norms_equal_a_brute_force_computation(model, layers):
     found = collect_statistics(model, layers, WINDOWS)
     for name, layer in layers.items():

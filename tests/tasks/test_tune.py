@@ -17,7 +17,9 @@ from transformers import AutoModelForCausalLM
 
 import prunerzero
 from prunerzero.files import to_json
+from prunerzero.language.perplexity import window_losses
 from prunerzero.tasks.tune_result import read_result
+from prunerzero.tasks.workspace import Workspace
 
 MINE = ["--model", "model", "--validation", "mine.txt"]
 FEW = ["--evaluations", "12", "--samples", "2"]
@@ -101,6 +103,21 @@ def test_so_many_are_pruned_of_what_competes(group, in_workplace, workplace):
     }
     for weights in competing[group]:
         assert weights.sum() == int(weights.numel() * result["sparsity"])
+
+
+def test_sensitivity_is_what_the_loss_rises_by_when_a_layer_alone_is_pruned(tuned, workplace):
+    settings, layer = tuned["settings"], tuned["layers"][3]
+    model = str(workplace / "model")
+    text, length = workplace / "tuned" / "texts" / "validation.txt", settings["max_seq_length"]
+    work = Workspace(prunerzero.Setup(model=model, validation=text, max_seq_length=length))
+    windows = work.text("validation").spread(tuned["sensitivity_windows"]).windows
+    dense = AutoModelForCausalLM.from_pretrained(model)
+    before = window_losses(dense, windows).mean()
+    pruned = AutoModelForCausalLM.from_pretrained(workplace / "tuned" / "model")
+    weight = f"{layer['name']}.weight"
+    dense.get_parameter(weight).data.copy_(pruned.get_parameter(weight).data)
+    rise = float(window_losses(dense, windows).mean() - before)
+    assert rise == pytest.approx(layer["sensitivity"], rel=1e-3, abs=1e-6)
 
 
 def test_left_the_choice_it_takes_what_keeps_most(tuned):

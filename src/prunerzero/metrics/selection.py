@@ -96,7 +96,7 @@ def prune_into(
         _prune_in_blocks(out, expression, sparsity, statistics, W)
     else:
         values = {**statistics, "W": magnitudes(W)}
-        _write(out, W, prune_mask(evaluate(expression, values).expand(W.shape), sparsity))
+        write_pruned(out, W, prune_mask(evaluate(expression, values).expand(W.shape), sparsity))
 
 
 def _prune_in_blocks(
@@ -107,7 +107,7 @@ def _prune_in_blocks(
     W: Tensor,
 ) -> None:
     if sparsity.group != "row":
-        _write(out, W, prune_mask(_whole(expression, statistics, W), sparsity))
+        write_pruned(out, W, prune_mask(_whole(expression, statistics, W), sparsity))
         return
     nans: list[int] = []
 
@@ -116,7 +116,7 @@ def _prune_in_blocks(
         mask = out[rows] if is_mask else torch.empty(score.shape, dtype=torch.bool)
         nans.append(prune_rows(score.numpy(), sparsity, mask.numpy(), spare.numpy()))
         if not is_mask:
-            _write(out[rows], W[rows], mask, spare)
+            write_pruned(out[rows], W[rows], mask, spare)
 
     _score_blocks(expression, statistics, W, _scales(expression, statistics, W), prune)
     if count := sum(nans):
@@ -156,8 +156,11 @@ def _no_weights(statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**statistics, "W": torch.empty(0)}
 
 
-def _write(out: Tensor, W: Tensor, mask: Tensor, spare: Tensor | None = None) -> None:
-    """``spare``, fp32 of the shape of ``W``, may be overwritten."""
+def write_pruned(out: Tensor, W: Tensor, mask: Tensor, spare: Tensor | None = None) -> None:
+    """Write the mask to ``out`` where that is bool, else W with zeros where it is True.
+
+    ``spare``, fp32 of the shape of ``W``, may be overwritten.
+    """
     if out.dtype == torch.bool:
         out.copy_(mask)
     elif W.device.type != "cpu":

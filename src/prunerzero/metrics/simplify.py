@@ -69,10 +69,9 @@ def _strip(e: Expression, group: Group, ordered: bool) -> Expression:
         return _strip_product(e, group, ordered)
     if e.name == "rownorm" and group == "row":
         return a
-    operator = OPERATORS[e.name]
-    if group == "model" and operator.reads is not None:  # another function in each layer
+    if group == "model" and OPERATORS[e.name].reads is not None:  # another function in each layer
         return e
-    order = operator.order
+    order = OPERATORS[e.name].order
     if order == "increasing" or (order == "increasing for non-negative" and is_non_negative(a)):
         return a
     if e.name == "log":

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prunerzero.metrics import Expression, ScoreError, Sparsity
 from prunerzero.metrics.mask import nan_error
-from prunerzero.metrics.selection import prune_into, use_gpu_kernels
+from prunerzero.metrics.selection import prune_into, use_gpu_kernels, write_pruned
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.pruner import MAGNITUDE, masks
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
@@ -72,8 +72,7 @@ class PrunedWeights:
         found = masks(self._dense, self._statistics, expression, self._sparsity, unreached)
         with torch.no_grad():
             for name, mask in found:
-                weight = self._layers[name].weight
-                torch.where(mask, weight.new_zeros(()), self._dense[name], out=weight)
+                write_pruned(self._layers[name].weight, self._dense[name], mask)
 
     def restore(self) -> None:
         """Write the dense weights back."""

@@ -62,13 +62,12 @@ def masks(
         ScoreError: the metric gives NaN on a layer; names the layer.
         SparsityError: a layer's width does not fit the pattern.
     """
-    reached = [name for name in weights if name not in unreached]
-    alone, apart = reached, sparsity
+    alone, apart = list(weights), sparsity
     if sparsity.group == "model":
-        assert sparsity.ratio is not None
-        yield from lowest_of_all(weights, statistics, expression, sparsity.ratio, reached)
-        alone, apart = [], replace(sparsity, group="layer")
-    for name in (*alone, *unreached):
+        reached = {name: weights[name] for name in weights if name not in unreached}
+        yield from lowest_of_all(reached, statistics, expression, sparsity.fraction)
+        alone, apart = list(unreached), replace(sparsity, group="layer")
+    for name in alone:
         formula = MAGNITUDE if name in unreached else expression
         known = statistics[name]
         try:
@@ -82,34 +81,22 @@ def prune_model(
     statistics: Statistics,
     expression: Expression,
     sparsity: Sparsity,
-    only: Collection[str] | None = None,
 ) -> tuple[LayerSparsity, ...]:
     """Prune the layers in place, by statistics taken before.
-
-    Args:
-        layers: all that scores compete in.
-        statistics: X and G of each layer.
-        expression: the metric.
-        sparsity: how much to prune, and among which weights.
-        only: prune just these of the layers, as they would be among all; None for all.
 
     Raises:
         ScoreError: the metric gives NaN on a layer; names the layer.
         SparsityError: a layer's width does not fit the pattern.
     """
-    if only is not None and sparsity.group != "model":
-        layers = {name: layers[name] for name in only}
     weights = {name: layer.weight for name, layer in layers.items()}
     unreached = [name for name in layers if is_unreached(statistics[name], expression)]
     pruned: dict[str, LayerSparsity] = {}
     with torch.no_grad():
         for name, mask in masks(weights, statistics, expression, sparsity, unreached):
-            if only is not None and name not in only:
-                continue
             weight = weights[name]
             weight.masked_fill_(mask, 0)
             zeros = int((weight == 0).sum())
             share = zeros / weight.numel()
             shape = tuple(mask.shape)
             pruned[name] = LayerSparsity(name, shape, zeros, share, name in unreached)
-    return tuple(pruned[name] for name in layers if name in pruned)
+    return tuple(pruned[name] for name in layers)

@@ -28,16 +28,15 @@ def lowest_of_all(
     statistics: Statistics,
     expression: Expression,
     ratio: float,
-    names: Collection[str],
 ) -> Iterator[tuple[str, Tensor]]:
     """The mask [out, in] of each layer, True where pruned, of ``int(ratio * weights)`` in all.
 
     Args:
-        weights: dense, [out, in] of each layer; read again until the last mask was given.
+        weights: dense, [out, in] of each layer that competes; read again until the last mask was
+            given.
         statistics: X and G of each layer.
         expression: the metric.
         ratio: share of the weights of all layers to prune, in [0, 1).
-        names: of the layers whose scores compete.
 
     Equal scores are pruned in the order of layers, and in column order within one.
 
@@ -54,11 +53,11 @@ def lowest_of_all(
         bits = score.add_(0.0).view(torch.int32)  # there is one zero
         return bits ^ ((bits >> 31) & 0x7FFF_FFFF)
 
-    total = sum(weights[name].numel() for name in names)
+    total = sum(weight.numel() for weight in weights.values())
     if total <= KEPT:
         keys = cache(keys)
-    threshold, ties = _threshold(keys, names, int(total * ratio))
-    for name in names:
+    threshold, ties = _threshold(keys, weights, int(total * ratio))
+    for name in weights:
         found = keys(name)
         mask, tied = found < threshold, found == threshold
         if count := int(tied.sum()):

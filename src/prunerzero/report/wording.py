@@ -10,6 +10,7 @@ _SPOKEN_NAMES = {
     "wanda": "Wanda",
     "ria": "RIA",
     "gblm": "GBLM",
+    "fisher": "Fisher",
     "pruner-zero": "Pruner-Zero",
     "power-law": "power law",
 }

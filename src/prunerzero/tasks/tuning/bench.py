@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from prunerzero.errors import InputError, OutputError
 from prunerzero.files import check_new, write_json
@@ -177,17 +179,24 @@ class Bench:
             self._loaded_tasks = load_tasks([str(limit.task)])
         return self._loaded_tasks
 
-    def pruned_layers(
-        self, metric: Metric, sparsity: Sparsity, names: list[str], windows: int
+    def without(
+        self, masks: Mapping[str, Tensor], metric: Metric, sparsity: Sparsity, windows: int
     ) -> float:
-        """The validation loss when these layers alone are pruned, as among all, on some windows."""
+        """The validation loss, on so many windows, without some layers' weights.
+
+        Args:
+            masks: what is pruned, [out, in] of each layer, as the metric prunes it among all.
+            metric, sparsity: those, which the loss is remembered by.
+            windows: how many are read.
+        """
 
         def loss() -> float:
             with self.work.pruned_for_now():
-                prune_model(self.work.layers, self.statistics, metric.expression, sparsity, names)
+                for name, mask in masks.items():
+                    self.work.layers[name].weight.masked_fill_(mask, 0)
                 return self._read("validation", windows, None).loss
 
-        which = f"{names[0]} and {len(names) - 1}"
+        which = f"{next(iter(masks))} and {len(masks) - 1}"
         key = f"{metric.expression} at {sparsity.in_words}, {which}, {windows}"
         return float(self.ledger.recall(key, loss))
 

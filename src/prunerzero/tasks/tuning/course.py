@@ -33,6 +33,7 @@ ROUNDS = ((4, 16), (16, 3))
 metrics apart, but do not know a perplexity. Who is left is measured on all."""
 
 BRACKET_WINDOWS = 16
+"""Enough to find where metrics are told apart."""
 
 _EXPONENTS_X, _EXPONENTS_G = (0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5, 1.0)
 _FIRST = 60
