@@ -69,7 +69,7 @@ def run(shape: str, device: str, count: int = 16, length: int = 2048) -> Iterato
     fitness = PrunedLoss(
         model, layers, statistics, Sparsity(0.5), windows, windows_per_chunk=1, race_chunks=count
     )
-    half, pattern = Sparsity(0.5), Sparsity.parse("2:4")
+    sparsities = [Sparsity(0.5), Sparsity.parse("2:4"), Sparsity.parse("0.5", "model")]
 
     def candidate(e: Expression, sparsity: Sparsity) -> None:
         fitness._weights._sparsity = sparsity
@@ -95,10 +95,9 @@ def run(shape: str, device: str, count: int = 16, length: int = 2048) -> Iterato
     functions = {"dense, one window at a time": one_by_one, "dense, batched": dense}
     for name in ("2 operators", "14 operators"):
         e = Expression.parse(METRICS[name])
-        functions[f"candidate, {name}, 0.5"] = lambda e=e: candidate(e, half)
-        functions[f"candidate, {name}, 2:4"] = lambda e=e: candidate(e, pattern)
-        functions[f"masks, {name}, 0.5"] = lambda e=e: masks(e, half)
-        functions[f"masks, {name}, 2:4"] = lambda e=e: masks(e, pattern)
+        for s in sparsities:
+            functions[f"candidate, {name}, {s.in_words}"] = lambda e=e, s=s: candidate(e, s)
+            functions[f"masks, {name}, {s.in_words}"] = lambda e=e, s=s: masks(e, s)
     functions["restore"] = fitness._weights.restore
     measured = times(functions, device, repeats=2 if shape == "Llama-7B" else 5, warmups=1)
     for name, ms in measured.items():

@@ -15,9 +15,10 @@ from prunerzero.metrics import (
     Sparsity,
     SparsityError,
     prune_mask,
+    selection,
     threads,
 )
-from prunerzero.metrics.selection import prune_into
+from prunerzero.metrics.selection import prune_into, write_scores
 
 SPARSITIES = [
     Sparsity(0.5), Sparsity(0.3), Sparsity(0.0), Sparsity(0.5, group="layer"),
@@ -48,6 +49,19 @@ def test_blocks_of_rows_give_the_same_masks_to_the_bit(seed, sparsity, block):
         patch.setattr(threads, "BLOCK", block)
         ours, theirs = found(e, sparsity, values), reference(e, sparsity, values)
     assert ours == theirs if isinstance(theirs, str) else torch.equal(ours, theirs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([16, 48, 400]))
+def test_blocks_of_rows_give_the_same_scores_to_the_bit(seed, block):
+    e = random_tree(random.Random(seed), 4)
+    values = {name: v.float() for name, v in statistics(seed % 7, (23, 16)).items()}
+    scores = torch.empty(values["W"].shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "BLOCK", block)
+        patch.setattr(selection, "_CACHED", 0)
+        write_scores(scores, e, **values)
+    assert torch.equal(scores.nan_to_num(nan=0.5), e.score(**values).nan_to_num(nan=0.5))
 
 
 @pytest.fixture

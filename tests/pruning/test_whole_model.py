@@ -7,13 +7,18 @@ from hypothesis import strategies as st
 
 from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity
 from prunerzero.pruning import whole_model
+from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.fitness import PrunedLoss
-from prunerzero.pruning.pruner import prune_model
+from prunerzero.pruning.pruned_weights import PrunedWeights
+from prunerzero.pruning.pruner import one_by_one, prune_model
 from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
 from prunerzero.pruning.whole_model import lowest_of_all
 
 WINDOWS = torch.randint(0, 32, (10, 20), generator=torch.Generator().manual_seed(1))
 THIRD = Sparsity.parse("0.3", "model")
+METRICS = ["W * G", "exp(mms(G)) * W - X", "sqrt(W) * zsn(W) / (X + G)", "W * 0", "G"]
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.fixture
@@ -24,7 +29,7 @@ def statistics(model, layers):
 def by_a_stable_sort(scores: list[torch.Tensor], ratio: float) -> list[torch.Tensor]:
     """Masks by sorting all scores at once."""
     every = torch.cat([score.flatten() for score in scores])
-    pruned = torch.zeros(len(every), dtype=torch.bool)
+    pruned = torch.zeros(len(every), dtype=torch.bool, device=every.device)
     pruned[every.argsort(stable=True)[: int(len(every) * ratio)]] = True
     parts = pruned.split([score.numel() for score in scores])
     return [part.reshape(score.shape) for part, score in zip(parts, scores, strict=True)]
@@ -45,10 +50,13 @@ def test_any_scores_give_the_masks_of_one_stable_sort(scores, ratio, data):
     """The metric is G - W with W = 0, so that scores are whatever G is."""
     weights = {str(i): torch.zeros_like(score) for i, score in enumerate(scores)}
     known = {str(i): LayerStatistics(X=None, G=score) for i, score in enumerate(scores)}
-    kept = data.draw(st.sampled_from([0, 1 << 28]))
+    scorer = one_by_one(weights, known, Expression.parse("G - W"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(whole_model, "KEPT", kept)
-        found = dict(lowest_of_all(weights, known, Expression.parse("G - W"), ratio))
+        patch.setattr(whole_model, "KEPT", data.draw(st.sampled_from([0, 1 << 28])))
+        patch.setattr(
+            whole_model, "TOGETHER", {"cpu": data.draw(st.sampled_from([0, 20, 1 << 26]))}
+        )
+        found = dict(lowest_of_all(weights, scorer, ratio))
     for mask, expected in zip(found.values(), by_a_stable_sort(scores, ratio), strict=True):
         assert torch.equal(mask, expected)
 
@@ -98,3 +106,24 @@ def test_a_layer_that_no_token_reached_is_pruned_by_magnitude_and_by_itself(laye
 def test_a_score_that_is_not_a_number_names_the_layer(layers, statistics):
     with pytest.raises(ScoreError, match=r"model\.layers\.0\.self_attn\.q_proj"):
         prune_model(layers, statistics, Expression.parse("mms(W - W)"), THIRD)
+
+
+@gpu
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("together", [0, 30_000, 1 << 26])
+def test_a_gpu_prunes_the_lowest_of_all_too(model, statistics, metric, together, monkeypatch):
+    monkeypatch.setattr(whole_model, "TOGETHER", {"cuda": together})
+    layers = prunable_layers(model.to("cuda", torch.bfloat16))
+    known = {name: LayerStatistics(s.X.cuda(), s.G.cuda()) for name, s in statistics.items()}
+    e = Expression.parse(metric)
+    dense = {name: layer.weight.clone() for name, layer in layers.items()}
+    scores = [e.score(W=w, X=known[name].X, G=known[name].G) for name, w in dense.items()]
+    expected = dict(zip(dense, by_a_stable_sort(scores, 0.3), strict=True))
+    weights = PrunedWeights(layers, known, THIRD)
+    weights.prune(e)
+    for name, layer in layers.items():
+        assert torch.equal(layer.weight, dense[name].masked_fill(expected[name], 0))
+    weights.restore()
+    prune_model(layers, known, e, THIRD)
+    for name, layer in layers.items():
+        assert torch.equal(layer.weight, dense[name].masked_fill(expected[name], 0))

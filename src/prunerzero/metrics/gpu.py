@@ -49,6 +49,7 @@ class Layers:
         self._table_g = self._table_w if self.G is None else self._addresses(self.G)
         self._table_out: tuple[list[int], Tensor] = [], self._table_w
         self._kept: dict[tuple[str, Expression], list[Scale]] = {}
+        self._parts: dict[tuple[int, int], Layers] = {}
 
     def supports(self, sparsity: Sparsity) -> bool:
         """Whether the kernels can prune so."""
@@ -63,9 +64,17 @@ class Layers:
         """fp32 scores [layers, out, in] of the layers ``first`` … ``last`` - 1."""
         last = len(self.W) if last is None else last
         out = torch.empty((last - first, *self.shape), dtype=torch.float32, device=self.device)
-        part = self._part(first, last) if (first, last) != (0, len(self.W)) else self
-        part._each_weight(expression, list(out), None, 0, 0)
+        self._part(first, last)._each_weight(expression, list(out), None, 0, 0)
         return out
+
+    def write_scores(self, expression: Expression, out: Sequence[Tensor], first: int = 0) -> None:
+        """Write the scores, those of eager torch, of the layers from ``first`` on to ``out``."""
+        part = self._part(first, first + len(out))
+        if is_fused(expression, self.device):
+            part._each_weight(expression, out, None, 0, 0)
+            return
+        for i, scores in enumerate(out):
+            scores.copy_(part._eager(expression, i))
 
     def prune(
         self, expression: Expression, sparsity: Sparsity, out: Sequence[Tensor], nans: Tensor
@@ -76,12 +85,14 @@ class Layers:
         """
         if not is_fused(expression, self.device):
             for i, W in enumerate(self.W):
-                X = None if self.X is None else self.X[i]
-                score = expression.score(W=W, X=X, G=None if self.G is None else self.G[i])
-                single = Layers([W], None, [score])
+                single = Layers([W], None, [self._eager(expression, i)])
                 single._select(Expression("G"), sparsity, out[i : i + 1], nans[i : i + 1])
         else:
             self._select(expression, sparsity, out, nans)
+
+    def _eager(self, expression: Expression, i: int) -> Tensor:
+        X, G = None if self.X is None else self.X[i], None if self.G is None else self.G[i]
+        return expression.score(W=self.W[i], X=X, G=G)
 
     def _select(
         self, expression: Expression, sparsity: Sparsity, out: Sequence[Tensor], nans: Tensor
@@ -203,11 +214,15 @@ class Layers:
         return [self._evaluate(e, x) for x in rows]
 
     def _part(self, first: int, last: int) -> Layers:
-        return Layers(
-            self.W[first:last],
-            None if self.X is None else self.X[first:last],
-            None if self.G is None else self.G[first:last],
-        )
+        if (first, last) == (0, len(self.W)):
+            return self
+        if (first, last) not in self._parts:
+            self._parts[first, last] = Layers(
+                self.W[first:last],
+                None if self.X is None else self.X[first:last],
+                None if self.G is None else self.G[first:last],
+            )
+        return self._parts[first, last]
 
 
 def _launch(block: int) -> tuple[int, int, int]:

@@ -22,6 +22,9 @@ from prunerzero.metrics.mask import Sparsity, nan_error, prune_mask
 from prunerzero.metrics.operators import OPERATORS, Scale
 from prunerzero.metrics.steps import GRADIENTS, WEIGHTS, steps_of
 
+_CACHED = 1 << 20
+"""Scores that stay in the cache as they are; blocks of them are computed no faster."""
+
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers of as many bytes."""
 
@@ -51,6 +54,31 @@ def score_mask(
     mask = torch.empty(W.shape, dtype=torch.bool, device=W.device)
     prune_into(mask, expression, sparsity, W=W, X=X, G=G)
     return mask
+
+
+def write_scores(
+    out: Tensor,
+    expression: Expression,
+    *,
+    W: Tensor,
+    X: Tensor | None = None,
+    G: Tensor | None = None,
+) -> None:
+    """``expression.score``, written to ``out`` [out, in], fp32, in place.
+
+    Args:
+        out: gets the scores.
+        expression, W, X, G: as for ``score_mask``.
+
+    Raises:
+        ScoreError: a statistic is missing or misshapen.
+    """
+    statistics = statistics_read(expression, W, X, G)
+    W = W.detach()
+    if W.device.type == "cpu" and W.numel() > _CACHED:
+        out.copy_(_whole(expression, statistics, W))
+    else:
+        out.copy_(evaluate(expression, {**statistics, "W": magnitudes(W)}))
 
 
 def prune_into(

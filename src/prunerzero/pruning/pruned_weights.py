@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from prunerzero.metrics import Expression, ScoreError, Sparsity
 from prunerzero.metrics.mask import nan_error
 from prunerzero.metrics.selection import prune_into, use_gpu_kernels, write_pruned
 from prunerzero.pruning.blocks import Matrix
-from prunerzero.pruning.pruner import MAGNITUDE, masks
+from prunerzero.pruning.pruner import MAGNITUDE, masks, one_by_one
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
 
 
@@ -69,7 +69,19 @@ class PrunedWeights:
                     raise nan_error(count, self._dense[name].numel(), f"on layer {name}, ")
 
     def _prune_by_masks(self, expression: Expression, unreached: list[str]) -> None:
-        found = masks(self._dense, self._statistics, expression, self._sparsity, unreached)
+
+        def write_scores(names: Sequence[str], out: Sequence[Tensor]) -> None:
+            left = dict(zip(names, out, strict=True))
+            for of_group, group in self._groups:
+                if chosen := [name for name in of_group if name in left]:
+                    scores = [left.pop(name) for name in chosen]
+                    group.write_scores(expression, scores, of_group.index(chosen[0]))
+            others(list(left), list(left.values()))
+
+        others = one_by_one(self._dense, self._statistics, expression)
+        found = masks(
+            self._dense, self._statistics, expression, self._sparsity, unreached, write_scores
+        )
         with torch.no_grad():
             for name, mask in found:
                 write_pruned(self._layers[name].weight, self._dense[name], mask)

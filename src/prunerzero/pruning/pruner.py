@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from prunerzero.metrics import Expression, ScoreError, Sparsity, score_mask
+from prunerzero.metrics.selection import write_scores
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
-from prunerzero.pruning.whole_model import lowest_of_all
+from prunerzero.pruning.whole_model import Scorer, lowest_of_all
 
 MAGNITUDE = Expression.parse("W")
 """What a layer is pruned by that no calibration token reached."""
@@ -45,6 +46,7 @@ def masks(
     expression: Expression,
     sparsity: Sparsity,
     unreached: Collection[str],
+    scorer: Scorer | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """The mask [out, in] of each layer, True where pruned.
 
@@ -57,6 +59,7 @@ def masks(
         expression: the metric.
         sparsity: how much to prune, and among which weights.
         unreached: names of layers without a token.
+        scorer: a faster way to the scores that compete in the whole model.
 
     Raises:
         ScoreError: the metric gives NaN on a layer; names the layer.
@@ -65,7 +68,8 @@ def masks(
     alone, apart = list(weights), sparsity
     if sparsity.group == "model":
         reached = {name: weights[name] for name in weights if name not in unreached}
-        yield from lowest_of_all(reached, statistics, expression, sparsity.fraction)
+        scorer = scorer or one_by_one(weights, statistics, expression)
+        yield from lowest_of_all(reached, scorer, sparsity.fraction)
         alone, apart = list(unreached), replace(sparsity, group="layer")
     for name in alone:
         formula = MAGNITUDE if name in unreached else expression
@@ -74,6 +78,19 @@ def masks(
             yield name, score_mask(formula, apart, W=weights[name], X=known.X, G=known.G)
         except ScoreError as error:
             raise ScoreError(f"on layer {name}, {error}") from None
+
+
+def one_by_one(
+    weights: Mapping[str, Tensor], statistics: Statistics, expression: Expression
+) -> Scorer:
+    """Scores the layers one after the other."""
+
+    def write(names: Sequence[str], out: Sequence[Tensor]) -> None:
+        for name, scores in zip(names, out, strict=True):
+            known = statistics[name]
+            write_scores(scores, expression, W=weights[name], X=known.X, G=known.G)
+
+    return write
 
 
 def prune_model(

@@ -2,93 +2,114 @@
 
 Scores of all layers compete, so a threshold has to be found before the first layer can be pruned.
 It is found in two counts, of the upper and then of the lower half of the scores' bits, so that
-scores need not be kept: a model of any size takes no more memory than its largest layer.
+scores need not be kept: a model of any size takes little more memory than its largest layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from prunerzero.metrics import Expression
 from prunerzero.metrics.mask import nan_error
-from prunerzero.pruning.statistics import Statistics
 
 KEPT = 1 << 28
 """Scores that are kept for the second count and for the masks, 1 GB; more are computed anew."""
 
+TOGETHER = {"cpu": 1 << 18, "cuda": 1 << 26}
+"""Scores of several layers that are looked at together: what a CPU has in its cache, 1 MB; and
+256 MB, so that a GPU has seldom to answer."""
+
 _HALF = 1 << 16
+
+Scorer = Callable[[Sequence[str], Sequence[Tensor]], None]
+"""Writes the scores of the layers named to as many tensors, fp32 [out, in]."""
 
 
 def lowest_of_all(
-    weights: Mapping[str, Tensor],
-    statistics: Statistics,
-    expression: Expression,
-    ratio: float,
+    weights: Mapping[str, Tensor], write_scores: Scorer, ratio: float
 ) -> Iterator[tuple[str, Tensor]]:
     """The mask [out, in] of each layer, True where pruned, of ``int(ratio * weights)`` in all.
 
     Args:
-        weights: dense, [out, in] of each layer that competes; read again until the last mask was
-            given.
-        statistics: X and G of each layer.
-        expression: the metric.
+        weights: [out, in] of each layer that competes.
+        write_scores: what they are compared by; called until the last mask was given.
         ratio: share of the weights of all layers to prune, in [0, 1).
 
     Equal scores are pruned in the order of layers, and in column order within one.
 
     Raises:
-        ScoreError: the metric gives NaN on a layer; names the layer.
+        ScoreError: a score is NaN; names the layer.
     """
 
-    def keys(name: str) -> Tensor:
-        """The scores as int32 in the same order."""
-        known = statistics[name]
-        score = expression.score(W=weights[name], X=known.X, G=known.G)
-        if nans := int(torch.isnan(score).sum()):
-            raise nan_error(nans, score.numel(), f"on layer {name}, ")
-        bits = score.add_(0.0).view(torch.int32)  # there is one zero
-        return bits ^ ((bits >> 31) & 0x7FFF_FFFF)
+    def keys(part: tuple[str, ...]) -> Tensor:
+        """The scores of some layers, one after the other, as int32 in the same order."""
+        size = sum(weights[name].numel() for name in part)
+        scores = torch.empty(size, device=weights[part[0]].device)
+        of_layers = split(scores, part)
+        write_scores(part, of_layers)
+        if scores.isnan().any():
+            for name, score in zip(part, of_layers, strict=True):
+                if nans := int(score.isnan().sum()):
+                    raise nan_error(nans, score.numel(), f"on layer {name}, ")
+        bits = scores.add_(0.0).view(torch.int32)  # there is one zero
+        return bits.bitwise_xor_((bits >> 31).bitwise_and_(0x7FFF_FFFF))
 
+    def split(flat: Tensor, part: tuple[str, ...]) -> list[Tensor]:
+        shapes = [weights[name].shape for name in part]
+        of_layers = flat.split([shape.numel() for shape in shapes])
+        return [found.view(shape) for found, shape in zip(of_layers, shapes, strict=True)]
+
+    parts = _parts(weights)
     total = sum(weight.numel() for weight in weights.values())
     if total <= KEPT:
         keys = cache(keys)
-    threshold, ties = _threshold(keys, weights, int(total * ratio))
-    for name in weights:
-        found = keys(name)
-        mask, tied = found < threshold, found == threshold
-        if count := int(tied.sum()):
-            if count > ties:
-                tied &= tied.flatten().cumsum(0).reshape(tied.shape) <= ties
-            mask |= tied
-            ties -= min(ties, count)
-        yield name, mask
+    threshold, ties = _threshold(keys, parts, int(total * ratio))
+    for part in parts:
+        found = keys(part)
+        mask = found <= threshold
+        tied = (found == threshold).nonzero().squeeze(1)
+        mask[tied[ties:]] = False
+        ties -= min(ties, len(tied))
+        yield from zip(part, split(mask, part), strict=True)
+
+
+def _parts(weights: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
+    """The layers in order, those together that are on one device and not too many."""
+    parts: list[list[str]] = []
+    room, device = 0, None
+    for name, weight in weights.items():
+        if weight.device != device or weight.numel() > room:
+            parts.append([])
+            room, device = TOGETHER.get(weight.device.type, 0), weight.device
+        parts[-1].append(name)
+        room -= weight.numel()
+    return [tuple(part) for part in parts]
 
 
 def _threshold(
-    keys: Callable[[str], Tensor], names: Collection[str], count: int
+    keys: Callable[[tuple[str, ...]], Tensor], parts: Sequence[tuple[str, ...]], count: int
 ) -> tuple[int, int]:
     """The key of rank ``count``, and how many of those that equal it are to be pruned."""
     if count == 0:
         return -(1 << 31), 0
-    high, below = _bin_of(count, ((keys(name) >> 16) + _HALF // 2 for name in names))
+    high, below = _bin_of(count, ((keys(part) >> 16).add_(_HALF // 2) for part in parts))
     prefix = high - _HALF // 2
 
     def lower_half(found: Tensor) -> Tensor:
         return found[(found >> 16) == prefix] & (_HALF - 1)
 
-    low, below_low = _bin_of(count - below, (lower_half(keys(name)) for name in names))
+    low, below_low = _bin_of(count - below, (lower_half(keys(part)) for part in parts))
     return prefix * _HALF + low, count - below - below_low
 
 
-def _bin_of(count: int, parts: Iterable[Tensor]) -> tuple[int, int]:
+def _bin_of(count: int, parts: Iterator[Tensor]) -> tuple[int, int]:
     """The value of rank ``count`` (from 1) among numbers 0 … 65535, and how many are lower."""
     histogram = torch.zeros(_HALF, dtype=torch.int64)
     for values in parts:
-        histogram += torch.bincount(values.flatten(), minlength=_HALF).cpu()
+        histogram += torch.bincount(values, minlength=_HALF).cpu()
     upto = histogram.cumsum(0)
     place = int(torch.searchsorted(upto, count))
     return place, int(upto[place] - histogram[place])
