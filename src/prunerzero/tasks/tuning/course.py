@@ -235,9 +235,12 @@ class Course:
             raise KeyboardInterrupt
         self.evaluations = found.evaluations
         evolved = _named(Expression.parse(found.metric), sparsity.group)
-        point = self.measure(evolved, sparsity, "evolved")
-        better = point.perplexity < self.measure(known, sparsity, "bracket").perplexity
-        return evolved if better and point.within is not False else known
+        new, old = (
+            self.measure(evolved, sparsity, "evolved"),
+            self.measure(known, sparsity, "bracket"),
+        )
+        is_better = new.perplexity < old.perplexity and (new.within or not old.within)
+        return evolved if is_better else known
 
     # The test part
 
