@@ -97,6 +97,86 @@ def test_its_meaning_names_each_argument(operator):
     assert "first" in words and ("second" in words) == (operator.arity == 2)
 
 
+POWER = OPERATORS["epow"].function
+
+
+def awkward_pairs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every awkward base [n, n] with every awkward exponent [n, n]."""
+    values = torch.tensor([*AWKWARD, 2.0, 0.5, -3.0], dtype=dtype)
+    return tuple(pair.contiguous() for pair in torch.meshgrid(values, values, indexing="ij"))
+
+
+def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return torch.equal(first.nan_to_num(nan=7e7, posinf=8e8), second.nan_to_num(7e7, posinf=8e8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("base", "exponent", "power"),
+    [
+        *((base, 0.0, 1.0) for base in AWKWARD),
+        *((base, -0.0, 1.0) for base in AWKWARD),
+        *((1.0, exponent, 1.0) for exponent in AWKWARD),
+        *((-1.0, exponent, 1.0) for exponent in AWKWARD),
+        (0.0, 0.5, 0.0), (0.0, INF, 0.0), (-0.0, 3.0, 0.0), (0.0, -0.5, INF), (0.0, -INF, INF),
+        (INF, 0.5, INF), (-INF, 3.0, INF), (INF, INF, INF), (INF, -0.5, 0.0), (INF, -INF, 0.0),
+        (2.0, INF, INF), (0.5, INF, 0.0), (2.0, -INF, 0.0), (-0.5, -INF, INF),
+        (NAN, 2.0, NAN), (2.0, NAN, NAN), (0.0, NAN, NAN), (INF, NAN, NAN), (NAN, INF, NAN),
+    ],
+)  # fmt: skip
+def test_a_power_has_the_special_cases_of_ieee_754(dtype, base, exponent, power):
+    values = torch.tensor([base, 2.0], dtype=dtype), torch.tensor([exponent, 3.0], dtype=dtype)
+    expected = torch.tensor([power, 8.0], dtype=dtype)
+    torch.testing.assert_close(POWER(*values), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_a_power_is_that_of_torch_but_for_rounding(dtype, rtol):
+    generator = torch.Generator().manual_seed(0)
+    base = 10 ** (torch.rand(200, 100, generator=generator, dtype=dtype) * 40 - 20)
+    base = base * torch.randn(200, 100, generator=generator, dtype=dtype).sign()
+    exponent = torch.randn(200, 100, generator=generator, dtype=dtype)
+    pairs = [(base, e) for e in (exponent, exponent[:1], exponent[0, 0], exponent[0, 0] * 0 + 0.5)]
+    pairs += [(b, exponent) for b in (base[:1], base[:, :1], base[0, 0])]
+    pairs += [(base, exponent[:, :1]), (base[:1], exponent[:, :1]), awkward_pairs(dtype)]
+    tiny = torch.finfo(dtype).smallest_normal
+    for x, y in pairs:
+        expected = torch.pow(x.abs(), y)
+        torch.testing.assert_close(POWER(x, y), expected, rtol=rtol, atol=tiny, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_power_may_be_written_over_either_argument(dtype):
+    base, exponent = awkward_pairs(dtype)
+    for y in (exponent, exponent.nan_to_num(2.0, 3.0, -3.0), exponent.abs() + 1):
+        for x in (base, base[:, :1], base[:1], base[3, 0]):
+            written = y.clone()
+            assert POWER(x, written, out=written) is written
+            assert same_bits(written, POWER(x, y))
+        for z in (y, y[:1], y[:, :1], y[0, 5]):
+            written = base.clone()
+            assert POWER(written, z, out=written) is written
+            assert same_bits(written, POWER(base, z))
+        written = y.clone()
+        assert same_bits(POWER(written, written, out=written), POWER(y, y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_power_has_the_same_bits_wherever_in_a_tensor_it_stands(dtype):
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(3, 1000, generator=generator, dtype=dtype)
+    exponent = torch.randn(3, 1000, generator=generator, dtype=dtype)
+    base[1, ::50], exponent[1, ::70] = 0, 0  # special cases beside others
+    base[2, ::50], exponent[2, ::70] = 1, INF
+    whole = POWER(base, exponent)
+    for start, length in ((0, 1), (1, 3), (5, 16), (7, 33), (2, 998)):
+        part = slice(start, start + length)
+        for row in range(3):
+            assert same_bits(POWER(base[row, part], exponent[row, part]), whole[row, part])
+    assert same_bits(POWER(base.t(), exponent.t()), whole.t())
+    assert same_bits(POWER(base[:, ::3], exponent[:, ::3]), whole[:, ::3])
+
+
 W = torch.tensor([[3.0, 4.0], [0.0, 12.0]])
 X = torch.tensor([[4.0, 9.0]])
 

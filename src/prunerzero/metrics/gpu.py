@@ -244,7 +244,7 @@ def is_fused(expression: Expression, device: torch.device) -> bool:
 def trusted_operators(device: torch.device) -> frozenset[str]:
     """The operators whose values the kernels give to the bit.
 
-    exp, log, tanh and pow come from NVIDIA's library, of which torch and Triton bring a copy each:
+    exp, log and tanh come from NVIDIA's library, of which torch and Triton bring a copy each:
     whether they round alike is found out on this device, on values of all sizes. None are trusted
     where formulas that need the whole stack come out otherwise.
     """

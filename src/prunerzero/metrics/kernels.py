@@ -2,7 +2,7 @@
 
 A row's scores stay on the chip from the first operator to the mask. Arithmetic is that of eager
 torch to the bit: division and square root rounded correctly, no contraction to fused
-multiply-adds, libdevice's exp, log, tanh and pow with denormals kept. That is what ``OPTIONS``,
+multiply-adds, libdevice's exp, log and tanh with denormals kept. That is what ``OPTIONS``,
 given to every launch, and the functions chosen here are for.
 
 One launch takes any number of layers of one shape: ``W``, ``G`` and ``out`` are tables of
@@ -95,7 +95,8 @@ def _binary(op, x, y):
             nearest = tl.where(y < 0, -1e-12, 1e-12).to(tl.float32)
             value = tl.div_rn(x, tl.where(tl.abs(y) < 1e-12, nearest, y))
         else:  # epow
-            value = libdevice.pow(tl.abs(x), y)
+            logarithm = libdevice.log(tl.abs(x))
+            value = libdevice.exp(tl.where((y == 0) | (logarithm == 0), 0.0, logarithm * y))
     elif op == 20:  # max
         value = tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
     else:  # min
