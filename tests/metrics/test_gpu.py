@@ -30,6 +30,19 @@ def test_every_operator_gives_the_bits_of_eager_torch(operator, names):
     assert same.all(), (int((~same).sum()), ours[i].item(), theirs[i].item())
 
 
+def test_a_power_has_the_special_cases_of_eager_torch():
+    from prunerzero.metrics.gpu import Layers
+
+    values = torch.tensor([0, 1e-45, 1e-38, 0.5, 1, 2, 3e38, torch.inf, torch.nan], device="cuda")
+    values = torch.cat((values, -values))
+    base, exponent = torch.meshgrid(values, values, indexing="ij")
+    W, G = base.contiguous(), exponent.contiguous()
+    e = Expression.parse("W ** G")
+    ours, theirs = Layers([W], None, [G]).score(e)[0], e.score(W=W, G=G)
+    assert ((ours == theirs) | (ours.isnan() & theirs.isnan())).all()
+    torch.testing.assert_close(theirs, torch.pow(W.abs(), G), rtol=1e-5, atol=1e-38, equal_nan=True)
+
+
 @pytest.mark.parametrize("seed", range(200))
 def test_any_metric_prunes_as_the_plain_path_does(seed):
     found, expected, case = masks_of(seed)

@@ -168,6 +168,8 @@ def test_exchanging_commutative_arguments_does_not_change_the_canonical_form():
         ("zsn(G) + colnorm(div(W, X) * 3)", "zsn(G) + colnorm(W)"),
         ("zsn(G) + max(W, max(X, W))", "zsn(G) + max(W, X)"),
         ("zsn(G) + W * (1 + 1)", "zsn(G) + W * 2"),
+        ("zsn(G) + W * 3 ** (1 + 1)", "zsn(G) + W * 9"),
+        ("zsn(G) + W * 10 ** -3", "zsn(G) + W * 0.001"),
         ("zsn(G) + (W ** 2) ** 0.5", "zsn(G) + W"),
         ("zsn(G) + W ** 0.3 * W ** 0.4", "zsn(G) + W ** 0.7"),
     ],

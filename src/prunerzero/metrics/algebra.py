@@ -58,7 +58,11 @@ def normal(e: Expression, ordered: bool) -> Expression:
 
 
 def _fold(e: Expression) -> Expression:
-    value = evaluate(e, {"W": torch.zeros(1, 1, dtype=torch.float64)}).item()
+    if e.name == "epow":  # the operator rounds 3 ** 2 to 9.000000000000002
+        base, exponent = (torch.tensor(a.value, dtype=torch.float64) for a in e.arguments)
+        value = torch.pow(base.abs(), exponent).item()
+    else:
+        value = evaluate(e, {"W": torch.zeros(1, 1, dtype=torch.float64)}).item()
     return Expression.constant(value) if math.isfinite(value) else e
 
 

@@ -105,8 +105,9 @@ class Expression:
         """Read a formula such as ``"abs(W * W) * mms(G)"``.
 
         ``a + b``, ``a - b``, ``a * b``, ``-a`` are ``add``, ``sub``, ``mul``, ``neg``; ``a / b`` is
-        element-wise protected division (``ediv``), ``a ** b`` is ``|a|^b`` (``epow``); everything
-        else is written as a function. The published ``div(a, b)`` divides by the norm of ``b``.
+        element-wise protected division (``ediv``), ``a ** b`` is ``|a|^b`` (``epow``), computed as
+        exp(b·log|a|); everything else is written as a function. The published ``div(a, b)`` divides
+        by the norm of ``b``.
 
         Raises:
             NotationError: with the position in the text.
