@@ -40,7 +40,7 @@ def test_a_power_has_the_special_cases_of_eager_torch():
     e = Expression.parse("W ** G")
     ours, theirs = Layers([W], None, [G]).score(e)[0], e.score(W=W, G=G)
     assert ((ours == theirs) | (ours.isnan() & theirs.isnan())).all()
-    torch.testing.assert_close(theirs, torch.pow(W.abs(), G), rtol=1e-5, atol=1e-38, equal_nan=True)
+    torch.testing.assert_close(theirs, torch.pow(W.abs(), G), rtol=2e-5, atol=1e-38, equal_nan=True)
 
 
 @pytest.mark.parametrize("seed", range(200))
