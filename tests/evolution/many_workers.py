@@ -50,6 +50,7 @@ def run_worker(
             settings=settings(evaluations),
             probes=fitness.probes,
             sparsity=HALF,
+            ahead=os.getpid() % 2 == 0,  # both kinds of workers, mixed
         )
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -21,12 +22,17 @@ from prunerzero.evolution import (
     StudyMismatchError,
     search,
 )
+from prunerzero.evolution.breeding import Breeder
 from prunerzero.evolution.pareto import is_as_good
+from prunerzero.evolution.records import Candidate
 from prunerzero.evolution.settings import VARIATIONS
 from prunerzero.metrics import Expression
 from prunerzero.metrics.ranking import ranking_key
 
 loop = sys.modules[search.__module__]
+
+
+both_ways = pytest.mark.parametrize("ahead", [False, True], ids=["at once", "ahead"])
 
 
 def course(result: SearchResult) -> list[tuple[object, ...]]:
@@ -56,8 +62,11 @@ def test_the_extended_operators_are_searched_too() -> None:
     assert "constant" in used
 
 
-def test_duplicates_are_never_evaluated_neither_by_text_nor_by_ranking(toy: ToyFitness) -> None:
-    result = run_search(toy, 120)
+@both_ways
+def test_duplicates_are_never_evaluated_neither_by_text_nor_by_ranking(
+    toy: ToyFitness, ahead: bool
+) -> None:
+    result = run_search(toy, 120, ahead=ahead)
     assert len(toy.asked) == 120
     assert len({str(e) for e in toy.asked}) == 120
     assert len({ranking_key(e, toy.probes, HALF) for e in toy.asked}) == 120
@@ -70,18 +79,20 @@ def test_what_is_stored_is_what_was_measured_and_is_canonical(toy: ToyFitness) -
     assert all(e == e.canonical("row") for e in toy.asked)
 
 
-def test_a_seed_repeats_and_another_differs() -> None:
-    first, again, other = (run_search(ToyFitness(), 60, seed=s) for s in (1, 1, 2))
+@both_ways
+def test_a_seed_repeats_and_another_differs(ahead: bool) -> None:
+    first, again, other = (run_search(ToyFitness(), 60, seed=s, ahead=ahead) for s in (1, 1, 2))
     assert course(first) == course(again)
     assert first.finalists == again.finalists
     assert course(first) != course(other)
 
 
-def test_a_resumed_search_is_the_same_as_an_uninterrupted_one(journal: Path) -> None:
-    whole = run_search(ToyFitness(), 70)
-    part = run_search(ToyFitness(), 45, journal)
+@both_ways
+def test_a_resumed_search_is_the_same_as_an_uninterrupted_one(journal: Path, ahead: bool) -> None:
+    whole = run_search(ToyFitness(), 70, ahead=ahead)
+    part = run_search(ToyFitness(), 45, journal, ahead=ahead)
     toy = ToyFitness()
-    rest = run_search(toy, 70, journal)
+    rest = run_search(toy, 70, journal, ahead=ahead)
     assert (part.resumed_from, rest.resumed_from) == (0, 45)
     assert len(toy.asked) == 25
     assert course(rest) == course(whole)
@@ -95,6 +106,38 @@ def test_a_finished_search_measures_nothing_when_run_again(journal: Path) -> Non
     after = run_search(toy, 30, journal)
     assert toy.read == 0
     assert (after.expression, after.finalists) == (before.expression, before.finalists)
+
+
+class Watching(ToyFitness):
+    """Waits in every evaluation, and counts those during which another was proposed."""
+
+    def __init__(self, breeder: type[Breeder], monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.proposed = threading.Event()
+        self.busy = 0
+        propose = breeder.propose
+
+        def watched(breeder: Breeder, draw: int) -> Candidate | None:
+            found = propose(breeder, draw)
+            self.proposed.set()
+            return found
+
+        monkeypatch.setattr(breeder, "propose", watched)
+
+    def losses(
+        self, expression: Expression, start: int = 0, stop: int | None = None
+    ) -> Iterator[float]:
+        if start == 0:
+            self.proposed.clear()
+            self.busy += self.proposed.wait(1.0 if len(self.asked) < 19 else 0.0)
+        yield from super().losses(expression, start, stop)
+
+
+def test_the_next_is_proposed_while_one_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = Watching(Breeder, monkeypatch)
+    result = run_search(toy, 20, ahead=True)
+    assert len(result.evaluations) == 20
+    assert toy.busy == 19, "all but the last"
 
 
 class Interrupting(ToyFitness):
@@ -117,15 +160,18 @@ class Interrupting(ToyFitness):
             self.closed = True
 
 
-def test_ctrl_c_drops_the_evaluation_in_flight_and_keeps_the_rest(journal: Path) -> None:
+@both_ways
+def test_ctrl_c_drops_the_evaluation_in_flight_and_keeps_the_rest(
+    journal: Path, ahead: bool
+) -> None:
     toy = Interrupting(at=31)
-    result = run_search(toy, 60, journal)
+    result = run_search(toy, 60, journal, ahead=ahead)
     assert result.interrupted
     assert len(result.evaluations) == 30
     assert result.expression is not None and result.chunks == toy.chunks
-    resumed = run_search(ToyFitness(), 60, journal)
+    resumed = run_search(ToyFitness(), 60, journal, ahead=ahead)
     assert not resumed.interrupted
-    assert course(resumed) == course(run_search(ToyFitness(), 60))
+    assert course(resumed) == course(run_search(ToyFitness(), 60, ahead=ahead))
 
 
 def test_ctrl_c_while_finalists_are_judged_still_gives_a_result(toy: ToyFitness) -> None:

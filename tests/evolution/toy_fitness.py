@@ -72,6 +72,7 @@ def run_search(
     *,
     on_progress: Callable[..., None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    ahead: bool = False,
     **others: object,
 ) -> SearchResult:
     with Population.open(storage or optuna.storages.InMemoryStorage()) as population:
@@ -83,4 +84,5 @@ def run_search(
             sparsity=HALF,
             on_progress=on_progress,
             should_stop=should_stop,
+            ahead=ahead,
         )

@@ -60,6 +60,9 @@ class Breeder:
         settings: of the search.
         probes: small samples of real layers, on which metrics that rank alike are told.
         sparsity: within which group scores compete.
+        ahead: proposals are made while the draw before is measured. What came of it is left out
+            even where it is known, so that a search that was cut short goes on as if it had not
+            been.
     """
 
     def __init__(
@@ -68,8 +71,11 @@ class Breeder:
         settings: SearchSettings,
         probes: Sequence[Probe],
         sparsity: Sparsity,
+        *,
+        ahead: bool = False,
     ) -> None:
         self.population = population
+        self.ahead = ahead
         self.settings = settings
         self.probes = probes
         self.sparsity = sparsity
@@ -89,7 +95,7 @@ class Breeder:
         constant or not finite on a probe is passed over too, but is no duplicate.
         """
         rng = Random(f"{self.settings.seed}:{draw}")
-        self._learn()
+        self._learn(draw)
         wanted = self._wanted(rng, draw)
         found: dict[str, Candidate] = {}
         duplicates = 0
@@ -123,9 +129,11 @@ class Breeder:
             return candidates[self.surrogate.choose([r.pruned for r in rankings if r is not None])]
         return candidates[0]
 
-    def _learn(self) -> None:
+    def _learn(self, draw: int) -> None:
         """Take in what has been measured, by whichever worker."""
         for individual in self.population.living[self._learned :]:
+            if self.ahead and individual.draw == draw - 1:
+                break
             self._learned += 1
             if individual.state == "complete":
                 insort(self._elite, individual, key=merit)
@@ -141,7 +149,7 @@ class Breeder:
         return 1 if is_free or rng.random() < UNSCREENED else self.settings.screened
 
     def _is_first(self, draw: int) -> bool:
-        return draw < self._firsts or not self.population.living
+        return draw < self._firsts or not self._learned
 
     def _tree(self, rng: Random, draw: int, attempt: int) -> _Proposal:
         if draw < len(self.seeds) and attempt == 0:
@@ -179,7 +187,8 @@ class Breeder:
         They are drawn from the last measured and from the best of all: since nothing is measured
         twice, what is best would otherwise age away without leaving its like.
         """
-        last = self.population.living[-self.settings.population :]
+        first = max(0, self._learned - self.settings.population)
+        last = self.population.living[first : self._learned]
         return min(rng.choices([*self._elite, *last], k=self.settings.tournament), key=merit)
 
     def _ranking(self, expression: Expression, text: str) -> Ranking | None:

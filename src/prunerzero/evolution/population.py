@@ -87,6 +87,8 @@ class Population:
         self._in_flight: dict[int, optuna.trial.FrozenTrial] = {}
         self._in_flight_keys: set[str] = set()
         self._own: int | None = None
+        self._own_draw: int | None = None
+        self._own_keys: frozenset[str] = frozenset()
         self._looked = time.monotonic()
         self._spread = Random(presence.worker)
 
@@ -229,7 +231,13 @@ class Population:
 
     def knows(self, text_or_ranking: str) -> bool:
         """Whether a metric of that canonical text or ranking key was or is being measured."""
-        return text_or_ranking in self._seen or text_or_ranking in self._in_flight_keys
+        return any(
+            text_or_ranking in keys for keys in (self._seen, self._in_flight_keys, self._own_keys)
+        )
+
+    def knows_any(self, candidate: Candidate) -> bool:
+        """Whether its canonical text or ranking key is known."""
+        return self.knows(str(candidate.expression)) or self.knows(candidate.ranking)
 
     def next_draw(self, limit: int | None) -> int | None:
         """A draw below ``limit`` that nobody has; None where there is none for now.
@@ -237,7 +245,8 @@ class Population:
         The draw seeds the candidate's randomness, so that a search that was cut short goes on as if
         it had not been. It is the lowest one; several workers spread over the lowest few.
         """
-        taken = self._draws | {draw_of(trial) for trial in self._in_flight.values()}
+        in_flight = {draw_of(trial) for trial in self._in_flight.values()}
+        taken = self._draws | in_flight | {self._own_draw}
         workers = max(self.workers, 1 + len(self._in_flight))
         free: list[int] = []
         draw = self._first_free
@@ -257,12 +266,13 @@ class Population:
             self._own = self._storage.create_new_trial(self._study_id, trial)
             number = self._storage.get_trial_number_from_id(self._own)
         self.refresh()
-        keys = {str(candidate.expression), candidate.ranking}
+        keys = frozenset(keys_of(trial))
         earlier = [t for n, t in self._in_flight.items() if n < number]
         is_measured = draw < self._first_free or draw in self._draws or keys & self._seen
         if is_measured or any(draw_of(t) == draw or keys.intersection(keys_of(t)) for t in earlier):
             self.drop()
             return False
+        self._own_draw, self._own_keys = draw, keys
         return True
 
     def record(
@@ -303,7 +313,7 @@ class Population:
                 self.lost += 1
             else:
                 finish(self._storage, self._own, measured)
-            self._own = None
+            self._leave_own()
         self.refresh()
 
     def drop(self) -> None:
@@ -311,8 +321,12 @@ class Population:
         with interrupts_wait(), storage_errors():
             if self._own is not None:
                 finish(self._storage, self._own)
-                self._own = None
+                self._leave_own()
         self.refresh()
+
+    def _leave_own(self) -> None:
+        self._own = self._own_draw = None
+        self._own_keys = frozenset()
 
     def _describe_arrival(self, torn: int) -> str | None:
         others = self.workers - 1

@@ -33,7 +33,11 @@ class PowerLaws:
     def propose(self, draw: int) -> Candidate | None:
         """The next candidate, whatever the draw; None once the finest step finds nothing better."""
         return next(
-            (c for point in self._points() if (c := self._candidate(point)) and self._is_new(c)),
+            (
+                c
+                for point in self._points()
+                if (c := self._candidate(point)) and not self.population.knows_any(c)
+            ),
             None,
         )
 
@@ -69,10 +73,6 @@ class PowerLaws:
             except ScoreError:
                 self._candidates[point] = None
         return self._candidates[point]
-
-    def _is_new(self, candidate: Candidate) -> bool:
-        known = self.population.knows
-        return not known(str(candidate.expression)) and not known(candidate.ranking)
 
 
 def neighbours(point: Point, step: float) -> list[Point]:

@@ -49,6 +49,7 @@ class Individual:
 
     Attributes:
         number: of its trial in the study.
+        draw: what seeded its proposal.
         losses: of each chunk read, in nats per token, in the fitness's one order.
         seconds: when its evaluation ended, since the search began, pauses left out.
     """
@@ -58,6 +59,7 @@ class Individual:
     state: State
     losses: tuple[float, ...]
     seconds: float
+    draw: int = 0
 
     @cached_property
     def mean(self) -> float:

@@ -14,8 +14,10 @@ from prunerzero.evolution.fitness import UNMEASURABLE, Fitness, finite, read
 from prunerzero.evolution.judging import Judging
 from prunerzero.evolution.population import Population
 from prunerzero.evolution.power_laws import PowerLaws
+from prunerzero.evolution.proposals import Proposals
 from prunerzero.evolution.racing import Race
 from prunerzero.evolution.records import (
+    Candidate,
     Progress,
     SearchResult,
     State,
@@ -45,6 +47,7 @@ def search(
     sparsity: Sparsity,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    ahead: bool = False,
 ) -> SearchResult:
     """Evolve a metric, or go on with it: all state is in the population's study.
 
@@ -62,6 +65,8 @@ def search(
         sparsity: within which group scores compete.
         on_progress: called after each evaluation and each finalist judged.
         should_stop: True ends the search.
+        ahead: propose a candidate while the one before is measured, which is worth it where
+            measuring leaves the CPU idle. What comes of that one is then not yet known.
 
     Raises:
         StudyMismatchError: the study's losses were read from other chunks.
@@ -76,8 +81,13 @@ def search(
     if settings.strategy == "powerlaw":
         breeder = PowerLaws(population, probes, sparsity)
     else:
-        breeder = Breeder(population, settings, probes, sparsity)
-    return _Search(fitness, population, settings, breeder, on_progress, should_stop).run()
+        breeder = Breeder(population, settings, probes, sparsity, ahead=ahead)
+    ahead = ahead and settings.strategy != "powerlaw"  # whose steps depend on the last one
+    proposals = Proposals(population, breeder, settings.evaluations)
+    with closing(proposals):
+        return _Search(
+            fitness, population, settings, proposals, on_progress, should_stop, ahead
+        ).run()
 
 
 class _Search:
@@ -86,14 +96,16 @@ class _Search:
         fitness: Fitness,
         population: Population,
         settings: SearchSettings,
-        breeder: Breeder | PowerLaws,
+        proposals: Proposals,
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool] | None,
+        ahead: bool,
     ) -> None:
         self.fitness = fitness
         self.population = population
         self.settings = settings
-        self.breeder = breeder
+        self.proposals = proposals
+        self.ahead = ahead
         self.on_progress = on_progress
         self.should_stop = should_stop or (lambda: False)
         self.race = Race(
@@ -133,6 +145,7 @@ class _Search:
                 self.judging.run(lambda: self._tell("judging"))
         except KeyboardInterrupt:
             self.interrupted = True
+            self.proposals.settle()
             self.population.drop()
             self._take_in()
         return self._result()
@@ -150,23 +163,34 @@ class _Search:
 
     def _evaluate_one(self) -> bool:
         """One trial; False where there is nothing new to propose."""
-        draw = self.population.next_draw(self.settings.evaluations)
-        if draw is None:  # the rest of the budget is in flight elsewhere, and may be lost there
+        proposal = self.proposals.take()
+        if proposal is None:  # the rest of the budget is in flight elsewhere, and may be lost there
             self._await(self.population.in_flight)
             return True
-        candidate = self.breeder.propose(draw)
+        draw, candidate = proposal
         if candidate is None:
             return False
-        if not self.population.begin(candidate, draw):
-            self._take_in()
+        if not self._begin(candidate, draw):
             return True
+        if self.ahead:
+            self.proposals.start()
         begun = time.monotonic()
         state, losses, error = self._measure(candidate.expression)
         took = time.monotonic() - begun
+        self.proposals.settle()
         self.population.record(state, losses, self.seconds, took=took, error=error)
         self._take_in()
         self._tell("searching")
         return True
+
+    def _begin(self, candidate: Candidate, draw: int | None) -> bool:
+        """False where another worker was faster; one that only took the draw leaves another."""
+        while draw is not None and not self.population.begin(candidate, draw):
+            self._take_in()
+            if self.population.knows_any(candidate):
+                return False
+            draw = self.proposals.another_draw()
+        return draw is not None
 
     def _measure(self, expression: Expression) -> tuple[State, list[float], str | None]:
         """Its state, the losses read, and why it failed if it did."""

@@ -81,6 +81,7 @@ def individual_of(trial: FrozenTrial) -> Individual:
         state=measured["state"],
         losses=tuple(measured["losses"]),
         seconds=measured["seconds"],
+        draw=proposal["draw"],
     )
 
 

@@ -203,6 +203,7 @@ def _search(
             probes=probes_of(work.layers, statistics),
             sparsity=sparsity,
             on_progress=work.observer.search,
+            ahead=work.language_model.device.type != "cpu",
         )
         if lost := population.lost - lost_before:
             work.observer.note(f"in flight with workers that died, and lost: {lost}")
