@@ -41,6 +41,10 @@ from prunerzero.evolution.trials import (
 
 STUDY_NAME = "search"
 
+SPREAD = 8
+"""Among how many draws, for each worker, several workers choose: the more, the less often two
+choose the same while they propose."""
+
 LOOK_EVERY = 10.0
 """Seconds between two looks for evaluations of workers that have died."""
 
@@ -250,7 +254,7 @@ class Population:
         workers = max(self.workers, 1 + len(self._in_flight))
         free: list[int] = []
         draw = self._first_free
-        while len(free) < (1 if workers == 1 else 2 * workers) and (limit is None or draw < limit):
+        while len(free) < (1 if workers == 1 else SPREAD * workers) and (limit is None or draw < limit):
             if draw not in taken:
                 free.append(draw)
             draw += 1
