@@ -1,11 +1,15 @@
 """What the engine costs beside measuring: proposing, simplifying, keys, storage.
 
     python benchmarks/engine_overhead.py --sizes 0 500 2000 --output overhead.json
+    python benchmarks/engine_overhead.py --wait 0.01 0.03
 
 A search on a journal (or, with --storage, in a database) with a fitness that costs next to nothing;
 told is the engine's time for one evaluation when the study holds so many already, with its parts
 and the processor time among it, and the share of a worker's time that this is where measuring takes
 0.3 s and 10 s. The aim is 10 % and 1 %.
+
+With ``--wait``, instead: milliseconds a candidate where the fitness waits so many seconds for each
+chunk, as for a GPU, when candidates are proposed at once and when they are proposed ahead.
 """
 
 from __future__ import annotations
@@ -71,6 +75,41 @@ class Planted:
         self.processor_seconds += time.process_time() - processor
         for chunk in range(start, stop or CHUNKS):
             yield loss + self.noise[chunk]
+
+
+class Waiting(Planted):
+    """Leaves the CPU idle meanwhile."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__()
+        self.wait = wait
+
+    def losses(
+        self, expression: Expression, start: int = 0, stop: int | None = None
+    ) -> Iterator[float]:
+        for loss in super().losses(expression, start, stop):
+            time.sleep(self.wait)
+            yield loss
+
+
+def measure_ahead(storage: Path, wait: float, ahead: bool, operators: Any) -> tuple[float, float]:
+    """Milliseconds from one candidate to the next, and those of them that it is measured."""
+    fitness = Waiting(wait)
+    ends: list[float] = []
+    with Population.open(storage) as population:
+        search(
+            fitness,
+            population=population,
+            settings=SearchSettings(evaluations=4 * WINDOW, operators=operators),
+            probes=fitness.probes,
+            sparsity=HALF,
+            on_progress=lambda progress: ends.append(time.perf_counter()),
+            ahead=ahead,
+        )
+        trials = population.study.get_trials(deepcopy=False)[WINDOW : 4 * WINDOW]
+    took = [trial.user_attrs["measured"]["took"] for trial in trials]
+    apart = (ends[4 * WINDOW - 1] - ends[WINDOW - 1]) / (3 * WINDOW)
+    return 1000 * apart, 1000 * sum(took) / len(took)
 
 
 class Clock:
@@ -143,6 +182,17 @@ def measure(storage: str | Path, sizes: list[int], operators: Any) -> Iterator[d
             }
 
 
+def compare_ahead(waits: list[float], operators: Any) -> None:
+    print("wait, ms  proposed  ms a candidate  measured")
+    for wait in waits:
+        for ahead in (False, True, False, True):
+            with tempfile.TemporaryDirectory() as folder:
+                journal = Path(folder) / "journal.log"
+                apart, took = measure_ahead(journal, wait, ahead, operators)
+            how = "ahead" if ahead else "at once"
+            print(f"{1000 * wait:8.1f}  {how:8}  {apart:14.1f}  {took:8.1f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -150,9 +200,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[0, 500, 2000])
     parser.add_argument("--storage", help="URL of a database; a journal if left out")
     parser.add_argument("--operators", default="published")
+    parser.add_argument("--wait", type=float, nargs="+", help="seconds for each chunk")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.wait:
+        compare_ahead(options.wait, options.operators)
+        return
     rows = []
     print("evaluations  engine ms  (processor)  propose  begin  record  | share at 0.3 s  at 10 s")
     with tempfile.TemporaryDirectory() as folder:

@@ -254,7 +254,9 @@ class Population:
         workers = max(self.workers, 1 + len(self._in_flight))
         free: list[int] = []
         draw = self._first_free
-        while len(free) < (1 if workers == 1 else SPREAD * workers) and (limit is None or draw < limit):
+        while len(free) < (1 if workers == 1 else SPREAD * workers) and (
+            limit is None or draw < limit
+        ):
             if draw not in taken:
                 free.append(draw)
             draw += 1
