@@ -24,3 +24,13 @@ def parse_duration(text: str | float) -> float:
         raise InputError(f"'{text}' is no length of time; write 90s, 15m, 2h or 1h30m.")
     parts = zip(found.groups(), _UNITS.values(), strict=True)
     return float(sum(float(number or 0) * unit for number, unit in parts))
+
+
+def in_minutes(seconds: float) -> str:
+    """``"1 min"``, ``"25 min"`` or ``"2 h 5 min"``: an estimate, never none at all.
+
+    >>> in_minutes(10), in_minutes(7500)
+    ('1 min', '2 h 5 min')
+    """
+    hours, minutes = divmod(max(1, round(seconds / 60)), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -19,7 +19,7 @@ from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.report import write_tune_report
 from prunerzero.report.tune_page import Language
-from prunerzero.tasks.duration import parse_duration
+from prunerzero.tasks.duration import in_minutes, parse_duration
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.prune import prune_in
 from prunerzero.tasks.publish import check_repository, push_folder
@@ -127,6 +127,8 @@ def tune(
             seed=seed, evaluations=evaluations, seconds=seconds, seed_metrics="catalog"
         )
     course = Course(bench, limit)
+    seconds = course.about_seconds(wanted, len(groups), search) + figures.SENSITIVITY_SECONDS
+    work.observer.note(f"about {in_minutes(seconds)} in all, less what was measured before")
     found = course.run(wanted, groups, search, folder / RUN)
     metric, sparsity = found.metric, found.sparsity
     if wanted is None:

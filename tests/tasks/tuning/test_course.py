@@ -10,6 +10,7 @@ import pytest
 
 from prunerzero import Sparsity
 from prunerzero.evolution import SearchSettings
+from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.tune_result import Limit
 from prunerzero.tasks.tuning import course
 from prunerzero.tasks.tuning.bench import Measured
@@ -22,12 +23,12 @@ class Bench:
 
     def __init__(self, evolved: float) -> None:
         self.evolved = evolved
-        self.work = SimpleNamespace(observer=SimpleNamespace(stage=lambda text: None))
+        self.work = SimpleNamespace(observer=Observer())
 
     def dense(self, part: str, windows: int | None = None) -> Measured:
         return Measured((log(10),), 0.0)
 
-    def pruned(self, metric, sparsity, part: str, windows: int | None = None) -> Measured:
+    def pruned(self, metric, sparsity, part: str, windows: int | None = None, **_) -> Measured:
         return Measured((log(self.evolved if metric.name == course.EVOLVED else 40),), 0.0)
 
 

@@ -137,7 +137,13 @@ class Bench:
         return self._measure("dense", part, windows, "dense", lambda: None)
 
     def pruned(
-        self, metric: Metric, sparsity: Sparsity, part: Part, windows: int | None = None
+        self,
+        metric: Metric,
+        sparsity: Sparsity,
+        part: Part,
+        windows: int | None = None,
+        *,
+        shown: bool = True,
     ) -> Measured:
         """The model pruned with ``metric``; it is dense again afterwards."""
         formula = str(metric.expression)
@@ -145,7 +151,7 @@ class Bench:
             f"{formula} at {sparsity.in_words}",
             part,
             windows,
-            f"{metric.name} at {sparsity.in_words}",
+            f"{metric.name} at {sparsity.in_words}" if shown else None,
             lambda: prune_model(self.work.layers, self.statistics, metric.expression, sparsity),
         )
 
@@ -201,7 +207,12 @@ class Bench:
         return float(self.ledger.recall(key, loss))
 
     def _measure(
-        self, what: str, part: Part, windows: int | None, label: str, prune: Callable[[], Any]
+        self,
+        what: str,
+        part: Part,
+        windows: int | None,
+        label: str | None,
+        prune: Callable[[], Any],
     ) -> Measured:
         def losses() -> dict[str, Any]:
             with self.work.pruned_for_now():

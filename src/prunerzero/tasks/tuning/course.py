@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -107,6 +106,23 @@ class Course:
         if limit.max_perplexity is not None:
             self.allowed = limit.max_perplexity / self.dense - 1
 
+    def about_seconds(
+        self, pattern: Sparsity | None, groups: int, search: evolution.SearchSettings | None
+    ) -> float:
+        """How long a course takes, judged by how long the dense model was read."""
+        whole = self.bench.dense("validation")
+        n, a_window = len(whole.losses), whole.seconds / len(whole.losses)
+        left = len(candidates()) * groups
+        windows = 2 * n if pattern is not None else 3 * BRACKET_WINDOWS * groups + 9 * n
+        for read, kept in (*ROUNDS, (n, 1)):
+            windows, left = windows + left * min(read, n), kept
+        seconds = a_window * windows
+        if search is not None and search.seconds is not None:
+            seconds += search.seconds
+        elif search is not None:  # a race reads about half of its windows
+            seconds += a_window * (search.evaluations or 0) * min(n, BRACKET_WINDOWS) / 2
+        return seconds
+
     def run(
         self,
         pattern: Sparsity | None,
@@ -162,7 +178,8 @@ class Course:
     ) -> CurvePoint:
         """The point of the curve, measured unless it is there already."""
         dense = self.bench.dense("validation", windows)
-        pruned = self.bench.pruned(metric, sparsity, "validation", windows)
+        shown = step != "choice"  # which counts metrics
+        pruned = self.bench.pruned(metric, sparsity, "validation", windows, shown=shown)
         rise = exp(pruned.loss - dense.loss) - 1
         within: bool | None = rise <= self.allowed
         score: float | None = None
@@ -207,15 +224,17 @@ class Course:
 
     def _choose(self, sparsities: Sequence[Sparsity]) -> tuple[Metric, Sparsity]:
         """The candidate that keeps most, in one of the groups that these sparsities are of."""
-        self.bench.work.observer.stage(f"choosing a metric at {sparsities[0]}")
         left = [(metric, sparsity) for sparsity in sparsities for metric in candidates()]
-
-        def perplexity(candidate: tuple[Metric, Sparsity], windows: int | None = None) -> float:
-            return self.measure(*candidate, "choice", windows).perplexity
-
-        for windows, kept in ROUNDS:
-            left = sorted(left, key=partial(perplexity, windows=windows))[:kept]
-        return min(left, key=perplexity)
+        for windows, kept in (*ROUNDS, (None, 1)):
+            found: dict[tuple[Metric, Sparsity], float] = {}
+            on = f"on {windows} windows" if windows else "on all windows"
+            what = f"choosing a metric at {sparsities[0]}, {on}"
+            with self.bench.work.observer.count(what, len(left), "metrics") as advance:
+                for done, candidate in enumerate(left, start=1):
+                    found[candidate] = self.measure(*candidate, "choice", windows).perplexity
+                    advance(done)
+            left = sorted(left, key=found.__getitem__)[:kept]
+        return left[0]
 
     def _evolve(
         self,
