@@ -34,7 +34,7 @@ metrics apart, but do not know a perplexity. Who is left is measured on all."""
 BRACKET_WINDOWS = 16
 """Enough to find where metrics are told apart."""
 
-_EXPONENTS_X, _EXPONENTS_G = (0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5, 1.0)
+_EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _FIRST = 60
 """The step tried first: 30 %."""
 
@@ -63,7 +63,7 @@ class Found:
 
 def candidates() -> list[Metric]:
     """The metrics to choose from before any is evolved: the catalog and a grid of power laws."""
-    grid = (power_law(a, b) for a in _EXPONENTS_X for b in _EXPONENTS_G)
+    grid = (power_law(a, b) for a in _EXPONENTS for b in _EXPONENTS)
     distinct: dict[Expression, Metric] = {}
     for metric in (*CATALOG.values(), *grid):
         distinct.setdefault(metric.expression.simplify("model"), metric)
