@@ -113,9 +113,10 @@ class Course:
         whole = self.bench.dense("validation")
         n, a_window = len(whole.losses), whole.seconds / len(whole.losses)
         left = len(candidates()) * groups
-        windows = 2 * n if pattern is not None else 3 * BRACKET_WINDOWS * groups + 9 * n
-        for read, kept in (*ROUNDS, (n, 1)):
-            windows, left = windows + left * min(read, n), kept
+        windows = 5 * n  # what is told of the metric in the end
+        windows += n if pattern is not None else 3 * BRACKET_WINDOWS * groups + 8 * n
+        for read, kept in (*ROUNDS, (n, 1)):  # pruning takes about as long as a window
+            windows, left = windows + left * (min(read, n) + 1), kept
         seconds = a_window * windows
         if search is not None and search.seconds is not None:
             seconds += search.seconds
