@@ -35,11 +35,13 @@ def quality_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
         colour = PALETTE["evolved" if name == "evolved" else "metric"]
         is_chosen = (name, group) == (result["metric"]["name"], result["group"])
         if result["pattern_asked"] is None and (is_chosen or len(points) > 1):
-            # nothing pruned costs nothing: that is where every curve begins
+            # nothing pruned costs nothing, where the curve of the chosen metric begins; that of
+            # another, measured at the far end alone, would seem to be straight
+            begin = [0] if is_chosen else []
             figure.add_scatter(
                 mode="lines",
-                x=[0, *(point["sparsity"] for point in points)],
-                y=[0, *(min(point["rise"], top) for point in points)],
+                x=[*begin, *(point["sparsity"] for point in points)],
+                y=[*begin, *(min(point["rise"], top) for point in points)],
                 line={"color": colour, "width": 2.5 if is_chosen else 1.5},
                 hoverinfo="skip",
             )
