@@ -11,6 +11,7 @@ from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pytest
 from toy_fitness import HALF, ToyFitness, run_search, settings
 
 from prunerzero.evolution import Population, search
@@ -60,13 +61,10 @@ run_search(ToyFitness(), 3)  # what is slow the first time, before workers are m
 def start_server() -> None:
     """A server that has imported everything makes a worker in a few milliseconds."""
     CONTEXT.set_forkserver_preload([__name__])
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    ensure_running()
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        patch.setenv("OMP_NUM_THREADS", "1")  # of several, a fork would wait for those it lacks
+        ensure_running()
 
 
 def start_worker(

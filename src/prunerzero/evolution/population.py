@@ -244,19 +244,23 @@ class Population:
         return self.knows(str(candidate.expression)) or self.knows(candidate.ranking)
 
     def next_draw(self, limit: int | None) -> int | None:
-        """A draw below ``limit`` that nobody has; None where there is none for now.
+        """A draw that nobody has, unless ``limit`` draws are taken: then None, for now.
 
         The draw seeds the candidate's randomness, so that a search that was cut short goes on as if
         it had not been. It is the lowest one; several workers spread over the lowest few.
         """
         in_flight = {draw_of(trial) for trial in self._in_flight.values()}
-        taken = self._draws | in_flight | {self._own_draw}
+        taken = {d for d in in_flight | {self._own_draw} if d is not None and d >= self._first_free}
+        taken |= self._draws
         workers = max(self.workers, 1 + len(self._in_flight))
+        among = 1 if workers == 1 else SPREAD * workers
+        if limit is not None:
+            # of as many of the lowest as the budget still has: whoever else begins one meanwhile
+            # takes it from the same ones
+            among = min(among, limit - self._first_free - len(taken))
         free: list[int] = []
         draw = self._first_free
-        while len(free) < (1 if workers == 1 else SPREAD * workers) and (
-            limit is None or draw < limit
-        ):
+        while len(free) < among:
             if draw not in taken:
                 free.append(draw)
             draw += 1
