@@ -133,7 +133,7 @@ def test_sigterm_to_all_processes_ends_each_worker_as_it_would_alone(
         os.killpg(process.pid, signal.SIGTERM)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 143
-    assert "Traceback" not in errors and "ended by" not in errors
+    assert "Traceback" not in errors and "ended by" not in errors, errors
     best = json.loads((workplace / "terminated" / "best.json").read_text())
     assert best["interrupted"]
     assert best["evaluations"] == measured(journal)
