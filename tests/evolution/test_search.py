@@ -108,36 +108,38 @@ def test_a_finished_search_measures_nothing_when_run_again(journal: Path) -> Non
     assert (after.expression, after.finalists) == (before.expression, before.finalists)
 
 
-class Watching(ToyFitness):
-    """Waits in every evaluation, and counts those during which another was proposed."""
+class Patient(ToyFitness):
+    """Waits in all evaluations but the last until another candidate has been proposed."""
 
-    def __init__(self, breeder: type[Breeder], monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, evaluations: int, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
-        self.proposed = threading.Event()
-        self.busy = 0
-        propose = breeder.propose
+        self.evaluations = evaluations
+        self.proposed = 0
+        self.changed = threading.Condition()
+        propose = Breeder.propose
 
         def watched(breeder: Breeder, draw: int) -> Candidate | None:
             found = propose(breeder, draw)
-            self.proposed.set()
+            with self.changed:
+                self.proposed += 1
+                self.changed.notify()
             return found
 
-        monkeypatch.setattr(breeder, "propose", watched)
+        monkeypatch.setattr(Breeder, "propose", watched)
 
     def losses(
         self, expression: Expression, start: int = 0, stop: int | None = None
     ) -> Iterator[float]:
-        if start == 0:
-            self.proposed.clear()
-            self.busy += self.proposed.wait(1.0 if len(self.asked) < 19 else 0.0)
+        wanted = len(self.asked) + 2
+        if start == 0 and wanted <= self.evaluations:
+            with self.changed:
+                assert self.changed.wait_for(lambda: self.proposed >= wanted, timeout=30)
         yield from super().losses(expression, start, stop)
 
 
 def test_the_next_is_proposed_while_one_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    toy = Watching(Breeder, monkeypatch)
-    result = run_search(toy, 20, ahead=True)
+    result = run_search(Patient(20, monkeypatch), 20, ahead=True)
     assert len(result.evaluations) == 20
-    assert toy.busy == 19, "all but the last"
 
 
 class Interrupting(ToyFitness):

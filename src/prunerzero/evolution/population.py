@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -24,6 +24,7 @@ from prunerzero.evolution.presence import Presence
 from prunerzero.evolution.records import Candidate, Individual, State
 from prunerzero.evolution.storage import (
     StorageError,
+    close_storage,
     is_database,
     open_storage,
     repair_journal,
@@ -95,6 +96,7 @@ class Population:
         self._own_keys: frozenset[str] = frozenset()
         self._looked = time.monotonic()
         self._spread = Random(presence.worker)
+        self._opened = ExitStack()  # what is to be closed with it
 
     @classmethod
     def open(
@@ -118,10 +120,12 @@ class Population:
             StorageError: the storage cannot be written.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with interrupts_wait(), storage_errors():
-            is_journal = not isinstance(storage, BaseStorage) and not is_database(storage)
+        is_journal = not isinstance(storage, BaseStorage) and not is_database(storage)
+        with ExitStack() as stack, interrupts_wait(), storage_errors():
             torn = repair_journal(Path(str(storage))) if is_journal else 0
             opened = open_storage(storage)
+            if opened is not storage:
+                stack.callback(close_storage, opened)
             study = _study(opened, name)
             beside = _study(opened, f"{name} jobs")
             folder = Path(f"{storage}.workers") if is_journal else None
@@ -133,6 +137,7 @@ class Population:
             if str(storage).startswith("sqlite") and presence.others:
                 raise ValueError("SQLite does not bear several workers; use a journal.")
             presence.enter()
+            population._opened = stack.pop_all()
         population.refresh(look=True)
         population.arrival = population._describe_arrival(torn)
         return population
@@ -152,6 +157,7 @@ class Population:
         """Leave: nothing of this worker is in flight."""
         with interrupts_wait(), suppress(StorageError), storage_errors():
             self._presence.leave()  # what cannot be written, the lock tells
+        self._opened.close()
 
     def require(self, key: str, settings: Mapping[str, Any]) -> None:
         """Keep ``settings`` with the study, or check that they are those it was begun with.

@@ -80,6 +80,14 @@ def _open_database(url: str, attempts: int = 3) -> BaseStorage:
     return _open_database(url, attempts - 1)
 
 
+def close_storage(storage: BaseStorage) -> None:
+    """Let go of the connections to a database, if it is one."""
+    backend = getattr(storage, "_backend", storage)  # of the cache around it
+    if isinstance(backend, RDBStorage):
+        backend.remove_session()
+        backend.engine.dispose()
+
+
 def _database_reason(error: Exception) -> str:
     reason = str(error.__cause__ or error).split("(Background")[0]
     return " ".join(reason.split())
