@@ -96,6 +96,20 @@ def test_a_worker_that_died_after_measuring_lost_nothing(journal: Path) -> None:
     assert population.study.trials[0].value == 3.5
 
 
+def test_a_budget_counts_draws_wherever_they_lie(journal: Path) -> None:
+    """As several workers leave them, who choose among more draws than a later budget has."""
+    population = Population.open(journal)
+    for draw, formula in ((0, "W"), (5, "X"), (9, "G")):
+        assert population.begin(candidate(formula), draw)
+        population.record("complete", [3.0], 1.0)
+    assert population.next_draw(3) is None
+    assert population.next_draw(4) == 1
+    assert population.begin(candidate("W * X"), 1)
+    assert population.next_draw(4) is None, "its own draw counts too"
+    population.drop()
+    assert population.next_draw(4) == 1
+
+
 def test_a_living_workers_evaluation_is_left_to_it_and_not_proposed_again(journal: Path) -> None:
     first = Population.open(journal)
     begin(first, "W")
