@@ -112,7 +112,7 @@ class Course:
         """How long a course takes, judged by how long the dense model was read."""
         whole = self.bench.dense("validation")
         n, a_window = len(whole.losses), whole.seconds / len(whole.losses)
-        left = len(candidates()) * groups
+        left = len(candidates()) * (groups if pattern is None else 1)
         windows = 5 * n  # what is told of the metric in the end
         windows += n if pattern is not None else 3 * BRACKET_WINDOWS * groups + 8 * n
         for read, kept in (*ROUNDS, (n, 1)):  # pruning takes about as long as a window
