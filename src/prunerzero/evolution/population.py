@@ -18,6 +18,7 @@ from typing import Any, Self
 import optuna
 from optuna.storages import BaseStorage
 
+from prunerzero.evolution.draws import Draws
 from prunerzero.evolution.interrupt import interrupts_wait
 from prunerzero.evolution.jobs import Jobs
 from prunerzero.evolution.presence import Presence
@@ -87,13 +88,11 @@ class Population:
         self._settled: set[int] = set()
         self._first_unsettled = 0
         self._seen: set[str] = set()
-        self._draws: set[int] = set()
-        self._first_free = 0
+        self._draws = Draws()
         self._in_flight: dict[int, optuna.trial.FrozenTrial] = {}
         self._in_flight_keys: set[str] = set()
         self._own: int | None = None
-        self._own_draw: int | None = None
-        self._own_keys: frozenset[str] = frozenset()
+        self._own_trial: optuna.trial.FrozenTrial | None = None
         self._looked = time.monotonic()
         self._spread = Random(presence.worker)
         self._opened = ExitStack()  # what is to be closed with it
@@ -207,9 +206,6 @@ class Population:
         while self._first_unsettled in self._settled:
             self._settled.remove(self._first_unsettled)
             self._first_unsettled += 1
-        while self._first_free in self._draws:
-            self._draws.remove(self._first_free)
-            self._first_free += 1
 
     def _settle(self, trial: optuna.trial.FrozenTrial) -> None:
         self._settled.add(trial.number)
@@ -241,9 +237,8 @@ class Population:
 
     def knows(self, text_or_ranking: str) -> bool:
         """Whether a metric of that canonical text or ranking key was or is being measured."""
-        return any(
-            text_or_ranking in keys for keys in (self._seen, self._in_flight_keys, self._own_keys)
-        )
+        own = keys_of(self._own_trial) if self._own_trial else ()
+        return any(text_or_ranking in keys for keys in (self._seen, self._in_flight_keys, own))
 
     def knows_any(self, candidate: Candidate) -> bool:
         """Whether its canonical text or ranking key is known."""
@@ -255,21 +250,10 @@ class Population:
         The draw seeds the candidate's randomness, so that a search that was cut short goes on as if
         it had not been. It is the lowest one; several workers spread over the lowest few.
         """
-        in_flight = {draw_of(trial) for trial in self._in_flight.values()}
-        taken = {d for d in in_flight | {self._own_draw} if d is not None and d >= self._first_free}
-        taken |= self._draws
+        begun = [*self._in_flight.values(), *filter(None, [self._own_trial])]
         workers = max(self.workers, 1 + len(self._in_flight))
-        among = 1 if workers == 1 else SPREAD * workers
-        if limit is not None:
-            # of as many of the lowest as the budget still has: whoever else begins one meanwhile
-            # takes it from the same ones
-            among = min(among, limit - self._first_free - len(taken))
-        free: list[int] = []
-        draw = self._first_free
-        while len(free) < among:
-            if draw not in taken:
-                free.append(draw)
-            draw += 1
+        most = 1 if workers == 1 else SPREAD * workers
+        free = self._draws.free(map(draw_of, begun), most, limit)
         return self._spread.choice(free) if free else None
 
     def begin(self, candidate: Candidate, draw: int) -> bool:
@@ -282,13 +266,13 @@ class Population:
             self._own = self._storage.create_new_trial(self._study_id, trial)
             number = self._storage.get_trial_number_from_id(self._own)
         self.refresh()
-        keys = frozenset(keys_of(trial))
+        keys = set(keys_of(trial))
         earlier = [t for n, t in self._in_flight.items() if n < number]
-        is_measured = draw < self._first_free or draw in self._draws or keys & self._seen
+        is_measured = draw in self._draws or keys & self._seen
         if is_measured or any(draw_of(t) == draw or keys.intersection(keys_of(t)) for t in earlier):
             self.drop()
             return False
-        self._own_draw, self._own_keys = draw, keys
+        self._own_trial = trial
         return True
 
     def record(
@@ -329,7 +313,7 @@ class Population:
                 self.lost += 1
             else:
                 finish(self._storage, self._own, measured)
-            self._leave_own()
+            self._own = self._own_trial = None
         self.refresh()
 
     def drop(self) -> None:
@@ -337,12 +321,8 @@ class Population:
         with interrupts_wait(), storage_errors():
             if self._own is not None:
                 finish(self._storage, self._own)
-                self._leave_own()
+                self._own = self._own_trial = None
         self.refresh()
-
-    def _leave_own(self) -> None:
-        self._own = self._own_draw = None
-        self._own_keys = frozenset()
 
     def _describe_arrival(self, torn: int) -> str | None:
         others = self.workers - 1

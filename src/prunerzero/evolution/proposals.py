@@ -29,19 +29,27 @@ class Proposals:
         population: the study.
         proposer: what makes candidates.
         evaluations: how many draws there are; None where there is no end to them.
+        ahead: whether to; if not, ``start`` does nothing.
     """
 
-    def __init__(self, population: Population, proposer: Proposer, evaluations: int | None) -> None:
+    def __init__(
+        self,
+        population: Population,
+        proposer: Proposer,
+        evaluations: int | None,
+        *,
+        ahead: bool = False,
+    ) -> None:
         self._population = population
         self._proposer = proposer
         self._evaluations = evaluations
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = ThreadPoolExecutor(1) if ahead else None
         self._next: Future[Proposal | None] | None = None
 
     def start(self) -> None:
         """Begin to make the next proposal in a thread of its own."""
-        self._thread = self._thread or ThreadPoolExecutor(1)
-        self._next = self._thread.submit(self._make)
+        if self._thread is not None:
+            self._next = self._thread.submit(self._make)
 
     def settle(self) -> None:
         """Wait until it is made."""

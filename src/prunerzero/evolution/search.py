@@ -14,7 +14,7 @@ from prunerzero.evolution.fitness import UNMEASURABLE, Fitness, finite, read
 from prunerzero.evolution.judging import Judging
 from prunerzero.evolution.population import Population
 from prunerzero.evolution.power_laws import PowerLaws
-from prunerzero.evolution.proposals import Proposals
+from prunerzero.evolution.proposals import Proposals, Proposer
 from prunerzero.evolution.racing import Race
 from prunerzero.evolution.records import (
     Candidate,
@@ -77,17 +77,15 @@ def search(
     population.require(
         "chunks", {"chunks of the race": fitness.chunks, "chunks in all": fitness.total_chunks}
     )
-    breeder: Breeder | PowerLaws
+    proposer: Proposer
     if settings.strategy == "powerlaw":
-        breeder = PowerLaws(population, probes, sparsity)
+        proposer = PowerLaws(population, probes, sparsity)
+        ahead = False  # each step depends on the last one
     else:
-        breeder = Breeder(population, settings, probes, sparsity, ahead=ahead)
-    ahead = ahead and settings.strategy != "powerlaw"  # whose steps depend on the last one
-    proposals = Proposals(population, breeder, settings.evaluations)
+        proposer = Breeder(population, settings, probes, sparsity, ahead=ahead)
+    proposals = Proposals(population, proposer, settings.evaluations, ahead=ahead)
     with closing(proposals):
-        return _Search(
-            fitness, population, settings, proposals, on_progress, should_stop, ahead
-        ).run()
+        return _Search(fitness, population, settings, proposals, on_progress, should_stop).run()
 
 
 class _Search:
@@ -99,13 +97,11 @@ class _Search:
         proposals: Proposals,
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool] | None,
-        ahead: bool,
     ) -> None:
         self.fitness = fitness
         self.population = population
         self.settings = settings
         self.proposals = proposals
-        self.ahead = ahead
         self.on_progress = on_progress
         self.should_stop = should_stop or (lambda: False)
         self.race = Race(
@@ -172,8 +168,7 @@ class _Search:
             return False
         if not self._begin(candidate, draw):
             return True
-        if self.ahead:
-            self.proposals.start()
+        self.proposals.start()
         begun = time.monotonic()
         state, losses, error = self._measure(candidate.expression)
         took = time.monotonic() - begun
