@@ -102,6 +102,7 @@ class Workspace:
         self._documents: dict[Part, tuple[str, list[str]]] = {}
         self._texts: dict[Part, Text] = {}
         self._dense: dict[Part, float] = {}
+        self._statistics: dict[bool, Statistics] = {}
         self.fingerprints: dict[str, str] = {}
         """Of the dense model and of each text that was read."""
 
@@ -181,7 +182,15 @@ class Workspace:
         return self._texts[part]
 
     def statistics(self, gradients: bool) -> Statistics:
-        """X, and G where wanted, of every layer on the dense model; from the cache if there."""
+        """X, and G where wanted, of every layer on the dense model; from the cache if there.
+
+        G is as large as the pruned layers, so that every caller gets the same tensors.
+        """
+        if gradients not in self._statistics:
+            self._statistics[gradients] = self._read_statistics(gradients)
+        return self._statistics[gradients]
+
+    def _read_statistics(self, gradients: bool) -> Statistics:
         windows = self.text("calibration").windows
         model = self.language_model.model
         key = {
