@@ -66,7 +66,7 @@ def search(
         strategy: ``"evolution"``, or ``"random"`` or ``"powerlaw"`` to compare it with.
         operators: ``"published"``, the paper's search space, or ``"extended"``.
         seed_metrics: ``"none"`` begins from scratch, ``"catalog"`` with the known metrics.
-        group: scores compete within a ``"row"`` or within a whole ``"layer"``, or within the whole ``"model"``.
+        group: scores compete within a ``"row"``, a whole ``"layer"`` or the whole ``"model"``.
         workers: processes of this host, one for each GPU as long as there are some; ``"auto"`` for
             as many as GPUs are visible, or one on a CPU. A program that asks for several must
             guard its main module, as ``multiprocessing`` wants it.
