@@ -3,7 +3,8 @@
 InputError
 ├── ModelError   a model that cannot be found, read, or pruned as asked
 ├── TextError    a text that is missing, empty, or too short
-└── OutputError  an output folder that would be overwritten, or a run that does not fit
+└── OutputError  an output folder that cannot be written, or would be overwritten
+    └── OtherRunError  a folder that holds a run with other settings
 
 The metric language has its own ``prunerzero.metrics.MetricError``, told the same way.
 """
@@ -22,4 +23,8 @@ class TextError(InputError):
 
 
 class OutputError(InputError):
-    """An output folder that would be overwritten, or a run that does not fit the command."""
+    """An output folder that cannot be written, or would be overwritten."""
+
+
+class OtherRunError(OutputError):
+    """A folder that holds a run with other settings than those given."""

@@ -1,31 +1,163 @@
-"""Output that is never half written, and never written over what was there unasked."""
+"""Output: refused before the work begins, never half written, never over what is there already."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from prunerzero.errors import OutputError
+from prunerzero.errors import InputError, OutputError
+
+_ELSEWHERE = "name another folder"
+
+# Before the work: can it be written at all?
+
+
+def real(path: Path | str) -> Path:
+    """The absolute path behind symbolic links, of which the last may lead to nothing yet.
+
+    What is renamed into place is written beside this path, so that a link stays a link.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except (ValueError, OSError):  # a NUL byte; a current folder that was deleted
+        raise OutputError(f"{str(path)!r} is no path that a file can have.") from None
+
+
+def check_new(folder: Path | str) -> None:
+    """Raise OutputError unless ``folder`` is absent or empty, and can be made."""
+    check_empty(folder)
+    check_replaceable(folder)
+
+
+def check_replaceable(folder: Path | str) -> None:
+    """Raise OutputError unless a finished result can take the place of ``folder``.
+
+    It is tried: a folder is made where the result will be written, and removed again.
+    """
+    place = real(folder)
+    with writing(folder, _ELSEWHERE):
+        if place.exists() and (os.path.ismount(place) or place.samefile(os.curdir)):
+            what = "a mount point" if os.path.ismount(place) else "the current folder"
+            raise OutputError(
+                f"output folder '{folder}' is {what}, which the finished result cannot replace; "
+                "name a new folder inside it."
+            )
+        _try_to_write(place.parent, place.name)
+
+
+def check_empty(folder: Path | str) -> None:
+    """Raise OutputError unless ``folder`` is absent, or a folder that is empty."""
+    place = real(folder)
+    with writing(folder, _ELSEWHERE):
+        if os.path.lexists(place) and not place.is_dir():
+            raise OutputError(f"output folder '{folder}' is no folder; name a new one.")
+        if place.exists() and any(place.iterdir()):
+            raise OutputError(f"output folder '{folder}' exists and is not empty; name a new one.")
+
+
+def check_fillable(folder: Path | str) -> None:
+    """Raise OutputError unless files can be written into ``folder``, which may be there already."""
+    place = real(folder)
+    with writing(folder, _ELSEWHERE):
+        if os.path.lexists(place) and not place.is_dir():
+            raise OutputError(f"output folder '{folder}' is no folder; name another one.")
+        _try_to_write(place, "file")
+
+
+def check_apart(folder: Path | str, model: Path) -> None:
+    """Raise OutputError if ``folder`` is the folder ``model``, or inside it."""
+    place, source = real(folder), real(model)
+    if source.is_dir() and (place == source or source in place.parents):
+        what = "is" if place == source else "lies inside"
+        raise OutputError(
+            f"output folder '{folder}' {what} the model folder '{model}', and would be mixed up "
+            "with it; name another one."
+        )
+
+
+def _try_to_write(folder: Path, name: str) -> None:
+    """Make a folder as it will be made to write ``name`` into ``folder``, and remove it.
+
+    What is missing above it is made under another name, so that nobody takes it for the real one.
+    """
+    missing = [partial_name(name)]
+    while not os.path.lexists(folder):
+        missing.insert(0, folder.name)
+        folder = folder.parent
+    missing[0] = partial_name(missing[0]) if len(missing) > 1 else missing[0]
+    times = folder.stat()
+    try:
+        folder.joinpath(*missing).mkdir(parents=True)
+    finally:
+        with suppress(OSError):  # leave no trace
+            shutil.rmtree(folder / missing[0])
+            os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def partial_name(name: str) -> str:
+    """A name that is nobody else's, for what will be called ``name``."""
+    return f".{name}.{uuid.uuid4().hex[:8]}.partial"
+
+
+# Writing
+
+
+@contextmanager
+def writing(what: Path | str, remedy: str = "") -> Iterator[None]:
+    """Tell in one sentence that ``what`` cannot be written, whichever library says so.
+
+    Args:
+        what: the file or folder that is written inside.
+        remedy: what is kept and what to do, as another part of that sentence.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if (reason := refusal(error)) is None:
+            raise
+        raise OutputError(
+            f"'{what}' cannot be written: {reason}{remedy and '; ' + remedy}."
+        ) from error
+
+
+def refusal(error: BaseException) -> str | None:
+    """Why the system refused to write, in words; None if ``error`` is about something else.
+
+    safetensors, tokenizers and torch have their own exceptions for a full disk, which hold the
+    system's answer as text alone.
+    """
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    for pattern in (r"\(os error (\d+)\)", r"\[Errno (\d+)\]", r"file write failed.*\((\d+)\)"):
+        if found := re.search(pattern, str(error)):
+            return os.strerror(int(found[1])).lower()
+    if "PytorchStreamWriter" in str(error):
+        return "the disk is full, or does not take more"
+    return None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside, then rename."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    """Write beside, then rename; through a symbolic link, beside what it leads to."""
+    place = real(path)
+    partial = place.with_name(partial_name(place.name))
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(
-            f"'{path}' cannot be written: {(error.strerror or '').lower()}."
-        ) from None
+        with writing(path):
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, place)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -48,27 +180,92 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def check_new(folder: Path) -> None:
-    """Raise OutputError unless ``folder`` can be made: it is absent or empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"output folder '{folder}' exists and is not empty; name a new one.")
+def make_folder(folder: Path | str) -> None:
+    """Make a folder that is filled in place, with those above it, unless it is there."""
+    with writing(folder, _ELSEWHERE):
+        real(folder).mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the name ``folder`` only when all of it is written."""
+    """A folder to fill, which takes the name ``folder`` only when all of it is written.
+
+    If that name is taken meanwhile, the finished folder keeps another one, which is told.
+    """
     check_new(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    place = real(folder)
+    partial = place.with_name(partial_name(place.name))
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            folder.rmdir()
-        os.replace(partial, folder)
-    except OSError as error:
-        raise OutputError(
-            f"'{folder}' cannot be written: {(error.strerror or '').lower()}."
-        ) from None
+        with writing(folder, "nothing of it is left there"):
+            partial.mkdir(parents=True)
+            yield partial
+        put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def put_in_place(partial: Path, folder: Path) -> None:
+    """Give a finished folder its name, which may be that of an empty folder.
+
+    Raises:
+        OutputError: something else has that name by now; nothing of it is replaced, and the
+            finished folder is kept under another one.
+    """
+    place = real(folder)
+    try:
+        os.replace(partial, place)
+    except OSError as error:
+        others = (place.with_name(f"{place.name}-{number}") for number in count(2))
+        kept = next(path for path in others if not os.path.lexists(path))
+        with suppress(OSError):
+            os.replace(partial, kept)
+            partial = kept
+        raise OutputError(
+            f"'{folder}' came into being while the work went on, and is left as it is "
+            f"({refusal(error)}); the finished result is in '{partial}'."
+        ) from None
+
+
+def replace_folder(partial: Path, folder: Path) -> None:
+    """Give a finished folder its name in place of what has it, which is removed afterwards."""
+    place = real(folder)
+    old = place.with_name(partial_name(place.name))
+    try:
+        if os.path.lexists(place):
+            os.replace(place, old)
+        os.replace(partial, place)
+    except OSError as error:
+        with suppress(OSError):
+            os.replace(old, place)
+        raise OutputError(
+            f"'{folder}' cannot be replaced ({refusal(error)}); the result is in '{partial}'."
+        ) from None
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# Reading back
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """What a file of ours holds.
+
+    Args:
+        path: the file.
+        remedy: what to do if it is damaged, as the end of a sentence.
+
+    Raises:
+        InputError: it cannot be read, or is damaged; names the line.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read: {refusal(error)}.") from None
+    except UnicodeDecodeError as error:
+        where = f"byte {error.start + 1}"
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}"
+    except (ValueError, RecursionError):
+        where = "its JSON"
+    raise InputError(
+        f"{where} of '{path}' is damaged, so that it is no valid JSON; {remedy}."
+    ) from None

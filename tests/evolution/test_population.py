@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,15 @@ import pytest
 from prunerzero.evolution import Population, StudyMismatchError, presence, storage
 from prunerzero.evolution.interrupt import STOPS, interrupts_wait
 from prunerzero.evolution.records import Candidate
-from prunerzero.evolution.storage import SharedLock, hostname, repair_journal, trials_from
+from prunerzero.evolution.storage import (
+    DamagedJournalError,
+    SharedLock,
+    StorageError,
+    check_storage,
+    hostname,
+    repair_journal,
+    trials_from,
+)
 from prunerzero.metrics import Expression
 
 SETTINGS = {"model": "bundled", "sparsity": "0.5", "text": {"windows": 8}}
@@ -202,6 +211,97 @@ def test_a_torn_last_line_is_cut_off_at_start(journal: Path, torn: bytes) -> Non
     assert journal.read_bytes().startswith(whole + b'{"op_code":')
     measure(population, "X", 4.0)
     assert [i.mean for i in Population.open(journal).individuals] == [3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    "damage", [b"x", b"[]", b'{"op_code":99,"worker_id":"w"}', b"\0" * 40, b"\xff"]
+)
+@pytest.mark.parametrize("line", [1, 2, 5])
+def test_a_line_damaged_in_the_middle_is_named_with_file_and_remedy(
+    journal: Path, damage: bytes, line: int
+) -> None:
+    population = Population.open(journal)
+    measure(population, "W", 3.0)
+    lines = journal.read_bytes().split(b"\n")
+    lines[line - 1] = damage
+    journal.write_bytes(b"\n".join(lines))
+    damaged = journal.read_bytes()
+    words = rf"line {line} of '{journal}' is damaged; restore .*, or name another output folder\."
+    with pytest.raises(DamagedJournalError, match=words) as told:
+        Population.open(journal)
+    assert str(pickle.loads(pickle.dumps(told.value))) == str(told.value), "workers send it"
+    with pytest.raises(DamagedJournalError):
+        check_storage(journal)
+    assert journal.read_bytes() == damaged, "nothing is deleted without a word"
+    if line > 1:  # what the sentence advises
+        journal.write_bytes(b"".join(line + b"\n" for line in lines[: line - 1]))
+        Population.open(journal)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"measured":{"state"', '"measured":{"stat"'),
+        ('"measured":{', '"measured":[],"x":{'),
+        ('"losses":[', '"losses":["x",'),
+        ('"ranking":', '"rank":'),
+        ('"study_name":"search"', '"study":"search"'),
+        ('"directions":[1]', '"directions":"up"'),
+        ('"study_id":0', '"study":0'),
+    ],
+)
+def test_a_line_that_is_json_but_not_what_was_written_is_named_too(
+    journal: Path, before: str, after: str
+) -> None:
+    population = Population.open(journal)
+    measure(population, "W", 3.0)
+    measure(population, "X", 3.0)
+    population.close()
+    text = journal.read_text()
+    assert before in text
+    line = text[: text.index(before)].count("\n") + 1
+    journal.write_text(text.replace(before, after, 1))
+    with pytest.raises(DamagedJournalError, match=f"line {line} of "):
+        Population.open(journal)
+
+
+def test_a_line_damaged_while_workers_are_at_work_is_named(journal: Path) -> None:
+    population = Population.open(journal)
+    count = journal.read_bytes().count(b"\n")
+    with journal.open("ab") as file:
+        file.write(b"x\n")
+    with pytest.raises(DamagedJournalError, match=f"line {count + 1} of "):
+        population.refresh()
+    assert Population.open(journal).workers == 2, "it was the last one, and is cut off"
+
+
+def test_a_journal_is_the_same_by_whatever_link_it_is_named(journal: Path) -> None:
+    with Population.open(journal) as population:
+        measure(population, "W", 3.0)
+        link = journal.with_name("link.log")
+        link.symlink_to(journal)
+        assert Population.open(link).workers == 2
+    assert not list(journal.parent.glob("link.log.*"))
+
+
+def test_a_journal_that_is_deleted_is_not_begun_again_in_the_middle(journal: Path) -> None:
+    population = Population.open(journal)
+    journal.unlink()
+    with pytest.raises(StorageError, match="no such file"):
+        measure(population, "W", 3.0)
+    assert not journal.exists()
+
+
+def test_a_study_leaves_optunas_verbosity_as_it_was(
+    journal: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    try:
+        Population.open(journal)
+        assert optuna.logging.get_verbosity() == optuna.logging.INFO
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def test_an_empty_or_missing_journal_needs_no_repair(tmp_path: Path) -> None:

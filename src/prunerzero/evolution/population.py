@@ -7,6 +7,7 @@ at the same moment the one with the lower trial number has it.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -26,6 +27,7 @@ from prunerzero.evolution.records import Candidate, Individual, State
 from prunerzero.evolution.storage import (
     StorageError,
     close_storage,
+    damaged_trial,
     is_database,
     open_storage,
     repair_journal,
@@ -40,6 +42,7 @@ from prunerzero.evolution.trials import (
     new_trial,
     worker_of,
 )
+from prunerzero.metrics import MetricError
 
 STUDY_NAME = "search"
 
@@ -118,8 +121,9 @@ class Population:
                 worker uses the same SQLite file, which does not survive that.
             StorageError: the storage cannot be written.
         """
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         is_journal = not isinstance(storage, BaseStorage) and not is_database(storage)
+        if is_journal:  # its lock lies beside the file itself, by whatever link it is named
+            storage = Path(os.path.realpath(str(storage)))
         with ExitStack() as stack, interrupts_wait(), storage_errors():
             torn = repair_journal(Path(str(storage))) if is_journal else 0
             opened = open_storage(storage)
@@ -211,7 +215,10 @@ class Population:
         self._settled.add(trial.number)
         if "measured" not in trial.user_attrs:
             return
-        individual = individual_of(trial)
+        try:
+            individual = individual_of(trial)
+        except (LookupError, TypeError, ValueError, AttributeError, MetricError):
+            raise damaged_trial(self._storage, trial) from None
         self.individuals.append(individual)
         if individual.state != "failed":
             self.living.append(individual)
@@ -341,14 +348,19 @@ class Population:
 
 
 def _study(storage: BaseStorage, name: str) -> optuna.Study:
-    return optuna.create_study(
-        storage=storage,
-        sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: there are no params
-        pruner=optuna.pruners.NopPruner(),
-        study_name=name,
-        direction="minimize",
-        load_if_exists=True,
-    )
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of every study that it makes
+    try:
+        return optuna.create_study(
+            storage=storage,
+            sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: there are no params
+            pruner=optuna.pruners.NopPruner(),
+            study_name=name,
+            direction="minimize",
+            load_if_exists=True,
+        )
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _shown(value: Any) -> str:

@@ -17,6 +17,7 @@ from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial
 
 LOCK_GRACE = 30.0
@@ -25,9 +26,31 @@ LOCK_GRACE = 30.0
 _BEGINNING = b'{"op_code":'
 """What every line of Optuna's journal begins with."""
 
+_OPERATIONS = frozenset(JournalOperation)
+
 
 class StorageError(Exception):
     """The storage does not take or give what it should: a full disk, a lost connection."""
+
+
+class DamagedJournalError(StorageError):
+    """A line of a journal, but not a torn last one, does not hold what was written there.
+
+    Args:
+        path: the journal.
+        line: its number, from 1.
+    """
+
+    def __init__(self, path: Path, line: int) -> None:
+        before = f"keep the {line - 1} lines before it (head -n {line - 1})"
+        super().__init__(
+            f"line {line} of '{path}' is damaged; restore the file from a copy"
+            f"{f', or {before}' if line > 1 else ''}, or name another output folder."
+        )
+        self.path, self.line = path, line
+
+    def __reduce__(self) -> tuple[type, tuple[Path, int]]:
+        return type(self), (self.path, self.line)
 
 
 @contextmanager
@@ -58,7 +81,33 @@ def open_storage(storage: str | Path | BaseStorage) -> BaseStorage:
         return _open_database(str(storage))
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(Journal(path))
+    journal = Journal(path)
+    try:
+        return JournalStorage(journal)
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError):
+        # what this process has not written must not go amiss
+        raise DamagedJournalError(path, journal.lines_read) from None
+
+
+def check_storage(storage: str | Path) -> None:
+    """Make sure before the work that a study can be kept there; nothing is written.
+
+    Raises:
+        ValueError: a file that is no journal, a folder, or a database that cannot be used.
+        DamagedJournalError: a line of the journal is damaged.
+        StorageError: it cannot be written.
+    """
+    if is_database(storage):
+        if not str(storage).startswith("sqlite"):  # which would make the file
+            close_storage(_open_database(str(storage)))
+        return
+    path = Path(os.path.realpath(storage))
+    if path.is_dir():
+        raise ValueError(f"'{storage}' is a folder; name a file for the study's journal.")
+    with storage_errors():
+        read_journal(path)
+        if path.exists():
+            path.open("ab").close()
 
 
 def _open_database(url: str, attempts: int = 3) -> BaseStorage:
@@ -101,20 +150,42 @@ def repair_journal(path: Path) -> int:
 
     Raises:
         ValueError: the file is no journal; it is left as it is.
+        DamagedJournalError: a line is damaged that others follow; likewise.
     """
     if not path.exists():
         return 0
-    with path.open("rb") as file:
-        if not _BEGINNING.startswith(file.read(len(_BEGINNING))):
-            raise ValueError(f"{path} is no journal of a search.")
+    read_journal(path)
     with _held(SharedLock(path)):
-        content = path.read_bytes()
-        end = len(content)
-        while end and not _is_record(content[(start := _start_of_line(content, end)) : end]):
-            end = start
-        if end < len(content):
-            os.truncate(path, end)
-    return len(content) - end
+        whole, size = read_journal(path)
+        if whole < size:
+            os.truncate(path, whole)
+    return size - whole
+
+
+def read_journal(path: Path) -> tuple[int, int]:
+    """The bytes of a journal up to its last whole line, and all of them.
+
+    Raises:
+        ValueError: the file is no journal.
+        DamagedJournalError: a line is damaged that others follow.
+    """
+    if not path.exists():
+        return 0, 0
+    content = path.read_bytes()
+    whole = size = 0
+    damaged = None
+    *lines, torn = content.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        size += len(line) + 1
+        if _record(line) is None:
+            damaged = damaged or number
+        elif damaged:
+            raise DamagedJournalError(path, damaged)
+        else:
+            whole = size
+    if not whole and not _BEGINNING.startswith(content[: len(_BEGINNING)]):
+        raise ValueError(f"'{path}' is no journal of a search.")
+    return whole, size + len(torn)
 
 
 def trials_from(storage: BaseStorage, study_id: int, first: int) -> list[FrozenTrial]:
@@ -131,6 +202,21 @@ def trials_from(storage: BaseStorage, study_id: int, first: int) -> list[FrozenT
     return trials
 
 
+def damaged_trial(storage: BaseStorage, trial: FrozenTrial) -> StorageError:
+    """The error to raise where a trial does not hold what a search writes; names the line."""
+    backend = getattr(storage, "_backend", None)
+    if not isinstance(backend, Journal):
+        return StorageError(f"trial {trial.number} does not hold what a search writes")
+    try:
+        measured = trial.user_attrs["measured"]
+        measured["state"], measured["seconds"], [float(loss) for loss in measured["losses"]]
+    except (LookupError, TypeError, ValueError):
+        created = False
+    else:
+        created = True  # so it is the proposal that is damaged
+    return DamagedJournalError(backend.path, backend.line_of(trial._trial_id, created))
+
+
 class Journal(JournalFileBackend):  # type: ignore[misc]
     """Optuna's journal file, which stays whole when a line is torn.
 
@@ -144,30 +230,44 @@ class Journal(JournalFileBackend):  # type: ignore[misc]
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._lock = SharedLock(path)
-        self._lines_read = self._bytes_read = 0
+        self.lines_read = self._bytes_read = 0
         super().__init__(str(path), self._lock)
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """The lines from that number on that have an end, read from where reading has stopped."""
-        if log_number_from < self._lines_read:
-            self._lines_read = self._bytes_read = 0
-        with self._path.open("rb") as file:
+        if log_number_from < self.lines_read:
+            self.lines_read = self._bytes_read = 0
+        with self.path.open("rb") as file:
             # of a file on another machine only opening it tells the size
             size = os.fstat(file.fileno()).st_size
             file.seek(self._bytes_read)
             *lines, _ = file.read(max(0, size - self._bytes_read)).split(b"\n")
         for line in lines:
-            self._lines_read += 1
+            self.lines_read += 1
             self._bytes_read += len(line) + 1
-            if self._lines_read > log_number_from:
-                yield json.loads(line)
+            if (record := _record(line)) is None:
+                raise DamagedJournalError(self.path, self.lines_read)
+            if self.lines_read > log_number_from:
+                yield record
+
+    def line_of(self, trial_id: int, created: bool) -> int:
+        """The line that created a trial, or the last one that tells what was measured in it."""
+        trials, line_of = -1, 0
+        for number, record in enumerate(Journal(self.path).read_logs(0), start=1):
+            is_new = record["op_code"] == JournalOperation.CREATE_TRIAL
+            trials += is_new
+            about = trials if is_new else record.get("trial_id")
+            if about == trial_id and (is_new if created else "user_attr" in record):
+                line_of = number
+        return line_of
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with _held(self._lock), self._path.open("a+b") as file:
+        with _held(self._lock), self.path.open("r+b") as file:  # not made anew
             self._cut_torn_line(file)
+            file.seek(0, os.SEEK_END)
             file.write(lines.encode())
             file.flush()
             if any("user_attr" in log for log in logs):
@@ -177,7 +277,7 @@ class Journal(JournalFileBackend):  # type: ignore[misc]
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         if file.read(1) not in (b"\n", b""):
-            os.truncate(self._path, self._path.read_bytes().rfind(b"\n") + 1)
+            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
 
 
 class SharedLock:
@@ -267,15 +367,16 @@ def _target(link: Path) -> str | None:
         return None
 
 
-def _start_of_line(content: bytes, end: int) -> int:
-    return content.rfind(b"\n", 0, end - 1) + 1
-
-
-def _is_record(line: bytes) -> bool:
-    if not line.endswith(b"\n"):
-        return False
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A line as Optuna writes them; None if it is damaged."""
     try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_record = (
+        isinstance(record, dict)
+        and isinstance(record.get("op_code"), int)
+        and record["op_code"] in _OPERATIONS
+        and isinstance(record.get("worker_id"), str)
+    )
+    return record if is_record else None

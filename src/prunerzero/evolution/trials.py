@@ -79,7 +79,7 @@ def individual_of(trial: FrozenTrial) -> Individual:
         number=trial.number,
         candidate=candidate,
         state=measured["state"],
-        losses=tuple(measured["losses"]),
+        losses=tuple(map(float, measured["losses"])),
         seconds=measured["seconds"],
         draw=proposal["draw"],
     )

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
@@ -13,14 +14,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prunerzero.errors import InputError, OutputError
-from prunerzero.files import check_new, write_json
+from prunerzero.errors import InputError, OtherRunError, OutputError
+from prunerzero.files import (
+    check_new,
+    read_json,
+    real,
+    refusal,
+    write_json,
+    writing,
+)
 from prunerzero.metrics import MetricError
 from prunerzero.pruning.pruner import LayerSparsity
-from prunerzero.pruning.shards import ShardWriter
+from prunerzero.pruning.shards import ShardWriter, is_whole
 
 _MANIFEST = Path(".work") / "manifest.json"
 
@@ -31,16 +40,21 @@ def is_begun(output_dir: Path) -> bool:
 
 
 def _partial(output_dir: Path) -> Path:
-    return output_dir.with_name(f".{output_dir.name}.partial")
+    place = real(output_dir)
+    return place.with_name(f".{place.name}.partial")
 
 
 class PartialCheckpoint:
     """A folder ``.NAME.partial`` with finished shards, and what the next run must know in ``work``.
 
-    As a context it removes the folder where nothing in it is worth going on from.
+    As a context it keeps other processes out, and removes the folder at the end where nothing in
+    it is worth going on from.
 
     Args:
         output_dir: what it will be called.
+
+    Raises:
+        OutputError: it cannot be written, or what an earlier run has left is damaged.
 
     Attributes:
         folder: the folder.
@@ -57,29 +71,41 @@ class PartialCheckpoint:
         self._lock, self._begun = Lock(), False
 
     def __enter__(self) -> PartialCheckpoint:
+        earlier = self._read() if self._manifest.exists() else None
+        with writing(self.folder, "name another output folder"):
+            self.work.mkdir(parents=True, exist_ok=True)
+            self._alone = FileLock(self.work / "lock", fallback_to_soft=False)
+            try:
+                with suppress(NotImplementedError):  # a file system without locks
+                    self._alone.acquire(blocking=False)
+            except Timeout:
+                raise OutputError(
+                    f"another process is writing in '{self.folder}'; wait for it, or name another "
+                    "output folder."
+                ) from None
+        self._state = earlier or self._state
         return self
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        hopeless = isinstance(error, InputError | MetricError) and self._begun
-        if hopeless or not self._manifest.exists():
+        self._alone.release()
+        cannot_be_written = isinstance(error, OutputError)  # a full disk, say: it can be mended
+        hopeless = isinstance(error, InputError | MetricError) and not cannot_be_written
+        if (hopeless and self._begun) or not self._manifest.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def begin(self, settings: Mapping[str, Any]) -> int:
         """Take up what is there, else begin; returns how many blocks are finished.
 
         Raises:
-            OutputError: what is there was begun with other settings.
+            OtherRunError: what is there was begun with other settings.
         """
         settings = json.loads(json.dumps(settings, default=str))
-        try:
-            self._state = json.loads(self._manifest.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not self._manifest.exists():
             self._state["settings"] = settings
-            self.work.mkdir(parents=True, exist_ok=True)
             self._save()
         for name, value in settings.items():
             if (before := self._state["settings"].get(name)) != value:
-                raise OutputError(
+                raise OtherRunError(
                     f"'{self.folder}' holds an unfinished run with {name} {before!r}, not "
                     f"{value!r}; give that again, name another output folder, or delete it."
                 )
@@ -107,7 +133,7 @@ class PartialCheckpoint:
         """All layers of finished blocks, in the model's order."""
         blocks = sorted(self._state["blocks"].items(), key=lambda item: int(item[0]))
         rows = (row for _, block in blocks for row in block)
-        return tuple(LayerSparsity(**{**row, "shape": tuple(row["shape"])}) for row in rows)
+        return tuple(map(_layer, rows))
 
     def keep_zeros(self, index: int, tensors: Mapping[str, Tensor]) -> None:
         """Keep where these tensors are zero, one bit a number."""
@@ -116,28 +142,61 @@ class PartialCheckpoint:
             for name, tensor in tensors.items()
             if tensor.dim() > 1
         }
-        save_file(bits, self._zeros(index))
+        save_file(bits, self.zeros_file(index))
 
     def zeros(self, index: int) -> dict[str, Tensor]:
         """What ``keep_zeros`` kept: flat, with up to seven more entries at the end."""
-        bits = load_file(self._zeros(index))
+        bits = load_file(self.zeros_file(index))
         return {
             name: torch.from_numpy(np.unpackbits(packed.numpy())).bool()
             for name, packed in bits.items()
         }
 
     def finish(self) -> None:
-        """Give the folder its name."""
-        if self._output_dir.exists():
-            self._output_dir.rmdir()
-        os.replace(self.folder, self._output_dir)
-        shutil.rmtree(self._output_dir / self.work.name)
+        """Give the folder its name. Raises OutputError if that is taken, and keeps the folder."""
+        place = real(self._output_dir)
+        try:
+            os.replace(self.folder, place)
+        except OSError as error:
+            raise OutputError(
+                f"'{self._output_dir}' came into being while the work went on, and is left as it "
+                f"is ({refusal(error)}); move it away, and the same command finishes from "
+                f"'{self.folder}', where all is kept."
+            ) from None
+        try:
+            shutil.rmtree(place / self.work.name)
+        finally:  # also where Ctrl-C comes in between
+            shutil.rmtree(place / self.work.name, ignore_errors=True)
 
-    def _zeros(self, index: int) -> Path:
+    def _read(self) -> dict[str, Any]:
+        """The manifest that an earlier run has left. Raises OutputError if it is damaged."""
+        remedy = (
+            f"restore it, or name another output folder, or delete '{self.folder}' to begin again"
+        )
+        state = read_json(self._manifest, remedy)
+        try:
+            if not all(isinstance(state[name], dict) for name in ("settings", "blocks", "notes")):
+                raise TypeError
+            for index, rows in state["blocks"].items():
+                int(index), [_layer(row) for row in rows]
+            for value in state["notes"].values():
+                float(value)
+        except (TypeError, KeyError, ValueError, AttributeError):
+            raise OutputError(
+                f"'{self._manifest}' does not hold what an unfinished pruning leaves; {remedy}."
+            ) from None
+        return dict(state)
+
+    def zeros_file(self, index: int) -> Path:
+        """Where ``keep_zeros`` keeps them."""
         return self.work / f"zeros-of-block-{index}.safetensors"
 
     def _save(self) -> None:
         write_json(self._manifest, self._state)
+
+
+def _layer(row: dict[str, Any]) -> LayerSparsity:
+    return LayerSparsity(**{**row, "shape": tuple(row["shape"])})
 
 
 class KeptBlocks:
@@ -153,8 +212,9 @@ class KeptBlocks:
         self._partial, self._writer, self._with_zeros = partial, writer, with_zeros
 
     def finished(self, index: int) -> bool:
-        """Whether a block is pruned and kept."""
-        return self._partial.finished(index)
+        """Whether a block is pruned and kept, in files that are whole."""
+        whole = not self._with_zeros or is_whole(self._partial.zeros_file(index))
+        return self._partial.finished(index) and whole and self._writer.has(index + 1)
 
     def zeros(self, index: int) -> dict[str, Tensor]:
         """Where a finished block is zero."""

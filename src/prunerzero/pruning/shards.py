@@ -11,11 +11,12 @@ from threading import Lock
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from prunerzero.files import write_json
 from prunerzero.language.checkpoint_files import restore_dtypes
+from prunerzero.language.quiet import quiet_transformers
 from prunerzero.pruning.blocks import Matrix, find_blocks
 
 
@@ -135,6 +136,15 @@ class FiledBlocks:
         return tensor.to(self.dtype) if tensor.dtype == self._stored else tensor
 
 
+def is_whole(file: Path) -> bool:
+    """Whether there is a safetensors file of the size that its header tells."""
+    try:
+        with safe_open(file, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
+
+
 class ShardWriter:
     """Writes a checkpoint piece by piece; a piece is there whole or not at all.
 
@@ -157,15 +167,22 @@ class ShardWriter:
         aside = self._folder / f"piece-{piece}"
         with self._lock:
             shutil.rmtree(aside, ignore_errors=True)
-            self._model.save_pretrained(aside, state_dict=tensors, max_shard_size="100TB")
-            restore_dtypes(aside, self._source)
-            (weights,) = aside.glob("*.safetensors")
-            shutil.copymode(aside / "config.json", weights)  # others may read it then
-            os.replace(weights, self._folder / self._name(piece))
-            if piece == 0:
-                for file in aside.iterdir():
-                    os.replace(file, self._folder / file.name)
-            shutil.rmtree(aside)
+            try:
+                with quiet_transformers():
+                    self._model.save_pretrained(aside, state_dict=tensors, max_shard_size="100TB")
+                restore_dtypes(aside, self._source)
+                (weights,) = aside.glob("*.safetensors")
+                shutil.copymode(aside / "config.json", weights)  # others may read it then
+                os.replace(weights, self._folder / self._name(piece))
+                if piece == 0:
+                    for file in aside.iterdir():
+                        os.replace(file, self._folder / file.name)
+            finally:  # on a full disk too, where it takes the room that finished pieces need
+                shutil.rmtree(aside, ignore_errors=True)
+
+    def has(self, piece: int) -> bool:
+        """Whether a piece is written, and whole."""
+        return is_whole(self._folder / self._name(piece))
 
     def finish(self) -> None:
         """Write the index of all pieces."""

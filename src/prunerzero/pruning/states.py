@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from math import prod
 from pathlib import Path
 
@@ -62,6 +63,9 @@ class HiddenStates:
             return torch.empty(self._shape, dtype=self._dtype, pin_memory=_PINNED)
         file = self._file(index)
         file.unlink(missing_ok=True)
+        if hasattr(os, "posix_fallocate"):  # else writing to a full disk kills the process
+            with file.open("wb") as made:
+                os.posix_fallocate(made.fileno(), 0, prod(self._shape) * self._dtype.itemsize)
         flat = torch.from_file(str(file), shared=True, size=prod(self._shape), dtype=self._dtype)
         return flat.view(self._shape)
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from prunerzero import evolution
-from prunerzero.errors import OutputError
-from prunerzero.files import check_new, write_json
+from prunerzero.errors import OtherRunError
+from prunerzero.files import put_in_place, real, replace_folder, write_json, writing
 from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity
 from prunerzero.report import write_report
 from prunerzero.tasks.compare import compare_in
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.output import check_output
 from prunerzero.tasks.prune import prune_in
 from prunerzero.tasks.search import search_in
 from prunerzero.tasks.workspace import Setup, Workspace, versions
@@ -67,11 +68,8 @@ def run_demo(
     """
     began = time.monotonic()
     wanted = Sparsity.parse(sparsity)
-    if not overwrite:
-        check_new(output_dir)
-    elif output_dir.exists() and not (output_dir / "summary.json").is_file():
-        check_new(output_dir)  # only what a demo left is replaced
-    partial = output_dir.with_name(output_dir.name + ".partial")
+    check_output(output_dir, DEMO_SETUP, replaces="summary.json" if overwrite else None)
+    partial = real(output_dir).with_name(real(output_dir).name + ".partial")
     work = Workspace(DEMO_SETUP, observer)
     work.statistics(gradients=True)
     if seconds is None and evaluations is None:
@@ -81,7 +79,7 @@ def run_demo(
     )
     try:
         found, result = search_in(work, wanted, partial / "run", settings, with_known=False)
-    except OutputError:  # left by a demo with other settings
+    except OtherRunError:  # left by a demo with other settings
         shutil.rmtree(partial)
         found, result = search_in(work, wanted, partial / "run", settings, with_known=False)
     if found.interrupted:
@@ -118,10 +116,11 @@ def run_demo(
     }
     write_json(partial / "history.json", history)
     write_json(partial / "summary.json", summary)
-    write_report(
-        partial / "report.html", summary, history, [asdict(layer) for layer in pruned.layers]
-    )
-    _put_in_place(partial, output_dir)
+    with writing(partial / "report.html", "make room, and the same command goes on"):
+        write_report(
+            partial / "report.html", summary, history, [asdict(layer) for layer in pruned.layers]
+        )
+    (replace_folder if overwrite else put_in_place)(partial, output_dir)
     return summary
 
 
@@ -135,14 +134,3 @@ def _measuring_seconds(work: Workspace, began: float) -> float:
     # pruned model beside them on the test part
     passes = (len(CATALOG) + 1) * 1.5 + 2
     return start - began + both * (1 + passes)
-
-
-def _put_in_place(partial: Path, output_dir: Path) -> None:
-    try:
-        if output_dir.exists():
-            shutil.rmtree(output_dir)
-        os.replace(partial, output_dir)
-    except OSError as error:
-        raise OutputError(
-            f"'{output_dir}' cannot be replaced ({error.strerror}); the result is in '{partial}'."
-        ) from None

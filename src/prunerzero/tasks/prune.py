@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from prunerzero.errors import InputError
-from prunerzero.files import check_new, new_folder, write_json, write_text
+from prunerzero.files import new_folder, write_json, write_text, writing
 from prunerzero.language.cards import inherited_fields
 from prunerzero.language.corpora import Part
 from prunerzero.language.divergence import Divergence
@@ -25,6 +25,7 @@ from prunerzero.report import model_card
 from prunerzero.tasks.by_block import BlockWorkspace, Way, fits, prune_blocks
 from prunerzero.tasks.metric_sources import read_metric
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.output import check_output
 from prunerzero.tasks.publish import check_repository, push_folder
 from prunerzero.tasks.recipe import check_model, check_texts, digest
 from prunerzero.tasks.workspace import Setup, Workspace
@@ -97,7 +98,7 @@ def prune(
     """
     found = read_metric(metric, setup.gradient)
     sparsity = Sparsity.parse(sparsity) if isinstance(sparsity, str) else sparsity
-    check_new(Path(output_dir))
+    check_output(output_dir, setup)
     if push_to_hub is not None:
         check_repository(push_to_hub)
     observer = observer or Observer()
@@ -129,7 +130,8 @@ def _prune_by_block(
     recipe: Mapping[str, Any] | None,
     repository: str | None,
 ) -> tuple[Workspace, Pruned]:
-    with PartialCheckpoint(output_dir) as partial:
+    keeps = "what is finished is kept there; make room, and the same command goes on"
+    with PartialCheckpoint(output_dir) as partial, writing(partial.folder, keeps):
         work = BlockWorkspace(setup, way, partial.work, observer)
         parts = _read_texts(work, metric, recipe)
         try:

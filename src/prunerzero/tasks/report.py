@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prunerzero.errors import InputError
-from prunerzero.metrics import CATALOG, Expression
+from prunerzero.files import read_json, writing
+from prunerzero.metrics import CATALOG, Expression, MetricError
 from prunerzero.report import write_run_report, write_tune_report
 from prunerzero.report.tune_page import Language
 from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.tune import RESULT
+from prunerzero.tasks.tune_result import read_result
 
 REPORT = "report.html"
+
+_AGAIN = "the search command that made the folder writes it again from the study that it keeps"
 
 _COMPARABLE = ("model", "texts", "windows", "max_seq_length", "dtype")
 
@@ -37,7 +44,9 @@ def report(run: Path | str, baseline: Path | str | None = None, language: Langua
     folder = Path(run)
     path = folder / REPORT
     if (folder / RESULT).is_file():
-        write_tune_report(_read_json(folder / RESULT), path, language)
+        result = asdict(read_result(folder / RESULT))
+        with writing(path):
+            write_tune_report(result, path, language)
         return path
     if language != "en":
         raise InputError("the report of a search is in English only; that of a tuning has both.")
@@ -50,16 +59,17 @@ def report(run: Path | str, baseline: Path | str | None = None, language: Langua
             raise InputError(
                 f"'{other}' cannot be compared with '{folder}': model, text or sparsity differ."
             )
-    names = {
-        e["expression"]: {
-            "constant" if node.value is not None else node.name
-            for _, node in Expression.parse(e["expression"]).subtrees()
+    with _damage_told(folder, BEST, HISTORY), writing(path):
+        names = {
+            e["expression"]: {
+                "constant" if node.value is not None else node.name
+                for _, node in Expression.parse(e["expression"]).subtrees()
+            }
+            for e in history
         }
-        for e in history
-    }
-    sizes = {name: metric.expression.canonical(found["group"]).size
-             for name, metric in CATALOG.items()}  # fmt: skip
-    write_run_report(path, found, history, names, sizes, beside)
+        sizes = {name: metric.expression.canonical(found["group"]).size
+                 for name, metric in CATALOG.items()}  # fmt: skip
+        write_run_report(path, found, history, names, sizes, beside)
     return path
 
 
@@ -69,14 +79,27 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             f"folder '{folder}' holds no {BEST} and {HISTORY}, so no search has finished there, "
             f"and no {RESULT}, so no tuning has either."
         )
-    return _read_json(folder / BEST), _read_json(folder / HISTORY)
+    best, history = (read_json(folder / name, _AGAIN) for name in (BEST, HISTORY))
+    if not isinstance(best, dict) or not best.keys() >= {"metric", "sparsity", "group"}:
+        raise InputError(f"'{folder / BEST}' does not hold what a search writes; {_AGAIN}.")
+    is_list = isinstance(history, list)
+    if not is_list or not all(isinstance(e, dict) and "expression" in e for e in history):
+        raise InputError(f"'{folder / HISTORY}' does not hold what a search writes; {_AGAIN}.")
+    return best, history
 
 
-def _read_json(path: Path) -> Any:
+@contextmanager
+def _damage_told(folder: Path, *names: str) -> Iterator[None]:
+    """Tell that these files of a run do not hold what is read from them inside."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise InputError(f"'{path}' is no valid JSON.") from None
+        yield
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, MetricError) as error:
+        files = " and ".join(f"'{folder / name}'" for name in names)
+        raise InputError(
+            f"{files} do not hold what a search writes ({type(error).__name__}: {error}); {_AGAIN}."
+        ) from error
 
 
 def _random_beside(folder: Path, found: dict[str, Any]) -> Path | None:
@@ -87,7 +110,7 @@ def _random_beside(folder: Path, found: dict[str, Any]) -> Path | None:
         try:
             other = json.loads(path.read_text(encoding="utf-8"))
             is_random = other["settings"]["search"]["strategy"] == "random"
-        except (ValueError, KeyError, TypeError):  # the best.json of something else
+        except (OSError, ValueError, KeyError, TypeError):  # the best.json of something else
             continue
         if is_random and _protocol(other) == _protocol(found):
             return path.parent

@@ -12,7 +12,7 @@ from prunerzero import evolution
 from prunerzero.errors import InputError
 from prunerzero.evolution.settings import SeedMetrics, Strategy
 from prunerzero.evolution.variation import OperatorSet
-from prunerzero.files import check_new, write_json
+from prunerzero.files import make_folder, write_json
 from prunerzero.language.corpora import Part
 from prunerzero.language.perplexity import exp
 from prunerzero.metrics import Expression, Sparsity
@@ -24,6 +24,7 @@ from prunerzero.tasks.duration import parse_duration
 from prunerzero.tasks.known_metrics import known_perplexities, measure_known
 from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.output import check_run, check_study
 from prunerzero.tasks.search_result import Found
 from prunerzero.tasks.shared_study import SharedPerplexities, open_study
 from prunerzero.tasks.workers import devices_for, run_workers
@@ -80,13 +81,13 @@ def search(
     """
     sparsity = Sparsity.parse(sparsity, group) if isinstance(sparsity, str) else sparsity
     folder = Path(output_dir)
-    if not _is_run(folder):
-        check_new(folder)
+    check_run(folder, setup, _is_run)
     seconds = None if time is None else parse_duration(time)
     if evaluations is None and seconds is None:
         evaluations = _DEFAULT_EVALUATIONS
     devices = devices_for(workers, setup.device)
     storage = storage or folder / JOURNAL
+    check_study(storage)
     try:
         settings = evolution.SearchSettings(
             seed=seed,
@@ -186,7 +187,7 @@ def _search(
         work.text(part)
     statistics = work.statistics(gradients=True)
     fitness = fitness_of(work, sparsity)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with open_study(storage, _identity(work, sparsity, settings)) as population:
         if population.arrival:
             work.observer.note(population.arrival)

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prunerzero.errors import InputError, OutputError
+from prunerzero.errors import InputError, OtherRunError, OutputError
 from prunerzero.evolution import Population, StudyMismatchError
 from prunerzero.evolution.jobs import Jobs
-from prunerzero.evolution.storage import StorageError
+from prunerzero.evolution.storage import DamagedJournalError, StorageError
 from prunerzero.language.corpora import Part
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.pruner import prune_model
@@ -32,16 +32,18 @@ def open_study(
     try:
         population = Population.open(storage, settings)
     except StudyMismatchError as error:
-        raise OutputError(
+        raise OtherRunError(
             f"'{_shown(storage)}' holds another search: {error} Name another --output-dir."
         ) from None
-    except ValueError as error:
+    except (ValueError, DamagedJournalError) as error:
         raise InputError(str(error)) from None
     except StorageError as error:
         raise OutputError(f"'{_shown(storage)}' cannot be written: {error}.") from None
     try:
         with population:
             yield population
+    except DamagedJournalError as error:
+        raise OutputError(str(error)) from None
     except StorageError as error:
         raise OutputError(
             f"'{_shown(storage)}' cannot be written any more: {error}. What was evaluated is kept; "

@@ -10,7 +10,7 @@ from typing import Literal
 
 from prunerzero import evolution
 from prunerzero.errors import InputError
-from prunerzero.files import write_json
+from prunerzero.files import write_json, writing
 from prunerzero.language.corpora import PARTS
 from prunerzero.language.models import BUNDLED, fingerprint
 from prunerzero.metrics import Sparsity
@@ -21,11 +21,12 @@ from prunerzero.report import write_tune_report
 from prunerzero.report.tune_page import Language
 from prunerzero.tasks.duration import in_minutes, parse_duration
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.output import check_run
 from prunerzero.tasks.prune import prune_in
 from prunerzero.tasks.publish import check_repository, push_folder
 from prunerzero.tasks.tune_result import ChosenMetric, TuneResult, read_result
 from prunerzero.tasks.tuning import figures
-from prunerzero.tasks.tuning.bench import IDENTITY, RUN, Bench, Ledger, check_folder, identity_of
+from prunerzero.tasks.tuning.bench import IDENTITY, RUN, Bench, Ledger, identity_of, is_tuning
 from prunerzero.tasks.tuning.course import GROUPS, Course
 from prunerzero.tasks.tuning.limit import Wish, limit_on
 from prunerzero.tasks.tuning.texts import cut_parts, fitting_length, write_parts
@@ -43,6 +44,8 @@ TEXTS = "texts"
 DEFAULT_WINDOWS = 64
 DEFAULT_EVALUATIONS = 200
 DEFAULT_SAMPLES = 4
+
+_GOES_ON = "what was measured is kept; make room, and the same command goes on"
 
 BUNDLED_TIME = "2m"
 """Of evolution, so that trying it out takes less than five minutes on two cores."""
@@ -110,74 +113,75 @@ def tune(
     if evaluations is not None and evaluations < 0:
         raise InputError("--evaluations must be at least 0.")
     folder = Path(output_dir)
-    check_folder(folder)
+    check_run(folder, setup, is_tuning)
     if push_to_hub is not None:
         check_repository(push_to_hub)
-    work, split = _open(setup, folder, wanted, observer)
-    budget = {"evaluations": evaluations, "time": time, "seed": seed}
-    asked = {"pattern": pattern, "group": group, "samples": samples, **budget}
-    ledger = Ledger(folder / RUN, identity_of(work, limit=asdict(wish), **asked))
-    if (folder / RESULT).is_file():
-        return _delivered(read_result(folder / RESULT), folder, language, push_to_hub, work)
-    bench = Bench(work, ledger)
-    limit = limit_on(bench, wish)
-    search = None
-    if evaluations != 0 and seconds != 0:
-        search = evolution.SearchSettings(
-            seed=seed, evaluations=evaluations, seconds=seconds, seed_metrics="catalog"
+    with writing(folder, _GOES_ON):
+        work, split = _open(setup, folder, wanted, observer)
+        budget = {"evaluations": evaluations, "time": time, "seed": seed}
+        asked = {"pattern": pattern, "group": group, "samples": samples, **budget}
+        ledger = Ledger(folder / RUN, identity_of(work, limit=asdict(wish), **asked))
+        if (folder / RESULT).is_file():
+            return _delivered(read_result(folder / RESULT), folder, language, push_to_hub, work)
+        bench = Bench(work, ledger)
+        limit = limit_on(bench, wish)
+        search = None
+        if evaluations != 0 and seconds != 0:
+            search = evolution.SearchSettings(
+                seed=seed, evaluations=evaluations, seconds=seconds, seed_metrics="catalog"
+            )
+        course = Course(bench, limit)
+        seconds = course.about_seconds(wanted, len(groups), search) + figures.SENSITIVITY_SECONDS
+        work.observer.note(f"about {in_minutes(seconds)} in all, less what was measured before")
+        found = course.run(wanted, groups, search, folder / RUN)
+        metric, sparsity = found.metric, found.sparsity
+        if wanted is None:
+            course.outline(metric, sparsity)
+        parts = {
+            "validation": figures.part_figures(bench, metric, sparsity, "validation", limit),
+            "test": figures.part_figures(bench, metric, sparsity, "test", limit),
+        }
+        layers, sensitivity_of, sensitivity_windows = figures.layer_figures(bench, metric, sparsity)
+        shown = figures.samples(bench, metric, sparsity, samples)
+        task = figures.task_figures(bench, metric, sparsity, limit)
+        settings = {**work.describe(), **budget}
+        if found.reached:
+            shutil.rmtree(folder / MODEL, ignore_errors=True)  # of a run that ended just after it
+            prune_in(work, metric, sparsity, folder / MODEL, ["test"], push_to_hub)
+        result = TuneResult(
+            answer="",
+            reached=found.reached,
+            model=setup.model,
+            output_dir=str(folder),
+            limit=limit,
+            pattern_asked=pattern,
+            sparsity=sparsity.fraction,
+            pattern=str(sparsity),
+            group=sparsity.group,
+            metric=ChosenMetric(
+                name=metric.name,
+                formula=str(metric.expression),
+                tree=metric.expression.to_json(),
+                words=in_words(metric.expression),
+            ),
+            dense=parts["validation"].dense,
+            curve=tuple(course.curve),
+            parts=parts,
+            decision=found.decision,
+            layers=layers,
+            sensitivity_of=sensitivity_of,
+            sensitivity_windows=sensitivity_windows,
+            samples=shown,
+            task=task,
+            evaluations=course.evaluations,
+            settings=settings,
+            split=split,
+            commands=commands(setup, settings, folder, wish, asked),
+            seconds=ledger.seconds,
         )
-    course = Course(bench, limit)
-    seconds = course.about_seconds(wanted, len(groups), search) + figures.SENSITIVITY_SECONDS
-    work.observer.note(f"about {in_minutes(seconds)} in all, less what was measured before")
-    found = course.run(wanted, groups, search, folder / RUN)
-    metric, sparsity = found.metric, found.sparsity
-    if wanted is None:
-        course.outline(metric, sparsity)
-    parts = {
-        "validation": figures.part_figures(bench, metric, sparsity, "validation", limit),
-        "test": figures.part_figures(bench, metric, sparsity, "test", limit),
-    }
-    layers, sensitivity_of, sensitivity_windows = figures.layer_figures(bench, metric, sparsity)
-    shown = figures.samples(bench, metric, sparsity, samples)
-    task = figures.task_figures(bench, metric, sparsity, limit)
-    settings = {**work.describe(), **budget}
-    if found.reached:
-        shutil.rmtree(folder / MODEL, ignore_errors=True)  # of a run that ended just after it
-        prune_in(work, metric, sparsity, folder / MODEL, ["test"], push_to_hub)
-    result = TuneResult(
-        answer="",
-        reached=found.reached,
-        model=setup.model,
-        output_dir=str(folder),
-        limit=limit,
-        pattern_asked=pattern,
-        sparsity=sparsity.fraction,
-        pattern=str(sparsity),
-        group=sparsity.group,
-        metric=ChosenMetric(
-            name=metric.name,
-            formula=str(metric.expression),
-            tree=metric.expression.to_json(),
-            words=in_words(metric.expression),
-        ),
-        dense=parts["validation"].dense,
-        curve=tuple(course.curve),
-        parts=parts,
-        decision=found.decision,
-        layers=layers,
-        sensitivity_of=sensitivity_of,
-        sensitivity_windows=sensitivity_windows,
-        samples=shown,
-        task=task,
-        evaluations=course.evaluations,
-        settings=settings,
-        split=split,
-        commands=commands(setup, settings, folder, wish, asked),
-        seconds=ledger.seconds,
-    )
-    result = replace(result, answer=answer(result))
-    write_json(folder / RESULT, asdict(result))
-    return _delivered(result, folder, language, push_to_hub, work)
+        result = replace(result, answer=answer(result))
+        write_json(folder / RESULT, asdict(result))
+        return _delivered(result, folder, language, push_to_hub, work)
 
 
 def _delivered(
@@ -188,7 +192,8 @@ def _delivered(
     work: Workspace,
 ) -> TuneResult:
     """Written as a report, and pushed where that is wanted and there is a model."""
-    write_tune_report(asdict(result), folder / REPORT, language)
+    with writing(folder / REPORT, _GOES_ON):
+        write_tune_report(asdict(result), folder / REPORT, language)
     if repository is not None and result.reached:
         push_folder(folder / MODEL, repository, work.observer)
     return result

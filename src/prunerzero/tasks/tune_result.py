@@ -6,11 +6,12 @@ or a rise a share (0.05 is 5 %), an interval a pair (low, high).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from prunerzero.errors import InputError
+from prunerzero.files import read_json
 from prunerzero.metrics.mask import Group
 
 LimitKind = Literal["degradation", "perplexity", "task"]
@@ -251,8 +252,22 @@ class TuneResult:
 
 
 def read_result(path: Path) -> TuneResult:
-    """Read ``tune.json`` back."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    """Read ``tune.json`` back.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    again = "move it away, and the same tune command writes it again from what was measured"
+    content = read_json(path, again)
+    try:
+        return _result(content)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"'{path}' does not hold what tune writes ({type(error).__name__}: {error}); {again}."
+        ) from error
+
+
+def _result(content: dict[str, Any]) -> TuneResult:
     task, decision = content["task"], content["decision"]
     return TuneResult(
         **content

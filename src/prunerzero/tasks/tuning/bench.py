@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from prunerzero.errors import InputError, OutputError
-from prunerzero.files import check_new, write_json
+from prunerzero.files import write_json
 from prunerzero.language.corpora import PARTS, Part
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.zero_shot import load_tasks, score_tasks
@@ -53,10 +53,9 @@ class Score:
     examples: int
 
 
-def check_folder(folder: Path) -> None:
-    """Raise OutputError unless ``folder`` is absent, empty, or that of a tuning."""
-    if not (folder / RUN / IDENTITY).is_file():
-        check_new(folder)
+def is_tuning(folder: Path) -> bool:
+    """Whether a tuning was begun in ``folder``."""
+    return (folder / RUN / IDENTITY).is_file()
 
 
 class Ledger:
