@@ -17,6 +17,7 @@ from torch import Tensor
 
 from prunerzero.errors import TextError
 from prunerzero.language.hub import ask_hub
+from prunerzero.language.quiet import quiet_datasets
 
 Part = Literal["calibration", "validation", "test"]
 PARTS: tuple[Part, ...] = ("calibration", "validation", "test")
@@ -141,14 +142,14 @@ def cut_windows(
     return Text(name, windows.contiguous())
 
 
+@quiet_datasets()
 def _hub_dataset(name: str, repository: str, *args: str, **options: Any) -> Any:
     try:
-        from datasets import disable_progress_bars, load_dataset
+        from datasets import load_dataset
     except ImportError:
         raise TextError(
             f"corpus {name!r} needs the datasets library: pip install 'prunerzero[hub]'."
         ) from None
-    disable_progress_bars()
     unreachable = TextError(
         f"corpus {name!r} could not be fetched from the hub; pass files instead: "
         "--calibration FILE --validation FILE --test FILE."

@@ -21,7 +21,11 @@ from prunerzero.language.checkpoint_files import (
     tensor_files,
 )
 from prunerzero.language.hub import ask_hub
-from prunerzero.language.kinds import auto_class, check_config, check_inputs, context_length
+from prunerzero.language.kinds import auto_class, check_config, check_inputs
+from prunerzero.language.quiet import quiet_transformers
+
+_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""What configs call the longest window; a model without a limit has none of these."""
 
 BUNDLED = "bundled"
 """The model that ships inside the package; see ``bundled/model/README.md``."""
@@ -58,7 +62,9 @@ class LanguageModel:
     @property
     def context_length(self) -> int:
         """The longest window the model can read, in tokens."""
-        return context_length(self.model.config)
+        config = self.model.config.get_text_config()
+        limits = (getattr(config, word, None) for word in _LIMITS)
+        return int(next((limit for limit in limits if limit and limit > 0), 2048))
 
     @property
     def begin(self) -> int | None:
@@ -70,6 +76,7 @@ class LanguageModel:
         begin: int | None = self.tokenizer.bos_token_id if "gemma" in family else None
         return begin
 
+    @quiet_transformers()
     def save(self, folder: Path) -> None:
         """Write a checkpoint like the one that was read; the model is in its dtype afterwards."""
         for name, tensor in _tensors(self.model).items():
@@ -149,6 +156,7 @@ def _tensors(model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in named if tensor.is_floating_point()}
 
 
+@quiet_transformers()
 def read_model(
     name: str,
     revision: str | None,
@@ -162,11 +170,8 @@ def read_model(
     ``from_pretrained``. Raises ModelError, as ``load_model`` does.
     """
     from transformers import AutoConfig, AutoTokenizer
-    from transformers.utils import logging
 
     source, options = _locate(name, revision, allow_pickle)
-    logging.disable_progress_bar()  # ours say more
-    logging.set_verbosity_error()
     try:
         options["trust_remote_code"] = trust_remote_code
         config = AutoConfig.from_pretrained(source, **options)

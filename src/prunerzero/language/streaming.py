@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from prunerzero.language.checkpoint_files import companion_files, tensor_files
 from prunerzero.language.kinds import auto_class
 from prunerzero.language.models import LanguageModel, read_model
+from prunerzero.language.quiet import quiet_logger
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def open_streamed(
             "offload_folder": str(scratch),
         }
 
-    logging.getLogger("accelerate").setLevel(logging.ERROR)  # it warns of the meta device
-    tokenizer, model, _ = read_model(name, revision, trust_remote_code, placement, allow_pickle)
+    with quiet_logger("accelerate"):  # it warns of the meta device
+        tokenizer, model, _ = read_model(name, revision, trust_remote_code, placement, allow_pickle)
     files = _files(model, left)
     del model.hf_device_map  # with it transformers would load and save as it sees fit
     dtypes = {key: parameter.dtype for key, parameter in model.named_parameters()}

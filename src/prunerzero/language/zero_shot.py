@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from prunerzero.errors import InputError
 from prunerzero.language.hub import ask_hub, caches_alone
 from prunerzero.language.models import LanguageModel
+from prunerzero.language.quiet import quiet_datasets, quiet_logger
 
 _ANY_DATA = "allenai/ai2_arc"
 """A repository to ask the hub for, where only the connection is in question."""
@@ -39,6 +39,8 @@ class TaskScore:
     version: str
 
 
+@quiet_logger("lm_eval")
+@quiet_datasets()
 def load_tasks(names: Iterable[str]) -> Any:
     """The harness's tasks of these names, with their data.
 
@@ -54,10 +56,6 @@ def load_tasks(names: Iterable[str]) -> Any:
         raise InputError(
             "tasks need lm-evaluation-harness: pip install 'prunerzero[eval]'."
         ) from None
-    from datasets import disable_progress_bars
-
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    disable_progress_bars()  # of reading files; those of answering stay
     wanted: list[str] = []
     paths: list[str] = []
     own: set[str] = set()
@@ -101,6 +99,7 @@ def load_tasks(names: Iterable[str]) -> Any:
         ) from error
 
 
+@quiet_logger("lm_eval")
 def score_tasks(
     loaded: LanguageModel, tasks: Any, batch_size: int, examples: int | None = None
 ) -> list[TaskScore]:

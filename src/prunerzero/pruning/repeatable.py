@@ -38,13 +38,16 @@ def repeatable(*, strict: bool = True) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     lenient = torch.is_deterministic_algorithms_warn_only_enabled()
     filling = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     try:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(True, warn_only=not strict)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*determinis.*")
             yield
     finally:
+        if workspace is None:
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
         torch.use_deterministic_algorithms(before, warn_only=lenient)
         deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
