@@ -42,9 +42,8 @@ from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.blockwise import Plan, prune_by_block
 from prunerzero.pruning.pruner import LayerSparsity, prune_model
 from prunerzero.pruning.reading import Room
-from prunerzero.pruning.shards import FiledBlocks, ShardWriter
+from prunerzero.pruning.shards import FiledBlocks, ShardWriter, block_names
 from prunerzero.pruning.statistics import collect_statistics
-from prunerzero.tasks.by_block import block_names
 
 GIB = 2**30
 RUNS = ("wanda@0.5", "power-law@2:4", "wanda@2:4", "power-law@0.5")

@@ -77,7 +77,7 @@ def test_other_settings_are_refused_in_one_sentence_that_names_the_difference(
     Population.open(journal, SETTINGS)
     with pytest.raises(StudyMismatchError, match=r"begun with sparsity '0\.5', not '2:4'\.$"):
         Population.open(journal, {**SETTINGS, "sparsity": "2:4"})
-    with pytest.raises(StudyMismatchError, match="group nothing, not 'layer'"):
+    with pytest.raises(StudyMismatchError, match="group unset, not 'layer'"):
         Population.open(journal, {**SETTINGS, "group": "layer"})
     Population.open(journal, SETTINGS)
 

@@ -15,7 +15,7 @@ from transformers import (
 
 from prunerzero.errors import ModelError
 from prunerzero.language.kinds import auto_class
-from prunerzero.language.models import fingerprint, load_model
+from prunerzero.language.models import load_model
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +52,6 @@ def test_a_config_that_sets_no_limit_limits_nothing(folder):
 def test_a_model_that_sees_with_a_config_in_one_piece_is_loaded_by_its_class():
     assert auto_class(ChameleonConfig()) is AutoModelForImageTextToText
     assert auto_class(RwkvConfig()) is AutoModelForCausalLM
-
-
-def test_equal_models_have_equal_fingerprints(saved):
-    first, second = (load_model(str(saved), device="cpu").model for _ in range(2))
-    assert fingerprint(first) == fingerprint(second)
-    with torch.no_grad():
-        second.model.layers[0].mlp.up_proj.weight[0, 0] += 1
-    assert fingerprint(first) != fingerprint(second)
 
 
 def test_a_folder_without_weights_is_refused(folder):
@@ -128,7 +120,8 @@ def test_pickled_weights_are_read_where_that_is_allowed(folder, saved):
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
     loaded = load_model(str(folder), device="cpu", allow_pickle=True)
-    assert fingerprint(loaded.model) == fingerprint(load_model(str(saved), device="cpu").model)
+    for name, tensor in load_model(str(saved), device="cpu").model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor)
 
 
 def test_a_pickle_that_holds_more_than_tensors_is_refused(folder):
@@ -148,8 +141,8 @@ def sharded(folder):
 
 
 def test_weights_in_several_files_are_one_model(sharded, saved):
-    whole, parts = (load_model(str(f), device="cpu").model for f in (saved, sharded))
-    assert fingerprint(whole) == fingerprint(parts)
+    whole, parts = (load_model(str(f), device="cpu") for f in (saved, sharded))
+    assert whole.identity() == parts.identity()
 
 
 def test_a_missing_shard_is_named(sharded):

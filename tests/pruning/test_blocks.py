@@ -11,8 +11,8 @@ from prunerzero.pruning.blocks import (
     find_blocks,
     prunable_layers,
 )
+from prunerzero.pruning.shards import block_names
 from prunerzero.pruning.statistics import collect_statistics
-from prunerzero.tasks.by_block import block_names
 
 
 def test_the_blocks_are_the_longest_list_of_equal_modules():

@@ -15,9 +15,8 @@ from prunerzero.pruning.blocks import find_blocks, prunable_layers
 from prunerzero.pruning.blockwise import Plan, prune_by_block
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.reading import Room, losses_by_block
-from prunerzero.pruning.shards import FiledBlocks, ShardWriter
+from prunerzero.pruning.shards import FiledBlocks, ShardWriter, block_names
 from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
-from prunerzero.tasks.by_block import block_names
 
 CPU = torch.device("cpu")
 WINDOWS = torch.randint(0, 32, (5, 20), generator=torch.Generator().manual_seed(1))

@@ -130,9 +130,9 @@ from prunerzero.pruning.partial import PartialCheckpoint
 from prunerzero.tasks.by_block import Way
 
 keep, left = PartialCheckpoint.keep, int(sys.argv[1])
-def keep_and_die(self, index, layers):
+def keep_and_die(self, index, layers, digests):
     global left
-    keep(self, index, layers)
+    keep(self, index, layers, digests)
     left -= 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -105,6 +105,7 @@ def test_a_model_that_has_changed_is_refused(place, repeat):
     done = repeat()
     assert done.exit_code == 2
     assert "the model 'model' has changed since the recipe was written" in done.stderr
+    assert "other model weights" in done.stderr
 
 
 def test_a_file_that_is_no_recipe_is_refused(place, in_workplace):

@@ -42,6 +42,7 @@ from prunerzero.evolution.trials import (
     new_trial,
     worker_of,
 )
+from prunerzero.identity import difference
 from prunerzero.metrics import MetricError
 
 STUDY_NAME = "search"
@@ -171,11 +172,8 @@ class Population:
         wanted = json.loads(json.dumps(dict(settings)))
         if self.study.user_attrs.get(key) is None:
             self.study.set_user_attr(key, wanted)
-        found = self.study.user_attrs[key]
-        different = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
-        if different:
-            parts = (f"{k} {_shown(found.get(k))}, not {_shown(wanted.get(k))}" for k in different)
-            raise StudyMismatchError(f"the study was begun with {'; '.join(parts)}.")
+        if different := difference(self.study.user_attrs[key], wanted):
+            raise StudyMismatchError(f"the study was begun with {different}.")
 
     @property
     def in_flight(self) -> frozenset[int]:
@@ -361,7 +359,3 @@ def _study(storage: BaseStorage, name: str) -> optuna.Study:
         )
     finally:
         optuna.logging.set_verbosity(before)
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else repr(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from prunerzero.errors import ModelError
 
-INDEX = "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLED_SINGLE, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 COMPANIONS = (
     "preprocessor_config.json",
@@ -25,64 +27,136 @@ COMPANIONS = (
 """What a processor of images, sound or chats reads, beside the tokenizer's own files."""
 
 
+ADAPTER = "adapter_config.json"
+
+_ORDINARY = frozenset({"F64", "F32", "F16", "BF16"})
+"""Types of weights that are not quantised, as safetensors names them."""
+
+
+def weight_files(folder: Path, allow_pickle: bool = False) -> tuple[Path, ...]:
+    """The files that ``from_pretrained`` reads the weights in a folder from, in its order.
+
+    That is the file which the config names, else ``model.safetensors``, else the files in the map
+    of its index, and likewise of pickles where these are allowed. Whatever else lies in the folder,
+    such as the files of a variant, is no source of weights. Empty where there are none.
+
+    Raises:
+        ModelError: an index that does not say which weights lie in which file.
+    """
+    config = _read_object(folder / "config.json") or {}
+    names = [config.get("transformers_weights"), SINGLE, INDEX]
+    names += [PICKLED_SINGLE, PICKLED_INDEX] if allow_pickle else []
+    for name in names:
+        if isinstance(name, str) and (folder / name).is_file():
+            return _shards(folder / name) if name.endswith(".index.json") else (folder / name,)
+    return ()
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    shards = (_read_object(index) or {}).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(f, str) for f in shards.values()):
+        raise ModelError(f"'{index}' does not say which weights lie in which file.")
+    return tuple(index.parent / file for file in sorted(set(shards.values())))
+
+
 def check_folder(folder: Path, allow_pickle: bool = False) -> None:
-    """Raise ModelError unless the folder holds a config and whole weights.
+    """Raise ModelError unless the folder holds a config and whole weights that can be pruned.
 
     Pickled weights count where they are allowed.
     """
     config = folder / "config.json"
+    if (folder / ADAPTER).is_file():
+        raise ModelError(
+            f"folder '{folder}' holds an adapter ({ADAPTER}); merge it into its base model "
+            "(merge_and_unload of peft) and pass that, or move the adapter's files away."
+        )
     if not config.is_file():
         raise ModelError(f"folder '{folder}' holds no config.json, so it is no model.")
     if _read_object(config) is None:
         raise ModelError(f"'{config}' is no valid JSON object.")
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        pickled = any(folder.glob("*.bin"))
-        if pickled and allow_pickle:
-            return
+    files = weight_files(folder, allow_pickle)
+    if not files:
+        pickled = weight_files(folder, allow_pickle=True)
+        others = sorted(file.name for file in folder.glob("*.safetensors"))
         raise ModelError(
             f"folder '{folder}' holds no safetensors weights"
-            + (", only pickled ones; pass --allow-pickle to read them." if pickled else ".")
+            + (
+                ", only pickled ones; pass --allow-pickle to read them."
+                if pickled
+                else f" that transformers would load: neither {SINGLE} nor {INDEX}, only "
+                f"{others[0]!r}."
+                if others
+                else "."
+            )
         )
-    if (index := folder / INDEX).is_file():
-        shards = (_read_object(index) or {}).get("weight_map")
-        if not isinstance(shards, dict):
-            raise ModelError(f"'{index}' does not say which weights lie in which file.")
-        absent = sorted({str(f) for f in shards.values()} - {file.name for file in weights})
-        if absent:
-            raise ModelError(f"folder '{folder}' lacks the weights file {absent[0]!r}.")
-    for file in weights:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
-            raise ModelError(f"weights file '{file}' is truncated or damaged ({line}).") from None
+    for file in files:
+        if not file.is_file():
+            raise ModelError(f"folder '{folder}' lacks the weights file {file.name!r}.")
+        if file.suffix == ".safetensors":
+            _check_file(file)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+        raise ModelError(f"weights file '{path}' is truncated or damaged ({line}).") from None
+    for name, dtype in dtypes.items():
+        if name.endswith("weight") and dtype not in _ORDINARY:
+            raise ModelError(
+                f"the weights in '{path}' are quantised ({name} is {dtype}); pass the checkpoint "
+                "that they were made from, or a .gguf file."
+            )
 
 
 def _read_object(path: Path) -> dict[str, object] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def companion_files(name: str, revision: str | None) -> tuple[Path, ...]:
-    """Those of ``COMPANIONS`` that the model's folder or hub repository holds."""
-    folder = _folder(name, revision)
-    if folder is None:
-        return ()
-    return tuple(folder / file for file in COMPANIONS if (folder / file).is_file())
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """The files that a model was read from, where they are known.
 
+    Attributes:
+        weights: the files of weights, in the order in which transformers reads them.
+        companions: those of ``COMPANIONS`` that lie beside them.
+        code: Python files beside them, which run with ``trust_remote_code`` alone.
+    """
 
-def tensor_files(name: str, revision: str | None) -> dict[str, Path]:
-    """In which safetensors file of the model's folder or hub repository each tensor lies."""
-    folder, found = _folder(name, revision), {}
-    for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
-        with safe_open(path, framework="pt") as file:
-            found.update(dict.fromkeys(file.keys(), path))
-    return found
+    weights: tuple[Path, ...] = ()
+    companions: tuple[Path, ...] = ()
+    code: tuple[Path, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, revision: str | None, allow_pickle: bool = False) -> CheckpointFiles:
+        """Those of a folder, a GGUF file, or a hub repository that has been loaded."""
+        path = Path(name).expanduser()
+        if path.is_file():
+            return cls(weights=(path,))
+        folder = _folder(name, revision)
+        if folder is None:
+            return cls()
+        companions = (folder / file for file in COMPANIONS)
+        return cls(
+            weight_files(folder, allow_pickle),
+            tuple(file for file in companions if file.is_file()),
+            tuple(sorted(folder.glob("*.py"))),
+        )
+
+    def tensors(self) -> dict[str, Path]:
+        """In which safetensors file each tensor lies; of several, the one that is read last."""
+        found: dict[str, Path] = {}
+        for path in self.weights:
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt") as file:
+                    found.update(dict.fromkeys(file.keys(), path))
+        return found
 
 
 def restore_dtypes(folder: Path, source: Mapping[str, Path]) -> None:

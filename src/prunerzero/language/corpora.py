@@ -6,7 +6,6 @@ part, a search reads the validation part only, and the test part judges what was
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from prunerzero import identity
 from prunerzero.errors import TextError
 from prunerzero.language.hub import ask_hub
 from prunerzero.language.quiet import quiet_datasets
@@ -37,8 +37,8 @@ class Text:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the tokens: equal windows, equal hash."""
-        return hashlib.sha256(self.windows.cpu().numpy().tobytes()).hexdigest()[:32]
+        """The digest of the windows: equal windows, equal digest."""
+        return identity.of_windows(self.windows)
 
     def spread(self, count: int | None) -> Text:
         """At most ``count`` windows, evenly spaced over the text."""
@@ -101,11 +101,6 @@ def read_file(path: Path) -> list[str]:
     if not text.strip():
         raise TextError(f"text file '{path}' is empty.")
     return [text]
-
-
-def documents_fingerprint(documents: list[str]) -> str:
-    """A hash of the documents: equal texts, equal hash."""
-    return hashlib.sha256("\0".join(documents).encode()).hexdigest()[:32]
 
 
 def cut_windows(

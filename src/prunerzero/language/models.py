@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from prunerzero.errors import ModelError
-from prunerzero.language.checkpoint_files import (
-    check_folder,
-    companion_files,
-    restore_dtypes,
-    tensor_files,
-)
+from prunerzero import identity
+from prunerzero.errors import ModelError, TextError
+from prunerzero.language.checkpoint_files import CheckpointFiles, check_folder, restore_dtypes
+from prunerzero.language.corpora import Text, cut_windows
 from prunerzero.language.hub import ask_hub
 from prunerzero.language.kinds import auto_class, check_config, check_inputs
 from prunerzero.language.quiet import quiet_transformers
@@ -41,8 +38,9 @@ class LanguageModel:
         tokenizer: the transformers tokenizer.
         stored_dtype: dtype of the checkpoint, which a pruned checkpoint keeps.
         dtypes: that of each parameter and buffer, for checkpoints that keep some apart.
-        companions: further files of the checkpoint, such as those of an image processor.
-        files: where each tensor of the checkpoint lies.
+        files: the checkpoint's files.
+        config_digest: ``identity.of_config`` of the checkpoint's config.
+        unused: tensors of the checkpoint that the model has no place for.
     """
 
     name: str
@@ -50,8 +48,9 @@ class LanguageModel:
     tokenizer: Any
     stored_dtype: torch.dtype
     dtypes: dict[str, torch.dtype]
-    companions: tuple[Path, ...] = ()
-    files: Mapping[str, Path] = field(default_factory=dict)
+    files: CheckpointFiles = field(default_factory=CheckpointFiles)
+    config_digest: str = ""
+    unused: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -76,19 +75,68 @@ class LanguageModel:
         begin: int | None = self.tokenizer.bos_token_id if "gemma" in family else None
         return begin
 
+    @property
+    def embeddings(self) -> int | None:
+        """How many tokens the model has an embedding for; None where that cannot be told."""
+        try:
+            weight = self.model.get_input_embeddings().weight
+        except (AttributeError, NotImplementedError):
+            return None
+        return int(weight.shape[0])
+
+    def identity(self, on_bytes: Callable[[int], None] = lambda done: None) -> dict[str, str]:
+        """What the model is: digests of its weights, config and tokenizer.
+
+        Every byte of the weights files is read, unless that was done before. Weights whose files
+        are not known are taken from memory.
+
+        Args:
+            on_bytes: told how many bytes of the files are done.
+        """
+        if self.files.weights:
+            weights = identity.of_weights(self.files.weights, on_bytes)
+        else:
+            tensors = identity.of_tensors(sorted(self.model.state_dict().items()))
+            weights = identity.digest(*tensors, *tensors.values())
+        return {
+            "weights": weights,
+            "config": self.config_digest,
+            "tokenizer": identity.of_tokenizer(self.tokenizer),
+        }
+
+    def windows(
+        self, documents: list[str], length: int, name: str, stride: int | None = None
+    ) -> Text:
+        """The documents as windows of tokens that the model can read; see ``cut_windows``.
+
+        Raises:
+            TextError: too short for one window, or with tokens that the model has no embedding for.
+        """
+        text = cut_windows(documents, self.tokenizer, length, name, stride, self.begin)
+        highest = int(text.windows.max())
+        if (known := self.embeddings) is not None and highest >= known:
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise TextError(
+                f"{name} holds the token {token!r} (number {highest}), but the model {self.name!r} "
+                f"has embeddings for {known} tokens alone: its tokenizer, of {len(self.tokenizer)} "
+                "tokens, belongs to another model; pass the model with its own tokenizer."
+            )
+        return text
+
     @quiet_transformers()
     def save(self, folder: Path) -> None:
         """Write a checkpoint like the one that was read; the model is in its dtype afterwards."""
         for name, tensor in _tensors(self.model).items():
             tensor.data = tensor.data.to(self.dtypes[name])
+        self.model.config.transformers_weights = None  # the files get their usual names
         self.model.save_pretrained(folder)
-        restore_dtypes(folder, self.files)
+        restore_dtypes(folder, self.files.tensors())
         self.save_companions(folder)
 
     def save_companions(self, folder: Path) -> None:
         """Write what a checkpoint holds beside the model itself."""
         self.tokenizer.save_pretrained(folder)
-        for file in self.companions:
+        for file in self.files.companions:
             if not (folder / file.name).exists():
                 shutil.copyfile(file, folder / file.name)
 
@@ -128,7 +176,8 @@ def load_model(
         spread = _spread((where, *more)) if more else {}
         return {"dtype": "auto" if wanted == torch.float32 else wanted} | spread
 
-    tokenizer, model, stored = read_model(name, revision, trust_remote_code, choose, allow_pickle)
+    read = read_model(name, revision, trust_remote_code, choose, allow_pickle)
+    model, stored = read.model, read.stored_dtype
     dtypes = {key: tensor.dtype for key, tensor in _tensors(model).items()}
     if wanted == torch.float32:
         stored = model.dtype
@@ -137,9 +186,7 @@ def load_model(
         dtypes = {key: stored if found == wanted else found for key, found in dtypes.items()}
     if not hasattr(model, "hf_device_map"):
         model.to(where)
-    files = tensor_files(name, revision)
-    companions = companion_files(name, revision)
-    return LanguageModel(name, model, tokenizer, stored, dtypes, companions, files)
+    return replace(read, stored_dtype=stored, dtypes=dtypes)
 
 
 def _spread(devices: Sequence[torch.device]) -> dict[str, Any]:
@@ -163,10 +210,10 @@ def read_model(
     trust_remote_code: bool,
     choose: Callable[[Any, torch.dtype], dict[str, Any]],
     allow_pickle: bool = False,
-) -> tuple[Any, Any, torch.dtype]:
-    """Tokenizer, model and the dtype of its checkpoint.
+) -> LanguageModel:
+    """The model as transformers reads it, ``dtypes`` not yet known.
 
-    ``choose`` is given the config and that dtype, and returns further options of
+    ``choose`` is given the config and the dtype of the checkpoint, and returns further options of
     ``from_pretrained``. Raises ModelError, as ``load_model`` does.
     """
     from transformers import AutoConfig, AutoTokenizer
@@ -176,6 +223,7 @@ def read_model(
         options["trust_remote_code"] = trust_remote_code
         config = AutoConfig.from_pretrained(source, **options)
         check_config(name, config, from_gguf="gguf_file" in options)
+        before = copy.deepcopy(config)  # loading changes it
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         stored = config.get_text_config().dtype or config.dtype or torch.float32
         model, loading = auto_class(config).from_pretrained(
@@ -201,24 +249,18 @@ def read_model(
             + (f" and {len(missing) - 1} more tensors." if len(missing) > 1 else ".")
         )
     check_inputs(name, model)
+    files = CheckpointFiles.of(options.get("gguf_file", source), revision, allow_pickle)
     _forget_quantisation(model)
-    return tokenizer, model.eval().requires_grad_(False), stored
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """A hash of names, shapes and a sample of every parameter: equal models, equal hash."""
-    return parameters_fingerprint(sorted(model.named_parameters()))
-
-
-def parameters_fingerprint(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """The same of parameters that are given one by one, sorted by name."""
-    digest = hashlib.sha256()
-    for name, parameter in parameters:
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        flat = parameter.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 4096)].float().cpu()
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()[:32]
+    return LanguageModel(
+        name=name,
+        model=model.eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        stored_dtype=stored,
+        dtypes={},
+        files=files,
+        config_digest=identity.of_config(before, files.code if trust_remote_code else ()),
+        unused=tuple(sorted(loading.get("unexpected_keys") or ())),
+    )
 
 
 def find_device(device: str) -> torch.device:
@@ -258,7 +300,8 @@ def _locate(
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise ModelError(f"model file {name!r} is not a .gguf file; pass a folder instead.")
-        return str(path.parent), {"gguf_file": path.name}
+        # the whole path: transformers would take a file of that name in the working folder first
+        return str(path.parent), {"gguf_file": str(path.resolve())}
     if path.is_dir():
         check_folder(path, allow_pickle)
         return str(path), {}

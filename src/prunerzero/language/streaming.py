@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunerzero.language.checkpoint_files import companion_files, tensor_files
 from prunerzero.language.kinds import auto_class
 from prunerzero.language.models import LanguageModel, read_model
 from prunerzero.language.quiet import quiet_logger
@@ -63,13 +62,12 @@ def open_streamed(
         }
 
     with quiet_logger("accelerate"):  # it warns of the meta device
-        tokenizer, model, _ = read_model(name, revision, trust_remote_code, placement, allow_pickle)
+        read = read_model(name, revision, trust_remote_code, placement, allow_pickle)
+    model = read.model
     files = _files(model, left)
     del model.hf_device_map  # with it transformers would load and save as it sees fit
     dtypes = {key: parameter.dtype for key, parameter in model.named_parameters()}
-    companions, checkpoint = companion_files(name, revision), tensor_files(name, revision)
-    loaded = LanguageModel(name, model, tokenizer, model.dtype, dtypes, companions, checkpoint)
-    return StreamedModel(loaded, files)
+    return StreamedModel(replace(read, stored_dtype=model.dtype, dtypes=dtypes), files)
 
 
 def _outside(module: nn.Module, name: str, left: list[str]) -> dict[str, str]:

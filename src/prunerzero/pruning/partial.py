@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,19 +17,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prunerzero.errors import InputError, OtherRunError, OutputError
-from prunerzero.files import (
-    check_new,
-    read_json,
-    real,
-    refusal,
-    write_json,
-    writing,
-)
+from prunerzero.files import check_new, real, refusal, writing
+from prunerzero.identity import Identity, difference, of_tensors
+from prunerzero.memory import Memory
 from prunerzero.metrics import MetricError
 from prunerzero.pruning.pruner import LayerSparsity
 from prunerzero.pruning.shards import ShardWriter, is_whole
 
-_MANIFEST = Path(".work") / "manifest.json"
+_MANIFEST = Path(".work") / "manifest.jsonl"
+
+_BLOCK = "block "
+"""What the keys of finished blocks begin with."""
 
 
 def is_begun(output_dir: Path) -> bool:
@@ -67,11 +63,14 @@ class PartialCheckpoint:
         self.folder = _partial(output_dir)
         self._manifest = self.folder / _MANIFEST
         self.work = self._manifest.parent
-        self._state: dict[str, Any] = {"settings": {}, "blocks": {}, "notes": {}}
-        self._lock, self._begun = Lock(), False
+        self._remedy = (
+            f"restore it, or name another output folder, or delete '{self.folder}' to begin again"
+        )
+        self._memory = Memory(self._manifest, self._remedy)
+        self._begun = False
 
     def __enter__(self) -> PartialCheckpoint:
-        earlier = self._read() if self._manifest.exists() else None
+        self._check()
         with writing(self.folder, "name another output folder"):
             self.work.mkdir(parents=True, exist_ok=True)
             self._alone = FileLock(self.work / "lock", fallback_to_soft=False)
@@ -83,7 +82,6 @@ class PartialCheckpoint:
                     f"another process is writing in '{self.folder}'; wait for it, or name another "
                     "output folder."
                 ) from None
-        self._state = earlier or self._state
         return self
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
@@ -93,47 +91,54 @@ class PartialCheckpoint:
         if (hopeless and self._begun) or not self._manifest.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def begin(self, settings: Mapping[str, Any]) -> int:
+    def begin(self, settings: Identity) -> int:
         """Take up what is there, else begin; returns how many blocks are finished.
 
         Raises:
             OtherRunError: what is there was begun with other settings.
         """
-        settings = json.loads(json.dumps(settings, default=str))
-        if not self._manifest.exists():
-            self._state["settings"] = settings
-            self._save()
-        for name, value in settings.items():
-            if (before := self._state["settings"].get(name)) != value:
-                raise OtherRunError(
-                    f"'{self.folder}' holds an unfinished run with {name} {before!r}, not "
-                    f"{value!r}; give that again, name another output folder, or delete it."
-                )
+        if different := difference(self._memory.recall("settings", lambda: settings), settings):
+            raise OtherRunError(
+                f"'{self.folder}' holds an unfinished run with {different}; give that again, name "
+                "another output folder, or delete it."
+            )
         self._begun = True
-        return len(self._state["blocks"])
+        return len(self._finished())
 
     def note(self, key: str, make: Callable[[], float]) -> float:
         """The number noted under ``key``, else what ``make`` returns, which is noted."""
-        if key not in self._state["notes"]:
-            self._state["notes"][key] = make()
-            self._save()
-        return float(self._state["notes"][key])
+        return float(self._memory.recall(key, make))
 
     def finished(self, index: int) -> bool:
         """Whether a block is pruned and kept."""
-        return str(index) in self._state["blocks"]
+        return f"{_BLOCK}{index}" in self._memory
 
-    def keep(self, index: int, layers: tuple[LayerSparsity, ...]) -> None:
-        """Note that a block is finished; call it when its shard is there."""
-        with self._lock:
-            self._state["blocks"][str(index)] = [asdict(layer) for layer in layers]
-            self._save()
+    def keep(
+        self, index: int, layers: tuple[LayerSparsity, ...], digests: Mapping[str, str]
+    ) -> None:
+        """Note that a block is finished; call it when its shard is there.
+
+        Args:
+            index: of the block.
+            layers: how much of each of its layers is zero.
+            digests: of its tensors as they were written.
+        """
+        rows = [asdict(layer) for layer in layers]
+        self._memory.keep(f"{_BLOCK}{index}", {"layers": rows, "digests": dict(digests)})
 
     def layers(self) -> tuple[LayerSparsity, ...]:
         """All layers of finished blocks, in the model's order."""
-        blocks = sorted(self._state["blocks"].items(), key=lambda item: int(item[0]))
-        rows = (row for _, block in blocks for row in block)
-        return tuple(map(_layer, rows))
+        return tuple(_layer(row) for block in self._finished() for row in block["layers"])
+
+    def digests(self) -> dict[str, str]:
+        """Digests of the tensors of finished blocks, by their full names."""
+        return {name: d for block in self._finished() for name, d in block["digests"].items()}
+
+    def _finished(self) -> list[dict[str, Any]]:
+        """What was kept of each finished block, in the model's order."""
+        keys = [key for key in self._memory if key.startswith(_BLOCK)]
+        keys.sort(key=lambda key: int(key.removeprefix(_BLOCK)))
+        return [self._memory[key] for key in keys]
 
     def keep_zeros(self, index: int, tensors: Mapping[str, Tensor]) -> None:
         """Keep where these tensors are zero, one bit a number."""
@@ -168,31 +173,25 @@ class PartialCheckpoint:
         finally:  # also where Ctrl-C comes in between
             shutil.rmtree(place / self.work.name, ignore_errors=True)
 
-    def _read(self) -> dict[str, Any]:
-        """The manifest that an earlier run has left. Raises OutputError if it is damaged."""
-        remedy = (
-            f"restore it, or name another output folder, or delete '{self.folder}' to begin again"
-        )
-        state = read_json(self._manifest, remedy)
+    def _check(self) -> None:
+        """Raise OutputError if the manifest that an earlier run has left is another's."""
         try:
-            if not all(isinstance(state[name], dict) for name in ("settings", "blocks", "notes")):
-                raise TypeError
-            for index, rows in state["blocks"].items():
-                int(index), [_layer(row) for row in rows]
-            for value in state["notes"].values():
-                float(value)
+            for key in self._memory:
+                value = self._memory[key]
+                if key == "settings":
+                    dict(value)
+                elif not key.startswith(_BLOCK):
+                    float(value)
+            self.layers(), self.digests()
         except (TypeError, KeyError, ValueError, AttributeError):
             raise OutputError(
-                f"'{self._manifest}' does not hold what an unfinished pruning leaves; {remedy}."
+                f"'{self._manifest}' does not hold what an unfinished pruning leaves; "
+                f"{self._remedy}."
             ) from None
-        return dict(state)
 
     def zeros_file(self, index: int) -> Path:
         """Where ``keep_zeros`` keeps them."""
         return self.work / f"zeros-of-block-{index}.safetensors"
-
-    def _save(self) -> None:
-        write_json(self._manifest, self._state)
 
 
 def _layer(row: dict[str, Any]) -> LayerSparsity:
@@ -227,4 +226,4 @@ class KeptBlocks:
         if self._with_zeros:
             self._partial.keep_zeros(index, tensors)
         self._writer.write(index + 1, tensors)
-        self._partial.keep(index, layers)
+        self._partial.keep(index, layers, of_tensors(tensors.items()))

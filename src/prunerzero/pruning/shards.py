@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
+from prunerzero.errors import ModelError
 from prunerzero.files import write_json
 from prunerzero.language.checkpoint_files import restore_dtypes
 from prunerzero.language.quiet import quiet_transformers
-from prunerzero.pruning.blocks import Matrix, find_blocks
+from prunerzero.pruning.blocks import Matrix, block_lists, check_apart, find_blocks
 
 
 class FiledBlocks:
@@ -200,3 +201,15 @@ class ShardWriter:
 
     def _name(self, piece: int) -> str:
         return f"model-{piece + 1:05}-of-{self._pieces:05}.safetensors"
+
+
+def block_names(model: nn.Module) -> list[str]:
+    """The full names of the model's blocks. Raises ModelError where they do not stand apart."""
+    (prefix, blocks), *others = block_lists(model)
+    if others:
+        raise ModelError(
+            f"the model's blocks stand in several lists, {prefix} and {others[0][0]}; prune it as "
+            "a whole, without --block-by-block."
+        )
+    check_apart(blocks)  # on the model without weights: what is read apart, lies apart
+    return [f"{prefix}.{index}" for index in range(len(blocks))]

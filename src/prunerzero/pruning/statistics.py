@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from prunerzero.errors import OutputError
+from prunerzero.memory import cached
 from prunerzero.metrics.ranking import Probe
 from prunerzero.pruning.activations import watch_inputs
 from prunerzero.pruning.block_gradients import from_each_block
@@ -26,7 +24,7 @@ from prunerzero.pruning.gradients import watch_gradients
 from prunerzero.pruning.passes import Pass
 from prunerzero.pruning.repeatable import repeatably
 
-_VERSION = 3
+_VERSION = 4
 """Part of the cache key; raised when the meaning of the numbers changes."""
 
 
@@ -128,24 +126,17 @@ def watch(
 
 def cached_statistics(
     key: dict[str, Any], layers: Mapping[str, Matrix], collect: Callable[[], Statistics]
-) -> tuple[Statistics, bool]:
-    """Statistics from the cache, or collected and put there; and whether they were there.
+) -> Statistics:
+    """Statistics from the cache, or collected and put there.
 
-    ``key`` holds all that they depend on (model, text, settings). The cache is the folder
-    ``$PRUNERZERO_CACHE`` or ``~/.cache/prunerzero``. Whoever comes first computes; others wait.
+    Args:
+        key: everything that they depend on: model, text, settings.
+        layers: the prunable matrices, on whose device the statistics are read.
+        collect: measures them.
     """
-    cache = os.environ.get("PRUNERZERO_CACHE") or "~/.cache/prunerzero"
-    folder = Path(cache).expanduser() / "statistics"
-    folder.mkdir(parents=True, exist_ok=True)
-    text = repr(sorted({**key, "version": _VERSION, "layers": list(layers)}.items()))
-    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
     device = next(iter(layers.values())).weight.device
-    with FileLock(f"{path}.lock"):
-        if (found := _load(path, device)) is not None:
-            return found, True
-        statistics = collect()
-        _save(statistics, path)
-    return statistics, False
+    whole = {**key, "version": _VERSION}
+    return cached("statistics", whole, collect, partial(_load, device=device), _save)
 
 
 def _save(statistics: Statistics, path: Path) -> None:
@@ -155,21 +146,10 @@ def _save(statistics: Statistics, path: Path) -> None:
         for field in ("X", "G")
     }
     tensors = {name: t.cpu().contiguous() for name, t in named.items() if t is not None}
-    partial = path.with_suffix(".partial")
-    try:
-        save_file(tensors, partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(
-            f"statistics cannot be kept in '{path.parent}': {str(error).lower()}; "
-            "PRUNERZERO_CACHE names another folder."
-        ) from None
+    save_file(tensors, path)
 
 
-def _load(path: Path, device: torch.device) -> Statistics | None:
+def _load(path: Path, device: torch.device) -> Statistics:
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             names = set(file.keys())
@@ -180,8 +160,8 @@ def _load(path: Path, device: torch.device) -> Statistics | None:
                 )
                 for layer in (n.removesuffix("/X") for n in sorted(names) if n.endswith("/X"))
             }
-    except (FileNotFoundError, SafetensorError):  # absent, or cut short by a full disk
-        return None
+    except SafetensorError as error:
+        raise ValueError(f"'{path}' holds no statistics") from error
 
 
 def probes_of(layers: Mapping[str, Matrix], statistics: Statistics, count: int = 4) -> list[Probe]:

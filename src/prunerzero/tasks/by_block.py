@@ -13,9 +13,8 @@ from typing import Any
 
 import psutil
 import torch
-from torch import nn
 
-from prunerzero.errors import InputError, ModelError
+from prunerzero.errors import InputError
 from prunerzero.language.corpora import Part
 from prunerzero.language.kinds import auto_class
 from prunerzero.language.models import (
@@ -23,17 +22,17 @@ from prunerzero.language.models import (
     LanguageModel,
     compute_dtype,
     find_devices,
-    parameters_fingerprint,
 )
 from prunerzero.language.perplexity import Perplexity, exp
 from prunerzero.language.streaming import StreamedModel, open_streamed
 from prunerzero.metrics import Metric, Sparsity
-from prunerzero.pruning.blocks import block_lists, check_apart, check_widths
+from prunerzero.pruning.blocks import block_lists, check_widths
 from prunerzero.pruning.blockwise import Plan, Propagate, prune_by_block
 from prunerzero.pruning.partial import KeptBlocks, PartialCheckpoint
 from prunerzero.pruning.pruner import LayerSparsity
 from prunerzero.pruning.reading import Room, losses_by_block
-from prunerzero.pruning.shards import FiledBlocks, ShardWriter
+from prunerzero.pruning.shards import FiledBlocks, ShardWriter, block_names
+from prunerzero.tasks import read_back
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH, Setup, Workspace
 
@@ -104,11 +103,6 @@ class BlockWorkspace(Workspace):
     def _load(self) -> LanguageModel:
         return self._streamed.language_model
 
-    def _fingerprint(self, loaded: LanguageModel) -> str:
-        dtype = compute_dtype(self.setup.dtype, loaded.stored_dtype, self.devices[0])
-        source = FiledBlocks(loaded.model, self._streamed.files, dtype, {})
-        return parameters_fingerprint(source.parameters())
-
     @cached_property
     def source(self) -> FiledBlocks:
         """The model's blocks."""
@@ -161,45 +155,52 @@ def prune_blocks(
     windows = work.text("calibration").windows if reads - {"W"} else None
     for part in parts:
         work.text(part)
-    begun = partial.begin(_identity(work, metric, sparsity))
+    begun = partial.begin(_identity(work, metric, sparsity, parts))
     source, loaded = work.source, work.language_model
     if begun:
         work.observer.stage(f"going on in {partial.folder}: {begun} blocks are finished")
     before = {part: partial.note(part, bind(work.dense, part)) for part in parts}
     plan = Plan(metric.expression, sparsity, work.way.propagate, work.setup.gradient)
-    writer = ShardWriter(partial.folder, loaded.model, len(source) + 1, loaded.files)
+    writer = ShardWriter(partial.folder, loaded.model, len(source) + 1, loaded.files.tensors())
     writer.write(0, source.outside())
     record = KeptBlocks(partial, writer, with_zeros=plan.propagate == "pruned")
     with work.observer.count("pruning", plan.visits * len(source), "blocks") as tell:
         prune_by_block(source, windows, plan, work.room, record, _counter(tell))
     writer.finish()
     loaded.save_companions(partial.folder)
-    after = {}
-    if parts:
-        opened = open_streamed(
-            str(partial.folder),
-            block_names,
-            partial.work / "pruned-weights",
-            trust_remote_code=work.setup.trust_remote_code,
-        )
-        pruned = FiledBlocks(opened.language_model.model, opened.files, source.dtype, {})
-        after = {part: work.measure(part, "pruned", pruned).value for part in parts}
+    work.observer.stage("reading the pruned weights back")
+    opened = open_streamed(
+        str(partial.folder),
+        block_names,
+        partial.work / "pruned-weights",
+        trust_remote_code=work.setup.trust_remote_code,
+    )
+    read_back.compare(
+        ((name, opened.files[name]) for name in partial.digests()),
+        {name: (opened.files[name].dtype, digest) for name, digest in partial.digests().items()},
+        partial.folder,
+    )
+    pruned = FiledBlocks(opened.language_model.model, opened.files, source.dtype, {})
+    after = {part: work.measure(part, "pruned", pruned).value for part in parts}
     perplexity = {str(part): {"dense": before[part], "pruned": after[part]} for part in parts}
     return partial.layers(), perplexity
 
 
-def _identity(work: BlockWorkspace, metric: Metric, sparsity: Sparsity) -> dict[str, Any]:
-    """All that must be the same in a run that goes on."""
+def _identity(
+    work: BlockWorkspace, metric: Metric, sparsity: Sparsity, parts: list[Part]
+) -> dict[str, Any]:
+    """Everything that must be the same in a run that goes on."""
     described = work.describe()
-    names = ("dtype", "ignore", "target", "propagate", "gradient", "max_seq_length", "windows")
+    reads: list[Part] = ["calibration"] if metric.expression.terminals - {"W"} else []
     return {
+        **work.identity(*reads, *parts),
+        "dtype": described["dtype"],
         "metric": str(metric.expression),
         "sparsity": str(sparsity),
         "group": sparsity.group,
-        **{name: described[name] for name in names},
+        "propagate": work.way.propagate,
         "device": work.devices[0].type,
         "versions": described["versions"],
-        "fingerprints": described["fingerprints"],
     }
 
 
@@ -235,18 +236,6 @@ def fits(setup: Setup, metric: Metric) -> bool:
     else:
         free = psutil.virtual_memory().available
     return bool(need < _SHARE * free)
-
-
-def block_names(model: nn.Module) -> list[str]:
-    """The full names of the model's blocks. Raises ModelError where they do not stand apart."""
-    (prefix, blocks), *others = block_lists(model)
-    if others:
-        raise ModelError(
-            f"the model's blocks stand in several lists, {prefix} and {others[0][0]}; prune it as "
-            "a whole, without --block-by-block."
-        )
-    check_apart(blocks)  # on the model without weights: what is read apart, lies apart
-    return [f"{prefix}.{index}" for index in range(len(blocks))]
 
 
 def _counter(tell: Callable[[int], None]) -> Callable[[], None]:

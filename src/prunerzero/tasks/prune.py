@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -27,7 +28,8 @@ from prunerzero.tasks.metric_sources import read_metric
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.output import check_output
 from prunerzero.tasks.publish import check_repository, push_folder
-from prunerzero.tasks.recipe import check_model, check_texts, digest
+from prunerzero.tasks.read_back import check_written, digests_of
+from prunerzero.tasks.recipe import check_same, digest
 from prunerzero.tasks.workspace import Setup, Workspace
 
 
@@ -175,12 +177,10 @@ def _read_texts(work: Workspace, metric: Metric, recipe: Mapping[str, Any] | Non
     """Read the texts that are needed; returns those to measure perplexity on."""
     choices: tuple[Part, ...] = ("test", "validation")
     parts = [part for part in choices if work.has(part)][:1]
-    if metric.expression.terminals - {"W"}:
-        work.read("calibration")
-    work.read(*parts)
+    reads: list[Part] = ["calibration"] if metric.expression.terminals - {"W"} else []
+    work.read(*reads, *parts)
     if recipe is not None:
-        check_texts(work, recipe)
-        check_model(work, recipe)
+        check_same(work, recipe, [*reads, *parts])
     return parts
 
 
@@ -213,10 +213,13 @@ def prune_in(
     result = _result(work, metric, layers, perplexity, output_dir)
     result = replace(result, divergence=divergence)
     work.observer.stage(f"writing {output_dir}")
+    measured = digests_of(work.language_model.model)
     with new_folder(output_dir) as folder:
         work.language_model.save(folder)
         for weights in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
             shutil.copymode(folder / "config.json", weights)
+        with TemporaryDirectory(dir=folder, prefix=".read-back-") as scratch:
+            check_written(folder, Path(scratch), measured, work.setup.trust_remote_code)
         return _write_results(folder, work, metric, sparsity, result, repository)
 
 

@@ -7,14 +7,16 @@ files that came out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from prunerzero.errors import InputError, ModelError, TextError
-from prunerzero.language.corpora import PARTS
+from prunerzero.identity import difference
+from prunerzero.language.checkpoint_files import weight_files
+from prunerzero.language.corpora import Part
 from prunerzero.tasks.workspace import Workspace
 
 RESULTS = frozenset({"texts", "windows", "versions", "fingerprints"})
@@ -38,26 +40,37 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_texts(work: Workspace, recipe: Mapping[str, Any]) -> None:
-    """Raise TextError where a text that the recipe names is no longer what it was."""
-    for part in PARTS:
-        options = (part,) if recipe.get(part) else (part, "dataset")
-        if _changed(part, work, recipe) and _as_told(work, recipe, *options):
+def check_same(work: Workspace, recipe: Mapping[str, Any], parts: Sequence[Part]) -> None:
+    """Refuse a model or a text that is no longer what it was when the recipe was written.
+
+    What the user asks for in another way than the recipe does may differ.
+
+    Args:
+        work: names the model and the texts.
+        recipe: as read.
+        parts: the parts of the text that are going to be read.
+
+    Raises:
+        ModelError, TextError: it has changed; says what differs.
+    """
+    then = recipe["fingerprints"]
+    if _as_told(work, recipe, "model", "revision"):
+        different = difference({"model": then.get("model")}, {"model": work.model_identity})
+        if then.get("model") is not None and different:
+            raise ModelError(
+                f"the model {recipe['model']!r} has changed since the recipe was written, with "
+                f"{different}; restore it, or pass --model to prune another."
+            )
+    for part in parts:
+        options = [part, f"num_{part}_samples", "max_seq_length"]
+        options += [] if recipe.get(part) else ["dataset"]
+        changed = then.get(part) not in (None, work.text(part).fingerprint)
+        if changed and _as_told(work, recipe, "model", *options):
             name = recipe.get(part) or work.setup.corpus()
             raise TextError(
                 f"the {part} text '{name}' has changed since the recipe was written; restore it, "
                 f"or pass --{part} FILE to prune with another."
             )
-
-
-def check_model(work: Workspace, recipe: Mapping[str, Any]) -> None:
-    """Load the model, and raise ModelError where it is no longer what it was."""
-    _ = work.language_model
-    if _changed("model", work, recipe) and _as_told(work, recipe, "model", "revision", "dtype"):
-        raise ModelError(
-            f"the model {recipe['model']!r} has changed since the recipe was written; restore it, "
-            "or pass --model to prune another."
-        )
 
 
 def differences(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
@@ -76,15 +89,10 @@ def differences(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> list[
 def digest(folder: Path) -> str:
     """A hash of all weights files in a checkpoint: equal to the byte, equal hash."""
     whole = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         with path.open("rb") as file:
             whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()[:32]
-
-
-def _changed(name: str, work: Workspace, recipe: Mapping[str, Any]) -> bool:
-    now, then = work.fingerprints.get(name), recipe["fingerprints"].get(name)
-    return None not in (now, then) and now != then
 
 
 def _as_told(work: Workspace, recipe: Mapping[str, Any], *options: str) -> bool:

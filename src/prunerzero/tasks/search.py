@@ -270,15 +270,9 @@ def _identity(
 ) -> dict[str, Any]:
     """What a study's figures depend on: with another of these it is another study."""
     return {
-        "model": work.setup.model,
+        **work.identity("calibration", "validation"),
         "sparsity": str(sparsity),
         "group": sparsity.group,
-        "gradient": work.setup.gradient,
-        "calibration text": work.text("calibration").fingerprint,
-        "validation text": work.text("validation").fingerprint,
-        "ignore": list(work.setup.ignore),
-        "target": list(work.setup.target),
-        "dtype": str(work.language_model.model.dtype),
         "seed": settings.seed,
         "strategy": settings.strategy,
         "operators": settings.operators,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunerzero.errors import InputError, TextError
-from prunerzero.language.corpora import Part, Text, cut_windows, read_corpus, read_file
+from prunerzero.language.corpora import Part, Text, read_corpus, read_file
 from prunerzero.tasks.workspace import Setup, Workspace
 
 
@@ -69,8 +69,5 @@ def windows_of(work: Workspace, source: Source, part: Part, stride: int | None) 
     length = work.window_length
     if stride is not None and not 1 <= stride <= length:
         raise InputError(f"--stride {stride} must be from 1 to the window's {length} tokens.")
-    loaded = work.language_model
-    text = cut_windows(
-        source.documents, loaded.tokenizer, length, source.name, stride, loaded.begin
-    )
+    text = work.language_model.windows(source.documents, length, source.name, stride)
     return text.spread(getattr(work.setup, f"num_{part}_samples"))

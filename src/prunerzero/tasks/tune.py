@@ -12,7 +12,7 @@ from prunerzero import evolution
 from prunerzero.errors import InputError
 from prunerzero.files import write_json, writing
 from prunerzero.language.corpora import PARTS
-from prunerzero.language.models import BUNDLED, fingerprint
+from prunerzero.language.models import BUNDLED
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.explain import in_words
 from prunerzero.metrics.mask import Group
@@ -26,7 +26,14 @@ from prunerzero.tasks.prune import prune_in
 from prunerzero.tasks.publish import check_repository, push_folder
 from prunerzero.tasks.tune_result import ChosenMetric, TuneResult, read_result
 from prunerzero.tasks.tuning import figures
-from prunerzero.tasks.tuning.bench import IDENTITY, RUN, Bench, Ledger, identity_of, is_tuning
+from prunerzero.tasks.tuning.bench import (
+    IDENTITY,
+    RUN,
+    Bench,
+    is_tuning,
+    open_ledger,
+    question_of,
+)
 from prunerzero.tasks.tuning.course import GROUPS, Course
 from prunerzero.tasks.tuning.limit import Wish, limit_on
 from prunerzero.tasks.tuning.texts import cut_parts, fitting_length, write_parts
@@ -120,7 +127,7 @@ def tune(
         work, split = _open(setup, folder, wanted, observer)
         budget = {"evaluations": evaluations, "time": time, "seed": seed}
         asked = {"pattern": pattern, "group": group, "samples": samples, **budget}
-        ledger = Ledger(folder / RUN, identity_of(work, limit=asdict(wish), **asked))
+        ledger = open_ledger(folder / RUN, question_of(work, limit=asdict(wish), **asked))
         if (folder / RESULT).is_file():
             return _delivered(read_result(folder / RESULT), folder, language, push_to_hub, work)
         bench = Bench(work, ledger)
@@ -222,7 +229,6 @@ def _open(
             )
         work = Workspace(setup, observer)
         work.language_model = loaded
-        work.fingerprints["model"] = fingerprint(loaded.model)
         for part in PARTS:
             work.text(part)
     except BaseException:

@@ -13,18 +13,17 @@ from typing import Any, get_args
 import torch
 
 import prunerzero
+from prunerzero import identity
 from prunerzero.errors import InputError, ModelError, TextError
 from prunerzero.language.corpora import (
     PARTS,
     Part,
     Text,
-    cut_windows,
-    documents_fingerprint,
     read_corpus,
     read_file,
 )
 from prunerzero.language.divergence import Reference, remember
-from prunerzero.language.models import BUNDLED, LanguageModel, fingerprint, load_model
+from prunerzero.language.models import BUNDLED, LanguageModel, load_model
 from prunerzero.language.perplexity import Perplexity, perplexity
 from prunerzero.pruning.blocks import Matrix, prunable_layers
 from prunerzero.pruning.statistics import (
@@ -37,6 +36,8 @@ from prunerzero.tasks.observer import Observer
 
 DEFAULT_WINDOW_LENGTH = 2048
 _BATCH_TOKENS = 2048
+_SLOW_TO_HASH = 1 << 29
+"""Bytes of weights from which hashing them takes long enough to be shown."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,6 @@ class Workspace:
         self._texts: dict[Part, Text] = {}
         self._dense: dict[Part, float] = {}
         self._statistics: dict[bool, Statistics] = {}
-        self.fingerprints: dict[str, str] = {}
-        """Of the dense model and of each text that was read."""
 
     def read(self, *parts: Part) -> None:
         """Read these parts now. Raises TextError where one is not named or not readable."""
@@ -120,7 +119,6 @@ class Workspace:
                 raise TextError(
                     f"no {part} text is named; pass --{part} FILE or --dataset wikitext2."
                 )
-            self.fingerprints[part] = documents_fingerprint(self._documents[part][1])
 
     def has(self, part: Part) -> bool:
         """Whether the user named a text for this part."""
@@ -135,7 +133,11 @@ class Workspace:
                 f"--max-seq-length {self.setup.max_seq_length} is more than the model's limit of "
                 f"{loaded.context_length} tokens."
             )
-        self.fingerprints["model"] = self._fingerprint(loaded)
+        if loaded.unused:
+            self.observer.note(
+                f"{len(loaded.unused)} tensors of the checkpoint have no place in the model and "
+                f"are left out, such as {loaded.unused[0]}."
+            )
         return loaded
 
     def _load(self) -> LanguageModel:
@@ -150,8 +152,25 @@ class Workspace:
             allow_pickle=s.allow_pickle,
         )
 
-    def _fingerprint(self, loaded: LanguageModel) -> str:
-        return fingerprint(loaded.model)
+    @cached_property
+    def model_identity(self) -> dict[str, str]:
+        """What the model is, whatever its path: digests of its weights, config and tokenizer."""
+        loaded = self.language_model
+        size = sum(file.stat().st_size for file in loaded.files.weights)
+        if size < _SLOW_TO_HASH:
+            return loaded.identity()
+        with self.observer.count("recognising the model", size >> 20, "MiB") as advance:
+            return loaded.identity(lambda done: advance(done >> 20))
+
+    def identity(self, *parts: Part) -> dict[str, Any]:
+        """What every figure depends on that is measured here with these parts of the text."""
+        return {
+            "model": self.model_identity,
+            "dtype": str(self.language_model.model.dtype).removeprefix("torch."),
+            "gradient": self.setup.gradient,
+            "layers to prune": identity.of_names(self.layers),
+            **{f"{part} text": self.text(part).fingerprint for part in parts},
+        }
 
     @cached_property
     def layers(self) -> dict[str, Matrix]:
@@ -175,9 +194,7 @@ class Workspace:
             self.read(part)
             name, documents = self._documents[part]
             loaded = self.language_model
-            text = cut_windows(
-                documents, loaded.tokenizer, self.window_length, name, begin=loaded.begin
-            )
+            text = loaded.windows(documents, self.window_length, name)
             self._texts[part] = text.spread(getattr(self.setup, f"num_{part}_samples"))
         return self._texts[part]
 
@@ -194,9 +211,8 @@ class Workspace:
         windows = self.text("calibration").windows
         model = self.language_model.model
         key = {
-            "model": fingerprint(model),
-            "text": self.text("calibration").fingerprint,
-            "gradients": self.setup.gradient if gradients else "",
+            **self.identity("calibration"),
+            "gradient": self.setup.gradient if gradients else None,
             "device": self.language_model.device.type,
             "torch": str(torch.__version__),
         }
@@ -212,7 +228,7 @@ class Workspace:
                     on_window=advance,
                 )
 
-        return cached_statistics(key, self.layers, collect)[0]
+        return cached_statistics(key, self.layers, collect)
 
     def measure(self, part: Part, label: str) -> Perplexity:
         """Perplexity of the model, as it is now, on a part."""
@@ -261,7 +277,10 @@ class Workspace:
             "device": str(self.language_model.device),
             "texts": {part: text.name for part, text in self._texts.items()},
             "windows": {part: len(text.windows) for part, text in self._texts.items()},
-            "fingerprints": dict(self.fingerprints),
+            "fingerprints": {
+                "model": self.model_identity,
+                **{part: text.fingerprint for part, text in self._texts.items()},
+            },
             "versions": versions(),
         }
 

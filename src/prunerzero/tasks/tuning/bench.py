@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
-from prunerzero.errors import InputError, OutputError
-from prunerzero.files import write_json
+from prunerzero.errors import InputError, OtherRunError, OutputError
+from prunerzero.files import make_folder, read_json, write_json
+from prunerzero.identity import Identity, difference
 from prunerzero.language.corpora import PARTS, Part
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.zero_shot import load_tasks, score_tasks
+from prunerzero.memory import Memory
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import Statistics
@@ -58,70 +59,33 @@ def is_tuning(folder: Path) -> bool:
     return (folder / RUN / IDENTITY).is_file()
 
 
-class Ledger:
-    """Everything measured in a run, a JSON line each, so that an interruption loses nothing."""
+def open_ledger(folder: Path, question: Identity) -> Memory:
+    """Everything measured in a tuning, so that an interruption loses nothing.
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        """Open the ledger in ``folder``, or begin it.
-
-        Raises:
-            OutputError: it holds what was measured under another ``identity``.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / LEDGER
-        wanted = json.loads(json.dumps(identity))
-        if (folder / IDENTITY).is_file():
-            found = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-            _check_same(found, wanted, folder.parent)
-        else:
-            write_json(folder / IDENTITY, wanted)
-        self._known: dict[str, Any] = {}
-        earlier = 0.0
-        for entry in self._entries():
-            self._known[entry["key"]] = entry["value"]
-            earlier = max(earlier, entry["at"])
-        self._began = time.monotonic() - earlier
-
-    @property
-    def seconds(self) -> float:
-        """Of work, that of earlier sessions included."""
-        return time.monotonic() - self._began
-
-    def recall(self, key: str, make: Callable[[], Any]) -> Any:
-        """What was made under ``key``, now or earlier; it has to survive JSON."""
-        if key not in self._known:
-            value = make()
-            entry = {"key": key, "value": value, "at": round(self.seconds, 3)}
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-            self._known[key] = value
-        return self._known[key]
-
-    def _entries(self) -> Iterator[dict[str, Any]]:
-        """Whole lines; a torn one, which a power cut leaves at the end, is cut off."""
-        if not self._path.exists():
-            return
-        content = self._path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            self._path.write_bytes(whole)
-        for line in whole.splitlines():
-            yield json.loads(line)
-
-
-def _check_same(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    for name in {**found, **wanted}:
-        if found.get(name) != wanted.get(name):
-            raise OutputError(
-                f"folder '{folder}' holds the answer to another question, with {name} "
-                f"{found.get(name)!r}, not {wanted.get(name)!r}; name another --output-dir."
+    Raises:
+        OutputError: it holds what was measured for another ``question``, or is damaged.
+    """
+    path = folder / IDENTITY
+    remedy = "restore it, or name another --output-dir"
+    if path.is_file():
+        found = read_json(path, remedy)
+        if not isinstance(found, dict):
+            raise OutputError(f"'{path}' does not hold what a tuning leaves; {remedy}.")
+        if different := difference(found, question):
+            raise OtherRunError(
+                f"folder '{folder.parent}' holds the answer to another question, with {different}; "
+                "name another --output-dir."
             )
+    else:
+        make_folder(folder)
+        write_json(path, question)
+    return Memory(folder / LEDGER, "delete that line, and what it holds is measured again")
 
 
 class Bench:
     """Measures the model dense and pruned, by way of the ledger."""
 
-    def __init__(self, work: Workspace, ledger: Ledger) -> None:
+    def __init__(self, work: Workspace, ledger: Memory) -> None:
         self.work = work
         self.ledger = ledger
         self._loaded_tasks: Any = None
@@ -240,14 +204,6 @@ class Bench:
             yield advance
 
 
-def identity_of(work: Workspace, **question: Any) -> dict[str, Any]:
+def question_of(work: Workspace, **question: Any) -> Identity:
     """All that an answer depends on: with another of these it is the answer to another question."""
-    return {
-        "model": work.setup.model,
-        "weights": work.fingerprints["model"],
-        "dtype": str(work.language_model.model.dtype),
-        "ignored layers": list(work.setup.ignore),
-        "target layers": list(work.setup.target),
-        **{f"{part} text": work.text(part).fingerprint for part in PARTS},
-        **question,
-    }
+    return {**work.identity(*PARTS), **question}

@@ -1,0 +1,74 @@
+"""What a checkpoint says after it was written has to be what was measured before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunerzero.errors import ModelError, OutputError
+from prunerzero.identity import of_tensor
+from prunerzero.language.models import load_model
+from prunerzero.language.streaming import open_streamed
+from prunerzero.pruning.shards import FiledBlocks, block_names
+
+Measured = Mapping[str, tuple[torch.dtype, str]]
+"""The dtype and the digest of each parameter, as the model was measured with it."""
+
+
+def digests_of(model: Any) -> Measured:
+    """What ``check_written`` compares with; call it before the model is saved."""
+    return {name: (p.dtype, of_tensor(p)) for name, p in model.named_parameters()}
+
+
+def check_written(folder: Path, scratch: Path, measured: Measured, trust_remote_code: bool) -> None:
+    """Read a checkpoint as transformers does, and compare it with what was measured.
+
+    Args:
+        folder: of the checkpoint.
+        scratch: folder for weights that cannot be read from the checkpoint one by one.
+        measured: dtypes and digests of the parameters.
+        trust_remote_code: whether the model's own code may run.
+
+    Raises:
+        OutputError: a tensor differs; names the first one.
+    """
+    compare(_parameters(folder, scratch, trust_remote_code), measured, folder)
+
+
+def compare(read: Iterable[tuple[str, Tensor]], measured: Measured, folder: Path) -> None:
+    """Raise OutputError where a tensor that was read differs from what was measured."""
+    left = dict(measured)
+    for name, tensor in read:
+        dtype, digest = left.pop(name, (tensor.dtype, ""))
+        if of_tensor(tensor.to(dtype)) != digest:
+            raise _different(name, folder)
+    if left:
+        raise _different(next(iter(left)), folder)
+
+
+def _different(name: str, folder: Path) -> OutputError:
+    return OutputError(
+        f"the checkpoint in '{folder}' does not hold the weights that were measured ({name} "
+        "differs), so it is not kept: this is a fault of prunerzero, please report it with the "
+        "name of the model."
+    )
+
+
+def _parameters(
+    folder: Path, scratch: Path, trust_remote_code: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a checkpoint, one block in memory at a time where that is possible."""
+    try:
+        opened = open_streamed(
+            str(folder), block_names, scratch, trust_remote_code=trust_remote_code
+        )
+    except ModelError:  # its blocks do not stand apart
+        loaded = load_model(str(folder), device="cpu", trust_remote_code=trust_remote_code)
+        yield from loaded.model.named_parameters()
+        return
+    model = opened.language_model.model
+    yield from FiledBlocks(model, opened.files, model.dtype, {}).parameters()
