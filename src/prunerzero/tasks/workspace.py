@@ -138,6 +138,12 @@ class Workspace:
                 f"{len(loaded.unused)} tensors of the checkpoint have no place in the model and "
                 f"are left out, such as {loaded.unused[0]}."
             )
+        known = loaded.embeddings
+        if known is not None and len(loaded.tokenizer) > known:
+            self.observer.note(
+                f"the tokenizer has {len(loaded.tokenizer)} tokens, but the model embeddings for "
+                f"{known} alone: a text that holds one of the others is refused."
+            )
         return loaded
 
     def _load(self) -> LanguageModel:
