@@ -61,7 +61,7 @@ def test_a_random_search_beside_the_run_is_drawn(tmp_path: Path) -> None:
 def test_a_baseline_of_another_protocol_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "evolution")
     other = write_run(tmp_path / "other", "random", model="other")
-    with pytest.raises(InputError, match="model, text or sparsity differ"):
+    with pytest.raises(InputError, match="made with model 'other', not 'm'"):
         report(run, other)
 
 

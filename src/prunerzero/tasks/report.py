@@ -11,6 +11,7 @@ from typing import Any
 
 from prunerzero.errors import InputError
 from prunerzero.files import read_json, writing
+from prunerzero.identity import difference
 from prunerzero.metrics import CATALOG, Expression, MetricError
 from prunerzero.report import write_run_report, write_tune_report
 from prunerzero.report.tune_page import Language
@@ -21,8 +22,6 @@ from prunerzero.tasks.tune_result import read_result
 REPORT = "report.html"
 
 _AGAIN = "the search command that made the folder writes it again from the study that it keeps"
-
-_COMPARABLE = ("model", "texts", "windows", "max_seq_length", "dtype")
 
 
 def report(run: Path | str, baseline: Path | str | None = None, language: Language = "en") -> Path:
@@ -55,9 +54,9 @@ def report(run: Path | str, baseline: Path | str | None = None, language: Langua
     beside = None
     if other is not None:
         other_found, beside = _read(other)
-        if _protocol(other_found) != _protocol(found):
+        if different := difference(_protocol(other_found), _protocol(found)):
             raise InputError(
-                f"'{other}' cannot be compared with '{folder}': model, text or sparsity differ."
+                f"'{other}' cannot be compared with '{folder}': it was made with {different}."
             )
     with _damage_told(folder, BEST, HISTORY), writing(path):
         names = {
@@ -112,7 +111,7 @@ def _random_beside(folder: Path, found: dict[str, Any]) -> Path | None:
             is_random = other["settings"]["search"]["strategy"] == "random"
         except (OSError, ValueError, KeyError, TypeError):  # the best.json of something else
             continue
-        if is_random and _protocol(other) == _protocol(found):
+        if is_random and not difference(_protocol(other), _protocol(found)):
             return path.parent
     return None
 
@@ -120,6 +119,11 @@ def _random_beside(folder: Path, found: dict[str, Any]) -> Path | None:
 def _protocol(found: dict[str, Any]) -> dict[str, Any]:
     """What two runs must share for their perplexities to compare."""
     settings = found.get("settings") or {}
-    return {k: found.get(k) for k in ("sparsity", "group")} | {
-        k: settings.get(k) for k in _COMPARABLE
+    known = settings.get("fingerprints") or {}
+    return {
+        "model": known.get("model") or settings.get("model"),
+        **{f"{part} text": known.get(part) for part in ("calibration", "validation")},
+        "dtype": settings.get("dtype"),
+        "sparsity": found.get("sparsity"),
+        "group": found.get("group"),
     }
