@@ -1,5 +1,6 @@
 """Rows are worked on block by block, by threads of which each computes alone."""
 
+import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -48,3 +49,28 @@ def test_threads_compute_alone_and_leave_others_their_settings(monkeypatch):
         assert pool.submit(torch.get_num_threads).result() == 1
         assert torch.get_num_threads() == before
         assert other.submit(torch.get_num_threads).result() == before
+
+
+def test_what_is_computed_alone_is_computed_by_one_thread_which_leaves_others_their_settings(
+    monkeypatch,
+):
+    monkeypatch.undo()
+    before = torch.get_num_threads()
+    assert threads.alone(torch.get_num_threads) == 1
+    assert torch.get_num_threads() == before
+
+
+def test_a_process_that_is_forked_computes_with_threads_of_its_own(monkeypatch):
+    assert threads.alone(lambda: 1) == 1
+    context = multiprocessing.get_context("fork")
+    outbox, inbox = context.Pipe()
+
+    def work():
+        inbox.send(threads.alone(lambda: 2))
+
+    child = context.Process(target=work, daemon=True)
+    child.start()
+    try:
+        assert outbox.poll(60) and outbox.recv() == 2
+    finally:
+        child.kill()

@@ -9,8 +9,7 @@ with Genetic Programming", Evolutionary Computation 23(3), 2015.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from statistics import fmean
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from prunerzero.evolution.records import Individual
+from prunerzero.metrics.threads import alone
 
 MEMORY = 400
 """Measured metrics that a guess is made from; the worst are forgotten first."""
@@ -84,7 +84,8 @@ class Surrogate:
         ranks = self._ranks()
         kernel = np.exp(-distances / scale)
         np.fill_diagonal(kernel, 1 + RIDGE)
-        weights = _solve(kernel, (ranks - ranks.mean()).astype(np.float32))
+        values = (ranks - ranks.mean()).astype(np.float32)
+        weights = alone(lambda: _solve(kernel, values))
         to_known = self._distances_to(np.stack(candidates))
         guesses = np.exp(-to_known / scale) @ weights
         nearest = to_known.min(1)
@@ -119,21 +120,9 @@ class Surrogate:
 
 def _solve(kernel: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
     """What ``kernel``, which is positive definite, is multiplied with to give the values."""
-    with _on_one_thread():
-        root = torch.linalg.cholesky(torch.from_numpy(kernel).double())
-        solution = torch.cholesky_solve(torch.from_numpy(values).double()[:, None], root)
+    root = torch.linalg.cholesky(torch.from_numpy(kernel).double())
+    solution = torch.cholesky_solve(torch.from_numpy(values).double()[:, None], root)
     return solution[:, 0].float().numpy()
-
-
-@contextmanager
-def _on_one_thread() -> Iterator[None]:
-    """More threads would spin, waiting for each other, longer than so small a matrix takes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _words(bits: Bits) -> NDArray[np.uint64]:

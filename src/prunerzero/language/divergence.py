@@ -104,7 +104,8 @@ class Comparison:
             part = slice(at, at + _CHUNK)
             theirs = self._reference.logits[chosen][part].to(device).float().log_softmax(-1)
             ours = logits[rows[part], columns[part]].float().log_softmax(-1)
-            self._kl += float((theirs.exp() * (theirs - ours)).sum(dtype=torch.float64))
+            of_each = (theirs.exp() * (theirs - ours)).sum(-1).cpu()  # Apple's GPUs have no float64
+            self._kl += float(of_each.sum(dtype=torch.float64))
             self._agreeing += float((theirs.argmax(-1) == ours.argmax(-1)).sum())
 
     def result(self) -> Divergence:

@@ -7,6 +7,9 @@ from typing import Any
 
 from prunerzero.errors import ModelError
 
+_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""What configs call the longest window; a model without a limit has none of these."""
+
 
 def check_config(name: str, config: Any, from_gguf: bool) -> None:
     """Raise ModelError for a kind of model that cannot be pruned."""
@@ -32,6 +35,13 @@ def check_inputs(name: str, model: Any) -> None:
             raise ModelError(
                 f"{name!r} cannot be run on text alone: it also needs {parameter.name}."
             )
+
+
+def context_length(config: Any) -> int:
+    """The longest window that a model of this config can read, in tokens."""
+    text = config.get_text_config()
+    limits = (getattr(text, word, None) for word in _LIMITS)
+    return int(next((limit for limit in limits if limit and limit > 0), 2048))
 
 
 def auto_class(config: Any) -> Any:

@@ -18,11 +18,8 @@ from prunerzero.errors import ModelError, TextError
 from prunerzero.language.checkpoint_files import CheckpointFiles, check_folder, restore_dtypes
 from prunerzero.language.corpora import Text, cut_windows
 from prunerzero.language.hub import ask_hub
-from prunerzero.language.kinds import auto_class, check_config, check_inputs
+from prunerzero.language.kinds import auto_class, check_config, check_inputs, context_length
 from prunerzero.language.quiet import quiet_transformers
-
-_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-"""What configs call the longest window; a model without a limit has none of these."""
 
 BUNDLED = "bundled"
 """The model that ships inside the package; see ``bundled/model/README.md``."""
@@ -61,9 +58,7 @@ class LanguageModel:
     @property
     def context_length(self) -> int:
         """The longest window the model can read, in tokens."""
-        config = self.model.config.get_text_config()
-        limits = (getattr(config, word, None) for word in _LIMITS)
-        return int(next((limit for limit in limits if limit and limit > 0), 2048))
+        return context_length(self.model.config)
 
     @property
     def begin(self) -> int | None:

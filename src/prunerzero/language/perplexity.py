@@ -115,7 +115,7 @@ def _losses(logits: Tensor, windows: Tensor, new: Sequence[int]) -> Tensor:
         cross_entropy(one[-1 - count : -1].float(), ids[-count:])
         for one, ids, count in zip(logits, windows, new, strict=True)
     ]
-    return torch.stack(losses).double().cpu()
+    return torch.stack(losses).cpu().double()  # Apple's GPUs have no float64
 
 
 def exp(loss: float) -> float:

@@ -18,8 +18,6 @@ from torch import Tensor
 
 _CALLS_BEFORE = 8
 """Calls of one shape before it is recorded: recording costs as much as some calls."""
-_WORTH = 0.8
-"""A replay that takes more than this share of the time is not worth the memory that it holds."""
 
 
 class Replayed:
@@ -28,12 +26,17 @@ class Replayed:
     The function must do the same whatever the ids are; a model that looks at values (a router that
     asks how many tokens an expert has) cannot be recorded, and is called as ever.
 
+    Args:
+        function: gives a tensor on the device of the ids.
+        worth: a replay that takes more than this share of the time is not worth the memory that it
+            holds. Infinity keeps every replay, however the device is occupied meanwhile.
+
     >>> losses = Replayed(function)  # doctest: +SKIP
     >>> losses(windows)  # doctest: +SKIP
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[[Tensor], Tensor], worth: float = 0.8) -> None:
+        self._function, self._worth = function, worth
         self._calls: Counter[torch.Size] = Counter()
         self._replays: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
         self._pool: Any = None  # memory shared by the graphs, of which one runs at a time
@@ -63,7 +66,7 @@ class Replayed:
             self._refused = True
             torch.cuda.empty_cache()
             return
-        if torch.equal(found, expected) and taken_replayed <= _WORTH * taken:
+        if torch.equal(found, expected) and taken_replayed <= self._worth * taken:
             self._replays[windows.shape] = replay
 
     def _recorded(self, windows: Tensor) -> Callable[[Tensor], Tensor]:

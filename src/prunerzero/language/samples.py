@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunerzero.language.kinds import context_length
+
 PROMPT_TOKENS = 32
 NEW_TOKENS = 48
 
@@ -40,6 +42,4 @@ def prompts_of(windows: Tensor, count: int, tokens: int = PROMPT_TOKENS) -> Tens
 
 def _room(model: Any, prompts: Tensor) -> int:
     """Tokens that fit behind the prompts into the model's context."""
-    config = model.config.get_text_config()
-    limit = int(getattr(config, "max_position_embeddings", 2048))
-    return limit - prompts.shape[1]
+    return context_length(model.config) - prompts.shape[1]

@@ -17,7 +17,8 @@ from torch.nn.functional import cross_entropy
 from prunerzero.language.replayed import Replayed
 
 _LOGITS = {"cpu": 1 << 18, "cuda": 1 << 28}
-"""Logits made at a time: 1 MB of fp32 stays in a CPU's cache, 1 GB is nothing to a GPU."""
+"""Logits made at a time: 1 MB of fp32 stays in a CPU's cache, 1 GB is nothing to a GPU. A device of
+another kind makes as few as a CPU."""
 
 LEAST_TOKENS = 64
 """At a time, however large the vocabulary: all weights of the head are read for each few tokens."""
@@ -56,7 +57,8 @@ class WindowLoss:
             if not self._checked:
                 self._head, self._checked = plain_head(self._model, windows[:1, :8]), True
             try:
-                return self._read(windows.to(self._device)).double().cpu()
+                losses = self._read(windows.to(self._device))
+                return losses.cpu().mean(1, dtype=torch.float64)  # Apple's GPUs have no float64
             except torch.OutOfMemoryError:
                 if len(windows) == 1:
                     raise
@@ -65,17 +67,13 @@ class WindowLoss:
         return torch.cat([self(part) for part in windows.split(half)])
 
     def _losses(self, windows: Tensor) -> Tensor:
+        """Of each token that is predicted, fp32 [count, length - 1]."""
         targets = windows[:, 1:]
-        return (
-            torch.cat(
-                [
-                    cross_entropy(logits.float(), target.to(logits.device), reduction="none")
-                    for logits, target in self._logits(windows, targets)
-                ]
-            )
-            .reshape(targets.shape)
-            .mean(1, dtype=torch.float64)
-        )
+        losses = [
+            cross_entropy(logits.float(), target.to(logits.device), reduction="none")
+            for logits, target in self._logits(windows, targets)
+        ]
+        return torch.cat(losses).reshape(targets.shape)
 
     def _logits(self, windows: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits [some tokens, vocabulary] with the tokens that follow, in order."""
@@ -85,7 +83,8 @@ class WindowLoss:
             return
         hidden = self._model.base_model(input_ids=windows, use_cache=False).last_hidden_state
         hidden = hidden[:, :-1].flatten(0, 1)
-        tokens = max(LEAST_TOKENS, _LOGITS[self._device.type] // self._head.weight.shape[0])
+        logits_at_once = _LOGITS.get(self._device.type, 1 << 18)
+        tokens = max(LEAST_TOKENS, logits_at_once // self._head.weight.shape[0])
         for some, target in zip(hidden.split(tokens), targets.flatten().split(tokens), strict=True):
             yield self._head(some), target
 

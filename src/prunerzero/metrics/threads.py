@@ -1,14 +1,18 @@
-"""Blocks of rows on the cores of a CPU."""
+"""Threads of which each computes alone: on blocks of rows, or on what is too small to split."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import cache
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 BLOCK = 1 << 17
 """Values in the smallest block of rows: 512 kB of scores, 32 rows of 4096 inputs.
@@ -47,9 +51,23 @@ def in_blocks(work: Callable[[Iterator[slice]], None], rows: int, width: int) ->
         future.result()
 
 
+def alone(work: Callable[[], T]) -> T:
+    """The result of ``work``, computed by one thread alone.
+
+    For what is so small that threads would wait for each other longer than it takes; its bits are
+    then the same however many cores there are.
+    """
+    if torch.get_num_threads() <= 1:
+        return work()
+    return _pool(1).submit(work).result()
+
+
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "rows", initializer=_compute_alone)
+    return ThreadPoolExecutor(threads, "alone", initializer=_compute_alone)
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of its threads
 
 
 def _compute_alone() -> None:
