@@ -65,5 +65,5 @@ def test_an_unknown_corpus_names_the_known_ones():
 @pytest.mark.parametrize("name", ["wikitext2", "c4"])
 def test_a_corpus_the_hub_cannot_give_says_what_to_pass_instead(name, monkeypatch):
     monkeypatch.setattr("prunerzero.language.corpora.ask_hub", lambda *_: "unreachable")
-    with pytest.raises(TextError, match="--calibration FILE --validation FILE --test FILE"):
+    with pytest.raises(TextError, match="`calibration=FILE`, `validation=FILE` and `test=FILE`"):
         read_corpus(name, "test")

@@ -63,7 +63,7 @@ def test_a_folder_without_weights_is_refused(folder):
 def test_pickled_weights_are_not_opened(folder):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"anything")
-    with pytest.raises(ModelError, match="only pickled ones; pass --allow-pickle"):
+    with pytest.raises(ModelError, match="only pickled ones; pass `allow_pickle=True`"):
         load_model(str(folder))
 
 

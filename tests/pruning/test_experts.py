@@ -165,7 +165,7 @@ def test_experts_whose_products_cannot_be_seen_are_refused(model):
         return (hidden[:, None] * module.down_proj[0][:, :16]).sum(-1)
 
     module.forward = elementwise
-    with pytest.raises(ModelError, match=r"--ignore 'model\.layers\.0\.mlp\.experts\.\*\.gate_up"):
+    with pytest.raises(ModelError, match=r"`ignore='model\.layers\.0\.mlp\.experts\.\*\.gate_up"):
         collect_statistics(model, prunable_layers(model), WINDOWS)
 
 

@@ -156,7 +156,7 @@ def test_a_process_that_was_killed_is_gone_on_with_to_the_same_bytes(setup, tmp_
 
 def test_a_whole_model_cannot_be_compared_block_by_block(setup, tmp_path):
     sparsity = Sparsity.parse("0.5", "model")
-    with pytest.raises(InputError, match="pass --group layer"):
+    with pytest.raises(InputError, match='pass `group="layer"`'):
         prune(setup, METRIC, sparsity, tmp_path / "out", way=Way(block_by_block=True))
     assert not (tmp_path / "out").exists()
 

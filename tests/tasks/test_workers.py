@@ -56,7 +56,7 @@ def test_there_is_a_worker_for_each_gpu_or_as_many_as_asked(
 
 @pytest.mark.parametrize("workers", ["0", "-1", "many"])
 def test_other_numbers_of_workers_are_refused(workers: str) -> None:
-    with pytest.raises(InputError, match="--workers must be 'auto' or a positive number"):
+    with pytest.raises(InputError, match="`workers` must be 'auto' or a positive number"):
         devices_for(workers, "cpu")
 
 

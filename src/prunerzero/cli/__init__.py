@@ -10,5 +10,7 @@ def main() -> None:
     end_at_once()  # before torch, which takes seconds to import
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its warnings are not the user's
     from prunerzero.cli.commands import app
+    from prunerzero.cli.plain_output import never_fail_to_print
 
+    never_fail_to_print()
     app()

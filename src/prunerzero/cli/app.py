@@ -31,6 +31,22 @@ GroupOption = Annotated[
     typer.Option(help="Scores compete within a row, a whole layer, or the whole model."),
 ]
 
+OwnSparsityOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Share of weights to prune, 0.5, or keep N of each M: 2:4; by default what the "
+        "metric's run was for, else 0.5."
+    ),
+]
+
+OwnGroupOption = Annotated[
+    Group | None,
+    typer.Option(
+        help="Scores compete within a row, a whole layer, or the whole model; by default as in the "
+        "metric's run, else within a row."
+    ),
+]
+
 
 def _version(wanted: bool) -> None:
     if wanted:

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from prunerzero.cli.app import SparsityOption, app, out
 from prunerzero.cli.options import JsonOption, one_sentence
-from prunerzero.files import to_json
+from prunerzero.cli.plain_output import print_json
 
 
 @app.command()
@@ -51,7 +51,7 @@ def demo(
             observer=observer,
         )
     if json:
-        print(to_json(summary))
+        print_json(summary)
         return
     console = out()
     console.print(

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from prunerzero.cli.app import GroupOption, SparsityOption, app, out
+from prunerzero.cli.app import OwnGroupOption, OwnSparsityOption, app, out
 from prunerzero.cli.options import JsonOption, one_sentence, with_setup
-from prunerzero.errors import InputError
-from prunerzero.files import to_json
-from prunerzero.metrics import CATALOG, Sparsity
+from prunerzero.cli.plain_output import print_json
+from prunerzero.metrics import CATALOG
 from prunerzero.tasks.workspace import Setup
 
 DatasetsOption = Annotated[
@@ -44,7 +43,7 @@ def evaluate(
     text: TextsOption = [],  # noqa: B006
     dataset: DatasetsOption = [],  # noqa: B006
     part: Annotated[
-        str, typer.Option(help="Part of the text: calibration, validation or test.")
+        Literal["calibration", "validation", "test"], typer.Option(help="Part of the text.")
     ] = "test",
     stride: StrideOption = None,
     reference: Annotated[
@@ -77,11 +76,8 @@ def evaluate(
     from dataclasses import replace
 
     from prunerzero.cli.terminal import TerminalObserver
-    from prunerzero.language.corpora import PARTS
     from prunerzero.tasks.evaluate import evaluate as run
 
-    if part not in PARTS:
-        raise InputError(f"--part must be calibration, validation or test, not {part!r}.")
     if len(text) + len(dataset) == 1:
         named: dict[str, Any] = {"dataset": dataset[0]} if dataset else {part: text[0]}
         setup, text, dataset = replace(setup, **named), [], []
@@ -100,7 +96,7 @@ def evaluate(
             examples=examples,
         )
     if json:
-        print(to_json(asdict(result)))
+        print_json(asdict(result))
     else:
         _print_evaluation(result)
 
@@ -173,11 +169,12 @@ def compare(
     metrics: Annotated[
         str,
         typer.Option(
-            help="Metrics with commas between: catalog names, formulas, JSON files, run folders."
+            help="Metrics with commas between: catalog names, formulas, JSON files, run folders; a "
+            "name or formula goes before a file that is called so: write ./NAME for the file."
         ),
     ] = ",".join(CATALOG),
-    sparsity: SparsityOption = "0.5",
-    group: GroupOption = "row",
+    sparsity: OwnSparsityOption = None,
+    group: OwnGroupOption = None,
     text: TextsOption = [],  # noqa: B006
     dataset: DatasetsOption = [],  # noqa: B006
     stride: StrideOption = None,
@@ -211,18 +208,21 @@ def compare(
         result = run(
             setup,
             split_metrics(metrics),
-            Sparsity.parse(sparsity, group),
+            sparsity,
             observer=observer,
+            group=group,
             datasets=dataset,
             texts=text,
             stride=stride,
             samples=samples,
         )
     if json:
-        print(to_json(asdict(result)))
+        print_json(asdict(result))
         return
     console = out()
     title = f"Sparsity {result.sparsity}"
+    if result.group != "row":
+        title += f", scores compared within the {result.group}"
     figures = asdict(result)
     if dataset or text:
         console.print(texts_table(figures["perplexity"], figures["divergence"], title))

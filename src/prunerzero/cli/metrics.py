@@ -12,7 +12,7 @@ from rich.table import Table
 
 from prunerzero.cli.app import app, out
 from prunerzero.cli.options import JsonOption, one_sentence
-from prunerzero.files import to_json
+from prunerzero.cli.plain_output import print_json
 from prunerzero.metrics import CATALOG, explain
 from prunerzero.tasks.metric_sources import read_metric
 
@@ -25,7 +25,7 @@ def metrics(json: JsonOption = False) -> None:
         {"name": m.name, "formula": str(m.expression), "source": m.source} for m in CATALOG.values()
     ]
     if json:
-        print(to_json(rows))
+        print_json(rows)
         return
     table = Table("name", "formula", "source")
     for row in rows:
@@ -48,7 +48,7 @@ def explain_(
     """
     told = explain(read_metric(metric))
     if json:
-        print(to_json(asdict(told)))
+        print_json(asdict(told))
         return
     console = out()
     console.print(Panel(escape(told.formula), title=escape(metric)))

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import yaml
 from rich.console import Console
+from rich.markup import escape
 
+from prunerzero.cli.flags import in_flags
 from prunerzero.cli.stopping import MESSAGE, Stoppable
+from prunerzero.documents import path_of, read_yaml
 from prunerzero.errors import InputError
 from prunerzero.metrics import MetricError
 from prunerzero.tasks.recipe import RESULTS
@@ -91,10 +93,11 @@ _SETUP_OPTIONS: dict[str, Any] = {
         typer.Option(help="Text file for activations and gradients.", rich_help_panel=_TEXT),
     ],
     "gradient": Annotated[
-        Literal["full", "block"],
+        Literal["full", "block"] | None,
         typer.Option(
-            help="G is the gradient of the model's loss, or of the norm of each block's output, "
-            "which takes no more memory than one block.",
+            help="G is the gradient of the model's loss (full), or of the norm of each block's "
+            "output, which takes no more memory than one block; by default as in the metric's run, "
+            "else full.",
             rich_help_panel=_TEXT,
         ),
     ],
@@ -137,30 +140,47 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     if path is None:
         return None
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise typer.BadParameter(f"'{path}' cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise typer.BadParameter(f"'{path}' is no valid YAML.") from None
+        content = read_yaml(path_of(path), f"'{path}'")
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
     if not isinstance(content, dict):
         raise typer.BadParameter(f"'{path}' must hold lines such as 'sparsity: 0.5'.")
-    known = [p.name for p in context.command.params if p.name]
-    values = {str(k).replace("-", "_"): v for k, v in content.items() if k not in RESULTS}
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+    options = {p.name: p for p in context.command.params if p.name}
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if key in RESULTS:
+            continue
+        name = str(key).replace("-", "_")
+        if name in values:
+            raise typer.BadParameter(f"'{path}' sets {name!r} twice; leave one of them.")
+        if name not in options:
+            near = difflib.get_close_matches(name, list(options), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise typer.BadParameter(f"'{path}' sets {name!r}, which no option is called{hint}")
-    repeated = {p.name for p in context.command.params if getattr(p, "multiple", False)}
-    context.default_map = {
-        **(context.default_map or {}),
-        **{
-            k: [v] if k in repeated and isinstance(v, str) else v
-            for k, v in values.items()
-            if v is not None
-        },
-    }
+        values[name] = _as_option(value, options[name], f"'{path}' sets {name!r}")
+    given = {name: value for name, value in values.items() if value is not None}
+    context.default_map = {**(context.default_map or {}), **given}
     return path
+
+
+_SEPARATED = ("metrics", "tasks")
+"""Options that hold several with commas between, for which a list is natural in YAML."""
+
+
+def _as_option(value: Any, option: Any, told: str) -> Any:
+    """A value of a YAML file as the option takes it; ``told`` begins the sentence of an error."""
+    repeated = getattr(option, "multiple", False)
+    if isinstance(value, dict) or (
+        isinstance(value, list) and any(isinstance(item, dict | list) for item in value)
+    ):
+        raise typer.BadParameter(f"{told} to a mapping or to lists in a list; write a plain value.")
+    if isinstance(value, list):
+        if option.name in _SEPARATED:
+            return ",".join(map(str, value))
+        if not repeated:
+            raise typer.BadParameter(f"{told} to a list; write a single value.")
+        return value
+    return [value] if repeated and value is not None else value
 
 
 ConfigOption = Annotated[
@@ -253,16 +273,10 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
             try:
                 command(*args, **options)
             except (InputError, MetricError) as error:
-                errors.print(f"[bold red]Error:[/] {_plain(str(error))}")
+                errors.print(f"[bold red]Error:[/] {escape(in_flags(str(error)))}")
                 raise typer.Exit(2) from None
             except KeyboardInterrupt:
                 errors.print(MESSAGE)
                 raise typer.Exit(stoppable.exit_code) from None
 
     return guarded
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.markup import escape
 
-from prunerzero.cli.app import GroupOption, SparsityOption, app, out
+from prunerzero.cli.app import OwnGroupOption, OwnSparsityOption, app, out
 from prunerzero.cli.options import JsonOption, PushOption, RecipeOption, one_sentence, with_setup
-from prunerzero.files import to_json
-from prunerzero.metrics import Sparsity
+from prunerzero.cli.plain_output import print_json
 from prunerzero.tasks.workspace import Setup
 
 _MEMORY = "Memory"
@@ -24,10 +24,14 @@ def prune(
     setup: Setup,
     output_dir: Annotated[Path, typer.Option(help="Folder to write; must be absent or empty.")],
     metric: Annotated[
-        str, typer.Option(help="Catalog name, formula, JSON file, or the folder of a search.")
+        str,
+        typer.Option(
+            help="Catalog name, formula, JSON file, or the folder of a search or tuning; a name or "
+            "formula goes before a file that is called so: write ./NAME for the file."
+        ),
     ] = "wanda",
-    sparsity: SparsityOption = "0.5",
-    group: GroupOption = "row",
+    sparsity: OwnSparsityOption = None,
+    group: OwnGroupOption = None,
     recipe: RecipeOption = None,
     push_to_hub: PushOption = None,
     block_by_block: Annotated[
@@ -79,18 +83,22 @@ def prune(
         result = run(
             setup,
             metric,
-            Sparsity.parse(sparsity, group),
+            sparsity,
             output_dir,
             observer,
             way,
+            group=group,
             recipe=earlier,
             push_to_hub=push_to_hub,
         )
     if json:
-        print(to_json(asdict(result)))
+        print_json(asdict(result))
         return
     console = out()
-    console.print(f"Wrote {output_dir}: {result.sparsity:.2%} of the prunable weights are zero.")
+    console.print(
+        f"Wrote {escape(result.output_dir)}: {result.sparsity:.2%} of the prunable weights "
+        "are zero."
+    )
     if unreached := [layer.name for layer in result.layers if layer.unreached]:
         more = f" and {len(unreached) - 1} more" if len(unreached) > 1 else ""
         console.print(

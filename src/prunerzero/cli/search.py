@@ -11,9 +11,9 @@ from rich.markup import escape
 
 from prunerzero.cli.app import GroupOption, SparsityOption, app, out
 from prunerzero.cli.options import JsonOption, one_sentence, with_setup
+from prunerzero.cli.plain_output import print_json
 from prunerzero.evolution.settings import SeedMetrics, Strategy
 from prunerzero.evolution.variation import OperatorSet
-from prunerzero.files import to_json
 from prunerzero.tasks.workspace import Setup
 
 
@@ -91,7 +91,7 @@ def search(
             observer=observer,
         )
     if json:
-        print(to_json(asdict(found)))
+        print_json(asdict(found))
     else:
         _print_search(found)
     if found.interrupted:

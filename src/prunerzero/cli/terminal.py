@@ -20,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from prunerzero.cli.flags import in_flags
 from prunerzero.evolution import Progress as SearchProgress
 from prunerzero.tasks.observer import Observer
 
@@ -56,10 +57,10 @@ class TerminalObserver(Observer):
         self._bars = self._search = None
 
     def stage(self, what: str) -> None:
-        self.console.print(f"[dim]{what} …[/dim]")
+        self.console.print(f"[dim]{escape(what)} …[/dim]")
 
     def note(self, what: str) -> None:
-        self.console.print(what, markup=False, soft_wrap=True)
+        self.console.print(in_flags(what), markup=False, soft_wrap=True)
 
     @contextmanager
     def count(

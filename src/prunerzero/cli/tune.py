@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from prunerzero.cli.app import app, out
 from prunerzero.cli.options import JsonOption, LanguageOption, PushOption, one_sentence, with_setup
-from prunerzero.files import to_json
+from prunerzero.cli.plain_output import print_json
 from prunerzero.tasks.workspace import Setup
 
 _LIMIT = "Limit (one of them)"
@@ -105,12 +105,15 @@ def tune(
             observer=observer,
         )
     if json:
-        print(to_json(asdict(result)))
+        print_json(asdict(result))
         return
     console = out()
     console.print(escape(result.answer), soft_wrap=True)
     if result.reached:
-        console.print(f"Pruned model: {output_dir / 'model'}")
-    console.print(f"Report: {output_dir / 'report.html'}   All figures: {output_dir / 'tune.json'}")
+        console.print(f"Pruned model: {result.output_dir}/model", markup=False)
+    console.print(
+        f"Report: {result.output_dir}/report.html   All figures: {result.output_dir}/tune.json",
+        markup=False,
+    )
     if push_to_hub and result.reached:
         console.print(f"Pushed to {push_to_hub}")

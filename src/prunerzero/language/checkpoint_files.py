@@ -81,7 +81,7 @@ def check_folder(folder: Path, allow_pickle: bool = False) -> None:
         raise ModelError(
             f"folder '{folder}' holds no safetensors weights"
             + (
-                ", only pickled ones; pass --allow-pickle to read them."
+                ", only pickled ones; pass `allow_pickle=True` to read them."
                 if pickled
                 else f" that transformers would load: neither {SINGLE} nor {INDEX}, only "
                 f"{others[0]!r}."

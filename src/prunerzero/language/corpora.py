@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from prunerzero import identity
+from prunerzero.documents import path_of, read_text
 from prunerzero.errors import TextError
 from prunerzero.language.hub import ask_hub
 from prunerzero.language.quiet import quiet_datasets
@@ -89,15 +90,9 @@ def read_corpus(name: str, part: Part) -> list[str]:
     return documents
 
 
-def read_file(path: Path) -> list[str]:
+def read_file(path: Path | str) -> list[str]:
     """A UTF-8 text file as one document. Raises TextError."""
-    try:
-        text = path.expanduser().read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise TextError(f"text file '{path}' is not UTF-8 text.") from None
-    except OSError as error:
-        reason = (error.strerror or "unknown reason").lower()
-        raise TextError(f"text file '{path}' cannot be read: {reason}.") from None
+    text = read_text(path_of(path), f"text file '{path}'", TextError)
     if not text.strip():
         raise TextError(f"text file '{path}' is empty.")
     return [text]
@@ -129,7 +124,7 @@ def cut_windows(
     if len(ids) < room:
         raise TextError(
             f"{name} is too short for one window: it has {len(ids)} tokens, {room} are needed; "
-            "pass a longer text or a smaller --max-seq-length."
+            "pass a longer text or a smaller `max_seq_length`."
         )
     windows = torch.tensor(ids).unfold(0, room, min(stride or room, room))
     if begin is not None:
@@ -147,7 +142,7 @@ def _hub_dataset(name: str, repository: str, *args: str, **options: Any) -> Any:
         ) from None
     unreachable = TextError(
         f"corpus {name!r} could not be fetched from the hub; pass files instead: "
-        "--calibration FILE --validation FILE --test FILE."
+        "`calibration=FILE`, `validation=FILE` and `test=FILE`."
     )
     if ask_hub(repository, "dataset") != "there" and not _is_cached(repository):
         raise unreachable

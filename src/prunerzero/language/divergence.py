@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunerzero.errors import ModelError
+
 MEMORY = 512 * 2**20
 """Bytes of logits that are remembered at most."""
 
@@ -90,7 +92,7 @@ class Comparison:
         """Take in the logits [windows, length, vocabulary] of the next windows.
 
         Raises:
-            ValueError: the vocabularies differ.
+            ModelError: the vocabularies differ.
         """
         chosen, rows, columns = _within(
             self._reference.positions, self._predictions, self._window, len(logits)
@@ -99,7 +101,7 @@ class Comparison:
         device = logits.device
         rows, columns = rows.to(device), columns.to(device)
         if self._reference.logits.shape[-1] != logits.shape[-1]:
-            raise ValueError("models of different vocabularies cannot be compared.")
+            raise ModelError("models of different vocabularies cannot be compared.")
         for at in range(0, len(rows), _CHUNK):
             part = slice(at, at + _CHUNK)
             theirs = self._reference.logits[chosen][part].to(device).float().log_softmax(-1)

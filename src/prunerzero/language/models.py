@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from prunerzero import identity
+from prunerzero.documents import path_of
 from prunerzero.errors import ModelError, TextError
 from prunerzero.language.checkpoint_files import CheckpointFiles, check_folder, restore_dtypes
 from prunerzero.language.corpora import Text, cut_windows
@@ -219,7 +221,13 @@ def read_model(
         config = AutoConfig.from_pretrained(source, **options)
         check_config(name, config, from_gguf="gguf_file" in options)
         before = copy.deepcopy(config)  # loading changes it
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        except (OSError, ValueError, TypeError) as error:
+            raise ModelError(
+                f"{name!r} has no tokenizer that transformers can read; put the tokenizer's files, "
+                "such as tokenizer.json and tokenizer_config.json, beside the weights."
+            ) from error
         stored = config.get_text_config().dtype or config.dtype or torch.float32
         model, loading = auto_class(config).from_pretrained(
             source,
@@ -234,10 +242,15 @@ def read_model(
         raise ModelError(f"a weights file of {name!r} is damaged: {_sentence(error)}") from error
     except ModelError:
         raise
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{name!r} brings Python code of its own; read it, and pass "
+                "`trust_remote_code=True` to run it."
+            ) from error
+        raise _unloadable(name, error) from error
     except Exception as error:  # a broken model makes transformers raise almost anything
-        raise ModelError(
-            f"{name!r} could not be loaded as a causal language model: {_sentence(error)}"
-        ) from error
+        raise _unloadable(name, error) from error
     if missing := sorted(loading["missing_keys"]):  # transformers fills them with random numbers
         raise ModelError(
             f"the weights of {name!r} lack {missing[0]!r}"
@@ -258,12 +271,20 @@ def read_model(
     )
 
 
+def _unloadable(name: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"{name!r} could not be loaded as a causal language model: {_sentence(error)}"
+    )
+
+
 def find_device(device: str) -> torch.device:
     """The device of that name, or with ``"auto"`` a GPU if there is one. Raises ModelError."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         where = torch.device(device)
+        if where.type == "meta":
+            raise ModelError("device 'meta' holds no numbers; pass `device=\"cpu\"` or a GPU.")
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {device!r} cannot be used here: {_sentence(error)}") from error
@@ -291,13 +312,13 @@ def _locate(
     """What to hand to transformers; refuses what cannot be or hold a model."""
     if name == BUNDLED:
         return str(files("prunerzero.bundled") / "model"), {}
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = path_of(name)
+    if os.path.isfile(path):  # which also knows that a name too long for a file is none
         if path.suffix.lower() != ".gguf":
             raise ModelError(f"model file {name!r} is not a .gguf file; pass a folder instead.")
         # the whole path: transformers would take a file of that name in the working folder first
         return str(path.parent), {"gguf_file": str(path.resolve())}
-    if path.is_dir():
+    if os.path.isdir(path):
         check_folder(path, allow_pickle)
         return str(path), {}
     if name.startswith((".", "/", "~")) or name.count("/") > 1:

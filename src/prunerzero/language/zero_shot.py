@@ -73,7 +73,7 @@ def load_tasks(names: Iterable[str]) -> Any:
                 raise InputError(f"there is no task file '{name}'.")
             wanted.append(name)
     if not wanted:
-        raise InputError("no task is named; pass for example --tasks arc_easy,hellaswag.")
+        raise InputError('no task is named; pass for example `tasks=["arc_easy", "hellaswag"]`.')
     # reading the harness's own thousands takes seconds
     by_path = all(name in own or Path(name).is_file() for name in wanted)
     manager = TaskManager(include_path=paths or None, include_defaults=not by_path)

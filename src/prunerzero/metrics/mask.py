@@ -45,7 +45,9 @@ class Sparsity:
             raise SparsityError("a sparsity is either a ratio or a pattern N:M.")
         if self.ratio is not None:
             if not 0 <= self.ratio < 1:
-                raise SparsityError(f"sparsity {self.ratio} must be at least 0 and below 1.")
+                percent = 1 < self.ratio < 100 and self.ratio == int(self.ratio)
+                hint = f"; did you mean {self.ratio:g}%?" if percent else "."
+                raise SparsityError(f"sparsity {self.ratio} must be at least 0 and below 1{hint}")
         elif self.keep is not None and self.of is not None:
             if not 0 < self.keep < self.of:
                 raise SparsityError(

@@ -35,6 +35,14 @@ class Probe:
         x = X.cpu().double().reshape(1, -1)[:, column]
         return cls(sample(W).abs(), x, sample(G))
 
+    def scaled(self, factor: float) -> Probe:
+        """The same with all of W, X and G multiplied."""
+        return Probe(self.W * factor, self.X * factor, self.G * factor)
+
+    def in_float32(self) -> Probe:
+        """The same in the precision that models are pruned in."""
+        return Probe(self.W.float(), self.X.float(), self.G.float())
+
 
 def _spaced(count: int, length: int) -> Tensor:
     count = min(count, length)
@@ -80,30 +88,61 @@ def rank(expression: Expression, probes: Sequence[Probe], sparsity: Sparsity) ->
     they are ranked, so that what differs only by rounding ties, in column order.
 
     Raises:
-        ScoreError: the metric is constant, or not finite, on a probe, so that it ranks nothing.
+        ScoreError: the metric is not finite on a probe, or constant where its scores are compared.
         SparsityError: a probe is narrower than one N:M run.
     """
     digest = hashlib.sha256()
     pruned = []
-    scores = [_ranked(expression, probe) for probe in probes]
+    scores = [_finite(expression, probe) for probe in probes]
     if sparsity.group == "model":
         scores = [np.concatenate([found.reshape(1, -1) for found in scores], axis=1)]
     for found in scores:
-        order, lowest = _lowest(_grouped(found, sparsity), sparsity.fraction)
+        groups = _grouped(found, sparsity)
+        if _is_constant(groups):
+            raise ScoreError(_CONSTANT)
+        order, lowest = _lowest(groups, sparsity.fraction)
         digest.update(order.data)
         pruned.append(np.packbits(lowest))
     return Ranking(digest.hexdigest()[:32], np.concatenate(pruned))
 
 
-def _ranked(expression: Expression, probe: Probe) -> NDArray[np.int64]:
-    """Rounded scores [rows, columns]; ScoreError where they rank nothing."""
+_CONSTANT = "the metric is constant: it gives all weights that are compared the same score."
+
+
+def check_ranks(expression: Expression, sparsity: Sparsity, probes: Sequence[Probe] = ()) -> None:
+    """Raise ScoreError where the metric gives all weights that are compared the same score.
+
+    Args:
+        expression: the metric.
+        sparsity: says among which weights scores are compared.
+        probes: where to look, in float32, which scores are computed in; by default, whether there
+            is nothing to rank in synthetic weights of whatever scale.
+    """
+    scores = [probe_scores(expression, probe.in_float32()).double() for probe in probes] or [
+        probe_scores(expression, synthetic_probe().scaled(scale)) for scale in _SCALES
+    ]
+    if sparsity.group == "model" and probes:
+        scores = [torch.cat([found.reshape(1, -1) for found in scores], dim=1)]
+    if all(bool(found.isnan().all()) for found in scores):
+        raise ScoreError("the metric gives NaN for all weights, so it ranks nothing.")
+    if all(_is_constant(_grouped(_rounded(found.numpy()), sparsity)) for found in scores):
+        raise ScoreError(_CONSTANT)
+
+
+_SCALES = (1.0, 1e-3, 1e3)
+
+
+def _is_constant(groups: NDArray[np.int64]) -> bool:
+    """Whether each row holds one value throughout; most are told apart by their first row."""
+    return bool((groups[0] == groups[0, 0]).all() and (groups == groups[:, :1]).all())
+
+
+def _finite(expression: Expression, probe: Probe) -> NDArray[np.int64]:
+    """Rounded scores [rows, columns]; ScoreError where one is not finite."""
     scores = probe_scores(expression, probe).numpy()
     if not np.isfinite(scores).all():
         raise ScoreError("the metric is not finite.")
-    bits = _rounded(scores)
-    if (bits[0] == bits[0, 0]).all() and (bits == bits[:, :1]).all():
-        raise ScoreError("the metric is constant within rows.")
-    return bits
+    return _rounded(scores)
 
 
 def _grouped(scores: NDArray[np.int64], sparsity: Sparsity) -> NDArray[np.int64]:

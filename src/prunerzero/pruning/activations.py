@@ -186,7 +186,7 @@ class _Products(TorchDispatchMode):
             pattern = matrix.name.removesuffix(f"{matrix.expert}.{key}") + f"*.{key}"
             raise ModelError(
                 f"what the experts {pattern} read cannot be seen in this model; leave them alone "
-                f"with --ignore '{pattern}'."
+                f"with `ignore={pattern!r}`."
             )
 
     def __torch_dispatch__(
@@ -216,7 +216,7 @@ class _Products(TorchDispatchMode):
             if (factor.stride(summed), factor.shape[summed]) != (weight.stride(1), weight.shape[1]):
                 raise ModelError(
                     f"{matrix.name} is multiplied along another dimension than was concluded from "
-                    f"its shape; leave it alone with --ignore."
+                    f"its shape; leave it alone with `ignore`."
                 )
             self._unseen.pop(matrix.parameter, None)
             self.seen = True

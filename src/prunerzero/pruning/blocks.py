@@ -216,5 +216,5 @@ def check_apart(blocks: nn.ModuleList) -> None:
             if (other := owner.setdefault(id(parameter), index)) != index:
                 raise ModelError(
                     f"blocks {other} and {index} of the model share weights; prune it as a whole, "
-                    "without --block-by-block."
+                    "without `block_by_block`."
                 )

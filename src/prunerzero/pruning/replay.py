@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from prunerzero.errors import ModelError
 
 _AS_A_WHOLE = (
-    "so that they cannot be pruned one by one; leave out --block-by-block, --propagate and "
-    "--gradient, on a device that holds the model."
+    "so that they cannot be pruned one by one; leave out `block_by_block`, `propagate` and "
+    "`gradient`, on a device that holds the model."
 )
 
 

@@ -209,7 +209,7 @@ def block_names(model: nn.Module) -> list[str]:
     if others:
         raise ModelError(
             f"the model's blocks stand in several lists, {prefix} and {others[0][0]}; prune it as "
-            "a whole, without --block-by-block."
+            "a whole, without `block_by_block`."
         )
     check_apart(blocks)  # on the model without weights: what is read apart, lies apart
     return [f"{prefix}.{index}" for index in range(len(blocks))]

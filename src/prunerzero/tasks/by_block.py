@@ -58,7 +58,7 @@ class Way:
 
     def __post_init__(self) -> None:
         if self.propagate not in ("dense", "pruned"):
-            raise InputError(f"--propagate must be dense or pruned, not {self.propagate!r}.")
+            raise InputError(f"`propagate` must be dense or pruned, not {self.propagate!r}.")
         read_size(self.activation_memory)
 
 
@@ -160,7 +160,7 @@ def prune_blocks(
     if begun:
         work.observer.stage(f"going on in {partial.folder}: {begun} blocks are finished")
     before = {part: partial.note(part, bind(work.dense, part)) for part in parts}
-    plan = Plan(metric.expression, sparsity, work.way.propagate, work.setup.gradient)
+    plan = Plan(metric.expression, sparsity, work.way.propagate, work.gradient)
     writer = ShardWriter(partial.folder, loaded.model, len(source) + 1, loaded.files.tensors())
     writer.write(0, source.outside())
     record = KeptBlocks(partial, writer, with_zeros=plan.propagate == "pruned")

@@ -12,15 +12,17 @@ from prunerzero.language.corpora import PARTS, Part, Text
 from prunerzero.language.divergence import MEMORY, Divergence, Reference, remember
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.samples import continuations, prompts_of
-from prunerzero.metrics import Metric, Sparsity
+from prunerzero.metrics import Expression, Metric, Sparsity
 from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import Statistics
-from prunerzero.tasks.metric_sources import read_metric
+from prunerzero.tasks.arguments import choice, kind, paths, whole
+from prunerzero.tasks.arguments import texts as several
+from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.protocol import protocol_of
-from prunerzero.tasks.sources import sources_of, windows_of
+from prunerzero.tasks.sources import check_stride, sources_of, windows_of
 from prunerzero.tasks.workspace import Setup, Workspace
 
 
@@ -59,25 +61,29 @@ class Comparison:
 
 
 def compare(
-    setup: Setup,
-    metrics: list[str],
-    sparsity: str | Sparsity,
-    parts: tuple[Part, ...] | None = None,
+    setup: Setup | str,
+    metrics: str | Sequence[str | Path | Metric | Expression],
+    sparsity: str | float | Sparsity | None = None,
+    parts: Part | Sequence[Part] | None = None,
     observer: Observer | None = None,
     *,
-    datasets: Sequence[str] = (),
-    texts: Sequence[Path] = (),
+    group: Group | None = None,
+    datasets: str | Sequence[str] = (),
+    texts: str | Path | Sequence[str | Path] = (),
     stride: int | None = None,
     samples: int = 0,
 ) -> Comparison:
     """Prune with each metric in turn, measure, and restore.
 
     Args:
-        setup: model and texts.
-        metrics: catalog names, formulas, JSON files or folders of searches.
-        sparsity: ``"0.5"``, ``"2:4"`` …
+        setup: model and texts, or the model alone where it brings its text.
+        metrics: catalog names, formulas, JSON files or folders of searches; or metrics themselves.
+        sparsity: ``0.5``, ``"0.5"``, ``"50%"``, ``"2:4"`` …; None for what the metrics of runs were
+            evolved for, and else 0.5.
         parts: which texts to measure; by default validation and test, those that are named.
         observer: told of progress.
+        group: scores compete within a ``"row"``, a ``"layer"`` or the ``"model"``; None for that of
+            ``sparsity`` or of the metrics' runs.
         datasets, texts: named corpora, of which the test part is read, and files, to measure on
             instead of the setup's parts.
         stride: windows slide by so many tokens, and count only those that are new; None for
@@ -87,10 +93,18 @@ def compare(
     Raises:
         InputError, MetricError: nothing was written.
     """
-    if not metrics:
-        raise InputError("no metric is named; pass for example --metrics magnitude,wanda.")
-    found = {name: read_metric(name, setup.gradient) for name in metrics}
-    sparsity = Sparsity.parse(sparsity) if isinstance(sparsity, str) else sparsity
+    named = [metrics] if isinstance(metrics, str | Path | Metric | Expression) else metrics
+    if not isinstance(named, Sequence):
+        raise InputError(f"`metrics` must be a list of metrics, not {kind(named)}.")
+    if not named:
+        raise InputError('no metric is named; pass for example `metrics=["magnitude", "wanda"]`.')
+    check_stride(stride)
+    samples = whole("samples", samples, 0)
+    read = [read_metric_and_origin(name) for name in named]
+    observer = observer or Observer()
+    setup, sparsity = settle(Setup.of(setup), sparsity, group, read, observer)
+    found = {origin.name: metric for metric, origin in read}
+    datasets, texts = several("datasets", datasets), paths("texts", texts)
     work = Workspace(setup, observer)
     if datasets or texts:
         sources = sources_of(setup, "test", datasets, texts)
@@ -98,6 +112,10 @@ def compare(
         check_widths(work.layers, sparsity)
         cut = {source.name: windows_of(work, source, "test", stride) for source in sources}
     else:
+        if isinstance(parts, str):
+            parts = (parts,)
+        for part in parts or ():
+            choice("parts", part, PARTS)
         if parts is None:
             both: tuple[Part, ...] = ("validation", "test")
             parts = tuple(part for part in both if work.has(part)) or ("validation",)

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from prunerzero.errors import InputError, ModelError
-from prunerzero.language.corpora import Part, Text
+from prunerzero.language.corpora import PARTS, Part, Text
 from prunerzero.language.divergence import MEMORY, Divergence, Reference, remember
 from prunerzero.language.models import LanguageModel
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.language.zero_shot import TaskScore, load_tasks, score_tasks
+from prunerzero.tasks.arguments import choice, paths, text, whole
+from prunerzero.tasks.arguments import texts as several
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.protocol import protocol_of
-from prunerzero.tasks.sources import Source, sources_of, windows_of
+from prunerzero.tasks.sources import Source, check_stride, sources_of, windows_of
 from prunerzero.tasks.tune_result import Sample
 from prunerzero.tasks.workspace import Setup, Workspace
 
@@ -77,16 +79,16 @@ class Evaluation:
 
 
 def evaluate(
-    setup: Setup,
+    setup: Setup | str,
     part: Part = "test",
     observer: Observer | None = None,
     *,
-    datasets: Sequence[str] = (),
-    texts: Sequence[Path] = (),
+    datasets: str | Sequence[str] = (),
+    texts: str | Path | Sequence[str | Path] = (),
     stride: int | None = None,
-    reference: str | None = None,
+    reference: str | Path | None = None,
     samples: int = 0,
-    tasks: Sequence[str] = (),
+    tasks: str | Sequence[str] = (),
     examples: int | None = None,
 ) -> Evaluation:
     """Measure a model on texts and tasks, beside a reference if one is named.
@@ -109,8 +111,17 @@ def evaluate(
     Raises:
         InputError: a text, a task or a model that cannot be had, or two that do not fit.
     """
+    setup = Setup.of(setup)
+    choice("part", part, PARTS)
+    datasets, tasks = several("datasets", datasets), several("tasks", tasks)
+    texts = paths("texts", texts)
+    check_stride(stride)
+    samples = whole("samples", samples, 0)
+    examples = None if examples is None else whole("examples", examples, 1)
+    if reference is not None:
+        reference = text("reference", reference)
     if samples and reference is None:
-        raise InputError("samples are shown side by side; name the other model: --reference MODEL.")
+        raise InputError("samples are shown side by side; name the other model: `reference=MODEL`.")
     sources = sources_of(setup, part, datasets, texts, required=not tasks)
     loaded_tasks = load_tasks(tasks) if tasks else None
     before = None
@@ -152,6 +163,7 @@ class _Measured:
     continued: list[str]
     kept: Mapping[str, Reference]
     vocabulary: dict[str, int]
+    outputs: int
 
 
 class _Bench:
@@ -182,6 +194,12 @@ class _Bench:
                 f"{self.work.setup.model!r} and its reference have different tokenizers, so that "
                 "they cannot be compared token by token."
             )
+        outputs: int = self.loaded.model.config.get_text_config().vocab_size
+        if before is not None and before.outputs != outputs:
+            raise ModelError(
+                f"{self.work.setup.model!r} predicts {outputs} tokens and its reference "
+                f"{before.outputs}, so that they cannot be compared token by token."
+            )
         texts = [windows_of(self.work, source, self.part, self.stride) for source in sources]
         figures = [self._figures(text, before) for text in texts]
         kept = {}
@@ -206,7 +224,7 @@ class _Bench:
             self.work.observer.stage(f"answering tasks, {self.work.setup.model}")
             with self.work.observer.other_progress():
                 scores = score_tasks(self.loaded, tasks, self.work.setup.batch_size or 8, examples)
-        return _Measured(figures, scores, prompts, continued, kept, vocabulary)
+        return _Measured(figures, scores, prompts, continued, kept, vocabulary, outputs)
 
     def _figures(self, text: Text, before: _Measured | None) -> TextFigures:
         with self._count(self.work.setup.model, text) as advance:

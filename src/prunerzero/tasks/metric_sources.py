@@ -1,12 +1,31 @@
-"""A metric as users name one: catalog name, formula, JSON file, or the folder of a search."""
+"""A metric as users name one: catalog name, formula, JSON file, or the folder of a result."""
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, get_args
 
+from prunerzero.documents import path_of, read_json
 from prunerzero.errors import InputError
-from prunerzero.metrics import Expression, Metric, NotationError, find_metric
+from prunerzero.metrics import (
+    CATALOG,
+    Expression,
+    Metric,
+    MetricError,
+    NotationError,
+    ScoreError,
+    Sparsity,
+    find_metric,
+)
+from prunerzero.metrics.mask import Group
+from prunerzero.metrics.ranking import check_ranks
+from prunerzero.pruning.statistics import GradientOf
+from prunerzero.tasks.arguments import kind, sparsity_of
+from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.workspace import Setup
 
 BEST = "best.json"
 """What a search leaves in its folder: the metric found, under ``tree``."""
@@ -14,53 +33,195 @@ BEST = "best.json"
 HISTORY = "history.json"
 """Beside it, every evaluation in the order of its trial."""
 
+_RESULTS = (BEST, "tune.json", "metric.json")
+"""The files that hold a metric, in the folder of a search, a tuning, and a pruned model."""
 
-def read_metric(text: str, gradient: str | None = None) -> Metric:
-    """The metric that ``text`` names; its ``name`` is ``text`` itself, unless it is the catalog's.
 
-    A JSON file holds the published tree itself, or an object with the tree under ``tree`` as
-    ``best.json`` and ``metric.json`` do.
+@dataclass(frozen=True)
+class Origin:
+    """What a metric was evolved or chosen for; None where its file does not say so.
 
-    Args:
-        text: what the user wrote.
-        gradient: what G will be the gradient of, "full" or "block".
+    Attributes:
+        name: as the user named the metric.
+        sparsity: how much was pruned, and among which weights.
+        gradient: what G was the gradient of.
+    """
+
+    name: str
+    sparsity: Sparsity | None = None
+    gradient: GradientOf | None = None
+
+
+def read_metric(named: str | os.PathLike[str] | Metric | Expression) -> Metric:
+    """The metric that ``named`` names; its ``name`` is that text, unless it is the catalog's.
+
+    See ``read_metric_and_origin``, whose first result this is.
+    """
+    return read_metric_and_origin(named)[0]
+
+
+def read_metric_and_origin(
+    named: str | os.PathLike[str] | Metric | Expression,
+) -> tuple[Metric, Origin]:
+    """The metric that ``named`` names, and what it was evolved for.
+
+    A catalog name goes before a formula, and a formula before a file or folder of that name; a name
+    with a path separator, or one that ends in ``.json``, is a path wherever that path exists. A
+    JSON file holds the published tree itself, or an object with the tree under ``tree``.
 
     Raises:
-        InputError: a file or folder that is no metric, or whose metric was evolved for another
-            gradient.
+        InputError: a file or folder that is no metric, or something else than a name.
         NotationError: neither a known name nor a formula.
     """
-    path = Path(text).expanduser()
+    if isinstance(named, Expression):
+        return Metric(str(named), named, "given as an expression"), Origin(str(named))
+    if isinstance(named, Metric):
+        return named, Origin(named.name)
+    if not isinstance(named, str | os.PathLike):
+        raise InputError(
+            "a metric must be a name, a formula, a path, a Metric or an Expression, not "
+            f"{kind(named)}."
+        )
+    text = os.fspath(named)
+    if not isinstance(text, str):
+        raise InputError("a metric must be named by text, not by bytes.")
+    path = _path(text)
+    if path is not None and (isinstance(named, os.PathLike) or not _goes_before(text, path)):
+        return _read_path(path, text)
+    return find_metric(text), Origin(text)
+
+
+def settle(
+    setup: Setup,
+    sparsity: str | float | Sparsity | None,
+    group: Group | None,
+    metrics: Sequence[tuple[Metric, Origin]],
+    observer: Observer,
+) -> tuple[Setup, Sparsity]:
+    """How much is pruned and what G is the gradient of: as asked, or else as the metrics' runs had.
+
+    What comes from a run, and where what was asked differs from it, is told.
+
+    Args:
+        setup: its gradient may be None.
+        sparsity, group: as asked; None for the runs', and else half of each row.
+        metrics: the metrics with their origins.
+        observer: told.
+
+    Raises:
+        InputError: two runs differ in what was not asked for.
+        MetricError: a sparsity that cannot be read, or a metric that ranks nothing.
+    """
+    runs = [origin for _, origin in metrics if origin.sparsity is not None]
+    theirs = {origin.sparsity for origin in runs if origin.sparsity is not None}
+    if sparsity is None:
+        _agree(runs, "sparsity", [o.sparsity.in_words for o in runs if o.sparsity])
+        base = next(iter(theirs), Sparsity(ratio=0.5))
+        settled = base if group in (None, base.group) else replace(base, group=group)
+    else:
+        settled = sparsity_of("sparsity", sparsity, group)
+        if group is None and settled.of is None and not isinstance(sparsity, Sparsity):
+            _agree(runs, "group", [o.sparsity.group for o in runs if o.sparsity])
+            settled = replace(settled, group=next((s.group for s in theirs), settled.group))
+    for origin in runs:
+        if origin.sparsity != settled:
+            observer.note(
+                f"the metric of '{origin.name}' was made for sparsity "
+                f"{origin.sparsity and origin.sparsity.in_words}; as asked, it is used for "
+                f"{settled.in_words}"
+            )
+        elif sparsity is None:
+            observer.note(f"sparsity {settled.in_words}, for which '{origin.name}' was made")
+    read = [o for m, o in metrics if o.gradient is not None and "G" in m.expression.terminals]
+    if setup.gradient is None and read:
+        _agree(read, "gradient", [str(origin.gradient) for origin in read])
+        setup = replace(setup, gradient=read[0].gradient)
+        if setup.gradient != "full":
+            observer.note(f"G is of each block's output, for which '{read[0].name}' was made")
+    for origin in read:
+        if origin.gradient != setup.gradient:
+            observer.note(
+                f"the metric of '{origin.name}' was made with `gradient={origin.gradient!r}`; as "
+                f"asked, G is that of `gradient={setup.gradient!r}`"
+            )
+    for metric, origin in metrics:
+        try:
+            check_ranks(metric.expression, settled)
+        except ScoreError as error:
+            raise ScoreError(f"{origin.name!r} prunes nothing by merit: {error}") from None
+    return setup, settled
+
+
+def _agree(runs: Sequence[Origin], what: str, values: Sequence[str]) -> None:
+    for origin, value in zip(runs, values, strict=True):
+        if value != values[0]:
+            raise InputError(
+                f"'{runs[0].name}' was made for {what} {values[0]}, but '{origin.name}' for "
+                f"{value}; pass `{what}`."
+            )
+
+
+def _path(text: str) -> Path | None:
+    """The file or folder of that name, where there is one or the name ends as one of ours."""
+    try:
+        path = path_of(text)
+        if path.suffix == ".json" or path.exists():
+            return path
+    except (OSError, InputError):  # longer than a name may be, as formulas are
+        pass
+    return None
+
+
+def _goes_before(text: str, path: Path) -> bool:
+    """Whether ``text`` is the catalog's or a formula, so that a file of its name does not count."""
+    if text.strip().lower() in CATALOG:
+        return True
+    if path.suffix == ".json" or os.sep in text or (os.altsep and os.altsep in text):
+        return False
+    try:
+        find_metric(text)
+    except MetricError:
+        return False
+    return True
+
+
+def _read_path(path: Path, name: str) -> tuple[Metric, Origin]:
     if path.is_dir():
-        if not (path / BEST).is_file():
-            raise InputError(f"folder '{text}' holds no {BEST}, so no search has finished there.")
-        return _read_file(path / BEST, text, gradient)
-    if path.suffix == ".json":
-        return _read_file(path, text, gradient)
-    if path.is_file():
-        raise InputError(f"metric file '{text}' must be a .json file.")
-    return find_metric(text)
+        for file in _RESULTS:
+            if (path / file).is_file():
+                return _read_file(path / file, name)
+        raise InputError(
+            f"folder '{name}' holds no {BEST}, so no search has finished there, and no metric of a "
+            "tuning or a pruned model either."
+        )
+    if path.suffix != ".json":
+        raise InputError(f"metric file '{name}' must be a .json file.")
+    return _read_file(path, name)
 
 
-def _read_file(path: Path, name: str, gradient: str | None) -> Metric:
+def _read_file(path: Path, name: str) -> tuple[Metric, Origin]:
+    content = read_json(path, f"metric file '{path}'")
+    result = content if isinstance(content, dict) else {}
+    if isinstance(chosen := result.get("metric"), dict):  # of a tuning
+        tree = chosen.get("tree")
+    else:
+        tree = result.get("tree", content)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = (error.strerror or "unknown reason").lower()
-        raise InputError(f"metric file '{path}' cannot be read: {reason}.") from None
-    except RecursionError:
-        raise InputError(f"metric file '{path}' is nested too deep to be a metric.") from None
-    except ValueError:
-        raise InputError(f"metric file '{path}' is no valid JSON.") from None
-    tree = content["tree"] if isinstance(content, dict) and "tree" in content else content
-    try:
-        metric = Metric(name, Expression.from_json(tree), f"read from {path}")
+        expression = Expression.from_json(tree)
     except NotationError as error:
         raise InputError(f"metric file '{path}' holds no metric: {error}") from None
-    settings = content.get("settings") if isinstance(content, dict) else None
-    evolved = settings.get("gradient") if isinstance(settings, dict) else None
-    if gradient and evolved and evolved != gradient and "G" in metric.expression.terminals:
-        raise InputError(
-            f"the metric of '{name}' was evolved with --gradient {evolved}; pass that too."
-        )
-    return metric
+    return Metric(name, expression, f"read from {path}"), _origin(result, name)
+
+
+def _origin(result: Mapping[str, Any], name: str) -> Origin:
+    """What the result of a search or a tuning says; of another file, nothing."""
+    settings = result.get("settings")
+    gradient = settings.get("gradient") if isinstance(settings, dict) else None
+    written = result.get("pattern", result.get("sparsity"))
+    sparsity = None
+    if isinstance(written, str):
+        try:
+            sparsity = Sparsity.parse(written, result.get("group", "row"))
+        except MetricError:
+            pass
+    return Origin(name, sparsity, gradient if gradient in get_args(GradientOf) else None)

@@ -17,14 +17,16 @@ from prunerzero.language.cards import inherited_fields
 from prunerzero.language.corpora import Part
 from prunerzero.language.divergence import Divergence
 from prunerzero.language.kinds import auto_class
-from prunerzero.metrics import Metric, Sparsity
+from prunerzero.metrics import Expression, Metric, Sparsity
+from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.partial import PartialCheckpoint, is_begun
 from prunerzero.pruning.pruner import LayerSparsity, prune_model
 from prunerzero.pruning.statistics import LayerStatistics
 from prunerzero.report import model_card
+from prunerzero.tasks.arguments import path
 from prunerzero.tasks.by_block import BlockWorkspace, Way, fits, prune_blocks
-from prunerzero.tasks.metric_sources import read_metric
+from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.output import check_output
 from prunerzero.tasks.publish import check_repository, push_folder
@@ -66,13 +68,14 @@ class Pruned:
 
 
 def prune(
-    setup: Setup,
-    metric: str,
-    sparsity: str | Sparsity,
+    setup: Setup | str,
+    metric: str | Path | Metric | Expression,
+    sparsity: str | float | Sparsity | None,
     output_dir: Path | str,
     observer: Observer | None = None,
     way: Way = Way(),
     *,
+    group: Group | None = None,
     recipe: Mapping[str, Any] | None = None,
     push_to_hub: str | None = None,
 ) -> Pruned:
@@ -83,13 +86,17 @@ def prune(
     tokenizer and processor, model card, ``recipe.yaml``, ``metric.json``, ``figures.json``.
 
     Args:
-        setup: model and texts. Perplexity before and after is measured on the test text, else on
-            the validation text, where one is named.
-        metric: catalog name, formula, JSON file, or the folder of a search.
-        sparsity: ``"0.5"``, ``"2:4"`` …
+        setup: model and texts, or the model alone where it brings its text. Perplexity before and
+            after is measured on the test text, else on the validation text, where one is named.
+        metric: catalog name, formula, JSON file, or the folder of a search, a tuning or a pruned
+            model; or the metric itself.
+        sparsity: ``0.5``, ``"0.5"``, ``"50%"``, ``"2:4"`` …; None for what the metric of a run was
+            evolved for, and else 0.5.
         output_dir: must be absent or empty.
         observer: told of progress.
         way: how the model is gone through: as a whole, or block by block.
+        group: scores compete within a ``"row"``, a ``"layer"`` or the ``"model"``; None for that of
+            ``sparsity`` or of the metric's run.
         recipe: what ``read_recipe`` gives. Where ``setup`` names the same model and texts, they
             must be what they were, and the result tells whether the weights are the same again.
         push_to_hub: ``ORG/NAME`` of a new or empty repository, private where it is made.
@@ -98,26 +105,27 @@ def prune(
         InputError, MetricError: nothing was written.
         OutputError: the same; or all was written, but it could not be pushed.
     """
-    found = read_metric(metric, setup.gradient)
-    sparsity = Sparsity.parse(sparsity) if isinstance(sparsity, str) else sparsity
+    observer = observer or Observer()
+    output_dir = path("output_dir", output_dir)
+    found, origin = read_metric_and_origin(metric)
+    setup, sparsity = settle(Setup.of(setup), sparsity, group, [(found, origin)], observer)
     check_output(output_dir, setup)
     if push_to_hub is not None:
         check_repository(push_to_hub)
-    observer = observer or Observer()
     work: Workspace
-    if not _by_block(setup, found, sparsity, Path(output_dir), way, observer):
+    if not _by_block(setup, found, sparsity, output_dir, way, observer):
         work = Workspace(setup, observer)
         parts = _read_texts(work, found, recipe)
-        result = prune_in(work, found, sparsity, Path(output_dir), parts, push_to_hub)
+        result = prune_in(work, found, sparsity, output_dir, parts, push_to_hub)
     else:
         work, result = _prune_by_block(
-            setup, found, sparsity, Path(output_dir), observer, way, recipe, push_to_hub
+            setup, found, sparsity, output_dir, observer, way, recipe, push_to_hub
         )
     if recipe is not None:
         before, after = recipe["fingerprints"], result.settings["fingerprints"]
         result = replace(result, repeated=before.get("weights") == after["weights"])
     if push_to_hub is not None:
-        where = push_folder(Path(output_dir), push_to_hub, work.observer)
+        where = push_folder(output_dir, push_to_hub, work.observer)
         result = replace(result, pushed_to=where)
     return result
 
@@ -166,7 +174,7 @@ def _by_block(
     if why and sparsity.group == "model":
         raise InputError(
             f"blocks are pruned one by one, {why}, so scores cannot compete within the whole "
-            "model; pass --group layer."
+            'model; pass `group="layer"`.'
         )
     if why:
         observer.stage(f"pruning block by block, {why}")

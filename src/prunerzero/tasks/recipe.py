@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from prunerzero.documents import path_of, read_yaml
 from prunerzero.errors import InputError, ModelError, TextError
 from prunerzero.identity import difference
 from prunerzero.language.checkpoint_files import weight_files
@@ -25,17 +24,13 @@ RESULTS = frozenset({"texts", "windows", "versions", "fingerprints"})
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """What ``prune`` wrote. Raises InputError."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = (error.strerror or "unknown reason").lower()
-        raise InputError(f"recipe '{path}' cannot be read: {reason}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise InputError(f"recipe '{path}' is no valid YAML.") from None
-    if not isinstance(content, dict) or not isinstance(content.get("fingerprints"), dict):
+    content = read_yaml(path_of(path), f"recipe '{path}'")
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(name), dict) for name in ("fingerprints", "versions")
+    ):
         raise InputError(
-            f"'{path}' holds no fingerprints, so it is no recipe.yaml of prune; read it with "
-            "--config instead."
+            f"'{path}' holds no fingerprints and versions, so it is no recipe.yaml of prune; read "
+            "it with `config` instead."
         )
     return content
 
@@ -59,7 +54,7 @@ def check_same(work: Workspace, recipe: Mapping[str, Any], parts: Sequence[Part]
         if then.get("model") is not None and different:
             raise ModelError(
                 f"the model {recipe['model']!r} has changed since the recipe was written, with "
-                f"{different}; restore it, or pass --model to prune another."
+                f"{different}; restore it, or pass `model` to prune another."
             )
     for part in parts:
         options = [part, f"num_{part}_samples", "max_seq_length"]
@@ -69,7 +64,7 @@ def check_same(work: Workspace, recipe: Mapping[str, Any], parts: Sequence[Part]
             name = recipe.get(part) or work.setup.corpus()
             raise TextError(
                 f"the {part} text '{name}' has changed since the recipe was written; restore it, "
-                f"or pass --{part} FILE to prune with another."
+                f"or pass `{part}=FILE` to prune with another."
             )
 
 

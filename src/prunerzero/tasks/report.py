@@ -9,6 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jinja2 import UndefinedError
+
+from prunerzero.documents import path_of
 from prunerzero.errors import InputError
 from prunerzero.files import read_json, writing
 from prunerzero.identity import difference
@@ -40,7 +43,7 @@ def report(run: Path | str, baseline: Path | str | None = None, language: Langua
     Raises:
         InputError: a folder that holds neither, or a baseline that does not compare.
     """
-    folder = Path(run)
+    folder = path_of(run)
     path = folder / REPORT
     if (folder / RESULT).is_file():
         result = asdict(read_result(folder / RESULT))
@@ -50,7 +53,7 @@ def report(run: Path | str, baseline: Path | str | None = None, language: Langua
     if language != "en":
         raise InputError("the report of a search is in English only; that of a tuning has both.")
     found, history = _read(folder)
-    other = Path(baseline) if baseline is not None else _random_beside(folder, found)
+    other = path_of(baseline) if baseline is not None else _random_beside(folder, found)
     beside = None
     if other is not None:
         other_found, beside = _read(other)
@@ -94,7 +97,14 @@ def _damage_told(folder: Path, *names: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, MetricError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        MetricError,
+        UndefinedError,
+    ) as error:
         files = " and ".join(f"'{folder / name}'" for name in names)
         raise InputError(
             f"{files} do not hold what a search writes ({type(error).__name__}: {error}); {_AGAIN}."

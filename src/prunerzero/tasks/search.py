@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -20,6 +20,7 @@ from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.statistics import probes_of
+from prunerzero.tasks.arguments import choice, path, sparsity_of, whole
 from prunerzero.tasks.duration import parse_duration
 from prunerzero.tasks.known_metrics import known_perplexities, measure_known
 from prunerzero.tasks.metric_sources import BEST, HISTORY
@@ -39,8 +40,8 @@ _DEFAULT_EVALUATIONS = 500
 
 
 def search(
-    setup: Setup,
-    sparsity: str | Sparsity,
+    setup: Setup | str,
+    sparsity: str | float | Sparsity,
     output_dir: Path | str,
     *,
     evaluations: int | None = None,
@@ -49,7 +50,7 @@ def search(
     strategy: Strategy = "evolution",
     operators: OperatorSet = "published",
     seed_metrics: SeedMetrics = "none",
-    group: Group = "row",
+    group: Group | None = None,
     workers: int | str = 1,
     storage: str | Path | None = None,
     observer: Observer | None = None,
@@ -57,8 +58,9 @@ def search(
     """Evolve a metric and write ``best.json`` to the run's folder; the same call again resumes.
 
     Args:
-        setup: model and texts; calibration and validation are needed, test is optional.
-        sparsity: ``"0.5"``, ``"2:4"`` …
+        setup: model and texts; calibration and validation are needed, test is optional. Or the
+            model alone where it brings its text.
+        sparsity: ``0.5``, ``"0.5"``, ``"50%"``, ``"2:4"`` …
         output_dir: absent, empty, or the folder of the run to resume.
         evaluations: budget, counting what was measured before a resume and by all workers; 500
             where neither budget is given.
@@ -67,7 +69,8 @@ def search(
         strategy: ``"evolution"``, or ``"random"`` or ``"powerlaw"`` to compare it with.
         operators: ``"published"``, the paper's search space, or ``"extended"``.
         seed_metrics: ``"none"`` begins from scratch, ``"catalog"`` with the known metrics.
-        group: scores compete within a ``"row"``, a whole ``"layer"`` or the whole ``"model"``.
+        group: scores compete within a ``"row"``, a whole ``"layer"`` or the whole ``"model"``; None
+            for that of ``sparsity``, which is ``"row"`` unless it says otherwise.
         workers: processes of this host, one for each GPU as long as there are some; ``"auto"`` for
             as many as GPUs are visible, or one on a CPU. A program that asks for several must
             guard its main module, as ``multiprocessing`` wants it.
@@ -79,8 +82,19 @@ def search(
         InputError, MetricError: nothing was written, or what was evaluated is kept.
         KeyboardInterrupt: before anything was measured.
     """
-    sparsity = Sparsity.parse(sparsity, group) if isinstance(sparsity, str) else sparsity
-    folder = Path(output_dir)
+    setup, sparsity = Setup.of(setup), sparsity_of("sparsity", sparsity, group)
+    folder = path("output_dir", output_dir)
+    if evaluations is not None:
+        evaluations = whole("evaluations", evaluations, 1)
+    seed = whole("seed", seed)
+    for name, value, choices in (
+        ("strategy", strategy, get_args(Strategy)),
+        ("operators", operators, get_args(OperatorSet)),
+        ("seed_metrics", seed_metrics, get_args(SeedMetrics)),
+    ):
+        choice(name, value, choices)
+    if storage is not None and "://" not in str(storage):
+        storage = path("storage", storage)
     check_run(folder, setup, _is_run)
     seconds = None if time is None else parse_duration(time)
     if evaluations is None and seconds is None:
@@ -103,7 +117,7 @@ def search(
     order = Order(replace(setup, device=devices[0]), sparsity, folder, settings, storage)
     if len(devices) == 1:
         if setup.device == "auto" and (gpus := torch.cuda.device_count()) > 1:
-            observer.note(f"1 of {gpus} GPUs is used; --workers auto uses all.")
+            observer.note(f'1 of {gpus} GPUs is used; `workers="auto"` uses all.')
         found, result = run_order(order, observer)
     else:
         if str(storage).startswith("sqlite"):

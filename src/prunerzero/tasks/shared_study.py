@@ -33,7 +33,7 @@ def open_study(
         population = Population.open(storage, settings)
     except StudyMismatchError as error:
         raise OtherRunError(
-            f"'{_shown(storage)}' holds another search: {error} Name another --output-dir."
+            f"'{_shown(storage)}' holds another search: {error} Name another `output_dir`."
         ) from None
     except (ValueError, DamagedJournalError) as error:
         raise InputError(str(error)) from None

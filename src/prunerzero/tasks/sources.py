@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prunerzero.errors import InputError, TextError
 from prunerzero.language.corpora import Part, Text, read_corpus, read_file
+from prunerzero.tasks.arguments import whole
 from prunerzero.tasks.workspace import Setup, Workspace
 
 
@@ -54,9 +55,15 @@ def sources_of(
         return [Source(f"{corpus} ({part})", read_corpus(corpus, part))]
     if required:
         raise TextError(
-            f"no {part} text is named; pass --text FILE, --{part} FILE or --dataset wikitext2."
+            f'no {part} text is named; pass `texts=FILE`, `{part}=FILE` or `dataset="wikitext2"`.'
         )
     return []
+
+
+def check_stride(stride: int | None) -> None:
+    """Raise InputError where windows cannot slide by that, whatever their length."""
+    if stride is not None and whole("stride", stride) < 1:
+        raise InputError(f"`stride={stride}` must be at least 1.")
 
 
 def windows_of(work: Workspace, source: Source, part: Part, stride: int | None) -> Text:
@@ -68,6 +75,6 @@ def windows_of(work: Workspace, source: Source, part: Part, stride: int | None) 
     """
     length = work.window_length
     if stride is not None and not 1 <= stride <= length:
-        raise InputError(f"--stride {stride} must be from 1 to the window's {length} tokens.")
+        raise InputError(f"`stride={stride}` must be from 1 to the window's {length} tokens.")
     text = work.language_model.windows(source.documents, length, source.name, stride)
     return text.spread(getattr(work.setup, f"num_{part}_samples"))

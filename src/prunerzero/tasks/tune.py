@@ -6,10 +6,9 @@ import shutil
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from prunerzero import evolution
-from prunerzero.errors import InputError
 from prunerzero.files import write_json, writing
 from prunerzero.language.corpora import PARTS
 from prunerzero.language.models import BUNDLED
@@ -19,6 +18,7 @@ from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.report import write_tune_report
 from prunerzero.report.tune_page import Language
+from prunerzero.tasks.arguments import choice, path, sparsity_of, whole
 from prunerzero.tasks.duration import in_minutes, parse_duration
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.output import check_run
@@ -65,7 +65,7 @@ def tune(
     max_degradation: str | float | None = None,
     max_perplexity: float | None = None,
     task_metric: str | None = None,
-    pattern: str | None = None,
+    pattern: str | float | Sparsity | None = None,
     group: Group | Literal["auto"] = "auto",
     evaluations: int | None = None,
     time: str | float | None = None,
@@ -107,19 +107,23 @@ def tune(
         InputError, MetricError: what was asked cannot be done.
         KeyboardInterrupt: nothing measured is lost.
     """
-    setup = Setup(model=setup) if isinstance(setup, str) else setup
+    setup = Setup.of(setup)
     wish = Wish.of(max_degradation, max_perplexity, task_metric)
     wanted = None
     if pattern is not None:
-        wanted = Sparsity.parse(pattern, "row" if group == "auto" else group)
+        wanted = sparsity_of("pattern", pattern, None if group == "auto" else group)
+        pattern = pattern if isinstance(pattern, str) else str(wanted)
+    choice("group", group, ("auto", *GROUPS))
+    choice("language", language, get_args(Language))
+    samples, seed = whole("samples", samples, 0), whole("seed", seed)
     groups = GROUPS if group == "auto" else (group,)
     if evaluations is None and time is None:
         evaluations = DEFAULT_EVALUATIONS
         time = BUNDLED_TIME if setup.model == BUNDLED else None
     seconds = None if time is None else parse_duration(time)
-    if evaluations is not None and evaluations < 0:
-        raise InputError("--evaluations must be at least 0.")
-    folder = Path(output_dir)
+    if evaluations is not None:
+        evaluations = whole("evaluations", evaluations, 0)
+    folder = path("output_dir", output_dir)
     check_run(folder, setup, is_tuning)
     if push_to_hub is not None:
         check_repository(push_to_hub)

@@ -58,10 +58,10 @@ def devices_for(workers: int | str, device: str) -> list[str]:
     else:
         try:
             count = int(workers)
-        except ValueError:
+        except (TypeError, ValueError):
             count = 0
         if count < 1:
-            raise InputError(f"--workers must be 'auto' or a positive number, not '{workers}'.")
+            raise InputError(f"`workers` must be 'auto' or a positive number, not '{workers}'.")
     if count == 1 or not gpus:
         return [device] * count
     return [f"cuda:{i % gpus}" for i in range(count)]
@@ -214,7 +214,7 @@ class _Crew:
             raise KeyboardInterrupt
         raise InputError(
             "every worker died several times in a row; what was evaluated is kept. Is there enough "
-            "memory for so many? Try fewer --workers."
+            "memory for so many? Try fewer `workers`."
         )
 
 

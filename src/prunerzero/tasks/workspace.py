@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -32,6 +33,7 @@ from prunerzero.pruning.statistics import (
     cached_statistics,
     collect_statistics,
 )
+from prunerzero.tasks import arguments
 from prunerzero.tasks.observer import Observer
 
 DEFAULT_WINDOW_LENGTH = 2048
@@ -54,9 +56,13 @@ class Setup:
             evenly spaced over the text; None for all.
         batch_size: windows read at once; None for as many as make 2048 tokens.
         gradient: what G is the gradient of: the model's loss ("full"), or the norm of the output of
-            the block that a layer belongs to ("block").
-        ignore: patterns of layer names to leave unpruned.
-        target: patterns of layer names to keep to; none for all.
+            the block that a layer belongs to ("block"). None for what the metric of a run was
+            evolved with, and else "full".
+        ignore: pattern or patterns of layer names to leave unpruned.
+        target: pattern or patterns of layer names to keep to; none for all.
+
+    Raises:
+        InputError: an argument of the wrong kind, or out of its range.
     """
 
     model: str = BUNDLED
@@ -66,25 +72,52 @@ class Setup:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     dataset: str | None = None
-    calibration: Path | None = None
-    validation: Path | None = None
-    test: Path | None = None
+    calibration: Path | str | None = None
+    validation: Path | str | None = None
+    test: Path | str | None = None
     max_seq_length: int | None = None
     num_calibration_samples: int | None = 128
     num_validation_samples: int | None = None
     num_test_samples: int | None = None
     batch_size: int | None = None
-    gradient: GradientOf = "full"
-    ignore: tuple[str, ...] = ()
-    target: tuple[str, ...] = ()
+    gradient: GradientOf | None = None
+    ignore: str | Iterable[str] = ()
+    target: str | Iterable[str] = ()
 
     def __post_init__(self) -> None:
+        def settle(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        for name, given in (("dtype", torch.dtype), ("device", torch.device)):
+            if isinstance(value := getattr(self, name), given):
+                settle(name, str(value).removeprefix("torch."))
+        for name in ("model", "dtype", "device"):
+            settle(name, arguments.text(name, getattr(self, name)))
+        for name in ("revision", "dataset"):
+            if (value := getattr(self, name)) is not None:
+                settle(name, arguments.text(name, value))
+        for name in PARTS:
+            if (value := getattr(self, name)) is not None:
+                settle(name, arguments.path(name, value))
+        for name in ("trust_remote_code", "allow_pickle"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InputError(f"`{name}` must be True or False, not {arguments.kind(value)}.")
         for name in ("max_seq_length", "batch_size", *(f"num_{part}_samples" for part in PARTS)):
-            least = 2 if name == "max_seq_length" else 1
-            if (value := getattr(self, name)) is not None and value < least:
-                raise InputError(f"--{name.replace('_', '-')} must be at least {least}.")
-        if self.gradient not in get_args(GradientOf):
-            raise InputError(f"--gradient must be full or block, not {self.gradient!r}.")
+            if (value := getattr(self, name)) is not None:
+                settle(name, arguments.whole(name, value, 2 if name == "max_seq_length" else 1))
+        if self.gradient is not None:
+            arguments.choice("gradient", self.gradient, get_args(GradientOf))
+        for name in ("ignore", "target"):
+            settle(name, arguments.texts(name, getattr(self, name)))
+
+    @classmethod
+    def of(cls, given: Setup | str | os.PathLike[str]) -> Setup:
+        """The setup itself, or that of a model which is named alone."""
+        if isinstance(given, Setup):
+            return given
+        if not isinstance(given, str | os.PathLike):
+            raise InputError(f"`setup` must be a Setup or a model, not {arguments.kind(given)}.")
+        return cls(model=os.fspath(given))
 
     def corpus(self) -> str | None:
         """The named corpus, which the bundled model has without being told."""
@@ -98,7 +131,9 @@ class Workspace:
     """
 
     def __init__(self, setup: Setup, observer: Observer | None = None) -> None:
-        self.setup = setup
+        self.gradient: GradientOf = setup.gradient or "full"
+        """What G is the gradient of."""
+        self.setup = replace(setup, gradient=self.gradient)
         self.observer = observer or Observer()
         self._documents: dict[Part, tuple[str, list[str]]] = {}
         self._texts: dict[Part, Text] = {}
@@ -117,7 +152,7 @@ class Workspace:
                 self._documents[part] = f"{corpus} ({part})", read_corpus(corpus, part)
             else:
                 raise TextError(
-                    f"no {part} text is named; pass --{part} FILE or --dataset wikitext2."
+                    f'no {part} text is named; pass `{part}=FILE` or `dataset="wikitext2"`.'
                 )
 
     def has(self, part: Part) -> bool:
@@ -130,7 +165,7 @@ class Workspace:
         loaded = self._load()
         if self.setup.max_seq_length and self.setup.max_seq_length > loaded.context_length:
             raise ModelError(
-                f"--max-seq-length {self.setup.max_seq_length} is more than the model's limit of "
+                f"`max_seq_length={self.setup.max_seq_length}` is more than the model's limit of "
                 f"{loaded.context_length} tokens."
             )
         if loaded.unused:
@@ -181,7 +216,12 @@ class Workspace:
     @cached_property
     def layers(self) -> dict[str, Matrix]:
         """The prunable matrices by name. Raises ModelError."""
-        return prunable_layers(self.language_model.model, self.setup.ignore, self.setup.target)
+        return prunable_layers(self.language_model.model, *self.patterns)
+
+    @property
+    def patterns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Of layer names: those to leave alone, and those to keep to."""
+        return tuple(self.setup.ignore), tuple(self.setup.target)
 
     @property
     def window_length(self) -> int:
@@ -218,7 +258,7 @@ class Workspace:
         model = self.language_model.model
         key = {
             **self.identity("calibration"),
-            "gradient": self.setup.gradient if gradients else None,
+            "gradient": self.gradient if gradients else None,
             "device": self.language_model.device.type,
             "torch": str(torch.__version__),
         }
@@ -230,7 +270,7 @@ class Workspace:
                     self.layers,
                     windows,
                     gradients=gradients,
-                    of=self.setup.gradient,
+                    of=self.gradient,
                     on_window=advance,
                 )
 

@@ -66,7 +66,7 @@ def open_ledger(folder: Path, question: Identity) -> Memory:
         OutputError: it holds what was measured for another ``question``, or is damaged.
     """
     path = folder / IDENTITY
-    remedy = "restore it, or name another --output-dir"
+    remedy = "restore it, or name another `output_dir`"
     if path.is_file():
         found = read_json(path, remedy)
         if not isinstance(found, dict):
@@ -74,7 +74,7 @@ def open_ledger(folder: Path, question: Identity) -> Memory:
         if different := difference(found, question):
             raise OtherRunError(
                 f"folder '{folder.parent}' holds the answer to another question, with {different}; "
-                "name another --output-dir."
+                "name another `output_dir`."
             )
     else:
         make_folder(folder)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from prunerzero.errors import InputError
 from prunerzero.language.perplexity import exp
+from prunerzero.tasks.arguments import kind, text
 from prunerzero.tasks.tune_result import Limit, LimitKind
 from prunerzero.tasks.tuning.bench import Bench
 
@@ -38,15 +39,19 @@ class Wish:
         given = [w for w in (max_degradation, max_perplexity, task_metric) if w is not None]
         if len(given) > 1:
             raise InputError(
-                "only one of --max-degradation, --max-perplexity and --task-metric can be the "
+                "only one of `max_degradation`, `max_perplexity` and `task_metric` can be the "
                 "limit."
             )
         if max_perplexity is not None:
+            if not isinstance(max_perplexity, int | float) or isinstance(max_perplexity, bool):
+                raise InputError(f"`max_perplexity` must be a number, not {kind(max_perplexity)}.")
             if not 1 <= max_perplexity < float("inf"):
-                raise InputError(f"--max-perplexity {max_perplexity:g} must be at least 1.")
+                raise InputError(
+                    f"`max_perplexity` must be a number from 1 upwards, not {max_perplexity:g}."
+                )
             return cls("perplexity", float(max_perplexity))
         if task_metric is not None:
-            return _read_task(task_metric)
+            return _read_task(text("task_metric", task_metric))
         return cls(
             "degradation", _read_share(DEFAULT if max_degradation is None else max_degradation)
         )
@@ -59,19 +64,19 @@ def _read_share(text: str | float) -> float:
     except ValueError:
         share = float("nan")
     if not (share > 0 and (share < 1 or told.endswith("%")) and share < float("inf")):
-        raise InputError(f"--max-degradation {told!r} must be a share above 0 such as 5% or 0.05.")
+        raise InputError(f"`max_degradation={told!r}` must be a share above 0 such as 5% or 0.05.")
     return share
 
 
-def _read_task(text: str) -> Wish:
-    task, metric, drop = ([*text.rsplit(":", 2), "", ""])[:3]
+def _read_task(asked: str) -> Wish:
+    task, metric, drop = ([*asked.rsplit(":", 2), "", ""])[:3]
     try:
         value = float(drop)
     except ValueError:
         value = -1.0
     if not (task and metric and 0 <= value < 1):
         raise InputError(
-            f"--task-metric {text!r} must be TASK:METRIC:DROP, such as arc_easy:acc:0.02."
+            f"`task_metric={asked!r}` must be TASK:METRIC:DROP, such as arc_easy:acc:0.02."
         )
     return Wish("task", value, task, metric)
 
@@ -85,7 +90,7 @@ def limit_on(bench: Bench, wish: Wish) -> Limit:
         if dense > wish.value:
             raise InputError(
                 f"the unpruned model's perplexity on the validation text is {dense:.4g}, above "
-                f"--max-perplexity {wish.value:g} already; allow more."
+                f"`max_perplexity={wish.value:g}` already; allow more."
             )
         return Limit("perplexity", wish.value, wish.value)
     task = Limit("task", wish.value, None, wish.task, wish.task_metric)

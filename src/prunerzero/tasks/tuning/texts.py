@@ -46,7 +46,7 @@ def cut_parts(setup: Setup, folder: Path) -> tuple[dict[Part, str], str]:
     """
     if setup.validation is None:
         if setup.corpus() is None:
-            raise TextError("no text is named; pass --validation FILE or --dataset wikitext2.")
+            raise TextError('no text is named; pass `validation=FILE` or `dataset="wikitext2"`.')
         return {}, f"The parts are those of the dataset {setup.corpus()}, or the files named."
     missing: set[Part] = set()
     if setup.test is None:

@@ -1,0 +1,140 @@
+"""Files that a user wrote or names: text, JSON and YAML, read so that nothing is lost unseen."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prunerzero.errors import InputError
+
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+"""How files in other encodings begin; the longer marks first, as one begins like another."""
+
+
+def path_of(name: str | os.PathLike[str]) -> Path:
+    """The path of that name, a leading ``~`` being the user's home folder.
+
+    Raises:
+        InputError: no file can have that name.
+    """
+    if "\0" in str(name):
+        raise InputError(f"{str(name)!r} is no path: it holds a zero character.")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise InputError(f"'{name}' is no path: there is no home folder of that user.") from None
+
+
+def read_text(path: Path, what: str, refusal: type[InputError] = InputError) -> str:
+    """The text of a UTF-8 file, without the mark U+FEFF that some editors put at its beginning.
+
+    Args:
+        path: of the file.
+        what: the file as an error is to call it, such as ``text file 'my.txt'``.
+        refusal: the class of that error.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or "unknown reason").lower()
+        raise refusal(f"{what} cannot be read: {reason}.") from None
+    for mark, encoding in _MARKS.items():
+        if content.startswith(mark):
+            raise refusal(f"{what} is {encoding}, not UTF-8 text; save it as UTF-8.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise refusal(f"{what} is not UTF-8 text; save it as UTF-8.") from None
+    if "\0" in text:
+        raise refusal(f"{what} holds zero bytes, so it is not UTF-8 text; save it as UTF-8.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The value of a JSON file. Raises InputError, also where an object has a key twice."""
+    text = read_text(path, what)
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise InputError(f"{what} is nested too deep.") from None
+    except _RepeatedKeyError as error:
+        raise InputError(f"{what} {error}") from None
+    except ValueError:
+        raise InputError(f"{what} is no valid JSON.") from None
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """The value of a YAML file, with ``true``, ``false`` and ``null`` and all else as text.
+
+    What is not quoted stays as it is written: YAML 1.1 would read 2:4 as the number 124, 010 as 8
+    and ``no`` as false. Whoever takes a value knows whether it is a number.
+
+    Raises:
+        InputError: it cannot be read, or a mapping has a key twice.
+    """
+    text = read_text(path, what)
+    try:
+        return yaml.load(text, Loader=_AsWritten)  # noqa: S506 (made from the safe loader)
+    except RecursionError:
+        raise InputError(f"{what} is nested too deep.") from None
+    except _RepeatedKeyError as error:
+        raise InputError(f"{what} {error}") from None
+    except (yaml.YAMLError, ValueError):
+        raise InputError(f"{what} is no valid YAML.") from None
+
+
+class _RepeatedKeyError(Exception):
+    def __init__(self, key: object) -> None:
+        super().__init__(f"has {str(key)[:40]!r} twice in the same place; leave one of them.")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _RepeatedKeyError(key)
+        found[key] = value
+    return found
+
+
+_NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
+
+
+class _AsWritten(yaml.SafeLoader):
+    """Knows no numbers, no dates, and of booleans only true and false."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in (_NULL, _MERGE)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == _MERGE:
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):
+                if key in seen:
+                    raise _RepeatedKeyError(key)
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_AsWritten.add_implicit_resolver(
+    "tag:yaml.org,2002:bool",
+    re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"),
+    list("tTfF"),
+)

@@ -1,0 +1,125 @@
+"""Arguments of the Python API, as callers naturally write them, made what the tasks work with.
+
+What is of the wrong kind is refused by its name. Names of parameters stand between backticks in
+every message of the library; the command line writes them as its own flags (``cli.flags``).
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prunerzero.documents import path_of
+from prunerzero.errors import InputError
+from prunerzero.metrics import Sparsity
+from prunerzero.metrics.mask import Group
+
+
+def kind(value: object) -> str:
+    """``"a list"``, ``"an int"``, ``"None"``: how a message names what was given."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def path(name: str, value: Any) -> Path:
+    """A path given as text or as a path; ``~`` is the user's home folder."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise InputError(f"`{name}` must be a path, not {kind(value)}.")
+    if not os.fspath(value):
+        raise InputError(f"`{name}` must be a path; it is empty.")
+    return path_of(value)
+
+
+def text(name: str, value: Any) -> str:
+    """Text, or a path where that is what the text names."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise InputError(f"`{name}` must be text, not {kind(value)}.")
+    if "\0" in value:
+        raise InputError(f"`{name}` must be text without a zero character.")
+    return value
+
+
+def texts(name: str, value: Any) -> tuple[str, ...]:
+    """Several texts, or a single one."""
+    return tuple(text(name, item) for item in _several(name, value))
+
+
+def paths(name: str, value: Any) -> tuple[Path, ...]:
+    """Several paths, or a single one."""
+    return tuple(path(name, item) for item in _several(name, value))
+
+
+def _several(name: str, value: Any) -> Sequence[Any]:
+    if value is None:
+        return ()
+    if isinstance(value, str | os.PathLike):
+        return (value,)
+    if not isinstance(value, Iterable) or isinstance(value, bytes | dict):
+        raise InputError(f"`{name}` must be text, or several in a list, not {kind(value)}.")
+    return tuple(value)
+
+
+def whole(name: str, value: Any, least: int | None = None) -> int:
+    """A whole number, at least ``least``."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"`{name}` must be a whole number, not {kind(value)}.") from None
+    if least is not None and number < least:
+        raise InputError(f"`{name}` must be at least {least}, not {number}.")
+    return number
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """One of some words."""
+    if value not in choices:
+        *others, last = choices
+        raise InputError(f"`{name}` must be {', '.join(others)} or {last}, not {value!r}.")
+    return str(value)
+
+
+def sparsity_of(name: str, value: Any, group: Group | None = None) -> Sparsity:
+    """The sparsity given as a number, as text, or as a ``Sparsity``.
+
+    Args:
+        name: of the argument.
+        value: ``0.5``, ``"0.5"``, ``"50%"``, ``"2:4"``, or a ``Sparsity``.
+        group: within what scores compete, where that was given beside it.
+
+    Raises:
+        InputError: of the wrong kind, or ``group`` contradicts the ``Sparsity``.
+        SparsityError: it cannot be read.
+    """
+    if isinstance(value, Sparsity):
+        if group is None or group == value.group:
+            return value
+        if value.group != "row":
+            raise InputError(
+                f"`group` {group!r} contradicts the `{name}` given, which is {value.in_words}; "
+                "leave one of them out."
+            )
+        return replace(value, group=group)
+    if isinstance(value, bool | bytes) or not (isinstance(value, str) or _is_number(value)):
+        raise InputError(
+            f"`{name}` must be a number such as 0.5, text such as '2:4', or a Sparsity, not "
+            f"{kind(value)}."
+        )
+    return Sparsity.parse(value if isinstance(value, str) else float(value), group or "row")
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
