@@ -113,7 +113,7 @@ def measure_crew(command: list[str], runs: Path, workers: int, seconds: float) -
             f"{share:.0%}": figures.best_until(trials, share * seconds)
             for share in (0.25, 0.5, 1.0)
         },
-        "perplexity": found["perplexity"]["validation"]["evolved"],
+        "perplexity": found["perplexity"]["validation"][found["origin"]],
         "metric": found["metric"],
         **search.parts(),
     }

@@ -83,8 +83,8 @@ def run(setup: Setup, sparsity: str, settings: SearchSettings) -> dict[str, Any]
             best[count] = lowest
     read = sum(e.chunks_read for e in result.evaluations)
     return {
-        "validation": found.perplexity["validation"]["evolved"],
-        "test": found.perplexity.get("test", found.perplexity["validation"])["evolved"],
+        "validation": found.perplexity["validation"][found.origin],
+        "test": found.perplexity.get("test", found.perplexity["validation"])[found.origin],
         "best so far": best,
         "chunks read": read / sum(e.chunks for e in result.evaluations),
         "size": Expression.from_json(found.tree).size,

@@ -60,7 +60,8 @@ def search(
     """Evolve a pruning metric for a model, a text and a sparsity.
 
     Statistics come from the calibration text, metrics are judged on the validation text, and the
-    one found is measured on the test text where one is named. The same command again resumes;
+    best is measured on the test text where one is named. Where no evolved metric beats the known
+    ones, the result is the best of those. The same command again resumes;
     killed or interrupted, a search loses no more than the evaluations in flight.
 
     Example: [bold]prunerzero search --model ORG/NAME --dataset wikitext2 --sparsity 2:4
@@ -103,6 +104,7 @@ def _print_search(found: Any) -> None:
 
     console = out()
     console.print(f"Best metric: [bold]{escape(found.metric)}[/]")
+    console.print(escape(found.answer))
     console.print(perplexity_table(found.perplexity, f"Sparsity {found.sparsity}"))
     console.print(
         f"{found.evaluations} evaluations ({found.raced_out} raced out, {found.failed} failed), "

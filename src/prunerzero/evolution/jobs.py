@@ -7,7 +7,8 @@ that the first one holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 import optuna
@@ -58,6 +59,19 @@ class Jobs:
                 self._finish(own, result)
         # a claim that was in order before this one may have been done by now
         return self.result(job) if result is None else result
+
+    def all_of(self, jobs: Mapping[str, Callable[[], Sequence[float]]]) -> dict[str, list[float]]:
+        """The result of every job, each done by one of the workers; waits for the others."""
+        results: dict[str, list[float]] = {}
+        pause = 0.02
+        while True:
+            for job, work in jobs.items():
+                if job not in results and (result := self.once(job, work)) is not None:
+                    results[job] = result
+            if len(results) == len(jobs):
+                return results
+            time.sleep(pause)  # other workers are at the rest
+            pause = min(2 * pause, 1.0)
 
     def give_up_abandoned(self) -> None:
         """End the claims of dead workers, for whoever looks at the study."""

@@ -50,13 +50,25 @@ class Judging:
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
 
+    def recall(self) -> None:
+        """Take in what was judged in an earlier session, measuring nothing."""
+        for individual in self._candidates():
+            more = self._population.jobs.result(_job(individual))
+            if more is not None:
+                self._take_in(individual, more)
+
     def _judge(self, individual: Individual, on_judged: Callable[[], None]) -> bool:
         """Whether it is judged now; not if another worker is at it."""
         more = self._population.jobs.once(
-            f"judge {individual.number}", lambda: self._further_losses(individual)
+            _job(individual), lambda: self._further_losses(individual)
         )
         if more is None:
             return False
+        self._take_in(individual, more)
+        on_judged()
+        return True
+
+    def _take_in(self, individual: Individual, more: list[float]) -> None:
         losses = [*individual.losses, *more]
         if len(losses) == self._fitness.total_chunks:
             self._losses[individual.number] = losses
@@ -66,8 +78,6 @@ class Judging:
                 size=individual.candidate.expression.size,
                 loss=fmean(losses),
             )
-        on_judged()
-        return True
 
     def _candidates(self) -> list[Individual]:
         """The best that finished the race, and as many more that are smaller than all better ones.
@@ -102,3 +112,7 @@ class Judging:
         unread = self._fitness.total_chunks - self._fitness.chunks
         left = max(0, self._count - len(self._finalists))
         return left * unread * chunk_seconds / self._population.workers
+
+
+def _job(individual: Individual) -> str:
+    return f"judge {individual.number}"

@@ -269,7 +269,11 @@ class _Search:
     def _result(self) -> SearchResult:
         best = self.race.best
         expression, loss, chunks = None, None, self.fitness.chunks
-        if (winner := self.judging.winner()) is not None:
+        if self.interrupted:
+            self.judging.recall()
+        judged = {finalist.number for finalist in self.judging.finalists}
+        winner = self.judging.winner()
+        if winner is not None and (not self.interrupted or (best and best.number in judged)):
             expression, loss, chunks = winner.expression, winner.loss, self.fitness.total_chunks
         elif best is not None:
             expression, loss = str(best.candidate.expression), best.mean

@@ -89,8 +89,14 @@ def _best(history: list[dict[str, Any]]) -> float | None:
 def _answer(found: dict[str, Any], history: list[dict[str, Any]], known: dict[str, float]) -> str:
     """The result in one sentence, and no better than it is."""
     sparsity = sparsity_text(found.get("sparsity"))
-    best = _best(history)
     beginning = f"At {sparsity} sparsity, {len(history):,} evaluations"
+    if found.get("origin") == "known":
+        return _known_answer(found, beginning)
+    whole = finite(((found.get("perplexity") or {}).get("validation") or {}).get("evolved"))
+    on_whole = found.get("known_on_validation")
+    best = _best(history)
+    if whole is not None and on_whole:  # what the result was chosen by
+        best, known = whole, on_whole
     if best is None:
         return f"{beginning} found no metric."
     sentence = f"{beginning} found a metric of perplexity {perplexity_text(best)}"
@@ -105,11 +111,23 @@ def _answer(found: dict[str, Any], history: list[dict[str, Any]], known: dict[st
     return f"{sentence}, where {' and '.join(others)}."
 
 
+def _known_answer(found: dict[str, Any], beginning: str) -> str:
+    """That no evolved metric is the result, and which one is."""
+    name = str(found.get("name"))
+    sentence = f"{beginning} found no metric better than {_in_a_sentence(name)}, the best known one"
+    whole = finite(((found.get("perplexity") or {}).get("validation") or {}).get("known"))
+    whole = whole or finite((found.get("known_on_validation") or {}).get(name))
+    if whole is None:
+        return f"{sentence}."
+    return f"{sentence}: perplexity {perplexity_text(whole)} on the whole validation text."
+
+
 def _aside(found: dict[str, Any], known: dict[str, float], history: list[dict[str, Any]]) -> str:
     """By how much; and what was measured on text that the search never read."""
     words = []
     best = _best(history)
-    if best is not None and known:
+    origin = str(found.get("origin", "evolved"))
+    if best is not None and known and origin == "evolved":
         name = min(known, key=lambda n: known[n])
         words.append(
             f"{change_text(best / known[name])} against {_in_a_sentence(name)},"
@@ -118,10 +136,10 @@ def _aside(found: dict[str, Any], known: dict[str, float], history: list[dict[st
     perplexity = found.get("perplexity") or {}
     for part in ("test", "validation"):
         measured = perplexity.get(part) or {}
-        evolved, dense = finite(measured.get("evolved")), finite(measured.get("dense"))
-        if evolved is not None and dense is not None:
+        pruned, dense = finite(measured.get(origin)), finite(measured.get("dense"))
+        if pruned is not None and dense is not None:
             whole = "the test text, which no search reads" if part == "test" else "all of that text"
-            words.append(f"On {whole}: {perplexity_text(evolved)}, dense {perplexity_text(dense)}.")
+            words.append(f"On {whole}: {perplexity_text(pruned)}, dense {perplexity_text(dense)}.")
             break
     return " ".join([*words, "Lower is better."])
 

@@ -78,10 +78,10 @@ def run_demo(
         seed=seed, evaluations=evaluations or DEMO_EVALUATIONS, seconds=seconds
     )
     try:
-        found, result = search_in(work, wanted, partial / "run", settings, with_known=False)
+        found, result = search_in(work, wanted, partial / "run", settings)
     except OtherRunError:  # left by a demo with other settings
         shutil.rmtree(partial)
-        found, result = search_in(work, wanted, partial / "run", settings, with_known=False)
+        found, result = search_in(work, wanted, partial / "run", settings)
     if found.interrupted:
         raise KeyboardInterrupt
     evolved = Metric("evolved", Expression.parse(found.metric), "found by this demo")

@@ -1,34 +1,78 @@
-"""The named metrics beside what a search finds, on the chunks that its race reads."""
+"""The named metrics beside a search: measured once by whichever worker, and read no further than
+they can still win."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from functools import partial
-from statistics import fmean
+from statistics import fmean, stdev
 
 from prunerzero.evolution import Jobs
+from prunerzero.evolution.fitness import UNMEASURABLE, Fitness, finite, read
 from prunerzero.language.perplexity import exp
-from prunerzero.metrics import CATALOG, Expression, ScoreError
-from prunerzero.pruning.fitness import PrunedLoss
+from prunerzero.metrics import CATALOG, Expression
+
+SAFELY_BEHIND = 4.0
+"""Standard errors of the paired difference by which a metric is behind that cannot win any more."""
 
 
-def measure_known(fitness: PrunedLoss, jobs: Jobs) -> None:
-    """Read the race's chunks with each of the named metrics; once, by whichever worker."""
-    for name, metric in CATALOG.items():
-        jobs.once(_job(name), partial(_losses, fitness, metric.expression))
+class KnownMetrics:
+    """The catalog, measured on the chunks that a race reads."""
 
+    def __init__(self, fitness: Fitness, jobs: Jobs) -> None:
+        self._fitness = fitness
+        self._jobs = jobs
 
-def known_perplexities(jobs: Jobs) -> dict[str, float]:
-    """Perplexity of the named metrics on the race's chunks, of those that gave one."""
-    measured = {name: jobs.result(_job(name)) for name in CATALOG}
-    return {name: exp(fmean(losses)) for name, losses in measured.items() if losses}
+    def measure(self) -> None:
+        """Read the race's chunks with each metric that no other worker is at."""
+        for name in CATALOG:
+            self._jobs.once(_job(name), self._work(name))
+
+    def wait(self) -> None:
+        """Return when every metric is measured, by this worker where the others do not."""
+        self._jobs.all_of({_job(name): self._work(name) for name in CATALOG})
+
+    @property
+    def losses(self) -> dict[str, list[float]]:
+        """The losses of the race's chunks, of each metric that could be measured so far."""
+        measured = {name: self._jobs.result(_job(name)) for name in CATALOG}
+        return {name: losses for name, losses in measured.items() if losses}
+
+    @property
+    def perplexities(self) -> dict[str, float]:
+        """The same as perplexities on these chunks."""
+        return {name: exp(fmean(losses)) for name, losses in self.losses.items()}
+
+    def contenders(self, others: Iterable[Sequence[float]] = ()) -> list[str]:
+        """Those that could still be the best on the whole text, the most promising first.
+
+        Args:
+            others: losses of the race's chunks of other metrics that are to be beaten.
+        """
+        known = self.losses
+        rivals = [*known.values(), *others]
+        left = [n for n, own in known.items() if not any(_is_behind(own, r) for r in rivals)]
+        return sorted(left, key=lambda name: fmean(known[name]))
+
+    def _work(self, name: str) -> partial[list[float]]:
+        return partial(self._losses, CATALOG[name].expression)
+
+    def _losses(self, expression: Expression) -> list[float]:
+        try:
+            return [*map(finite, read(self._fitness, expression, 0, self._fitness.chunks))]
+        except UNMEASURABLE:
+            return []
 
 
 def _job(name: str) -> str:
     return f"known {name}"
 
 
-def _losses(fitness: PrunedLoss, expression: Expression) -> list[float]:
-    try:
-        return list(fitness.losses(expression, 0, fitness.chunks))
-    except ScoreError:
-        return []
+def _is_behind(losses: Sequence[float], rival: Sequence[float]) -> bool:
+    """Whether the rival is better by more than what further text could make up for."""
+    differences = [a - b for a, b in zip(losses, rival, strict=True)]
+    if len(differences) < 2:
+        return False
+    noise = stdev(differences) / math.sqrt(len(differences))
+    return fmean(differences) > SAFELY_BEHIND * noise

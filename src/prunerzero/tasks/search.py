@@ -15,14 +15,15 @@ from prunerzero.evolution.variation import OperatorSet
 from prunerzero.files import make_folder, write_json
 from prunerzero.language.corpora import Part
 from prunerzero.language.perplexity import exp
-from prunerzero.metrics import Expression, Sparsity
+from prunerzero.metrics import Sparsity
 from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.statistics import probes_of
 from prunerzero.tasks.arguments import choice, path, sparsity_of, whole
+from prunerzero.tasks.best_of_all import choose, choose_now
 from prunerzero.tasks.duration import parse_duration
-from prunerzero.tasks.known_metrics import known_perplexities, measure_known
+from prunerzero.tasks.known_metrics import KnownMetrics
 from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.output import check_run, check_study
@@ -56,6 +57,9 @@ def search(
     observer: Observer | None = None,
 ) -> Found:
     """Evolve a metric and write ``best.json`` to the run's folder; the same call again resumes.
+
+    The result is the best of all that is known by then on the whole validation text: where no
+    evolved metric beats the named ones of the catalog, the best of those.
 
     Args:
         setup: model and texts; calibration and validation are needed, test is optional. Or the
@@ -165,17 +169,13 @@ def search_in(
     folder: Path,
     settings: evolution.SearchSettings,
     *,
-    with_known: bool = True,
     test: bool = True,
 ) -> tuple[Found, evolution.SearchResult]:
     """``search`` for a workspace that is open already; also gives the course of the search.
 
-    ``with_known`` measures the named metrics too, on the chunks that a race reads;
-    without ``test`` the test text is left unread.
+    Without ``test`` the test text is left unread.
     """
-    found, result = _search(
-        work, sparsity, folder, settings, folder / JOURNAL, with_known=with_known, test=test
-    )
+    found, result = _search(work, sparsity, folder, settings, folder / JOURNAL, test=test)
     _write(folder, found, result)
     return found, result
 
@@ -192,7 +192,6 @@ def _search(
     settings: evolution.SearchSettings,
     storage: str | Path,
     *,
-    with_known: bool = True,
     test: bool = True,
 ) -> tuple[Found, evolution.SearchResult]:
     check_widths(work.layers, sparsity)
@@ -206,11 +205,11 @@ def _search(
         if population.arrival:
             work.observer.note(population.arrival)
         lost_before = population.lost
-        shared = SharedPerplexities(work, population.jobs)
+        shared = SharedPerplexities(work, population.jobs, statistics, sparsity)
         for part in judged:
             shared.try_dense(part)
-        if with_known:
-            measure_known(fitness, population.jobs)
+        known = KnownMetrics(fitness, population.jobs)
+        known.measure()
         result = evolution.search(
             fitness,
             population=population,
@@ -222,24 +221,31 @@ def _search(
         )
         if lost := population.lost - lost_before:
             work.observer.note(f"in flight with workers that died, and lost: {lost}")
-        if result.expression is None:
+        decide = choose_now if result.interrupted else choose
+        best = decide(result, population, known, shared)
+        if best is None:
             if result.interrupted:
                 raise KeyboardInterrupt
             raise InputError(
                 f"none of {len(result.evaluations)} metrics could be measured; "
                 "allow more evaluations."
             )
-        expression = Expression.parse(result.expression)
-        perplexity = {
-            str(part): shared.known(part)
-            if result.interrupted
-            else shared.both(part, expression, statistics, sparsity)
-            for part in judged
-        }
+        perplexity: dict[str, dict[str, float]] = {}
+        for part in judged:
+            if not result.interrupted:
+                measured = shared.pruned(part, {best.name: best.expression})[best.name]
+                perplexity[part] = {"dense": shared.dense(part), best.origin: measured}
+            elif (dense := shared.measured(part, "dense")) is not None:
+                perplexity[part] = {"dense": dense}
+            else:
+                perplexity[part] = {}
     found = Found(
         output_dir=str(folder),
-        metric=result.expression,
-        tree=expression.to_json(),
+        answer=best.answer,
+        metric=str(best.expression),
+        tree=best.expression.to_json(),
+        origin=best.origin,
+        name=best.name,
         sparsity=str(sparsity),
         group=sparsity.group,
         seed=settings.seed,
@@ -258,7 +264,8 @@ def _search(
             {"metric": e.expression, "size": e.size, "perplexity": e.perplexity}
             for e in evolution.pareto_front(result.evaluations)
         ),
-        known=known_perplexities(population.jobs),
+        known=known.perplexities,
+        known_on_validation=best.known,
         settings={**work.describe(), "search": asdict(settings)},
     )
     return found, result

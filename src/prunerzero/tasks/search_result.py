@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunerzero.metrics.mask import Group
+from prunerzero.tasks.best_of_all import Origin
 
 
 @dataclass(frozen=True)
@@ -14,23 +15,32 @@ class Found:
 
     Attributes:
         output_dir: the run's folder; as ``--metric`` it names the metric found.
-        metric: the formula.
+        answer: which metric is the result, and why, in a sentence.
+        metric: the formula of the best metric of all that were measured, evolved or known before.
         tree: the same in the published JSON.
+        origin: where it comes from: "evolved" here, or "known" before.
+        name: "evolved", or its name in the catalog.
         sparsity, group, seed: as asked.
         evaluations: metrics measured, ``raced_out`` and ``failed`` ones included.
         duplicates_skipped: proposals that were known already, by text or by ranking.
         seconds: of search, pauses left out.
         interrupted: whether Ctrl-C ended it before its budget did.
-        perplexity: part → ``dense`` and ``evolved``, on all windows of the part.
-        finalists: the best metrics, judged on the whole validation part, the best first.
+        perplexity: part → ``dense``, and the metric's under its ``origin``, on all windows of the
+            part; what an interrupted search has not measured is absent.
+        finalists: the best evolved metrics, judged on the whole validation part, the best first.
         pareto: the metrics that none is both smaller and better than, the smallest first; with
             ``known``, the named metrics, judged by perplexity on the chunks that a race reads.
+        known_on_validation: the same on the whole validation text, of those that could still win,
+            as far as measured.
         settings: all that the result depends on.
     """
 
     output_dir: str
+    answer: str
     metric: str
     tree: dict[str, Any]
+    origin: Origin
+    name: str
     sparsity: str
     group: Group
     seed: int
@@ -44,4 +54,5 @@ class Found:
     finalists: tuple[dict[str, Any], ...]
     pareto: tuple[dict[str, Any], ...]
     known: dict[str, float]
+    known_on_validation: dict[str, float]
     settings: dict[str, Any]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,48 +58,49 @@ def _shown(storage: str | Path) -> str:
 
 
 class SharedPerplexities:
-    """Perplexities that one of the workers measures and the others read in the study."""
+    """Perplexities on whole parts, which one of the workers measures and the others read in the
+    study."""
 
-    def __init__(self, work: Workspace, jobs: Jobs) -> None:
+    def __init__(
+        self, work: Workspace, jobs: Jobs, statistics: Statistics, sparsity: Sparsity
+    ) -> None:
         self._work = work
         self._jobs = jobs
+        self._statistics = statistics
+        self._sparsity = sparsity
 
-    def try_dense(self, part: Part) -> float | None:
-        """The model's as it came; None where another worker is at it."""
-        return _first(self._jobs.once(self._dense(part), lambda: [self._work.dense(part)]))
+    def try_dense(self, part: Part) -> None:
+        """Measure the model as it came, unless another worker is at it."""
+        self._jobs.once(self._name("dense", part), partial(self._dense, part))
 
-    def known(self, part: Part) -> dict[str, float]:
-        """What has been measured, without measuring."""
-        dense = _first(self._jobs.result(self._dense(part)))
-        return {} if dense is None else {"dense": dense}
+    def measured(self, part: Part, what: str | Expression) -> float | None:
+        """What has been measured so far of a metric or of "dense", without measuring."""
+        result = self._jobs.result(self._name(str(what), part))
+        return result[0] if result else None
 
-    def both(
-        self, part: Part, expression: Expression, statistics: Statistics, sparsity: Sparsity
-    ) -> dict[str, float]:
-        """``dense`` and ``evolved``: that of the model pruned with the metric."""
-        work = self._work
+    def dense(self, part: Part) -> float:
+        """The model as it came."""
+        [[value]] = self._jobs.all_of(
+            {self._name("dense", part): partial(self._dense, part)}
+        ).values()
+        return value
 
-        def measure() -> list[float]:
-            with work.pruned_for_now():
-                prune_model(work.layers, statistics, expression, sparsity)
-                return [work.measure(part, "evolved").value]
+    def pruned(self, part: Part, metrics: Mapping[str, Expression]) -> dict[str, float]:
+        """The model pruned with each of several metrics, by the name that they are shown under."""
+        jobs = {
+            self._name(str(expression), part): partial(self._pruned, part, name, expression)
+            for name, expression in metrics.items()
+        }
+        done = self._jobs.all_of(jobs)
+        return {name: done[self._name(str(e), part)][0] for name, e in metrics.items()}
 
-        dense, evolved = self.try_dense(part), None
-        pause = 0.02
-        while dense is None or evolved is None:
-            evolved = evolved or _first(self._jobs.once(self._name(str(expression), part), measure))
-            dense = dense or self.try_dense(part)
-            if dense is None or evolved is None:  # another worker is at it
-                time.sleep(pause)
-                pause = min(2 * pause, 1.0)
-        return {"dense": dense, "evolved": evolved}
+    def _dense(self, part: Part) -> list[float]:
+        return [self._work.dense(part)]
 
-    def _dense(self, part: Part) -> str:
-        return self._name("dense", part)
+    def _pruned(self, part: Part, name: str, expression: Expression) -> list[float]:
+        with self._work.pruned_for_now():
+            prune_model(self._work.layers, self._statistics, expression, self._sparsity)
+            return [self._work.measure(part, name).value]
 
     def _name(self, what: str, part: Part) -> str:
         return f"perplexity of {what} on {part} {self._work.text(part).fingerprint}"
-
-
-def _first(values: list[float] | None) -> float | None:
-    return values[0] if values else None

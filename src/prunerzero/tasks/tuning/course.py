@@ -13,6 +13,7 @@ from prunerzero.language.perplexity import exp
 from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity
 from prunerzero.metrics.catalog import power_law
 from prunerzero.metrics.mask import Group
+from prunerzero.tasks.best_of_all import EVOLVED
 from prunerzero.tasks.search import search_in
 from prunerzero.tasks.tune_result import CurvePoint, Limit, TestDecision
 from prunerzero.tasks.tuning.bench import Bench
@@ -20,9 +21,6 @@ from prunerzero.tasks.tuning.limit import allowed_on
 from prunerzero.tasks.tuning.sparsity_search import STEPS, highest_within
 
 Step = Literal["choice", "bracket", "evolved", "outline"]
-
-EVOLVED = "evolved"
-"""The name of a metric that was evolved here."""
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 """What there is to choose from: within what scores compete."""
@@ -46,7 +44,7 @@ _ABOVE = 0.2
 
 
 @dataclass(frozen=True)
-class Found:
+class Answer:
     """Where a course ended.
 
     Attributes:
@@ -70,11 +68,16 @@ def candidates() -> list[Metric]:
     return list(distinct.values())
 
 
-def _named(evolved: Expression, group: Group) -> Metric:
-    """An evolved metric, under its known name where evolution came upon a known one."""
-    simple = evolved.simplify(group)
+def _named(text: str, group: Group) -> Metric:
+    """The result of a search, under its known name where it is a known metric."""
+    expression = Expression.parse(text)
+    simple = expression.simplify(group)
     same = (m for m in candidates() if m.expression.simplify(group) == simple)
-    return next(same, Metric(EVOLVED, evolved, "evolved for this model and text"))
+    return next(same, Metric(EVOLVED, expression, "evolved for this model and text"))
+
+
+def _step_of(metric: Metric) -> Step:
+    return "evolved" if metric.name == EVOLVED else "bracket"
 
 
 def at_step(step: int, group: Group) -> Sparsity:
@@ -84,7 +87,7 @@ def at_step(step: int, group: Group) -> Sparsity:
 
 class Course:
     """Chooses a metric and within what scores compete, brackets the sparsity, evolves a metric
-    there, and goes on with the better.
+    there, and goes on with the best of it and all known ones.
 
     Every measurement is kept by the bench, so that the same course after an interruption passes
     over what was measured before.
@@ -112,11 +115,15 @@ class Course:
         """How long a course takes, judged by how long the dense model was read."""
         whole = self.bench.dense("validation")
         n, a_window = len(whole.losses), whole.seconds / len(whole.losses)
-        left = len(candidates()) * (groups if pattern is None else 1)
         windows = 5 * n  # what is told of the metric in the end
         windows += n if pattern is not None else 3 * BRACKET_WINDOWS * groups + 8 * n
-        for read, kept in (*ROUNDS, (n, 1)):  # pruning takes about as long as a window
-            windows, left = windows + left * (min(read, n) + 1), kept
+        choices = [groups if pattern is None else 1]
+        if search is not None and pattern is None:  # once more, beside the evolved metric
+            choices.append(1)
+        for of_groups in choices:
+            left = len(candidates()) * of_groups
+            for read, kept in (*ROUNDS, (n, 1)):  # pruning takes about as long as a window
+                windows, left = windows + left * (min(read, n) + 1), kept
         seconds = a_window * windows
         if search is not None and search.seconds is not None:
             seconds += search.seconds
@@ -130,7 +137,7 @@ class Course:
         groups: Sequence[Group],
         search: evolution.SearchSettings | None,
         folder: Path,
-    ) -> Found:
+    ) -> Answer:
         """Answer for a pattern, or find the highest sparsity within one of the groups."""
         if pattern is not None:
             return self._try(pattern, search, folder)
@@ -139,10 +146,10 @@ class Course:
         group = sparsity.group
         step = self._highest(metric, group, "bracket", first)
         if step == 0:
-            return Found(metric, at_step(1, group), False, None)
+            return Answer(metric, at_step(1, group), False, None)
         better = self._evolve(metric, at_step(step, group), search, folder)
-        if better is not metric:
-            step = self._highest(better, group, "evolved", step + 1, low=step)
+        if better.expression != metric.expression:
+            step = self._highest(better, group, _step_of(better), step + 1, low=step)
         return self._judge(better, group, step)
 
     def _first_step(self, groups: Sequence[Group]) -> int:
@@ -156,15 +163,15 @@ class Course:
 
     def _try(
         self, pattern: Sparsity, search: evolution.SearchSettings | None, folder: Path
-    ) -> Found:
+    ) -> Answer:
         known, _ = self._choose([pattern])
         metric = self._evolve(known, pattern, search, folder)
         reached = bool(self.measure(metric, pattern, "bracket").within)
         if self.limit.kind == "task":
-            return Found(metric, pattern, reached, None)
+            return Answer(metric, pattern, reached, None)
         perplexity, held = self._on_test(metric, pattern)
         decision = TestDecision(held, False, ((pattern.fraction, perplexity),))
-        return Found(metric, pattern, reached and held, decision)
+        return Answer(metric, pattern, reached and held, decision)
 
     def outline(self, metric: Metric, found: Sparsity) -> None:
         """Measure the curve around what was found: what less or more would cost."""
@@ -244,30 +251,34 @@ class Course:
         search: evolution.SearchSettings | None,
         folder: Path,
     ) -> Metric:
-        """A metric evolved at that sparsity, where it keeps more than the known one."""
+        """The metric that keeps most at that sparsity: this, another known one or an evolved one.
+
+        All are compared on the whole validation text.
+        """
         if search is None:
             return known
         work = self.bench.work
         work.observer.stage(f"evolving a metric at {sparsity.in_words}")
         name = f"search-{sparsity.in_words}".replace(":", "-").replace(" ", "-")
-        found, _ = search_in(work, sparsity, folder / name, search, with_known=False, test=False)
+        found, _ = search_in(work, sparsity, folder / name, search, test=False)
         if found.interrupted:
             raise KeyboardInterrupt
         self.evaluations = found.evaluations
-        evolved = _named(Expression.parse(found.metric), sparsity.group)
-        new, old = (
-            self.measure(evolved, sparsity, "evolved"),
-            self.measure(known, sparsity, "bracket"),
-        )
-        is_better = new.perplexity < old.perplexity and (new.within or not old.within)
-        return evolved if is_better else known
+        best = known
+        challengers = [self._choose([sparsity])[0], _named(found.metric, sparsity.group)]
+        for metric in challengers:
+            new = self.measure(metric, sparsity, _step_of(metric))
+            old = self.measure(best, sparsity, _step_of(best))
+            if new.perplexity < old.perplexity and (new.within or not old.within):
+                best = metric
+        return best
 
     # The test part
 
-    def _judge(self, metric: Metric, group: Group, step: int) -> Found:
+    def _judge(self, metric: Metric, group: Group, step: int) -> Answer:
         """Check on the test part, and step back if the limit is missed there."""
         if self.limit.kind == "task":
-            return Found(metric, at_step(step, group), True, None)
+            return Answer(metric, at_step(step, group), True, None)
         dense = exp(self.bench.dense("test").loss)
         allowed = (allowed_on(self.limit, dense) or 0.0) / dense - 1
         tried: list[tuple[float, float]] = []
@@ -278,7 +289,7 @@ class Course:
             return perplexity / dense - 1
 
         if rise(step) <= allowed:
-            return Found(
+            return Answer(
                 metric, at_step(step, group), True, TestDecision(True, False, tuple(tried))
             )
         self.bench.work.observer.stage("the limit is missed on the test text: stepping back")
@@ -291,7 +302,7 @@ class Course:
         if allowed > 0:
             lower = highest_within(rise_on_both, allowed, first=step - 1, high=step)
         decision = TestDecision(False, lower > 0, tuple(tried))
-        return Found(metric, at_step(max(lower, 1), group), lower > 0, decision)
+        return Answer(metric, at_step(max(lower, 1), group), lower > 0, decision)
 
     def _on_test(self, metric: Metric, sparsity: Sparsity) -> tuple[float, bool]:
         """Perplexity on the test part, and whether the limit is kept there."""

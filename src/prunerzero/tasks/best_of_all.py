@@ -1,0 +1,153 @@
+"""The result of a search: the best of all that it knows, evolved or known before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from prunerzero.evolution import Population, SearchResult
+from prunerzero.language.perplexity import exp
+from prunerzero.metrics import CATALOG, Expression
+from prunerzero.tasks.known_metrics import KnownMetrics
+from prunerzero.tasks.shared_study import SharedPerplexities
+
+Origin = Literal["evolved", "known"]
+
+EVOLVED = "evolved"
+"""The name of a metric that was evolved here."""
+
+_LEFT_OUT = 0.02
+"""Windows that fill no chunk may move a perplexity by this share; judging leaves them out."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The metric that is the result, and what it was chosen by.
+
+    Attributes:
+        origin: where it comes from.
+        name: of the catalog, or "evolved".
+        expression: the metric.
+        evolved: the best metric that was evolved, also where a known one is better; None of none.
+        known: perplexity on the whole validation text of the named metrics that could still win
+            once the race's chunks were read, as far as measured.
+        answer: the choice in a sentence.
+    """
+
+    origin: Origin
+    name: str
+    expression: Expression
+    evolved: Expression | None
+    known: dict[str, float]
+    answer: str
+
+
+def choose(
+    result: SearchResult,
+    population: Population,
+    known: KnownMetrics,
+    shared: SharedPerplexities,
+) -> Choice | None:
+    """The best on the whole validation text, measured where it is not; None where there is none.
+
+    The smallest of the evolved metrics that are as good as the best within the noise goes first, as
+    long as it beats all known ones; then the other finalists, the best first. Where a known metric
+    is as good as an evolved one, the known one is the result.
+    """
+    known.wait()
+    races = [i.losses for i in population.individuals if i.state == "complete"]
+    names = known.contenders([min(races, key=sum)] if races else [])
+    on_whole = shared.pruned("validation", {name: CATALOG[name].expression for name in names})
+    best = min(on_whole.values(), default=math.inf)
+    wanted = [] if result.expression is None else [result.expression]
+    for finalist in result.finalists:
+        if exp(finalist.loss) <= best * (1 + _LEFT_OUT):
+            wanted.append(finalist.expression)
+    evolved: dict[str, float] = {}
+    for text in dict.fromkeys(wanted):
+        measured = shared.pruned("validation", {EVOLVED: Expression.parse(text)})
+        evolved[text] = measured[EVOLVED]
+        if evolved[text] < best:
+            break
+    return _better(evolved, on_whole, _WHOLE, on_whole)
+
+
+def choose_now(
+    result: SearchResult,
+    population: Population,
+    known: KnownMetrics,
+    shared: SharedPerplexities,
+) -> Choice | None:
+    """The best by what an interrupted search has measured so far; None where that is nothing.
+
+    An evolved metric is the result where it beats every known one, each compared on the whole text
+    where both were read to its end, and on the chunks that a race reads where not.
+    """
+    on_race = known.perplexities
+    on_whole = {
+        name: value
+        for name in on_race
+        if (value := shared.measured("validation", CATALOG[name].expression)) is not None
+    }
+    if result.expression is None:
+        return _better({}, on_race, _RACE, on_whole)
+    text = result.expression
+    race = min(
+        e.perplexity
+        for e in result.evaluations
+        if e.expression == text and e.state == "complete" and e.perplexity is not None
+    )
+    whole = shared.measured("validation", Expression.parse(text))
+    if whole is None:
+        whole = {f.expression: exp(f.loss) for f in result.finalists}.get(text)
+    if whole is not None:
+        if min(on_whole.values(), default=math.inf) <= whole:
+            return _better({text: whole}, on_whole, _WHOLE, on_whole)
+        on_race = {name: value for name, value in on_race.items() if name not in on_whole}
+    return _better({text: race}, on_race, _RACE, on_whole)
+
+
+_WHOLE = "the whole validation text"
+_RACE = "the validation text that a race reads"
+
+
+def _better(
+    evolved: Mapping[str, float],
+    known: Mapping[str, float],
+    where: str,
+    on_whole: dict[str, float],
+) -> Choice | None:
+    """Choose the lowest perplexity; of equals the known one.
+
+    Args:
+        evolved: perplexity of each evolved metric, by its text.
+        known: of each named one, on the same text.
+        where: which text that is, in words.
+        on_whole: of the named ones on the whole validation text, as far as measured.
+    """
+    best = min(evolved, key=evolved.__getitem__, default=None)
+    name = min(known, key=known.__getitem__, default=None)
+    expression = None if best is None else Expression.parse(best)
+    on = f"on {where}"
+    if best is not None and expression is not None:
+        if name is None or evolved[best] < known[name]:
+            answer = f"The evolved metric has perplexity {_shown(evolved[best])} {on}"
+            if name is not None:
+                answer += f", where {name}, the best known one, has {_shown(known[name])}"
+            return Choice("evolved", EVOLVED, expression, expression, on_whole, f"{answer}.")
+        rest = f"; the best evolved one has {_shown(evolved[best])}"
+    elif name is None:
+        return None
+    else:
+        rest = "; no evolved one could be measured"
+    answer = (
+        f"No evolved metric beats the known ones, so the result is {name}, the best of those: "
+        f"perplexity {_shown(known[name])} {on}{rest}."
+    )
+    return Choice("known", name, CATALOG[name].expression, expression, on_whole, answer)
+
+
+def _shown(perplexity: float) -> str:
+    return f"{perplexity:.2f}" if perplexity < 1000 else f"{perplexity:.4g}"

@@ -1,0 +1,114 @@
+"""The result of a search is the best of all that it knows; on a tiny model, by brute force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from prunerzero.evolution import SearchSettings
+from prunerzero.metrics import CATALOG, Expression, Sparsity
+from prunerzero.pruning.pruner import prune_model
+from prunerzero.tasks.search import search_in
+from prunerzero.tasks.workspace import Setup, Workspace
+
+
+@pytest.fixture(scope="module")
+def work(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    texts = {part: workplace / f"{part}.txt" for part in ("calibration", "validation", "test")}
+    return Workspace(Setup(model=str(workplace / "model"), max_seq_length=16, **texts))
+
+
+@pytest.fixture(autouse=True)
+def cache(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNERZERO_CACHE", str(workplace / "cache"))
+
+
+def perplexity(work: Workspace, expression: Expression, sparsity: Sparsity) -> float:
+    with work.pruned_for_now():
+        prune_model(work.layers, work.statistics(gradients=True), expression, sparsity)
+        return work.measure("validation", "brute force").value
+
+
+def check(work: Workspace, sparsity: Sparsity, folder: Path, **settings: Any) -> Any:
+    """Search; the result has to be at least as good as every known metric and every finalist."""
+    found, _ = search_in(work, sparsity, folder, SearchSettings(**settings))
+    known = {n: perplexity(work, m.expression, sparsity) for n, m in CATALOG.items()}
+    result = perplexity(work, Expression.from_json(found.tree), sparsity)
+    assert found.perplexity["validation"] == {
+        "dense": pytest.approx(work.dense("validation")),
+        found.origin: pytest.approx(result),
+    }
+    best = min(known, key=known.__getitem__)
+    if found.origin == "known":
+        assert result == known[best] == known[found.name]
+        for finalist in found.finalists:
+            evolved = perplexity(work, Expression.parse(finalist["metric"]), sparsity)
+            assert evolved >= result, finalist
+    else:
+        assert found.name == "evolved" and result < known[best]
+    assert str(found.metric) == str(Expression.from_json(found.tree))
+    return found
+
+
+@examples(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(seed=st.integers(0, 10_000), pattern=st.sampled_from(["0.3", "0.5", "2:4"]))
+def test_no_known_metric_and_no_finalist_beats_the_result(
+    work: Workspace, tmp_path_factory: pytest.TempPathFactory, seed: int, pattern: str
+) -> None:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    check(work, Sparsity.parse(pattern), folder, seed=seed, evaluations=6, strategy="random")
+
+
+def test_a_hopeless_evolution_gives_the_known_metric_and_says_so(
+    work: Workspace, tmp_path: Path
+) -> None:
+    """Two random trees against the catalog: some seed among the first finds nothing better."""
+    for seed in range(5):
+        options: dict[str, Any] = {"seed": seed, "evaluations": 2, "strategy": "random"}
+        found = check(work, Sparsity.parse("0.5"), tmp_path / str(seed), **options)
+        if found.origin == "known":
+            break
+    assert found.name in CATALOG and found.metric == str(CATALOG[found.name].expression)
+    assert found.answer.startswith("No evolved metric beats the known ones, so the result is")
+    assert found.known_on_validation[found.name] == found.perplexity["validation"]["known"]
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_an_interrupted_search_gives_no_less_than_it_knew_then(
+    work: Workspace, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = 0
+
+    def interrupt(progress: Any) -> None:
+        nonlocal told
+        told += 1
+        if told > after:
+            raise KeyboardInterrupt
+
+    sparsity = Sparsity.parse("0.5")
+    settings = SearchSettings(evaluations=8, strategy="random")
+    monkeypatch.setattr(work.observer, "search", interrupt)
+    found, _ = search_in(work, sparsity, tmp_path / "run", settings)
+    assert found.interrupted
+    best = min(found.known.values())
+    if found.origin == "evolved":
+        assert min(point["perplexity"] for point in found.pareto) < best
+    else:
+        assert found.known[found.name] == best
+    monkeypatch.undo()
+    monkeypatch.setenv("PRUNERZERO_CACHE", str(tmp_path / "cache"))
+    whole, _ = search_in(work, sparsity, tmp_path / "run", settings)
+    monkeypatch.setattr(work.observer, "search", interrupt)
+    longer = SearchSettings(evaluations=20, strategy="random")
+    told = 99
+    again, _ = search_in(work, sparsity, tmp_path / "run", longer)
+    assert again.interrupted and not whole.interrupted
+    if whole.origin == "known" and whole.evaluations == again.evaluations:
+        assert (again.origin, again.name) == ("known", whole.name)
