@@ -73,6 +73,17 @@ def check_fillable(folder: Path | str) -> None:
         _try_to_write(place, "file")
 
 
+def check_file(path: Path | str) -> None:
+    """Raise OutputError unless ``path`` can be written as a file, in a folder made for it."""
+    place = real(path)
+    with writing(path, "name another file"):
+        if place.is_dir():
+            raise OutputError(f"'{path}' is a folder; name a file.")
+        if place.exists():
+            place.open("ab").close()
+        _try_to_write(place.parent, place.name)
+
+
 def check_apart(folder: Path | str, model: Path) -> None:
     """Raise OutputError if ``folder`` is the folder ``model``, or inside it."""
     place, source = real(folder), real(model)
@@ -198,7 +209,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         with writing(folder, "nothing of it is left there"):
             partial.mkdir(parents=True)
-            yield partial
+            try:
+                yield partial
+            except OutputError as error:  # of a file inside, which nobody knows by that name
+                raise OutputError(str(error).replace(str(partial), str(folder))) from error
         put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

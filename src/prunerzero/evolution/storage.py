@@ -90,24 +90,20 @@ def open_storage(storage: str | Path | BaseStorage) -> BaseStorage:
 
 
 def check_storage(storage: str | Path) -> None:
-    """Make sure before the work that a study can be kept there; nothing is written.
+    """Make sure before the work that what is there is a study's; nothing is written to a file.
 
     Raises:
-        ValueError: a file that is no journal, a folder, or a database that cannot be used.
+        ValueError: a file that is no journal, or a database that cannot be used.
         DamagedJournalError: a line of the journal is damaged.
-        StorageError: it cannot be written.
+        StorageError: it cannot be read.
     """
     if is_database(storage):
         if not str(storage).startswith("sqlite"):  # which would make the file
             close_storage(_open_database(str(storage)))
         return
     path = Path(os.path.realpath(storage))
-    if path.is_dir():
-        raise ValueError(f"'{storage}' is a folder; name a file for the study's journal.")
     with storage_errors():
         read_journal(path)
-        if path.exists():
-            path.open("ab").close()
 
 
 def _open_database(url: str, attempts: int = 3) -> BaseStorage:

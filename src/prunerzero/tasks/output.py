@@ -7,10 +7,16 @@ from importlib.resources import files
 from pathlib import Path
 
 from prunerzero.errors import InputError, OutputError
-from prunerzero.evolution.storage import DamagedJournalError, StorageError, check_storage
+from prunerzero.evolution.storage import (
+    DamagedJournalError,
+    StorageError,
+    check_storage,
+    is_database,
+)
 from prunerzero.files import (
     check_apart,
     check_empty,
+    check_file,
     check_fillable,
     check_new,
     check_replaceable,
@@ -56,6 +62,8 @@ def _check_apart(folder: Path | str, setup: Setup) -> None:
 
 def check_study(storage: Path | str) -> None:
     """Raise InputError where a study cannot be kept in ``storage``, or is damaged there."""
+    if not is_database(storage):
+        check_file(storage)
     try:
         check_storage(storage)
     except (ValueError, DamagedJournalError) as error:
