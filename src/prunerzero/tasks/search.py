@@ -198,10 +198,14 @@ def _search(
     judged: list[Part] = ["validation", *(_optional(work) if test else [])]
     for part in ("calibration", *judged):
         work.text(part)
+    identity = _identity(work, sparsity, settings)
+    if Path(storage).exists():
+        with open_study(storage, identity):
+            pass  # another search is refused before statistics take their time
     statistics = work.statistics(gradients=True)
     fitness = fitness_of(work, sparsity)
     make_folder(folder)
-    with open_study(storage, _identity(work, sparsity, settings)) as population:
+    with open_study(storage, identity) as population:
         if population.arrival:
             work.observer.note(population.arrival)
         lost_before = population.lost
