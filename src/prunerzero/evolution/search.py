@@ -154,6 +154,7 @@ class _Search:
             return True
         return (
             s.seconds is not None
+            and self._taken_in >= s.least_evaluations
             and self.seconds + self.judging.seconds_left(self._chunk_seconds) >= s.seconds
         )
 

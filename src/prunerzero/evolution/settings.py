@@ -27,6 +27,7 @@ class SearchSettings:
         evaluations: budget, counting everything that was measured, by all workers and before a
             resume too; None for no such limit.
         seconds: budget of time, the judging of finalists included; None for no such limit.
+        least_evaluations: made even where the time does not suffice for them.
         strategy: "evolution"; or, to compare it with, "random" trees, or "powerlaw": a grid of
             W · X^a · G^b, then steps around the best of it.
         operators: "published", or "extended" with further operators and constants.
@@ -54,6 +55,7 @@ class SearchSettings:
     seed: int = 0
     evaluations: int | None = 500
     seconds: float | None = None
+    least_evaluations: int = 0
     strategy: Strategy = "evolution"
     operators: OperatorSet = "published"
     seed_metrics: SeedMetrics = "none"
@@ -98,6 +100,7 @@ class SearchSettings:
             "reduction_factor": 1,
             "finalists": 1,
             "seconds": 0,
+            "least_evaluations": 0,
             "noise_margin": 0,
             **dict.fromkeys(VARIATIONS, 0),
         }

@@ -19,7 +19,7 @@ from .wording import (
 )
 
 # What the page tells elsewhere; any other plain value of the summary is listed as a setting.
-_TOLD_ELSEWHERE = {"metric", "command"}
+_TOLD_ELSEWHERE = {"metric", "command", "answer", "origin", "name", "evolved"}
 
 
 def write_report(
@@ -159,7 +159,10 @@ def _search_words(history: list[dict[str, Any]]) -> str:
 def _comparisons(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """A table for the sparsity of the search and one for every further pattern."""
     sparsity = str(summary.get("sparsity", MISSING))
-    formulas = {**(summary.get("catalog") or {}), "evolved": summary.get("metric", "")}
+    formulas = {
+        **(summary.get("catalog") or {}),
+        "evolved": summary.get("evolved") or summary.get("metric", ""),
+    }
     measured = [(sparsity, summary.get("perplexity") or {})]
     measured += list((summary.get("patterns") or {}).items())
     return [

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from prunerzero.files import put_in_place, real, replace_folder, write_json, wri
 from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity
 from prunerzero.report import write_report
 from prunerzero.tasks.compare import compare_in
+from prunerzero.tasks.demo_plan import LEAST_EVALUATIONS, Plan, plan_for, time_a_window
+from prunerzero.tasks.duration import in_minutes
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.output import check_output
 from prunerzero.tasks.prune import prune_in
@@ -27,14 +30,12 @@ DEMO_SETUP = Setup(
     num_validation_samples=64,
     num_test_samples=64,
 )
-"""Amounts of text that fit three minutes on two cores."""
+"""Amounts of text that fit three minutes on two idle cores; a slower machine reads less."""
 
-DEMO_SECONDS = 175.0
-"""Of the whole demo; the search gets what measuring leaves of it."""
-
-LEAST_SEARCH_SECONDS = 45.0
 DEMO_EVALUATIONS = 500
 SECOND_PATTERN = "2:4"
+PLAN = "plan.json"
+"""What an interrupted demo goes on with, in its folder."""
 
 
 def run_demo(
@@ -48,6 +49,10 @@ def run_demo(
     observer: Observer | None = None,
 ) -> dict[str, Any]:
     """Evolve a metric on the bundled model and leave ``summary.json``, ``report.html``, ``model/``.
+
+    The speed of the machine, with all else that it does, is measured first: where it is slow, fewer
+    windows are read, so that a search of at least 80 evaluations is done in a few minutes. The
+    result is the best of all metrics on the validation text, which may be a known one.
 
     Until all is done the folder is called ``NAME.partial``; after an interruption the same call
     goes on from there.
@@ -70,12 +75,13 @@ def run_demo(
     wanted = Sparsity.parse(sparsity)
     check_output(output_dir, DEMO_SETUP, replaces="summary.json" if overwrite else None)
     partial = real(output_dir).with_name(real(output_dir).name + ".partial")
-    work = Workspace(DEMO_SETUP, observer)
-    work.statistics(gradients=True)
-    if seconds is None and evaluations is None:
-        seconds = max(LEAST_SEARCH_SECONDS, DEMO_SECONDS - _measuring_seconds(work, began))
+    work, plan = _planned(partial, observer, began, is_budget_given=bool(evaluations or seconds))
     settings = evolution.SearchSettings(
-        seed=seed, evaluations=evaluations or DEMO_EVALUATIONS, seconds=seconds
+        seed=seed,
+        evaluations=evaluations or DEMO_EVALUATIONS,
+        seconds=plan.search_seconds if plan else seconds,
+        least_evaluations=LEAST_EVALUATIONS if plan else 0,
+        seed_metrics="catalog" if plan and plan.is_reduced else "none",
     )
     try:
         found, result = search_in(work, wanted, partial / "run", settings)
@@ -84,14 +90,21 @@ def run_demo(
         found, result = search_in(work, wanted, partial / "run", settings)
     if found.interrupted:
         raise KeyboardInterrupt
-    evolved = Metric("evolved", Expression.parse(found.metric), "found by this demo")
-    table = compare_in(work, CATALOG, wanted, ("validation", "test"))
-    for part, figures in table.items():
-        figures["evolved"] = found.perplexity[part]["evolved"]
-    everything = {**CATALOG, "evolved": evolved}
+    chosen = Metric(found.name, Expression.parse(found.metric), "found by this demo")
+    compared, evolved = dict(CATALOG), None
+    if found.origin == "evolved":
+        evolved = chosen
+    elif found.finalists:  # shown beside, though it is not the result
+        formula = Expression.parse(found.finalists[0]["metric"])
+        evolved = compared["evolved"] = Metric("evolved", formula, "found by this demo")
+    table = compare_in(work, compared, wanted, ("validation", "test"))
+    if found.origin == "evolved":
+        for part, figures in table.items():
+            figures["evolved"] = found.perplexity[part]["evolved"]
+    everything = {**CATALOG, **({"evolved": evolved} if evolved else {})}
     second = compare_in(work, everything, Sparsity.parse(SECOND_PATTERN), ("test",))
     shutil.rmtree(partial / "model", ignore_errors=True)
-    pruned = prune_in(work, evolved, wanted, partial / "model", ["test"])
+    pruned = prune_in(work, chosen, wanted, partial / "model", ["test"])
     history = [asdict(evaluation) for evaluation in result.evaluations]
     summary: dict[str, Any] = {
         "sparsity": str(wanted),
@@ -100,8 +113,12 @@ def run_demo(
         "raced_out": found.raced_out,
         "duplicates_skipped": found.duplicates_skipped,
         "seconds": time.monotonic() - began,
+        "answer": found.answer,
         "metric": found.metric,
         "tree": found.tree,
+        "origin": found.origin,
+        "name": found.name,
+        "evolved": str(evolved.expression) if evolved else None,
         "model": DEMO_SETUP.model,
         "text": "python-docs",
         "window_length": work.window_length,
@@ -120,17 +137,44 @@ def run_demo(
         write_report(
             partial / "report.html", summary, history, [asdict(layer) for layer in pruned.layers]
         )
+    (partial / PLAN).unlink(missing_ok=True)
     (replace_folder if overwrite else put_in_place)(partial, output_dir)
     return summary
 
 
-def _measuring_seconds(work: Workspace, began: float) -> float:
-    """What the demo takes beside the search, as far as the dense model's perplexity tells."""
-    start = time.monotonic()
-    work.dense("validation")
-    work.dense("test")
-    both = time.monotonic() - start
-    # every metric and the evolved one on both parts; then 2:4, the dense model's logits and the
-    # pruned model beside them on the test part
-    passes = (len(CATALOG) + 1) * 1.5 + 2
-    return start - began + both * (1 + passes)
+def _planned(
+    partial: Path, observer: Observer | None, began: float, *, is_budget_given: bool
+) -> tuple[Workspace, Plan | None]:
+    """The workspace with as much text as this machine can read, and the plan, which is told.
+
+    A demo that was interrupted keeps to the plan it had; a budget that is given goes before any.
+    """
+    work = Workspace(DEMO_SETUP, observer)
+    if is_budget_given:
+        return work, None
+    kept = partial / PLAN
+    if kept.is_file():
+        plan = Plan(**json.loads(kept.read_text(encoding="utf-8")))
+    else:
+        plan = plan_for(time_a_window(work), time.monotonic() - began)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(kept, asdict(plan))
+    told = f"this demo takes about {in_minutes(plan.seconds)} on this machine as busy as it is now"
+    if plan.is_reduced:
+        told += (
+            f": it is slow, so {plan.validation} windows are read to judge a metric, "
+            f"and the search begins with the known metrics"
+        )
+    work.observer.note(f"{told}.")
+    loaded = work.language_model
+    work = Workspace(
+        replace(
+            DEMO_SETUP,
+            num_validation_samples=plan.validation,
+            num_test_samples=plan.test,
+            num_calibration_samples=plan.calibration,
+        ),
+        work.observer,
+    )
+    work.language_model = loaded
+    return work, plan
