@@ -176,3 +176,17 @@ def test_statistics_that_are_missing_or_misshapen_are_refused():
 def test_what_a_metric_does_not_read_need_not_be_given():
     W, _, _ = layer()
     assert torch.equal(Expression.parse("W").score(W=W), W.abs())
+
+
+@pytest.mark.parametrize("wrong", [0.5, "W", [[1.0]], object()])
+@pytest.mark.parametrize("name", ["W", "X", "G"])
+def test_a_metric_scores_tensors_alone(name, wrong):
+    given = {"W": torch.ones(2, 4), "X": torch.ones(4), "G": torch.ones(2, 4)}
+    with pytest.raises(ScoreError, match=f"{name} must be a tensor"):
+        Expression.parse("W * X * G").score(**{**given, name: wrong})
+
+
+@pytest.mark.parametrize("wrong", [None, 1j, b"W", ["W"], object])
+def test_a_formula_is_text(wrong):
+    with pytest.raises(NotationError, match="text"):
+        Expression.parse(wrong)

@@ -198,3 +198,17 @@ def test_every_ratio_survives_its_text(ratio):
 def test_text_and_fraction_of_a_sparsity():
     assert [str(Sparsity.parse(s)) for s in ("50%", "0", "2:4")] == ["0.5", "0", "2:4"]
     assert [Sparsity.parse(s).fraction for s in ("0.3", "1:4")] == [0.3, 0.75]
+
+
+@pytest.mark.parametrize("wrong", [None, 0.5, "0.5", [[1.0]], object()])
+def test_what_is_no_tensor_or_no_sparsity_is_refused(wrong):
+    with pytest.raises(ScoreError, match="tensor"):
+        prune_mask(wrong, Sparsity(0.5))
+    with pytest.raises(SparsityError, match="Sparsity.parse"):
+        prune_mask(torch.ones(2, 4), wrong)
+
+
+@pytest.mark.parametrize("fields", [{"ratio": "0.5"}, {"ratio": True}, {"keep": 2.0, "of": 4}])
+def test_numbers_of_a_sparsity_are_numbers(fields):
+    with pytest.raises(SparsityError, match="must be a number"):
+        Sparsity(**fields)

@@ -43,6 +43,11 @@ class Sparsity:
             )
         if (self.ratio is None) == (self.of is None) or (self.keep is None) != (self.of is None):
             raise SparsityError("a sparsity is either a ratio or a pattern N:M.")
+        for name in ("ratio", "keep", "of"):
+            kinds = (int, float) if name == "ratio" else (int,)
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+                raise SparsityError(f"{name} must be a number, not a {type(value).__name__}.")
         if self.ratio is not None:
             if not 0 <= self.ratio < 1:
                 percent = 1 < self.ratio < 100 and self.ratio == int(self.ratio)
@@ -121,6 +126,10 @@ def prune_mask(score: Tensor, sparsity: Sparsity) -> Tensor:
         ScoreError: the score is no matrix or holds NaN, which has no rank.
         SparsityError: the number of inputs is no multiple of M.
     """
+    if not isinstance(score, Tensor):
+        raise ScoreError(f"a score must be a tensor [out, in], not a {type(score).__name__}.")
+    if not isinstance(sparsity, Sparsity):
+        raise SparsityError("a mask needs a Sparsity, such as Sparsity.parse('2:4').")
     if score.dim() != 2:
         raise ScoreError(f"a score must be a matrix [out, in], not of shape {list(score.shape)}.")
     sparsity.check(score.shape[1])

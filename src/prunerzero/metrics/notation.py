@@ -31,6 +31,8 @@ MAX_NESTING = 2 * MAX_DEPTH + 10
 
 def parse(text: str) -> Expression:
     """Read a formula. Raises NotationError, which points at the place."""
+    if not isinstance(text, str):
+        raise NotationError(f"a formula must be text, not a {type(text).__name__}.")
     return _Parser(text).whole()
 
 

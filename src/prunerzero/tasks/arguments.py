@@ -82,10 +82,11 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
 
 def choice(name: str, value: Any, choices: Sequence[str]) -> str:
     """One of some words."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         *others, last = choices
-        raise InputError(f"`{name}` must be {', '.join(others)} or {last}, not {value!r}.")
-    return str(value)
+        given = repr(value) if isinstance(value, str) else kind(value)
+        raise InputError(f"`{name}` must be {', '.join(others)} or {last}, not {given}.")
+    return value
 
 
 def sparsity_of(name: str, value: Any, group: Group | None = None) -> Sparsity:
