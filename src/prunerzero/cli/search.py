@@ -94,13 +94,15 @@ def search(
     if json:
         print_json(asdict(found))
     else:
-        _print_search(found)
+        _print_search(found, setup)
     if found.interrupted:
         raise KeyboardInterrupt
 
 
-def _print_search(found: Any) -> None:
+def _print_search(found: Any, setup: Setup) -> None:
+    from prunerzero.metrics import Sparsity
     from prunerzero.report import perplexity_table
+    from prunerzero.tasks.commands import prune_command
 
     console = out()
     console.print(f"Best metric: [bold]{escape(found.metric)}[/]")
@@ -110,4 +112,5 @@ def _print_search(found: Any) -> None:
         f"{found.evaluations} evaluations ({found.raced_out} raced out, {found.failed} failed), "
         f"{found.duplicates_skipped} duplicates skipped, {found.seconds:.0f} s."
     )
-    console.print(f"Prune with it: prunerzero prune --metric {found.output_dir} …")
+    command = prune_command(setup, found.output_dir, Sparsity.parse(found.sparsity, found.group))
+    console.print(f"Prune with it: {command}", markup=False, soft_wrap=True)

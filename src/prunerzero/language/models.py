@@ -286,6 +286,10 @@ def find_device(device: str) -> torch.device:
         if where.type == "meta":
             raise ModelError("device 'meta' holds no numbers; pass `device=\"cpu\"` or a GPU.")
         torch.empty(0, device=where)
+    except NotImplementedError:
+        raise ModelError(
+            f"device {device!r} cannot be used here: this torch has no such."
+        ) from None
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {device!r} cannot be used here: {_sentence(error)}") from error
     return where

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunerzero.metrics import Expression, ScoreError, Sparsity, score_mask
+from prunerzero.metrics.ranking import Probe, check_ranks
 from prunerzero.metrics.selection import write_scores
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
@@ -38,6 +39,30 @@ def is_unreached(statistics: LayerStatistics, expression: Expression) -> bool:
     """Whether one of the statistics that the metric reads is zero throughout."""
     read = (getattr(statistics, name) for name in expression.terminals & {"X", "G"})
     return any(found is not None and not found.any() for found in read)
+
+
+def check_differs(
+    layers: Mapping[str, Matrix],
+    statistics: Statistics,
+    expression: Expression,
+    sparsity: Sparsity,
+    count: int = 4,
+) -> None:
+    """Raise ScoreError where all weights that are compared in this model score the same.
+
+    In the precision that scores are computed in, powers of small weights may all be zero. A few
+    layers that tokens reached are looked at, evenly spaced through the model.
+    """
+    names = [name for name in layers if not is_unreached(statistics[name], expression)]
+    if not names:
+        return
+    chosen = [names[i * (len(names) - 1) // max(1, count - 1)] for i in range(count)]
+    probes = []
+    for name in dict.fromkeys(chosen):
+        W, known = layers[name].weight, statistics[name]
+        X = known.X if known.X is not None else torch.ones(W.shape[1])
+        probes.append(Probe.of(W, X, known.G if known.G is not None else torch.ones(W.shape)))
+    check_ranks(expression, sparsity, probes)
 
 
 def masks(

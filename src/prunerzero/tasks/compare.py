@@ -12,10 +12,10 @@ from prunerzero.language.corpora import PARTS, Part, Text
 from prunerzero.language.divergence import MEMORY, Divergence, Reference, remember
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.samples import continuations, prompts_of
-from prunerzero.metrics import Expression, Metric, Sparsity
+from prunerzero.metrics import Expression, Metric, ScoreError, Sparsity
 from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
-from prunerzero.pruning.pruner import prune_model
+from prunerzero.pruning.pruner import check_differs, prune_model
 from prunerzero.pruning.statistics import Statistics
 from prunerzero.tasks.arguments import choice, kind, paths, whole
 from prunerzero.tasks.arguments import texts as several
@@ -162,6 +162,11 @@ def compare_on(
     """``compare`` on texts that are cut already."""
     loaded = work.language_model
     statistics = _statistics(work, metrics)  # before anything else takes long
+    for label, metric in metrics.items():
+        try:
+            check_differs(work.layers, statistics, metric.expression, sparsity)
+        except ScoreError as error:
+            raise ScoreError(f"{label!r}, with this model: {error}") from None
     perplexities: dict[str, dict[str, float]] = {name: {} for name in texts}
     divergence: dict[str, dict[str, Divergence]] = {name: {} for name in texts}
     references: dict[str, Reference] = {}

@@ -21,7 +21,7 @@ from prunerzero.metrics import Expression, Metric, Sparsity
 from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.partial import PartialCheckpoint, is_begun
-from prunerzero.pruning.pruner import LayerSparsity, prune_model
+from prunerzero.pruning.pruner import LayerSparsity, check_differs, prune_model
 from prunerzero.pruning.statistics import LayerStatistics
 from prunerzero.report import model_card
 from prunerzero.tasks.arguments import path
@@ -212,6 +212,7 @@ def prune_in(
         statistics = work.statistics(gradients="G" in terminals)
     else:
         statistics = {name: LayerStatistics(X=None, G=None) for name in work.layers}
+    check_differs(work.layers, statistics, metric.expression, sparsity)
     before = {part: work.dense(part) for part in parts}
     references = {part: work.remember(part) for part in parts}
     layers = prune_model(work.layers, statistics, metric.expression, sparsity)

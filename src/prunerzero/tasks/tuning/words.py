@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from prunerzero.tasks.commands import setup_options
 from prunerzero.tasks.tune_result import Limit, PartFigures, TestDecision, TuneResult
 from prunerzero.tasks.tuning.limit import Wish
 from prunerzero.tasks.workspace import Setup
@@ -123,7 +123,7 @@ def commands(
         "perplexity": ("--max-perplexity", repr(wish.value)),
         "task": ("--task-metric", f"{wish.task}:{wish.task_metric}:{wish.value:g}"),
     }[wish.kind]
-    ask = [*_options(setup), *limit]
+    ask = [*setup_options(setup), *limit]
     for name, value in asked.items():
         ask += [] if value is None else [f"--{name}", str(value)]
     measure = ["--model", str(folder / "model")]
@@ -141,20 +141,3 @@ def commands(
         ),
         shlex.join(["prunerzero", "eval", *measure]),
     )
-
-
-def _options(setup: Setup) -> list[str]:
-    """The options that make this setup."""
-    options = ["--model", setup.model]
-    for field in fields(setup):
-        value = getattr(setup, field.name)
-        if field.name == "model" or value == field.default:
-            continue
-        name = f"--{field.name.replace('_', '-')}"
-        if value is True:
-            options.append(name)
-        elif isinstance(value, tuple):
-            options += [word for item in value for word in (name, item)]
-        else:
-            options += [name, str(value)]
-    return options
