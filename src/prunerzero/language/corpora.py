@@ -17,7 +17,7 @@ from torch import Tensor
 from prunerzero import identity
 from prunerzero.documents import path_of, read_text
 from prunerzero.errors import TextError
-from prunerzero.language.hub import ask_hub
+from prunerzero.language.hub import ask_hub, cache_refusal
 from prunerzero.language.quiet import quiet_datasets
 
 Part = Literal["calibration", "validation", "test"]
@@ -149,6 +149,8 @@ def _hub_dataset(name: str, repository: str, *args: str, **options: Any) -> Any:
     try:
         return load_dataset(repository, *args, **options)
     except (OSError, ValueError, RuntimeError) as error:
+        if reason := cache_refusal(error):
+            raise TextError(f"corpus {name!r}: {reason}") from error
         raise unreachable from error
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 _PATIENCE = 10.0
 """Seconds."""
+
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def ask_hub(
@@ -30,6 +34,30 @@ def ask_hub(
     except Exception:  # which one says "no connection" changes with the library's HTTP client
         return "unreachable"
     return "there"
+
+
+def cache_refusal(error: BaseException | None, *, is_local: bool = False) -> str | None:
+    """Why downloads cannot be kept, as a sentence that names the variable to set.
+
+    None if ``error`` and what led to it are about something else; as they are with a local model,
+    unless they name a file of the libraries' own.
+    """
+    from huggingface_hub import constants
+
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        is_about = isinstance(error, OSError) and error.errno in _UNWRITABLE
+        if is_about and is_local:
+            is_about = str(getattr(error, "filename", "")).startswith(constants.HF_HOME)
+        if is_about and isinstance(error, OSError) and error.errno:
+            reason = os.strerror(error.errno).lower()
+            return (
+                f"what is downloaded cannot be kept in '{constants.HF_HUB_CACHE}': {reason}; set "
+                "the environment variable HF_HOME to a folder that can be written."
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from prunerzero.documents import path_of
 from prunerzero.errors import ModelError, TextError
 from prunerzero.language.checkpoint_files import CheckpointFiles, check_folder, restore_dtypes
 from prunerzero.language.corpora import Text, cut_windows
-from prunerzero.language.hub import ask_hub
+from prunerzero.language.hub import ask_hub, cache_refusal
 from prunerzero.language.kinds import auto_class, check_config, check_inputs, context_length
 from prunerzero.language.quiet import quiet_transformers
 
@@ -272,6 +272,8 @@ def read_model(
 
 
 def _unloadable(name: str, error: Exception) -> ModelError:
+    if reason := cache_refusal(error, is_local=Path(name).expanduser().exists()):
+        return ModelError(f"{name!r} could not be loaded: {reason}")
     return ModelError(
         f"{name!r} could not be loaded as a causal language model: {_sentence(error)}"
     )
