@@ -207,7 +207,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     place = real(folder)
     partial = place.with_name(partial_name(place.name))
     try:
-        with writing(folder, "nothing of it is left there"):
+        with writing(folder, "make room, and give the same command again"):
             partial.mkdir(parents=True)
             try:
                 yield partial

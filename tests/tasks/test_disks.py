@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from small_disk import read_only, small_disk
+from small_disk import enlarge, read_only, small_disk
 
 from prunerzero.language import models, streaming
 
@@ -273,6 +273,23 @@ def test_a_report_that_cannot_be_written_is_told(found, in_workplace, workplace,
     shutil.copytree(workplace / "run", tmp_path / "run")
     with read_only(tmp_path / "run") as run:
         refused(in_workplace("report", str(run)), "report.html", "read-only file system")
+
+
+def test_a_tuning_on_a_full_disk_keeps_what_it_measured_and_the_command_goes_on(
+    in_workplace, tmp_path
+):
+    command = [*TUNE, "--model", "model", "--evaluations", "0", "--max-degradation", "50%"]
+    command += ["--max-seq-length", "16", "--num-validation-samples", "4", "--samples", "1"]
+    command += ["--num-test-samples", "4", "--num-calibration-samples", "4"]
+    with small_disk(tmp_path / "disk", 64) as disk:
+        command += ["--output-dir", str(disk / "tuned")]
+        refused(in_workplace(*command), str(disk / "tuned"), "no space left on device", "again")
+        measured = (disk / "tuned" / "run" / "measured.jsonl").read_bytes()
+        enlarge(disk, 8000)
+        done = in_workplace(*command)
+        assert done.exit_code == 0, done.output
+        again = (disk / "tuned" / "run" / "measured.jsonl").read_bytes()
+        assert again.startswith(measured[: measured.rfind(b"\n") + 1])
 
 
 @pytest.mark.parametrize("file", ["measured.jsonl", "tune.json"])
