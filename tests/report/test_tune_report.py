@@ -334,3 +334,15 @@ def test_the_result_is_left_as_it_was(tmp_path):
     before = copy.deepcopy(result)
     page_of(tmp_path, result)
     assert result == before
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_too_few_windows_give_no_interval_anywhere(tmp_path, language):
+    result = copy.deepcopy(tuned())
+    for figures in result["parts"].values():
+        for name in ("dense", "pruned", "rise"):
+            figures[f"{name}_interval"] = None
+        figures["confidence"] = None
+    seen = visible(page_of(tmp_path, result, language))
+    assert {"en": "too few windows", "ja": "ウィンドウが少なすぎる"}[language] in seen
+    assert rise_chart(result, strings_of(language)).data

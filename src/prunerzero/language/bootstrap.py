@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 
 RESAMPLES = 2000
 
+LEAST_WINDOWS = 8
+"""Fewer give no interval: resamples of so few are always the same few, and say less than they seem
+to (the interval of one window has no width)."""
+
 Interval = tuple[float, float]
 
 

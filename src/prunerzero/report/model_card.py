@@ -103,6 +103,11 @@ def _calibration(recipe: dict[str, Any]) -> str:
 
 
 def _perplexity(recipe: dict[str, Any], figures: dict[str, Any]) -> str:
+    doubts = "".join(f"\n\n**{_inline(doubt)}**" for doubt in figures.get("warnings") or ())
+    return _perplexity_table(recipe, figures) + doubts
+
+
+def _perplexity_table(recipe: dict[str, Any], figures: dict[str, Any]) -> str:
     if not figures.get("perplexity"):
         return "Not measured: no test or validation text was given."
     lines = ["| part | text | windows | before | after | change |", "|---|---|--:|--:|--:|--:|"]

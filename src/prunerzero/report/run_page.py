@@ -59,6 +59,7 @@ def write_run_report(
         {"perplexity": perplexity_text, "spoken": spoken_name},
         answer=_answer(found, history, known),
         aside=_aside(found, known, history),
+        warnings=found.get("warnings") or [],
         key_figures=_key_figures(found, history),
         metric=metric,
         tree=draw_tree(found["tree"], f"Tree of {metric}"),

@@ -91,13 +91,13 @@ def rise_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
     for place, figures in enumerate(parts.values()):
         figure.add_scatter(
             mode="lines",
-            x=list(figures["rise_interval"]),
-            y=[place, place],
+            x=list(figures["rise_interval"] or []),
+            y=[place, place] if figures["rise_interval"] else [],
             line={"color": PALETTE["metric"], "width": 7},
             opacity=0.45,
             hoverinfo="skip",
         )
-        ends = " … ".join(change_text(1 + bound) for bound in figures["rise_interval"])
+        ends = " … ".join(change_text(1 + bound) for bound in figures["rise_interval"] or [])
         figure.add_scatter(
             mode="markers",
             x=[figures["rise"]],
@@ -106,7 +106,11 @@ def rise_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
             hovertext=[f"{change_text(1 + figures['rise'])}<br>{ends}"],
             hoverinfo="text",
         )
-    bounds = [bound for figures in parts.values() for bound in figures["rise_interval"]]
+    bounds = [
+        bound
+        for figures in parts.values()
+        for bound in figures["rise_interval"] or [figures["rise"]]
+    ]
     limit = result["limit"]["value"] if result["limit"]["kind"] == "degradation" else None
     if limit is not None:
         bounds.append(limit)

@@ -56,15 +56,17 @@ def answer(result: dict[str, Any]) -> str:
     name = "進化で得た式" if metric["name"] == "evolved" else spoken_name(metric["name"])
     sparsity = sparsity_text(result["pattern"])
     at = f"{sparsity} パターン" if result["pattern_asked"] else f"スパース率 {sparsity} "
-    low, high = (change_text(1 + bound) for bound in test["rise_interval"])
+    sure = "ウィンドウが少なすぎるため、区間は求めていません"
+    if test["rise_interval"] is not None:
+        low, high = (change_text(1 + bound) for bound in test["rise_interval"])
+        sure = f"95 % 信頼区間：{low} 〜 {high}"
     before, after = (perplexity_text(validation[model]) for model in ("dense", "pruned"))
     told = [
         f"採用した枝刈り指標は、{name}（{metric['formula']}）です。",
         *([] if result["pattern_asked"] else [_WITHIN[result["group"]]]),
         f"{at}では、検証用テキストのパープレキシティは {before} から {after}"
         f"（{change_text(1 + validation['rise'])}）になります。",
-        f"テスト用テキストでの上昇率は {change_text(1 + test['rise'])}"
-        f"（95 % 信頼区間：{low} 〜 {high}）です。",
+        f"テスト用テキストでの上昇率は {change_text(1 + test['rise'])}（{sure}）です。",
     ]
     if test["confidence"] is not None:
         share = percent_text(test["confidence"])

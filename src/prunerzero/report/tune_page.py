@@ -83,6 +83,7 @@ def _render(result: dict[str, Any], language: Language) -> str:
         say=say,
         headline=_headline(result, say),
         answer=_unbroken(answer),
+        warnings=result.get("warnings") or [],
         words=words,
         split=split,
         tiles=_tiles(result, named(metric["name"]), say),
@@ -156,13 +157,16 @@ def _tiles(result: dict[str, Any], name: str, say: Say) -> list[tuple[str, str, 
         (say("tile_sparsity"), sparsity_text(result["pattern"]), say(f"tile_{within}_note")),
     ]
     test = result["parts"]["test"]
-    low, high = (change_text(1 + bound) for bound in test["rise_interval"])
+    sure = say("no_interval")
+    if test["rise_interval"] is not None:
+        low, high = (change_text(1 + bound) for bound in test["rise_interval"])
+        sure = say("tile_rise_note", low=low, high=high)
     dense = perplexity_text(test["dense"])
     note = say("tile_perplexity_note", part=say("part_test"), dense=dense)
     rise = change_text(1 + test["rise"])
     tiles += [
         (say("tile_perplexity"), perplexity_text(test["pruned"]), note),
-        (say("tile_rise"), rise, say("tile_rise_note", low=low, high=high)),
+        (say("tile_rise"), rise, sure),
     ]
     if test["confidence"] is not None:
         share = percent_text(test["confidence"])
@@ -187,6 +191,8 @@ def _part_rows(result: dict[str, Any], say: Say) -> list[tuple[str, list[str]]]:
         return MISSING if kept is None else say("yes" if kept else "no")
 
     def ranged(figures: dict[str, Any], name: str, text: Callable[[float], str]) -> str:
+        if figures[f"{name}_interval"] is None:
+            return text(figures[name])
         low, high = (text(bound) for bound in figures[f"{name}_interval"])
         return f"{text(figures[name])} ({say('range', low=low, high=high)})"
 
@@ -235,9 +241,12 @@ def _rise_words(result: dict[str, Any], say: Say) -> str:
     """The chart of the rise for those who hear the page."""
     parts = []
     for part, figures in result["parts"].items():
-        low, high = (change_text(1 + bound) for bound in figures["rise_interval"])
         rise = change_text(1 + figures["rise"])
         name = say(f"part_{part}")
+        if figures["rise_interval"] is None:
+            parts.append(f"{name} {rise} ({say('no_interval')})")
+            continue
+        low, high = (change_text(1 + bound) for bound in figures["rise_interval"])
         parts.append(say("chart_rise_part", part=name, rise=rise, low=low, high=high))
     return say("chart_rise", parts=say("separator").join(parts))
 

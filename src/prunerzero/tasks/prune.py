@@ -26,6 +26,7 @@ from prunerzero.pruning.statistics import LayerStatistics
 from prunerzero.report import model_card
 from prunerzero.tasks.arguments import path
 from prunerzero.tasks.by_block import BlockWorkspace, Way, fits, prune_blocks
+from prunerzero.tasks.doubts import dense_doubt, pruned_doubt, told
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.output import check_output
@@ -52,6 +53,7 @@ class Pruned:
         repeated: whether the weights files are those of the recipe given, byte for byte; None
             where none was given.
         pushed_to: address on the hub, where it was pushed.
+        warnings: what cannot be right about these figures, a sentence each.
     """
 
     output_dir: str
@@ -65,6 +67,7 @@ class Pruned:
     divergence: dict[str, Divergence] = field(default_factory=dict)
     repeated: bool | None = None
     pushed_to: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def prune(
@@ -220,7 +223,17 @@ def prune_in(
     perplexity = {str(part): {"dense": before[part], "pruned": after[part].value} for part in parts}
     divergence = {str(part): d for part in parts if (d := after[part].divergence) is not None}
     result = _result(work, metric, layers, perplexity, output_dir)
-    result = replace(result, divergence=divergence)
+    doubts = [
+        doubt
+        for part in parts
+        for doubt in (
+            dense_doubt(part, before[part], work.text(part).windows),
+            pruned_doubt(part, work.dense_figures(part).losses, after[part].losses),
+        )
+    ]
+    result = replace(result, divergence=divergence, warnings=told(doubts))
+    for doubt in result.warnings:
+        work.observer.note(doubt)
     work.observer.stage(f"writing {output_dir}")
     measured = digests_of(work.language_model.model)
     with new_folder(output_dir) as folder:

@@ -22,6 +22,7 @@ from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.statistics import probes_of
 from prunerzero.tasks.arguments import choice, path, sparsity_of, whole
 from prunerzero.tasks.best_of_all import choose, choose_now
+from prunerzero.tasks.doubts import dense_doubt, told
 from prunerzero.tasks.duration import parse_duration
 from prunerzero.tasks.known_metrics import KnownMetrics
 from prunerzero.tasks.metric_sources import BEST, HISTORY
@@ -212,6 +213,8 @@ def _search(
         shared = SharedPerplexities(work, population.jobs, statistics, sparsity)
         for part in judged:
             shared.try_dense(part)
+            if (doubt := _dense_doubt(work, shared, part)) is not None:
+                work.observer.note(doubt)
         known = KnownMetrics(fitness, population.jobs)
         known.measure()
         result = evolution.search(
@@ -243,6 +246,7 @@ def _search(
                 perplexity[part] = {"dense": dense}
             else:
                 perplexity[part] = {}
+        warnings = told(_dense_doubt(work, shared, part) for part in judged)
     found = Found(
         output_dir=str(folder),
         answer=best.answer,
@@ -271,8 +275,14 @@ def _search(
         known=known.perplexities,
         known_on_validation=best.known,
         settings={**work.describe(), "search": asdict(settings)},
+        warnings=warnings,
     )
     return found, result
+
+
+def _dense_doubt(work: Workspace, shared: SharedPerplexities, part: Part) -> str | None:
+    dense = shared.measured(part, "dense")
+    return None if dense is None else dense_doubt(part, dense, work.text(part).windows)
 
 
 def fitness_of(work: Workspace, sparsity: Sparsity) -> PrunedLoss:

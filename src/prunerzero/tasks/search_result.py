@@ -33,6 +33,7 @@ class Found:
         known_on_validation: the same on the whole validation text, of those that could still win,
             as far as measured.
         settings: all that the result depends on.
+        warnings: what cannot be right about these figures, a sentence each.
     """
 
     output_dir: str
@@ -56,3 +57,4 @@ class Found:
     known: dict[str, float]
     known_on_validation: dict[str, float]
     settings: dict[str, Any]
+    warnings: tuple[str, ...] = ()

@@ -154,6 +154,9 @@ def tune(
         }
         layers, sensitivity_of, sensitivity_windows = figures.layer_figures(bench, metric, sparsity)
         shown = figures.samples(bench, metric, sparsity, samples)
+        doubts = figures.part_doubts(bench, metric, sparsity)
+        for doubt in doubts:
+            work.observer.note(doubt)
         task = figures.task_figures(bench, metric, sparsity, limit)
         settings = {**work.describe(), **budget}
         if found.reached:
@@ -189,6 +192,7 @@ def tune(
             split=split,
             commands=commands(setup, settings, folder, wish, asked),
             seconds=ledger.seconds,
+            warnings=doubts,
         )
         result = replace(result, answer=answer(result))
         write_json(folder / RESULT, asdict(result))

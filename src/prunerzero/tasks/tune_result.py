@@ -94,11 +94,14 @@ class PartFigures:
         text: what was read, as shown to the user.
         windows, window_length: how much of it.
         dense, pruned: perplexity.
-        dense_interval, pruned_interval: 95 % by bootstrap over windows.
-        rise, rise_interval: pruned / dense − 1, by paired bootstrap over windows.
+        dense_interval, pruned_interval: 95 % by bootstrap over windows; None where the windows are
+            too few for one.
+        rise, rise_interval: pruned / dense − 1, by paired bootstrap over windows; the interval
+            is None where the windows are too few.
         allowed: the perplexity that the limit allows here; None with a task.
         within: whether ``pruned`` is at most that; None with a task.
-        confidence: share of bootstrap resamples in which it is; None with a task.
+        confidence: share of bootstrap resamples in which it is; None with a task or
+            without an interval.
         divergence: mean Kullback-Leibler divergence from dense to pruned, nats per token.
         agreement: share of tokens for which both find the same token the likeliest.
         compared_tokens: over how many tokens, evenly spaced, those two were taken.
@@ -108,11 +111,11 @@ class PartFigures:
     windows: int
     window_length: int
     dense: float
-    dense_interval: tuple[float, float]
+    dense_interval: tuple[float, float] | None
     pruned: float
-    pruned_interval: tuple[float, float]
+    pruned_interval: tuple[float, float] | None
     rise: float
-    rise_interval: tuple[float, float]
+    rise_interval: tuple[float, float] | None
     allowed: float | None
     within: bool | None
     confidence: float | None
@@ -223,6 +226,7 @@ class TuneResult:
         split: how the parts were set aside, in words.
         commands: to repeat it: ``tune``, then ``prune`` and ``eval`` of the result.
         seconds: of work, pauses left out.
+        warnings: what cannot be right about these figures, a sentence each.
     """
 
     answer: str
@@ -249,6 +253,7 @@ class TuneResult:
     split: str
     commands: tuple[str, ...]
     seconds: float
+    warnings: tuple[str, ...] = ()
 
 
 def read_result(path: Path) -> TuneResult:
@@ -285,10 +290,11 @@ def _result(content: dict[str, Any]) -> TuneResult:
             "samples": tuple(Sample(**sample) for sample in content["samples"]),
             "task": task and TaskFigures(**task),
             "commands": tuple(content["commands"]),
+            "warnings": tuple(content.get("warnings", ())),
         }
     )
 
 
 def _part(figures: dict[str, Any]) -> PartFigures:
-    intervals = {name: tuple(v) for name, v in figures.items() if name.endswith("_interval")}
+    intervals = {name: v and tuple(v) for name, v in figures.items() if name.endswith("_interval")}
     return PartFigures(**figures | intervals)

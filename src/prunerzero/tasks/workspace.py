@@ -137,7 +137,7 @@ class Workspace:
         self.observer = observer or Observer()
         self._documents: dict[Part, tuple[str, list[str]]] = {}
         self._texts: dict[Part, Text] = {}
-        self._dense: dict[Part, float] = {}
+        self._dense: dict[Part, Perplexity] = {}
         self._statistics: dict[bool, Statistics] = {}
 
     def read(self, *parts: Part) -> None:
@@ -296,8 +296,12 @@ class Workspace:
 
     def dense(self, part: Part) -> float:
         """Perplexity of the model as it came; measured once, before anything is pruned."""
+        return self.dense_figures(part).value
+
+    def dense_figures(self, part: Part) -> Perplexity:
+        """The same with the loss of each window."""
         if part not in self._dense:
-            self._dense[part] = self.measure(part, "dense").value
+            self._dense[part] = self.measure(part, "dense")
         return self._dense[part]
 
     @contextmanager

@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from prunerzero.language.bootstrap import paired_bootstrap
+from prunerzero.language.bootstrap import LEAST_WINDOWS, paired_bootstrap
 from prunerzero.language.corpora import Part
 from prunerzero.language.perplexity import exp
 from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.pruning.blocks import block_lists
 from prunerzero.pruning.pruner import prune_model
+from prunerzero.tasks.doubts import dense_doubt, interval_doubt, pruned_doubt, told
 from prunerzero.tasks.tune_result import (
     LayerFigures,
     Limit,
@@ -34,12 +35,15 @@ def part_figures(
 ) -> PartFigures:
     """Dense against pruned on a part, with intervals and divergence."""
     dense, pruned = bench.dense(part), bench.pruned(metric, sparsity, part)
-    sure = paired_bootstrap(dense.losses, pruned.losses)
+    enough = len(dense.losses) >= LEAST_WINDOWS
+    sure = paired_bootstrap(dense.losses, pruned.losses) if enough else None
     rise = exp(pruned.loss - dense.loss) - 1
     allowed = allowed_on(limit, exp(dense.loss))
     within = None if allowed is None else exp(pruned.loss) <= allowed
     confidence: float | None = None
-    if limit.kind == "degradation":
+    if sure is None:
+        pass
+    elif limit.kind == "degradation":
         confidence = float(np.mean(sure.ratios <= 1 + limit.value))
     elif allowed is not None:
         confidence = float(np.mean(sure.perplexities <= allowed))
@@ -53,11 +57,11 @@ def part_figures(
         windows=len(text.windows),
         window_length=bench.work.window_length,
         dense=exp(dense.loss),
-        dense_interval=sure.dense,
+        dense_interval=None if sure is None else sure.dense,
         pruned=exp(pruned.loss),
-        pruned_interval=sure.pruned,
+        pruned_interval=None if sure is None else sure.pruned,
         rise=rise,
-        rise_interval=sure.rise,
+        rise_interval=None if sure is None else sure.rise,
         allowed=allowed,
         within=within,
         confidence=confidence,
@@ -65,6 +69,20 @@ def part_figures(
         agreement=moved["agreement"],
         compared_tokens=moved["tokens"],
     )
+
+
+def part_doubts(bench: Bench, metric: Metric, sparsity: Sparsity) -> tuple[str, ...]:
+    """What cannot be right about the figures of either part."""
+    doubts = []
+    both: tuple[Part, ...] = ("validation", "test")
+    for part in both:
+        dense, pruned = bench.dense(part), bench.pruned(metric, sparsity, part)
+        doubts += [
+            dense_doubt(part, exp(dense.loss), bench.work.text(part).windows),
+            pruned_doubt(part, dense.losses, pruned.losses),
+            interval_doubt(part, len(dense.losses)),
+        ]
+    return told(doubts)
 
 
 def _divergence(bench: Bench, metric: Metric, sparsity: Sparsity, part: Part) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from prunerzero.language.bootstrap import LEAST_WINDOWS
 from prunerzero.tasks.commands import setup_options
 from prunerzero.tasks.tune_result import Limit, PartFigures, TestDecision, TuneResult
 from prunerzero.tasks.tuning.limit import Wish
@@ -64,12 +65,16 @@ def _change(part: PartFigures) -> str:
 
 
 def _unused(test: PartFigures, decision: TestDecision | None) -> str:
-    low, high = test.rise_interval
     text = "On text that no choice has seen"
     if decision is not None and decision.stepped_back:
         text = "On the text set aside for the test"
+    if test.rise_interval is None:
+        sure = f"too few windows for an interval, which takes {LEAST_WINDOWS}"
+    else:
+        low, high = test.rise_interval
+        sure = f"95 % interval {signed(low)} to {signed(high)}"
     return (
-        f"{text} it {_change(test)}, 95 % interval {signed(low)} to {signed(high)}; "
+        f"{text} it {_change(test)}, {sure}; "
         f"{test.windows} windows of {test.window_length} tokens)."
     )
 

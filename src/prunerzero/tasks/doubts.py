@@ -1,0 +1,71 @@
+"""Figures that cannot be right, told in a sentence each; nothing is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from prunerzero.language.bootstrap import LEAST_WINDOWS, paired_bootstrap
+
+
+def frequency_perplexity(windows: Tensor) -> float:
+    """What a model reaches that knows nothing but how often each token of this text occurs.
+
+    Args:
+        windows: token ids [count, length]; the first of each window is predicted by nothing.
+
+    Source: entropy of the frequencies, with the correction for few tokens of Miller, Note on the
+    bias of information estimates (1955).
+    """
+    _, counts = torch.unique(windows[:, 1:], return_counts=True)
+    shares = counts.double() / counts.sum()
+    entropy = -(shares * shares.log()).sum().item()
+    return math.exp(entropy + (len(counts) - 1) / (2 * int(counts.sum())))
+
+
+def dense_doubt(part: str, perplexity: float, windows: Tensor) -> str | None:
+    """A sentence where the unpruned model predicts worse than token frequencies do."""
+    least = frequency_perplexity(windows)
+    if perplexity <= least:
+        return None
+    return (
+        f"The unpruned model has perplexity {perplexity:,.4g} on the {part} text, where the mere "
+        f"frequencies of its tokens give {least:,.4g}: no working model is worse than that, so the "
+        "model is broken or is not given the text as it expects it (tokenizer, beginning token, "
+        "dtype), and what is measured of its pruning means little."
+    )
+
+
+def pruned_doubt(part: str, dense: Sequence[float], pruned: Sequence[float]) -> str | None:
+    """A sentence where pruning has made the model better, by more than the noise.
+
+    Args:
+        part: of the text.
+        dense, pruned: losses of the same windows.
+    """
+    if len(dense) < LEAST_WINDOWS:
+        return None
+    _, high = paired_bootstrap(dense, pruned).rise
+    if high >= 0:
+        return None
+    return (
+        f"On the {part} text the pruned model is better than the unpruned one by more than the "
+        "noise: that is no gain of pruning, but a sign that the unpruned model does not work on "
+        "this text as it should."
+    )
+
+
+def interval_doubt(part: str, windows: int) -> str | None:
+    """A sentence where the windows are too few for an interval."""
+    if windows >= LEAST_WINDOWS:
+        return None
+    count = "1 window is" if windows == 1 else f"{windows} windows are"
+    return f"{count} read of the {part} text: too few for an interval, which takes {LEAST_WINDOWS}."
+
+
+def told(doubts: Iterable[str | None]) -> tuple[str, ...]:
+    """Those that there are, each once."""
+    return tuple(dict.fromkeys(doubt for doubt in doubts if doubt is not None))

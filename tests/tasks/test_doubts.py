@@ -1,0 +1,62 @@
+"""Figures that cannot be right are told; nobody is alarmed by those that can."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunerzero.tasks.doubts import (
+    dense_doubt,
+    frequency_perplexity,
+    interval_doubt,
+    pruned_doubt,
+)
+
+
+def test_the_frequencies_of_equally_frequent_tokens_are_worth_their_number():
+    windows = torch.arange(64).repeat(40, 20)
+    assert frequency_perplexity(windows) == pytest.approx(64, rel=0.01)
+
+
+@given(st.integers(2, 500), st.integers(0, 5))
+def test_few_tokens_do_not_make_the_frequencies_look_much_better(distinct, seed):
+    """Of uniform tokens no sample gives more than their number, nor far less where it is long."""
+    generator = torch.Generator().manual_seed(seed)
+    windows = torch.randint(0, distinct, (10, 10 * distinct + 1), generator=generator)
+    assert frequency_perplexity(windows) == pytest.approx(distinct, rel=0.02)
+
+
+def test_a_model_worse_than_token_frequencies_is_told_and_a_better_one_is_not():
+    windows = torch.arange(64).repeat(40, 20)
+    assert "no working model" in (dense_doubt("validation", 90.0, windows) or "")
+    assert dense_doubt("validation", 30.0, windows) is None
+
+
+def test_a_pruned_model_better_than_the_dense_by_more_than_noise_is_told():
+    dense = [3.0 + 0.1 * (i % 5) for i in range(20)]
+    assert pruned_doubt("test", dense, [loss - 0.2 for loss in dense]) is not None
+    assert pruned_doubt("test", dense, [loss + 0.2 for loss in dense]) is None
+    assert pruned_doubt("test", dense, dense) is None
+    assert pruned_doubt("test", dense[:3], [loss - 0.2 for loss in dense[:3]]) is None
+
+
+def test_too_few_windows_for_an_interval_are_told():
+    assert "1 window is" in (interval_doubt("test", 1) or "") and interval_doubt("test", 8) is None
+
+
+def test_a_search_on_a_model_without_sense_says_so(found, workplace):
+    """The tiny model is random: it predicts letters worse than their frequencies do."""
+    assert any("no working model" in warning for warning in found["warnings"])
+    assert json.loads((workplace / "run" / "best.json").read_text())["warnings"]
+
+
+def test_a_pruning_tells_them_in_figures_and_card(installed, texts, workplace):
+    result = installed.json("prune", *texts, "--metric", "wanda", "--output-dir", "doubted")
+    assert any("no working model" in warning for warning in result["warnings"])
+    assert "no working model" in (workplace / "doubted" / "README.md").read_text()
+    installed.run("report", "run")
+    assert "no working model" in (workplace / "run" / "report.html").read_text()
