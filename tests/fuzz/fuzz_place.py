@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tiny_model import some_text, tiny_model, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -182,7 +183,10 @@ def _junk_value(file: Path, random: Random) -> None:
 def damage(folder: Path, random: Random) -> str:
     """Damage one file of a model's folder, or add one; says how."""
     if random.random() < 0.2:
-        return _add(folder, random)
+        try:
+            return _add(folder, random)
+        except (OSError, ValueError, SafetensorError):  # where it is too damaged already
+            return "nothing"
     file = random.choice(sorted(path for path in folder.iterdir() if path.is_file()))
     ways = [_truncate, _flip, _delete, _empty, _folder, _dangling, _garbage]
     if file.suffix == ".json":

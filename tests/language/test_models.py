@@ -82,6 +82,22 @@ def test_a_config_that_is_none_is_refused(folder, content):
         load_model(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("tokenizer_config.json", "[]", "tokenizer"),
+        ("tokenizer.json", '{"model": 3}', "tokenizer"),
+        ("config.json", '{"model_type": "llama", "rope_parameters": [1]}', "rope_parameters"),
+        ("tokenizer_config.json", '{"model_max_length": "16"}', "tokenizer"),
+    ],
+)
+def test_what_transformers_stumbles_over_is_told_in_words_that_help(folder, file, content, words):
+    (folder / file).write_text(content)
+    with pytest.raises(ModelError, match=words) as refused:
+        load_model(str(folder))
+    assert "object" not in str(refused.value) and "attribute" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "a/b/c"])
 def test_a_path_that_is_not_there_is_refused_without_asking_the_hub(name):
     with pytest.raises(ModelError, match="there is no model folder or file"):

@@ -106,6 +106,8 @@ def test_a_pattern_in_a_config_need_not_be_quoted(in_workplace, workplace):
         ("sparsity: 0.5\nsparsity: 0.6", ["sparsity", "twice"]),
         ("max-seq-length: 16", ["max_seq_length", "twice"]),
         ("seed: 1", ["seed", "no option"]),
+        ("ignore: [null]", ["ignore", "empty entry"]),
+        ("test: true", ["test", "write 'true'"]),
         ("sparsity: 50", ["did you mean 50%?"]),
         ("batch_size: many", ["batch-size"]),
     ],

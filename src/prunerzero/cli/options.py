@@ -174,6 +174,11 @@ def _as_option(value: Any, option: Any, told: str) -> Any:
         isinstance(value, list) and any(isinstance(item, dict | list) for item in value)
     ):
         raise typer.BadParameter(f"{told} to a mapping or to lists in a list; write a plain value.")
+    if isinstance(value, list) and None in value:
+        raise typer.BadParameter(f"{told} to a list with an empty entry; leave that out.")
+    if isinstance(value, bool) and not getattr(option, "is_flag", False):
+        word = str(value).lower()
+        raise typer.BadParameter(f"{told} to {word}; if that is its value, write '{word}'.")
     if isinstance(value, list):
         if option.name in _SEPARATED:
             return ",".join(map(str, value))

@@ -223,7 +223,12 @@ def read_model(
         before = copy.deepcopy(config)  # loading changes it
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        except (OSError, ValueError, TypeError) as error:
+            tokenizer("a", add_special_tokens=False, verbose=False)  # its settings are read now
+        except ImportError:
+            raise
+        except Exception as error:  # a damaged file makes it raise almost anything
+            if "trust_remote_code" in str(error):
+                raise
             raise ModelError(
                 f"{name!r} has no tokenizer that transformers can read; put the tokenizer's files, "
                 "such as tokenizer.json and tokenizer_config.json, beside the weights."
@@ -271,7 +276,16 @@ def read_model(
     )
 
 
+_UNTOLD = (AttributeError, TypeError, LookupError, ArithmeticError, AssertionError)
+"""What transformers stumbles into where it did not look for a fault: its words help nobody."""
+
+
 def _unloadable(name: str, error: Exception) -> ModelError:
+    if isinstance(error, _UNTOLD):
+        return ModelError(
+            f"{name!r} could not be loaded as a causal language model: something in its "
+            "config.json is not what transformers expects; compare it with the original."
+        )
     if reason := cache_refusal(error, is_local=Path(name).expanduser().exists()):
         return ModelError(f"{name!r} could not be loaded: {reason}")
     return ModelError(

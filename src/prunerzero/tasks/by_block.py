@@ -218,10 +218,10 @@ def fits(setup: Setup, metric: Metric) -> bool:
     remote = {"trust_remote_code": setup.trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(setup.model, revision=setup.revision, **remote)
-    except (OSError, ValueError):  # whatever is wrong with it, loading will say
+        with torch.device("meta"):
+            model = auto_class(config).from_config(config, **remote)
+    except Exception:  # whatever is wrong with it, loading will say
         return True
-    with torch.device("meta"):
-        model = auto_class(config).from_config(config, **remote)
     text = config.get_text_config()
     devices = find_devices(setup.device)
     item = compute_dtype(setup.dtype, text.dtype or torch.float32, devices[0]).itemsize

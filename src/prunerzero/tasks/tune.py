@@ -12,6 +12,7 @@ from prunerzero import evolution
 from prunerzero.files import write_json, writing
 from prunerzero.language.corpora import PARTS
 from prunerzero.language.models import BUNDLED
+from prunerzero.language.zero_shot import load_tasks
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.explain import in_words
 from prunerzero.metrics.mask import Group
@@ -127,14 +128,16 @@ def tune(
     check_run(folder, setup, is_tuning)
     if push_to_hub is not None:
         check_repository(push_to_hub)
+    answered = (folder / RESULT).is_file()
+    tasks = load_tasks([wish.task]) if wish.task is not None and not answered else None
     with writing(folder, _GOES_ON):
         work, split = _open(setup, folder, wanted, observer)
         budget = {"evaluations": evaluations, "time": time, "seed": seed}
         asked = {"pattern": pattern, "group": group, "samples": samples, **budget}
         ledger = open_ledger(folder / RUN, question_of(work, limit=asdict(wish), **asked))
-        if (folder / RESULT).is_file():
+        if answered:
             return _delivered(read_result(folder / RESULT), folder, language, push_to_hub, work)
-        bench = Bench(work, ledger)
+        bench = Bench(work, ledger, tasks)
         limit = limit_on(bench, wish)
         search = None
         if evaluations != 0 and seconds != 0:

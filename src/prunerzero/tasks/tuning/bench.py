@@ -17,7 +17,7 @@ from prunerzero.files import make_folder, read_json, write_json
 from prunerzero.identity import Identity, difference
 from prunerzero.language.corpora import PARTS, Part
 from prunerzero.language.perplexity import perplexity
-from prunerzero.language.zero_shot import load_tasks, score_tasks
+from prunerzero.language.zero_shot import score_tasks
 from prunerzero.memory import Memory
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.pruning.pruner import prune_model
@@ -85,10 +85,11 @@ def open_ledger(folder: Path, question: Identity) -> Memory:
 class Bench:
     """Measures the model dense and pruned, by way of the ledger."""
 
-    def __init__(self, work: Workspace, ledger: Memory) -> None:
+    def __init__(self, work: Workspace, ledger: Memory, tasks: Any = None) -> None:
+        """``tasks`` is what ``load_tasks`` gives for the limit's task, where that is the limit."""
         self.work = work
         self.ledger = ledger
-        self._loaded_tasks: Any = None
+        self.tasks = tasks
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -130,7 +131,7 @@ class Bench:
             with self.work.pruned_for_now(), self.work.observer.other_progress():
                 if metric is not None and sparsity is not None:
                     prune_model(self.work.layers, self.statistics, metric.expression, sparsity)
-                scores = score_tasks(self.work.language_model, self._tasks(limit), 8)
+                scores = score_tasks(self.work.language_model, self.tasks, 8)
             asked = [score for score in scores if score.metric == limit.task_metric]
             # of a group of tasks, the group's own score
             found = [score for score in asked if score.task == limit.task] or asked
@@ -142,11 +143,6 @@ class Bench:
             return asdict(Score(found[0].value, found[0].error, found[0].examples))
 
         return Score(**self.ledger.recall(f"{what}, {limit.task} {limit.task_metric}", answer))
-
-    def _tasks(self, limit: Limit) -> Any:
-        if self._loaded_tasks is None:
-            self._loaded_tasks = load_tasks([str(limit.task)])
-        return self._loaded_tasks
 
     def without(
         self, masks: Mapping[str, Tensor], metric: Metric, sparsity: Sparsity, windows: int
