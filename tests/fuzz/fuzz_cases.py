@@ -629,7 +629,7 @@ def config_file(place: Place) -> None:
     options = [*_sensible(command, random), *_bounded(command)]
     flag = "--recipe" if command == "prune" and random.random() < 0.3 else "--config"
     if random.random() < 0.5 and "--output-dir" not in options:
-        options = options[: 2 * random.randrange(len(options) // 2)]
+        options = options[: 2 * random.randrange(1, len(options) // 2)]
     place.run(command, flag, "settings.yaml", *options, may_write=("out",))
 
 
@@ -673,7 +673,7 @@ def output_folder(place: Place) -> None:
     if (folder / "full" / "letter").read_text() != "keep me":
         raise Fault("what was there is gone")
     if result.exit_code == 0 and command == "prune":
-        load(folder / name)
+        load(Path(os.path.normpath(folder / name)))
 
 
 def recipe(place: Place) -> None:
@@ -826,10 +826,10 @@ KINDS: dict[str, tuple[Callable[[Place], None], int]] = {
     "config file": (config_file, 4),
     "output folder": (output_folder, 3),
     "recipe": (recipe, 1),
-    "python": (python_api, 4),
+    "python": (python_api, 3),
     "search": (searched, 2),
     "tune": (tuned, 1),
-    "interrupt": (interrupted, 1),
+    "interrupt": (interrupted, 3),
 }
 """Each kind with its share of the time."""
 

@@ -44,6 +44,7 @@ def model_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def surroundings(model_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNERZERO_CACHE", str(model_place.parent / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("COLUMNS", "200")
     disable_progress_bar()
 

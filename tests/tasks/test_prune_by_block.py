@@ -19,10 +19,11 @@ from tiny_model import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from prunerzero import Setup, prune
-from prunerzero.errors import InputError, OutputError
-from prunerzero.metrics import MetricError, Sparsity
+from prunerzero.errors import InputError, ModelError, OutputError
+from prunerzero.language import models
+from prunerzero.metrics import MetricError, Sparsity, find_metric
 from prunerzero.pruning.shards import ShardWriter
-from prunerzero.tasks.by_block import Way, read_size
+from prunerzero.tasks.by_block import Way, fits, read_size
 
 METRIC = "W * sqrt(X) * G"
 
@@ -227,3 +228,10 @@ def test_what_cannot_be_is_told_in_a_sentence(in_workplace, options):
     assert done.exit_code == 2
     assert options[-1].split(",")[-1] in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_is_nowhere_is_refused_before_transformers_asks_the_hub(monkeypatch):
+    monkeypatch.setattr(models, "ask_hub", lambda *_: "unreachable")
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", pytest.fail)
+    with pytest.raises(ModelError, match="nobody/nothing"):
+        fits(Setup(model="nobody/nothing"), find_metric("wanda"))

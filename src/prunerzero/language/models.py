@@ -215,7 +215,7 @@ def read_model(
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    source, options = _locate(name, revision, allow_pickle)
+    source, options = locate(name, revision, allow_pickle)
     try:
         options["trust_remote_code"] = trust_remote_code
         config = AutoConfig.from_pretrained(source, **options)
@@ -326,10 +326,10 @@ def compute_dtype(dtype: str, stored: torch.dtype, device: torch.device) -> torc
     return found  # type: ignore[no-any-return]
 
 
-def _locate(
+def locate(
     name: str, revision: str | None, allow_pickle: bool = False
 ) -> tuple[str, dict[str, Any]]:
-    """What to hand to transformers; refuses what cannot be or hold a model."""
+    """What to hand to transformers, and options. Raises ModelError for what is no model."""
     if name == BUNDLED:
         return str(files("prunerzero.bundled") / "model"), {}
     path = path_of(name)

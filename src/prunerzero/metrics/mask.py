@@ -37,9 +37,10 @@ class Sparsity:
     group: Group = "row"
 
     def __post_init__(self) -> None:
-        if self.group not in get_args(Group):
+        if not isinstance(self.group, str) or self.group not in get_args(Group):
+            given = repr(self.group) if isinstance(self.group, str) else type(self.group).__name__
             raise SparsityError(
-                f"scores compete within a 'row', a 'layer' or the 'model', not {self.group!r}."
+                f"scores compete within a 'row', a 'layer' or the 'model', not {given}."
             )
         if (self.ratio is None) == (self.of is None) or (self.keep is None) != (self.of is None):
             raise SparsityError("a sparsity is either a ratio or a pattern N:M.")

@@ -22,6 +22,7 @@ from prunerzero.language.models import (
     LanguageModel,
     compute_dtype,
     find_devices,
+    locate,
 )
 from prunerzero.language.perplexity import Perplexity, exp
 from prunerzero.language.streaming import StreamedModel, open_streamed
@@ -210,14 +211,18 @@ def fits(setup: Setup, metric: Metric) -> bool:
     Counted are the weights, G in fp32 if it is read, and for its pass backward 34 bytes an
     activation and block in bf16 (Korthikanti et al., 2022, without attention scores). A GGUF file
     is read whole in any case.
+
+    Raises:
+        ModelError: there is no such model.
     """
     from transformers import AutoConfig
 
     if setup.model == BUNDLED or Path(setup.model).suffix.lower() == ".gguf":
         return True
     remote = {"trust_remote_code": setup.trust_remote_code}
+    source, options = locate(setup.model, setup.revision, setup.allow_pickle)
     try:
-        config = AutoConfig.from_pretrained(setup.model, revision=setup.revision, **remote)
+        config = AutoConfig.from_pretrained(source, **options, **remote)
         with torch.device("meta"):
             model = auto_class(config).from_config(config, **remote)
     except Exception:  # whatever is wrong with it, loading will say
