@@ -2,12 +2,14 @@
 # make test   run the tests
 # make bench  time the usual way and ours side by side (DEVICE=cuda on a GPU)
 # make check  run the linter and the type checker
+# make docs   build the site in docs/_build and check every link
+# make notebook  execute examples/tutorial.ipynb
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench check format clean
+.PHONY: demo test bench check format docs notebook clean
 
 demo: $(VENV)/installed
 	$(BIN)/prunerzero demo --output-dir demo --overwrite
@@ -25,6 +27,14 @@ check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(VENV)/installed
+	$(BIN)/python scripts/check_links.py
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build
+	@echo "open docs/_build/index.html"
+
+notebook: $(VENV)/installed
+	$(BIN)/python scripts/run_notebook.py examples/tutorial.ipynb
+
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -33,8 +43,8 @@ format: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo docs/_build

@@ -1,8 +1,17 @@
 """Make language models smaller without retraining, by evolving the rule that prunes them.
 
->>> from prunerzero import Setup, search, prune
->>> found = search(Setup(model="bundled"), "0.5", "run")  # doctest: +SKIP
->>> prune(Setup(model="bundled"), "run", "0.5", "pruned")  # doctest: +SKIP
+>>> from prunerzero import Setup, prune, search
+>>> little = Setup(  # so that this takes seconds
+...     model="bundled",
+...     max_seq_length=128,
+...     num_calibration_samples=8,
+...     num_validation_samples=8,
+...     num_test_samples=8,
+... )
+>>> search(little, "0.5", "run", evaluations=4).evaluations
+4
+>>> prune(little, "run", "0.5", "pruned").sparsity
+0.5
 """
 
 from importlib import import_module

@@ -33,9 +33,10 @@ class WindowLoss:
 
     Its weights may change in place between calls; they must not be moved or replaced.
 
-    >>> loss = WindowLoss(model)  # doctest: +SKIP
-    >>> loss(windows)  # doctest: +SKIP
-    tensor([3.1, 2.9], dtype=torch.float64)
+    >>> from prunerzero.language.models import load_model
+    >>> loss = WindowLoss(load_model("bundled").model)
+    >>> loss(torch.tensor([[5, 6, 7, 8], [8, 7, 6, 5]])).shape
+    torch.Size([2])
     """
 
     def __init__(self, model: Any) -> None:
