@@ -28,7 +28,8 @@ from prunerzero.pruning.blockwise import Plan, prune_by_block
 from prunerzero.pruning.pruner import LayerSparsity, prune_model
 from prunerzero.pruning.reading import Reading, Room
 from prunerzero.pruning.statistics import Statistics, collect_statistics, watch
-from prunerzero.tasks.workspace import Setup, Workspace
+from prunerzero.tasks.setup import Setup
+from prunerzero.tasks.workspace import Workspace
 
 METRICS = ("wanda", "power-law", "power-law(0.25,1)", "pruner-zero", "gblm")
 WAYS = (("dense", "full"), ("dense", "block"), ("pruned", "full"), ("pruned", "block"))

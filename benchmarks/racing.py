@@ -31,7 +31,8 @@ from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.statistics import probes_of
 from prunerzero.tasks.search import fitness_of
-from prunerzero.tasks.workspace import Setup, Workspace
+from prunerzero.tasks.setup import Setup
+from prunerzero.tasks.workspace import Workspace
 
 TOP = 0.05
 

@@ -26,7 +26,8 @@ import torch
 from prunerzero.evolution import SearchSettings
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.tasks.search import search_in
-from prunerzero.tasks.workspace import Setup, Workspace
+from prunerzero.tasks.setup import Setup
+from prunerzero.tasks.workspace import Workspace
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "evolution": {},

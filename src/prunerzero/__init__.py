@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from prunerzero.tasks.evaluate import evaluate
     from prunerzero.tasks.prune import prune
     from prunerzero.tasks.search import search
+    from prunerzero.tasks.setup import Setup
     from prunerzero.tasks.tune import tune
     from prunerzero.tasks.tune_result import TuneResult
-    from prunerzero.tasks.workspace import Setup
 
 __all__ = [
     "Expression",
@@ -57,7 +57,7 @@ _HOMES = {
     "MetricError": "prunerzero.metrics",
     "ModelError": "prunerzero.errors",
     "OutputError": "prunerzero.errors",
-    "Setup": "prunerzero.tasks.workspace",
+    "Setup": "prunerzero.tasks.setup",
     "Sparsity": "prunerzero.metrics",
     "TextError": "prunerzero.errors",
     "TuneResult": "prunerzero.tasks.tune_result",

@@ -14,7 +14,8 @@ from prunerzero.evolution import SearchSettings
 from prunerzero.metrics import CATALOG, Expression, Sparsity
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.tasks.search import search_in
-from prunerzero.tasks.workspace import Setup, Workspace
+from prunerzero.tasks.setup import Setup
+from prunerzero.tasks.workspace import Workspace
 
 
 @pytest.fixture(scope="module")

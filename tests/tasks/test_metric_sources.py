@@ -195,7 +195,7 @@ def test_the_command_that_search_prints_prunes_as_was_meant(in_workplace, workpl
     recipe = yaml.safe_load((workplace / "a run-pruned" / "recipe.yaml").read_text())
     assert (recipe["sparsity"], recipe["group"], recipe["ignore"]) == ("0.7", "model", ["*.q_proj"])
     assert recipe["gradient"] == "block"
-    assert recipe["windows"]["calibration"] == 2
+    assert recipe["num_calibration_samples"] == 2
     briefly = in_workplace("prune", *MODEL, "--metric", "a run", "--output-dir", "brief")
     assert "sparsity 0.7 of the model, for which 'a run' was made" in briefly.stderr
     figures = json.loads((workplace / "brief" / "figures.json").read_text())

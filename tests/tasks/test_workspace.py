@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prunerzero.tasks.workspace import Setup, Workspace
+from prunerzero.tasks.setup import Setup
+from prunerzero.tasks.workspace import Workspace
 
 
 @pytest.fixture

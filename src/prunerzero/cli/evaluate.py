@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from prunerzero.cli.app import OwnGroupOption, OwnSparsityOption, app, out
-from prunerzero.cli.options import JsonOption, one_sentence, with_setup
+from prunerzero.cli.options import JsonOption, one_sentence, with_options
 from prunerzero.cli.plain_output import print_json
 from prunerzero.metrics import CATALOG
-from prunerzero.tasks.workspace import Setup
+from prunerzero.tasks.setup import Setup
 
 DatasetsOption = Annotated[
     list[str],
@@ -37,7 +37,7 @@ StrideOption = Annotated[
 
 @app.command(name="eval")
 @one_sentence
-@with_setup
+@with_options
 def evaluate(
     setup: Setup,
     text: TextsOption = [],  # noqa: B006
@@ -163,7 +163,7 @@ def _sample_table(prompt: str, continuations: dict[str, str]) -> Table:
 
 @app.command()
 @one_sentence
-@with_setup
+@with_options
 def compare(
     setup: Setup,
     metrics: Annotated[

@@ -6,9 +6,9 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import Field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_origin
 
 import typer
 from rich.console import Console
@@ -19,120 +19,9 @@ from prunerzero.cli.stopping import MESSAGE, Stoppable
 from prunerzero.documents import path_of, read_yaml
 from prunerzero.errors import InputError
 from prunerzero.metrics import MetricError
+from prunerzero.options import Options, options_of
 from prunerzero.tasks.recipe import RESULTS
-from prunerzero.tasks.workspace import Setup
-
-_MODEL, _TEXT, _LIMITS = "Model", "Text", "Amounts"
-
-_SETUP_OPTIONS: dict[str, Any] = {
-    "model": Annotated[
-        str,
-        typer.Option(
-            help="Hub id ORG/NAME, folder, .gguf file, or 'bundled'.",
-            rich_help_panel=_MODEL,
-        ),
-    ],
-    "revision": Annotated[
-        str | None,
-        typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=_MODEL),
-    ],
-    "dtype": Annotated[
-        str,
-        typer.Option(
-            help="Compute in: auto (float32 on a CPU, the checkpoint's on a GPU), float32, "
-            "bfloat16, float16.",
-            rich_help_panel=_MODEL,
-        ),
-    ],
-    "device": Annotated[
-        str,
-        typer.Option(
-            help="auto, cpu, cuda, cuda:1; several GPUs: cuda:0,cuda:1.", rich_help_panel=_MODEL
-        ),
-    ],
-    "trust_remote_code": Annotated[
-        bool,
-        typer.Option(
-            "--trust-remote-code",
-            help="Run Python code that the model's repository carries.",
-            rich_help_panel=_MODEL,
-        ),
-    ],
-    "allow_pickle": Annotated[
-        bool,
-        typer.Option(
-            "--allow-pickle",
-            help="Read pickled weights (.bin) where there are no safetensors.",
-            rich_help_panel=_MODEL,
-        ),
-    ],
-    "ignore": Annotated[
-        list[str],
-        typer.Option(
-            help="Leave layers of this name alone, e.g. '*.down_proj'; may be repeated.",
-            rich_help_panel=_MODEL,
-        ),
-    ],
-    "target": Annotated[
-        list[str],
-        typer.Option(
-            help="Prune layers of this name alone, e.g. '*.mlp.*'; may be repeated.",
-            rich_help_panel=_MODEL,
-        ),
-    ],
-    "dataset": Annotated[
-        str | None,
-        typer.Option(
-            help="Named text with all three parts: wikitext2, c4 (from the hub), python-docs "
-            "(from this Python; the bundled model's own).",
-            rich_help_panel=_TEXT,
-        ),
-    ],
-    "calibration": Annotated[
-        Path | None,
-        typer.Option(help="Text file for activations and gradients.", rich_help_panel=_TEXT),
-    ],
-    "gradient": Annotated[
-        Literal["full", "block"] | None,
-        typer.Option(
-            help="G is the gradient of the model's loss (full), or of the norm of each block's "
-            "output, which takes no more memory than one block; by default as in the metric's run, "
-            "else full.",
-            rich_help_panel=_TEXT,
-        ),
-    ],
-    "validation": Annotated[
-        Path | None,
-        typer.Option(help="Text file that a search is judged by.", rich_help_panel=_TEXT),
-    ],
-    "test": Annotated[
-        Path | None,
-        typer.Option(help="Text file that no search reads.", rich_help_panel=_TEXT),
-    ],
-    "max_seq_length": Annotated[
-        int | None,
-        typer.Option(
-            help="Window length in tokens; by default 2048, or the model's limit if smaller.",
-            rich_help_panel=_LIMITS,
-        ),
-    ],
-    "num_calibration_samples": Annotated[
-        int | None,
-        typer.Option(help="Calibration windows at most.", rich_help_panel=_LIMITS),
-    ],
-    "num_validation_samples": Annotated[
-        int | None,
-        typer.Option(help="Validation windows at most; all by default.", rich_help_panel=_LIMITS),
-    ],
-    "num_test_samples": Annotated[
-        int | None,
-        typer.Option(help="Test windows at most; all by default.", rich_help_panel=_LIMITS),
-    ],
-    "batch_size": Annotated[
-        int | None,
-        typer.Option(help="Windows read at once.", rich_help_panel=_LIMITS),
-    ],
-}
+from prunerzero.tasks.setup import Setup
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -205,64 +94,77 @@ RecipeOption = Annotated[
         "texts must be what they were, and it tells whether the weights are the same to the byte.",
     ),
 ]
-PushOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ORG/NAME",
-        help="Push the finished folder to the Hugging Face hub, in one commit. The repository must "
-        "be new or empty; a new one is private until you publish it there. Needs 'hf auth login' "
-        "or HF_TOKEN.",
-    ),
-]
-LanguageOption = Annotated[
-    Literal["en", "ja"],
-    typer.Option(help="Language of the report of a tuning: English or Japanese."),
-]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output.")
 ]
 
 
-def with_setup(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of ``Setup``, which it takes as one, and ``--config``."""
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the fields of its options as flags, and ``--config``.
 
+    Each parameter of the command that is annotated with a class of options is replaced by that
+    class's fields; the command gets the instance. A field that the command has as a parameter of
+    its own stays the command's. Its own flags come first in ``--help``, behind the model.
+    """
     own = inspect.signature(command, eval_str=True).parameters
-    defaults = {f.name: f.default for f in fields(Setup)} | {"ignore": [], "target": []}
-    shared = {
-        name: inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=defaults[name],
-            annotation=annotation,
-        )
-        for name, annotation in _SETUP_OPTIONS.items()
-        if name not in own  # a command may read one in its own way
+    groups = {name: p.annotation for name, p in own.items() if _is_options(p.annotation)}
+    fields = {
+        name: [one for one in options_of(cls) if one.name not in own]
+        for name, cls in groups.items()
     }
+    flags = {one.name: _parameter(one) for of_group in fields.values() for one in of_group}
 
     @functools.wraps(command)
-    def wrapped(**options: Any) -> None:
-        options.pop("config")
-        given = {name: options.pop(name) for name in shared}
-        for patterns in ("ignore", "target"):
-            given[patterns] = tuple(given.get(patterns) or ())
-        command(setup=Setup(**given), **options)
+    def wrapped(**given: Any) -> None:
+        given.pop("config")
+        for name, cls in groups.items():
+            values = {one.name: given.pop(one.name) for one in fields[name]}
+            given[name] = cls(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            )
+        command(**given)
 
+    shared = {one.name for one in options_of(Setup)}
+    named = sorted(flags.values(), key=lambda p: (p.name != "model", p.name in shared))
+    mine = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for n, p in own.items() if n not in groups
+    ]
     config = inspect.Parameter(
         "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption
     )
-    parameters = [
-        shared["model"],
-        *(
-            p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for p in own.values()
-            if p.name != "setup"
-        ),
-        config,
-        *(p for name, p in shared.items() if name != "model"),
-    ]
+    mine.sort(key=lambda p: p.name == "json")
+    count = sum(p.name not in shared for p in named)
+    first, rest = named[: 1 + count], named[1 + count :]
+    parameters = [*first[:1], *mine[:-1], *first[1:], *mine[-1:], config, *rest]
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapped
+
+
+def _is_options(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Options)
+
+
+def _parameter(one: Field[Any]) -> inspect.Parameter:
+    """The flag of an option."""
+    about = one.metadata
+    kind: Any = about["kind"].on_command_line
+    default: Any = one.default
+    flag = [f"--{one.name.replace('_', '-')}"] if kind is bool else []
+    if get_origin(kind) is list:
+        default = list(default)
+    elif default is None:
+        kind = kind | None
+    told = typer.Option(
+        *flag,
+        help=escape(in_flags(about["meaning"])),
+        rich_help_panel=about["panel"],
+        metavar=about["metavar"],
+    )
+    annotation = Annotated[kind, told]
+    return inspect.Parameter(
+        one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
 
 
 def one_sentence(command: Callable[..., None]) -> Callable[..., None]:

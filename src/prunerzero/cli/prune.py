@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from prunerzero.cli.app import OwnGroupOption, OwnSparsityOption, app, out
-from prunerzero.cli.options import JsonOption, PushOption, RecipeOption, one_sentence, with_setup
+from prunerzero.cli.options import JsonOption, RecipeOption, one_sentence, with_options
 from prunerzero.cli.plain_output import print_json
-from prunerzero.tasks.workspace import Setup
-
-_MEMORY = "Memory"
+from prunerzero.tasks.by_block import Way
+from prunerzero.tasks.options import PUSH_TO_HUB
+from prunerzero.tasks.setup import Setup
 
 
 @app.command()
 @one_sentence
-@with_setup
+@with_options
 def prune(
     setup: Setup,
+    way: Way,
     output_dir: Annotated[Path, typer.Option(help="Folder to write; must be absent or empty.")],
     metric: Annotated[
         str,
@@ -33,30 +34,7 @@ def prune(
     sparsity: OwnSparsityOption = None,
     group: OwnGroupOption = None,
     recipe: RecipeOption = None,
-    push_to_hub: PushOption = None,
-    block_by_block: Annotated[
-        bool,
-        typer.Option(
-            "--block-by-block",
-            help="Hold one block on the device, the rest in files; done unasked where the model "
-            "does not fit.",
-            rich_help_panel=_MEMORY,
-        ),
-    ] = False,
-    propagate: Annotated[
-        Literal["dense", "pruned"],
-        typer.Option(
-            help="Statistics of the dense model, or of each block behind those already pruned.",
-            rich_help_panel=_MEMORY,
-        ),
-    ] = "dense",
-    activation_memory: Annotated[
-        str,
-        typer.Option(
-            help="For hidden states, block by block; more than that goes to files.",
-            rich_help_panel=_MEMORY,
-        ),
-    ] = "4GiB",
+    push_to_hub: Annotated[str | None, typer.Option(metavar="ORG/NAME", help=PUSH_TO_HUB)] = None,
     json: JsonOption = False,
 ) -> None:
     """Prune a model with a metric and write a checkpoint that loads like any other.
@@ -72,12 +50,10 @@ def prune(
     --device cuda:0,cuda:1 --output-dir pruned[/]
     """
     from prunerzero.cli.terminal import TerminalObserver
-    from prunerzero.tasks.by_block import Way
     from prunerzero.tasks.prune import prune as run
     from prunerzero.tasks.recipe import differences, read_recipe
 
     earlier = read_recipe(recipe) if recipe else None
-    way = Way(block_by_block, propagate, activation_memory)
     observer = TerminalObserver()
     with observer.shown():
         result = run(

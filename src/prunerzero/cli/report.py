@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from prunerzero.cli.app import app, out
-from prunerzero.cli.options import LanguageOption, one_sentence
+from prunerzero.cli.options import one_sentence
+from prunerzero.tasks.options import Language
 
 
 @app.command()
@@ -24,7 +25,9 @@ def report(
             "folder next to RUN, if there is one."
         ),
     ] = None,
-    language: LanguageOption = "en",
+    language: Annotated[
+        Language, typer.Option(help="Language of the report of a tuning: English or Japanese.")
+    ] = "en",
 ) -> None:
     """Write RUN/report.html: how the search went, or what tune answered, in one file that opens
     offline.

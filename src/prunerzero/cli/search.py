@@ -10,51 +10,21 @@ import typer
 from rich.markup import escape
 
 from prunerzero.cli.app import GroupOption, SparsityOption, app, out
-from prunerzero.cli.options import JsonOption, one_sentence, with_setup
+from prunerzero.cli.options import JsonOption, one_sentence, with_options
 from prunerzero.cli.plain_output import print_json
-from prunerzero.evolution.settings import SeedMetrics, Strategy
-from prunerzero.evolution.variation import OperatorSet
-from prunerzero.tasks.workspace import Setup
+from prunerzero.tasks.options import SearchOptions
+from prunerzero.tasks.setup import Setup
 
 
 @app.command()
 @one_sentence
-@with_setup
+@with_options
 def search(
     setup: Setup,
+    options: SearchOptions,
     output_dir: Annotated[Path, typer.Option(help="Folder of the run; resumed if it is one.")],
     sparsity: SparsityOption = "0.5",
-    evaluations: Annotated[
-        int | None, typer.Option(help="At most so many evaluations, by all workers together.")
-    ] = None,
-    time: Annotated[
-        str | None, typer.Option(help="At most so long: 90s, 15m, 2h, 1h30m.", metavar="DURATION")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Another seed, another search.")] = 0,
-    strategy: Annotated[
-        Strategy, typer.Option(help="evolution; or random, powerlaw: baselines at equal budget.")
-    ] = "evolution",
-    operators: Annotated[
-        OperatorSet, typer.Option(help="Operators to build metrics from: published or extended.")
-    ] = "published",
-    seed_metrics: Annotated[
-        SeedMetrics, typer.Option(help="Begin from scratch, or with the known metrics.")
-    ] = "none",
     group: GroupOption = "row",
-    workers: Annotated[
-        str,
-        typer.Option(
-            help="Processes on this host, one for each GPU; auto: as many as GPUs are visible.",
-            metavar="auto|K",
-        ),
-    ] = "1",
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            help="Path of the study's journal, by default OUTPUT_DIR/journal.log, or the URL of a "
-            "PostgreSQL database. The same command on another host joins in.",
-        ),
-    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Evolve a pruning metric for a model, a text and a sparsity.
@@ -76,21 +46,7 @@ def search(
 
     observer = TerminalObserver()
     with observer.shown():
-        found = run(
-            setup,
-            sparsity,
-            output_dir,
-            evaluations=evaluations,
-            time=time,
-            seed=seed,
-            strategy=strategy,
-            operators=operators,
-            seed_metrics=seed_metrics,
-            group=group,
-            workers=workers,
-            storage=storage,
-            observer=observer,
-        )
+        found = run(setup, sparsity, output_dir, options, group=group, observer=observer)
     if json:
         print_json(asdict(found))
     else:

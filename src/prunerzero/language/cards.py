@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from prunerzero.language.models import BUNDLED
+from prunerzero.language.source import BUNDLED
 
 _INHERITED = ("license", "license_name", "license_link", "language")
 _PATIENCE = 10.0

@@ -22,9 +22,7 @@ from prunerzero.language.corpora import Text, cut_windows
 from prunerzero.language.hub import ask_hub, cache_refusal
 from prunerzero.language.kinds import auto_class, check_config, check_inputs, context_length
 from prunerzero.language.quiet import quiet_transformers
-
-BUNDLED = "bundled"
-"""The model that ships inside the package; see ``bundled/model/README.md``."""
+from prunerzero.language.source import BUNDLED
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,16 @@ from prunerzero.errors import InputError
 from prunerzero.language.corpora import Part
 from prunerzero.language.kinds import auto_class
 from prunerzero.language.models import (
-    BUNDLED,
     LanguageModel,
     compute_dtype,
     find_devices,
     locate,
 )
 from prunerzero.language.perplexity import Perplexity, exp
+from prunerzero.language.source import BUNDLED
 from prunerzero.language.streaming import StreamedModel, open_streamed
 from prunerzero.metrics import Metric, Sparsity
+from prunerzero.options import FLAG, TEXT, Options, one_of, option
 from prunerzero.pruning.blocks import block_lists, check_widths
 from prunerzero.pruning.blockwise import Plan, Propagate, prune_by_block
 from prunerzero.pruning.partial import KeptBlocks, PartialCheckpoint
@@ -35,31 +36,41 @@ from prunerzero.pruning.reading import Room, losses_by_block
 from prunerzero.pruning.shards import FiledBlocks, ShardWriter, block_names
 from prunerzero.tasks import read_back
 from prunerzero.tasks.observer import Observer
-from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH, Setup, Workspace
+from prunerzero.tasks.setup import Setup
+from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH, Workspace
+
+_PANEL = "Memory"
 
 _SHARE = 0.8
 """Of the free memory, that a model may take as a whole."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a model is gone through.
+class Way(Options):
+    """How a model is gone through: as a whole, or block by block."""
 
-    Attributes:
-        block_by_block: with one block on the device; also done unasked where the model does not
-            fit, or the next is not the default.
-        propagate: statistics of the dense model ("dense"), or of each block behind those that are
-            pruned already ("pruned").
-        activation_memory: for hidden states; what is more goes to files beside the output.
-    """
-
-    block_by_block: bool = False
-    propagate: Propagate = "dense"
-    activation_memory: str = "4GiB"
+    block_by_block: bool = option(
+        False,
+        "Hold one block on the device, the rest in files; done unasked where the model does not "
+        "fit.",
+        FLAG,
+        panel=_PANEL,
+    )
+    propagate: Propagate = option(
+        "dense",
+        "Statistics of the dense model, or of each block behind those already pruned.",
+        one_of(Propagate),
+        panel=_PANEL,
+    )
+    activation_memory: str = option(
+        "4GiB",
+        "For hidden states, block by block; more than that goes to files.",
+        TEXT,
+        panel=_PANEL,
+    )
 
     def __post_init__(self) -> None:
-        if self.propagate not in ("dense", "pruned"):
-            raise InputError(f"`propagate` must be dense or pruned, not {self.propagate!r}.")
+        super().__post_init__()
         read_size(self.activation_memory)
 
 

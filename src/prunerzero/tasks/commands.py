@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from prunerzero.metrics import Sparsity
-from prunerzero.tasks.workspace import Setup
+from prunerzero.tasks.setup import Setup
 
 _ALL = 10**9
 """More windows than any text has, where a default limit was taken away: no option says so."""

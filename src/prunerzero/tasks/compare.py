@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunerzero.arguments import choice, kind, paths, whole
+from prunerzero.arguments import texts as several
 from prunerzero.errors import InputError
 from prunerzero.language.corpora import PARTS, Part, Text
 from prunerzero.language.divergence import MEMORY, Divergence, Reference, remember
@@ -17,13 +19,12 @@ from prunerzero.metrics.mask import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.pruner import check_differs, prune_model
 from prunerzero.pruning.statistics import Statistics
-from prunerzero.tasks.arguments import choice, kind, paths, whole
-from prunerzero.tasks.arguments import texts as several
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.protocol import protocol_of
+from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.sources import check_stride, sources_of, windows_of
-from prunerzero.tasks.workspace import Setup, Workspace
+from prunerzero.tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.output import check_output
 from prunerzero.tasks.prune import prune_in
 from prunerzero.tasks.search import search_in
-from prunerzero.tasks.workspace import Setup, Workspace, versions
+from prunerzero.tasks.setup import Setup
+from prunerzero.tasks.workspace import Workspace, versions
 
 DEMO_SETUP = Setup(
     num_calibration_samples=48,

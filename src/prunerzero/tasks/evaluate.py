@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prunerzero.arguments import choice, paths, text, whole
+from prunerzero.arguments import texts as several
 from prunerzero.errors import InputError, ModelError
 from prunerzero.language.corpora import PARTS, Part, Text
 from prunerzero.language.divergence import MEMORY, Divergence, Reference, remember
@@ -14,13 +16,12 @@ from prunerzero.language.models import LanguageModel
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.language.zero_shot import TaskScore, load_tasks, score_tasks
-from prunerzero.tasks.arguments import choice, paths, text, whole
-from prunerzero.tasks.arguments import texts as several
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.protocol import protocol_of
+from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.sources import Source, check_stride, sources_of, windows_of
 from prunerzero.tasks.tune_result import Sample
-from prunerzero.tasks.workspace import Setup, Workspace
+from prunerzero.tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from prunerzero.arguments import is_number, kind
 from prunerzero.documents import path_of, read_json
 from prunerzero.errors import InputError
 from prunerzero.metrics import (
@@ -23,9 +24,8 @@ from prunerzero.metrics import (
 from prunerzero.metrics.mask import Group
 from prunerzero.metrics.ranking import check_ranks
 from prunerzero.pruning.statistics import GradientOf
-from prunerzero.tasks.arguments import kind, sparsity_of
 from prunerzero.tasks.observer import Observer
-from prunerzero.tasks.workspace import Setup
+from prunerzero.tasks.setup import Setup
 
 BEST = "best.json"
 """What a search leaves in its folder: the metric found, under ``tree``."""
@@ -225,3 +225,32 @@ def _origin(result: Mapping[str, Any], name: str) -> Origin:
         except MetricError:
             pass
     return Origin(name, sparsity, gradient if gradient in get_args(GradientOf) else None)
+
+
+def sparsity_of(name: str, value: Any, group: Group | None = None) -> Sparsity:
+    """The sparsity given as a number, as text, or as a ``Sparsity``.
+
+    Args:
+        name: of the argument.
+        value: ``0.5``, ``"0.5"``, ``"50%"``, ``"2:4"``, or a ``Sparsity``.
+        group: within what scores compete, where that was given beside it.
+
+    Raises:
+        InputError: of the wrong kind, or ``group`` contradicts the ``Sparsity``.
+        SparsityError: it cannot be read.
+    """
+    if isinstance(value, Sparsity):
+        if group is None or group == value.group:
+            return value
+        if value.group != "row":
+            raise InputError(
+                f"`group` {group!r} contradicts the `{name}` given, which is {value.in_words}; "
+                "leave one of them out."
+            )
+        return replace(value, group=group)
+    if isinstance(value, bool | bytes) or not (isinstance(value, str) or is_number(value)):
+        raise InputError(
+            f"`{name}` must be a number such as 0.5, text such as '2:4', or a Sparsity, not "
+            f"{kind(value)}."
+        )
+    return Sparsity.parse(value if isinstance(value, str) else float(value), group or "row")

@@ -22,8 +22,8 @@ from prunerzero.files import (
     check_replaceable,
     real,
 )
-from prunerzero.language.models import BUNDLED
-from prunerzero.tasks.workspace import Setup
+from prunerzero.language.source import BUNDLED
+from prunerzero.tasks.setup import Setup
 
 
 def check_output(folder: Path | str, setup: Setup, *, replaces: str | None = None) -> None:

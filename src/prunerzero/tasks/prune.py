@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from prunerzero.arguments import path
 from prunerzero.errors import InputError
 from prunerzero.files import new_folder, write_json, write_text, writing
 from prunerzero.language.cards import inherited_fields
@@ -24,7 +25,6 @@ from prunerzero.pruning.partial import PartialCheckpoint, is_begun
 from prunerzero.pruning.pruner import LayerSparsity, check_differs, prune_model
 from prunerzero.pruning.statistics import LayerStatistics
 from prunerzero.report import model_card
-from prunerzero.tasks.arguments import path
 from prunerzero.tasks.by_block import BlockWorkspace, Way, fits, prune_blocks
 from prunerzero.tasks.doubts import dense_doubt, pruned_doubt, told
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
@@ -33,7 +33,8 @@ from prunerzero.tasks.output import check_output
 from prunerzero.tasks.publish import check_repository, push_folder
 from prunerzero.tasks.read_back import check_written, digests_of
 from prunerzero.tasks.recipe import check_same, digest
-from prunerzero.tasks.workspace import Setup, Workspace
+from prunerzero.tasks.setup import Setup
+from prunerzero.tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
 from prunerzero import evolution
+from prunerzero.arguments import path
 from prunerzero.errors import InputError
-from prunerzero.evolution.settings import SeedMetrics, Strategy
-from prunerzero.evolution.variation import OperatorSet
 from prunerzero.files import make_folder, write_json
 from prunerzero.language.corpora import Part
 from prunerzero.language.perplexity import exp
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.mask import Group
+from prunerzero.options import takes
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.statistics import probes_of
-from prunerzero.tasks.arguments import choice, path, sparsity_of, whole
 from prunerzero.tasks.best_of_all import choose, choose_now
 from prunerzero.tasks.doubts import dense_doubt, told
 from prunerzero.tasks.duration import parse_duration
 from prunerzero.tasks.known_metrics import KnownMetrics
-from prunerzero.tasks.metric_sources import BEST, HISTORY
+from prunerzero.tasks.metric_sources import BEST, HISTORY, sparsity_of
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.options import SearchOptions
 from prunerzero.tasks.output import check_run, check_study
 from prunerzero.tasks.search_result import Found
+from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.shared_study import SharedPerplexities, open_study
 from prunerzero.tasks.workers import devices_for, run_workers
-from prunerzero.tasks.workspace import Setup, Workspace
+from prunerzero.tasks.workspace import Workspace
 
 JOURNAL = "journal.log"
 """The study, in the folder of a run: population, log and queue."""
@@ -41,20 +42,14 @@ _RACE_CHUNKS = 16
 _DEFAULT_EVALUATIONS = 500
 
 
+@takes(SearchOptions)
 def search(
     setup: Setup | str,
     sparsity: str | float | Sparsity,
     output_dir: Path | str,
+    options: SearchOptions = SearchOptions(),
     *,
-    evaluations: int | None = None,
-    time: str | float | None = None,
-    seed: int = 0,
-    strategy: Strategy = "evolution",
-    operators: OperatorSet = "published",
-    seed_metrics: SeedMetrics = "none",
     group: Group | None = None,
-    workers: int | str = 1,
-    storage: str | Path | None = None,
     observer: Observer | None = None,
 ) -> Found:
     """Evolve a metric and write ``best.json`` to the run's folder; the same call again resumes.
@@ -67,20 +62,9 @@ def search(
             model alone where it brings its text.
         sparsity: ``0.5``, ``"0.5"``, ``"50%"``, ``"2:4"`` …
         output_dir: absent, empty, or the folder of the run to resume.
-        evaluations: budget, counting what was measured before a resume and by all workers; 500
-            where neither budget is given.
-        time: budget of search time: ``"2h"``, ``"1h30m"``, or seconds.
-        seed: of the evolution.
-        strategy: ``"evolution"``, or ``"random"`` or ``"powerlaw"`` to compare it with.
-        operators: ``"published"``, the paper's search space, or ``"extended"``.
-        seed_metrics: ``"none"`` begins from scratch, ``"catalog"`` with the known metrics.
+        options: how to search; each field of ``SearchOptions`` is a keyword too.
         group: scores compete within a ``"row"``, a whole ``"layer"`` or the whole ``"model"``; None
             for that of ``sparsity``, which is ``"row"`` unless it says otherwise.
-        workers: processes of this host, one for each GPU as long as there are some; ``"auto"`` for
-            as many as GPUs are visible, or one on a CPU. A program that asks for several must
-            guard its main module, as ``multiprocessing`` wants it.
-        storage: path of the study's journal, by default in ``output_dir``, or the URL of a
-            PostgreSQL database. The same call on another host with the same storage joins in.
         observer: told of progress.
 
     Raises:
@@ -89,32 +73,25 @@ def search(
     """
     setup, sparsity = Setup.of(setup), sparsity_of("sparsity", sparsity, group)
     folder = path("output_dir", output_dir)
-    if evaluations is not None:
-        evaluations = whole("evaluations", evaluations, 1)
-    seed = whole("seed", seed)
-    for name, value, choices in (
-        ("strategy", strategy, get_args(Strategy)),
-        ("operators", operators, get_args(OperatorSet)),
-        ("seed_metrics", seed_metrics, get_args(SeedMetrics)),
-    ):
-        choice(name, value, choices)
+    storage = options.storage
     if storage is not None and "://" not in str(storage):
         storage = path("storage", storage)
     check_run(folder, setup, _is_run)
-    seconds = None if time is None else parse_duration(time)
+    seconds = None if options.time is None else parse_duration(options.time)
+    evaluations = options.evaluations
     if evaluations is None and seconds is None:
         evaluations = _DEFAULT_EVALUATIONS
-    devices = devices_for(workers, setup.device)
+    devices = devices_for(options.workers, setup.device)
     storage = storage or folder / JOURNAL
     check_study(storage)
     try:
         settings = evolution.SearchSettings(
-            seed=seed,
+            seed=options.seed,
             evaluations=evaluations,
             seconds=seconds,
-            strategy=strategy,
-            operators=operators,
-            seed_metrics=seed_metrics,
+            strategy=options.strategy,
+            operators=options.operators,
+            seed_metrics=options.seed_metrics,
         )
     except ValueError as error:
         raise InputError(str(error)) from None

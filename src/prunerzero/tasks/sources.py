@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prunerzero.arguments import whole
 from prunerzero.errors import InputError, TextError
 from prunerzero.language.corpora import Part, Text, read_corpus, read_file
-from prunerzero.tasks.arguments import whole
-from prunerzero.tasks.workspace import Setup, Workspace
+from prunerzero.tasks.setup import Setup
+from prunerzero.tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)

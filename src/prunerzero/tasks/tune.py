@@ -6,25 +6,27 @@ import shutil
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal, get_args
 
 from prunerzero import evolution
+from prunerzero.arguments import path
 from prunerzero.files import write_json, writing
 from prunerzero.language.corpora import PARTS
-from prunerzero.language.models import BUNDLED
+from prunerzero.language.source import BUNDLED
 from prunerzero.language.zero_shot import load_tasks
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.explain import in_words
-from prunerzero.metrics.mask import Group
+from prunerzero.options import takes
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.report import write_tune_report
 from prunerzero.report.tune_page import Language
-from prunerzero.tasks.arguments import choice, path, sparsity_of, whole
 from prunerzero.tasks.duration import in_minutes, parse_duration
+from prunerzero.tasks.metric_sources import sparsity_of
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.options import TuneOptions
 from prunerzero.tasks.output import check_run
 from prunerzero.tasks.prune import prune_in
 from prunerzero.tasks.publish import check_repository, push_folder
+from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.tune_result import ChosenMetric, TuneResult, read_result
 from prunerzero.tasks.tuning import figures
 from prunerzero.tasks.tuning.bench import (
@@ -39,7 +41,7 @@ from prunerzero.tasks.tuning.course import GROUPS, Course
 from prunerzero.tasks.tuning.limit import Wish, limit_on
 from prunerzero.tasks.tuning.texts import cut_parts, fitting_length, write_parts
 from prunerzero.tasks.tuning.words import answer, commands
-from prunerzero.tasks.workspace import Setup, Workspace
+from prunerzero.tasks.workspace import Workspace
 
 RESULT = "tune.json"
 """What the folder of a finished tuning holds, beside ``model/``, ``run/`` and ``texts/``."""
@@ -51,7 +53,6 @@ TEXTS = "texts"
 
 DEFAULT_WINDOWS = 64
 DEFAULT_EVALUATIONS = 200
-DEFAULT_SAMPLES = 4
 
 _GOES_ON = "what was measured is kept; make room, and the same command goes on"
 
@@ -59,21 +60,12 @@ BUNDLED_TIME = "2m"
 """Of evolution, so that trying it out takes less than five minutes on two cores."""
 
 
+@takes(TuneOptions)
 def tune(
     setup: Setup | str,
     output_dir: Path | str,
+    options: TuneOptions = TuneOptions(),
     *,
-    max_degradation: str | float | None = None,
-    max_perplexity: float | None = None,
-    task_metric: str | None = None,
-    pattern: str | float | Sparsity | None = None,
-    group: Group | Literal["auto"] = "auto",
-    evaluations: int | None = None,
-    time: str | float | None = None,
-    seed: int = 0,
-    samples: int = DEFAULT_SAMPLES,
-    language: Language = "en",
-    push_to_hub: str | None = None,
     observer: Observer | None = None,
 ) -> TuneResult:
     """Find the highest sparsity that keeps a limit, with a metric chosen or evolved for it.
@@ -87,21 +79,7 @@ def tune(
             alone, calibration and test parts are set aside from it, as files under ``texts/``. At
             most 64 windows of the validation and the test part are read unless it says otherwise.
         output_dir: absent, empty, or the folder of the tuning to go on with.
-        max_degradation: the rise of perplexity allowed, ``"5%"`` or 0.05; that is the default.
-        max_perplexity: the perplexity allowed, instead.
-        task_metric: ``TASK:METRIC:DROP``, such as ``arc_easy:acc:0.02``: the drop of a task's score
-            allowed, instead; needs lm-eval.
-        pattern: ``"2:4"``: no search over the sparsity, but whether this pattern keeps the limit.
-        group: within what scores compete; with ``"auto"`` whichever keeps most on the validation
-            part. A pattern leaves no choice.
-        evaluations: budget of the evolution; 0 for known metrics only. Where neither this nor a
-            time is given, 200, and with the bundled model two minutes.
-        time: budget too: ``"15m"``, ``"1h30m"``, or seconds.
-        seed: of the evolution.
-        samples: how many continuations to show side by side.
-        language: of the report, ``"en"`` or ``"ja"``.
-        push_to_hub: ``ORG/NAME`` of a new or empty repository for the pruned model, private where
-            it is made; nothing is pushed where the limit cannot be kept.
+        options: the limit, and how to look; each field of ``TuneOptions`` is a keyword too.
         observer: told of progress.
 
     Raises:
@@ -109,21 +87,19 @@ def tune(
         KeyboardInterrupt: nothing measured is lost.
     """
     setup = Setup.of(setup)
-    wish = Wish.of(max_degradation, max_perplexity, task_metric)
+    wish = Wish.of(options.max_degradation, options.max_perplexity, options.task_metric)
+    group, pattern, samples = options.group, options.pattern, options.samples
+    language, push_to_hub, seed = options.language, options.push_to_hub, options.seed
     wanted = None
     if pattern is not None:
         wanted = sparsity_of("pattern", pattern, None if group == "auto" else group)
         pattern = pattern if isinstance(pattern, str) else str(wanted)
-    choice("group", group, ("auto", *GROUPS))
-    choice("language", language, get_args(Language))
-    samples, seed = whole("samples", samples, 0), whole("seed", seed)
     groups = GROUPS if group == "auto" else (group,)
+    evaluations, time = options.evaluations, options.time
     if evaluations is None and time is None:
         evaluations = DEFAULT_EVALUATIONS
         time = BUNDLED_TIME if setup.model == BUNDLED else None
     seconds = None if time is None else parse_duration(time)
-    if evaluations is not None:
-        evaluations = whole("evaluations", evaluations, 0)
     folder = path("output_dir", output_dir)
     check_run(folder, setup, is_tuning)
     if push_to_hub is not None:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
 import prunerzero
 from prunerzero import identity
-from prunerzero.errors import InputError, ModelError, TextError
+from prunerzero.errors import ModelError, TextError
 from prunerzero.language.corpora import (
-    PARTS,
     Part,
     Text,
     read_corpus,
     read_file,
 )
 from prunerzero.language.divergence import Reference, remember
-from prunerzero.language.models import BUNDLED, LanguageModel, load_model
+from prunerzero.language.models import LanguageModel, load_model
 from prunerzero.language.perplexity import Perplexity, perplexity
 from prunerzero.pruning.blocks import Matrix, prunable_layers
 from prunerzero.pruning.statistics import (
@@ -33,95 +31,13 @@ from prunerzero.pruning.statistics import (
     cached_statistics,
     collect_statistics,
 )
-from prunerzero.tasks import arguments
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.setup import Setup
 
 DEFAULT_WINDOW_LENGTH = 2048
 _BATCH_TOKENS = 2048
 _SLOW_TO_HASH = 1 << 29
 """Bytes of weights from which hashing them takes long enough to be shown."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Which model, and which texts; the same words as on the command line.
-
-    Attributes:
-        model: hub id, folder, GGUF file, or ``"bundled"``.
-        revision, dtype, device, trust_remote_code, allow_pickle: see ``load_model``.
-        dataset: a named corpus, which brings all three parts.
-        calibration, validation, test: text files; each goes before the corpus.
-        max_seq_length: window length in tokens; 2048, or the model's limit if smaller.
-        num_calibration_samples, num_validation_samples, num_test_samples: at most so many windows,
-            evenly spaced over the text; None for all.
-        batch_size: windows read at once; None for as many as make 2048 tokens.
-        gradient: what G is the gradient of: the model's loss ("full"), or the norm of the output of
-            the block that a layer belongs to ("block"). None for what the metric of a run was
-            evolved with, and else "full".
-        ignore: pattern or patterns of layer names to leave unpruned.
-        target: pattern or patterns of layer names to keep to; none for all.
-
-    Raises:
-        InputError: an argument of the wrong kind, or out of its range.
-    """
-
-    model: str = BUNDLED
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
-    dataset: str | None = None
-    calibration: Path | str | None = None
-    validation: Path | str | None = None
-    test: Path | str | None = None
-    max_seq_length: int | None = None
-    num_calibration_samples: int | None = 128
-    num_validation_samples: int | None = None
-    num_test_samples: int | None = None
-    batch_size: int | None = None
-    gradient: GradientOf | None = None
-    ignore: str | Iterable[str] = ()
-    target: str | Iterable[str] = ()
-
-    def __post_init__(self) -> None:
-        def settle(name: str, value: object) -> None:
-            object.__setattr__(self, name, value)
-
-        for name, given in (("dtype", torch.dtype), ("device", torch.device)):
-            if isinstance(value := getattr(self, name), given):
-                settle(name, str(value).removeprefix("torch."))
-        for name in ("model", "dtype", "device"):
-            settle(name, arguments.text(name, getattr(self, name)))
-        for name in ("revision", "dataset"):
-            if (value := getattr(self, name)) is not None:
-                settle(name, arguments.text(name, value))
-        for name in PARTS:
-            if (value := getattr(self, name)) is not None:
-                settle(name, arguments.path(name, value))
-        for name in ("trust_remote_code", "allow_pickle"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise InputError(f"`{name}` must be True or False, not {arguments.kind(value)}.")
-        for name in ("max_seq_length", "batch_size", *(f"num_{part}_samples" for part in PARTS)):
-            if (value := getattr(self, name)) is not None:
-                settle(name, arguments.whole(name, value, 2 if name == "max_seq_length" else 1))
-        if self.gradient is not None:
-            arguments.choice("gradient", self.gradient, get_args(GradientOf))
-        for name in ("ignore", "target"):
-            settle(name, arguments.texts(name, getattr(self, name)))
-
-    @classmethod
-    def of(cls, given: Setup | str | os.PathLike[str]) -> Setup:
-        """The setup itself, or that of a model which is named alone."""
-        if isinstance(given, Setup):
-            return given
-        if not isinstance(given, str | os.PathLike):
-            raise InputError(f"`setup` must be a Setup or a model, not {arguments.kind(given)}.")
-        return cls(model=os.fspath(given))
-
-    def corpus(self) -> str | None:
-        """The named corpus, which the bundled model has without being told."""
-        return self.dataset or ("python-docs" if self.model == BUNDLED else None)
 
 
 class Workspace:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from prunerzero.arguments import kind, text
 from prunerzero.errors import InputError
 from prunerzero.language.perplexity import exp
-from prunerzero.tasks.arguments import kind, text
 from prunerzero.tasks.tune_result import Limit, LimitKind
 from prunerzero.tasks.tuning.bench import Bench
 

@@ -10,7 +10,7 @@ from typing import Any
 from prunerzero.errors import TextError
 from prunerzero.files import write_text
 from prunerzero.language.corpora import PARTS, Part, read_file
-from prunerzero.tasks.workspace import Setup
+from prunerzero.tasks.setup import Setup
 
 BLOCKS = 16
 ENOUGH_WINDOWS = 12

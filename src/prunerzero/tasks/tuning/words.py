@@ -8,9 +8,9 @@ from typing import Any
 
 from prunerzero.language.bootstrap import LEAST_WINDOWS
 from prunerzero.tasks.commands import setup_options
+from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.tune_result import Limit, PartFigures, TestDecision, TuneResult
 from prunerzero.tasks.tuning.limit import Wish
-from prunerzero.tasks.workspace import Setup
 
 _KEPT = {
     "row": "weights",

@@ -6,17 +6,15 @@ every message of the library; the command line writes them as its own flags (``c
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prunerzero.documents import path_of
 from prunerzero.errors import InputError
-from prunerzero.metrics import Sparsity
-from prunerzero.metrics.mask import Group
 
 
 def kind(value: object) -> str:
@@ -80,6 +78,31 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
     return number
 
 
+def number(name: str, value: Any) -> float:
+    """A finite number."""
+    if isinstance(value, bool | str) or not is_number(value):
+        raise InputError(f"`{name}` must be a number, not {kind(value)}.")
+    if not math.isfinite(float(value)):
+        raise InputError(f"`{name}` must be finite, not {value}.")
+    return float(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``float`` takes it."""
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise InputError(f"`{name}` must be True or False, not {kind(value)}.")
+    return value
+
+
 def choice(name: str, value: Any, choices: Sequence[str]) -> str:
     """One of some words."""
     if not isinstance(value, str) or value not in choices:
@@ -87,40 +110,3 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> str:
         given = repr(value) if isinstance(value, str) else kind(value)
         raise InputError(f"`{name}` must be {', '.join(others)} or {last}, not {given}.")
     return value
-
-
-def sparsity_of(name: str, value: Any, group: Group | None = None) -> Sparsity:
-    """The sparsity given as a number, as text, or as a ``Sparsity``.
-
-    Args:
-        name: of the argument.
-        value: ``0.5``, ``"0.5"``, ``"50%"``, ``"2:4"``, or a ``Sparsity``.
-        group: within what scores compete, where that was given beside it.
-
-    Raises:
-        InputError: of the wrong kind, or ``group`` contradicts the ``Sparsity``.
-        SparsityError: it cannot be read.
-    """
-    if isinstance(value, Sparsity):
-        if group is None or group == value.group:
-            return value
-        if value.group != "row":
-            raise InputError(
-                f"`group` {group!r} contradicts the `{name}` given, which is {value.in_words}; "
-                "leave one of them out."
-            )
-        return replace(value, group=group)
-    if isinstance(value, bool | bytes) or not (isinstance(value, str) or _is_number(value)):
-        raise InputError(
-            f"`{name}` must be a number such as 0.5, text such as '2:4', or a Sparsity, not "
-            f"{kind(value)}."
-        )
-    return Sparsity.parse(value if isinstance(value, str) else float(value), group or "row")
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return True

@@ -1,0 +1,111 @@
+"""The options of single commands, each declared once; those of every command are in ``setup``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prunerzero.evolution.settings import SeedMetrics, Strategy
+from prunerzero.evolution.variation import OperatorSet
+from prunerzero.metrics import Sparsity
+from prunerzero.options import AS_GIVEN, NUMBER, TEXT, Options, one_of, option, whole_number
+
+Language = Literal["en", "ja"]
+
+GroupChoice = Literal["auto", "row", "layer", "model"]
+
+_LIMIT = "Limit (one of them)"
+
+PUSH_TO_HUB = (
+    "Push the finished folder to the Hugging Face hub, in one commit. The repository must be new "
+    "or empty; a new one is private until you publish it there. Needs 'hf auth login' or HF_TOKEN."
+)
+
+
+@dataclass(frozen=True)
+class SearchOptions(Options):
+    """How a search searches, and where."""
+
+    evaluations: int | None = option(
+        None,
+        "At most this many evaluations, by all workers together and before a resume; 500 if "
+        "`time` is not given either.",
+        whole_number(1),
+    )
+    time: str | float | None = option(
+        None, "At most this long: 90s, 15m, 2h, 1h30m.", AS_GIVEN, metavar="DURATION"
+    )
+    seed: int = option(0, "Another seed, another search.", whole_number())
+    strategy: Strategy = option(
+        "evolution",
+        "evolution; or random, powerlaw: baselines at equal budget.",
+        one_of(Strategy),
+    )
+    operators: OperatorSet = option(
+        "published",
+        "Operators to build metrics from: published (the paper's) or extended.",
+        one_of(OperatorSet),
+    )
+    seed_metrics: SeedMetrics = option(
+        "none", "Begin from scratch (none), or with the known metrics.", one_of(SeedMetrics)
+    )
+    workers: int | str = option(
+        "1",
+        "Processes on this host, one for each GPU; auto: as many as GPUs are visible. A Python "
+        "program that asks for several must guard its main module.",
+        AS_GIVEN,
+        metavar="auto|K",
+    )
+    storage: str | Path | None = option(
+        None,
+        "Path of the study's journal, by default OUTPUT_DIR/journal.log, or the URL of a "
+        "PostgreSQL database. The same command on another host joins in.",
+        AS_GIVEN,
+    )
+
+
+@dataclass(frozen=True)
+class TuneOptions(Options):
+    """Which loss is acceptable, and how a tuning looks for the most sparsity within it."""
+
+    max_degradation: str | float | None = option(
+        None,
+        "Rise of perplexity that is acceptable, 5% or 0.05; 5% if no limit is given.",
+        AS_GIVEN,
+        panel=_LIMIT,
+    )
+    max_perplexity: float | None = option(
+        None, "Perplexity that is acceptable.", NUMBER, panel=_LIMIT
+    )
+    task_metric: str | None = option(
+        None,
+        "Drop of a task's score that is acceptable, TASK:METRIC:DROP, such as arc_easy:acc:0.02; "
+        "needs prunerzero[eval].",
+        TEXT,
+        panel=_LIMIT,
+    )
+    pattern: str | float | Sparsity | None = option(
+        None, "Ask about this pattern alone, such as 2:4: is it within the limit?", AS_GIVEN
+    )
+    group: GroupChoice = option(
+        "auto",
+        "Scores compete within a row, a whole layer, or the whole model; auto: whichever keeps "
+        "most.",
+        one_of(GroupChoice),
+    )
+    evaluations: int | None = option(
+        None,
+        "Metrics to evolve at most; 0 for known metrics only; 200 if `time` is not given either "
+        "(the bundled model: two minutes).",
+        whole_number(0),
+    )
+    time: str | float | None = option(
+        None, "Time of evolution at most: 90s, 15m, 1h30m.", AS_GIVEN, metavar="DURATION"
+    )
+    seed: int = option(0, "Another seed, another evolution.", whole_number())
+    samples: int = option(4, "Continuations to show, dense against pruned.", whole_number(0))
+    language: Language = option(
+        "en", "Language of the report: English or Japanese.", one_of(Language)
+    )
+    push_to_hub: str | None = option(None, PUSH_TO_HUB, TEXT, metavar="ORG/NAME")

@@ -1,0 +1,105 @@
+"""What a user says once for every command: which model, which texts, which layers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunerzero.arguments import kind
+from prunerzero.errors import InputError
+from prunerzero.language.source import BUNDLED, ModelSource
+from prunerzero.options import PATH, TEXT, TEXTS, Options, one_of, option, whole_number
+from prunerzero.pruning.statistics import GradientOf
+
+_TEXT, _AMOUNTS, _LAYERS = "Text", "Amounts", "Layers"
+
+
+@dataclass(frozen=True)
+class Texts(Options):
+    """Which texts are read, and how much of them."""
+
+    dataset: str | None = option(
+        None,
+        "Named text with all three parts: wikitext2, c4 (from the hub), python-docs (from this "
+        "Python; the bundled model's own).",
+        TEXT,
+        panel=_TEXT,
+    )
+    calibration: Path | str | None = option(
+        None, "Text file for activations and gradients.", PATH, panel=_TEXT
+    )
+    validation: Path | str | None = option(
+        None, "Text file that metrics are judged by.", PATH, panel=_TEXT
+    )
+    test: Path | str | None = option(None, "Text file that no search reads.", PATH, panel=_TEXT)
+    max_seq_length: int | None = option(
+        None,
+        "Window length in tokens; by default 2048, or the model's limit if smaller.",
+        whole_number(2),
+        panel=_AMOUNTS,
+    )
+    num_calibration_samples: int | None = option(
+        128, "Calibration windows at most, evenly spaced.", whole_number(1), panel=_AMOUNTS
+    )
+    num_validation_samples: int | None = option(
+        None, "Validation windows at most; all by default.", whole_number(1), panel=_AMOUNTS
+    )
+    num_test_samples: int | None = option(
+        None, "Test windows at most; all by default.", whole_number(1), panel=_AMOUNTS
+    )
+    batch_size: int | None = option(
+        None,
+        "Windows read at once; by default as many as make 2048 tokens.",
+        whole_number(1),
+        panel=_AMOUNTS,
+    )
+
+
+@dataclass(frozen=True)
+class Scope(Options):
+    """Which layers are pruned, and what G is the gradient of."""
+
+    gradient: GradientOf | None = option(
+        None,
+        "G is the gradient of the model's loss (full), or of the norm of each block's output "
+        "(block), which takes no more memory than one block; by default as the metric's run had "
+        "it, else full.",
+        one_of(GradientOf),
+        panel=_LAYERS,
+    )
+    ignore: str | Iterable[str] = option(
+        (),
+        "Leave layers of this name alone, e.g. '*.down_proj'; may be repeated.",
+        TEXTS,
+        panel=_LAYERS,
+    )
+    target: str | Iterable[str] = option(
+        (),
+        "Prune only layers of this name, e.g. '*.mlp.*'; may be repeated.",
+        TEXTS,
+        panel=_LAYERS,
+    )
+
+
+@dataclass(frozen=True)
+class Setup(Scope, Texts, ModelSource):
+    """Which model, which texts, which layers: the same words as on the command line.
+
+    Raises:
+        InputError: a value of the wrong kind, or out of its range.
+    """
+
+    @classmethod
+    def of(cls, given: Setup | str | os.PathLike[str]) -> Setup:
+        """The setup itself, or that of a model which is named alone."""
+        if isinstance(given, Setup):
+            return given
+        if not isinstance(given, str | os.PathLike):
+            raise InputError(f"`setup` must be a Setup or a model, not {kind(given)}.")
+        return cls(model=os.fspath(given))
+
+    def corpus(self) -> str | None:
+        """The named corpus; the bundled model brings its own."""
+        return self.dataset or ("python-docs" if self.model == BUNDLED else None)

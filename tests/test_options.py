@@ -1,0 +1,75 @@
+"""An option is declared once: command line, YAML, Python and help say the same of it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, fields
+
+import pytest
+from typer.main import get_command
+
+from prunerzero import InputError, search, tune
+from prunerzero.cli.commands import app
+from prunerzero.language.source import ModelSource
+from prunerzero.options import Options, option, options_of, takes, whole_number
+from prunerzero.tasks.by_block import Way
+from prunerzero.tasks.options import SearchOptions, TuneOptions
+from prunerzero.tasks.setup import Scope, Setup, Texts
+
+COMMANDS = {"search": [Setup, SearchOptions], "tune": [Setup, TuneOptions], "prune": [Setup, Way]}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_command_line_has_each_option_with_its_default(name):
+    flags = {p.name: p for p in get_command(app).commands[name].params}  # type: ignore[attr-defined]
+    for cls in COMMANDS[name]:
+        for one in options_of(cls):
+            default = list(one.default) if isinstance(one.default, tuple) else one.default
+            assert flags[one.name].default == default
+            assert flags[one.name].help
+
+
+@pytest.mark.parametrize(
+    ("function", "options"), [(search, SearchOptions), (tune, TuneOptions)], ids=["search", "tune"]
+)
+def test_a_python_function_has_each_option_as_a_keyword(function, options):
+    parameters = inspect.signature(function).parameters
+    for one in options_of(options):
+        assert parameters[one.name].default == one.default
+
+
+def test_a_setup_is_where_a_model_comes_from_which_texts_and_which_layers():
+    parts = [*fields(ModelSource), *fields(Texts), *fields(Scope)]
+    assert [one.name for one in fields(Setup)] == [one.name for one in parts]
+    assert Setup("m").model == "m"
+
+
+def test_every_field_of_a_class_of_options_is_an_option():
+    for cls in (Setup, SearchOptions, TuneOptions, Way):
+        assert options_of(cls) == list(fields(cls))
+
+
+@dataclass(frozen=True)
+class Budget(Options):
+    evaluations: int = option(5, "At most this many.", whole_number(1))
+    seed: int | None = option(None, "A seed.", whole_number())
+
+
+@takes(Budget)
+def run(model: str, options: Budget = Budget(), *, note: str = "") -> tuple[str, Budget, str]:
+    return model, options, note
+
+
+def test_keywords_and_an_instance_can_be_mixed():
+    assert run("m") == ("m", Budget(), "")
+    assert run("m", evaluations=2, note="n") == ("m", Budget(2), "n")
+    assert run("m", Budget(2, 3), seed=4) == ("m", Budget(2, 4), "")
+
+
+def test_what_is_not_an_option_is_refused():
+    with pytest.raises(InputError, match="`evaluations` must be at least 1, not 0"):
+        run("m", evaluations=0)
+    with pytest.raises(InputError, match="`options` must be Budget, not an int"):
+        run("m", 3, seed=1)
+    with pytest.raises(TypeError, match="evaluation"):
+        run("m", evaluation=2)
