@@ -246,7 +246,8 @@ REFUSED = {
     "a task metric that is none": (["--task-metric", "arc_easy"], ["arc_easy:acc:0.02"]),
     "a pattern within a model": (["--pattern", "2:4", "--group", "model"], ["within runs"]),
     "a pattern that does not fit": (["--pattern", "3:7"], ["multiple of 7"]),
-    "a full folder": (["--output-dir", "model"], ["model", "not empty"]),
+    "the folder of the model": (["--output-dir", "model"], ["model folder", "name another"]),
+    "a full folder": (["--output-dir", "."], ["not empty"]),
     "a short text": (["--validation", "model/config.json", "--max-seq-length", "64"], []),
 }
 
