@@ -23,6 +23,10 @@ _MARKS = {
 """How files in other encodings begin; the longer marks first, as one begins like another."""
 
 
+_LONGEST_NAME = 255
+"""Bytes in the name of a file, on all common file systems."""
+
+
 def path_of(name: str | os.PathLike[str]) -> Path:
     """The path of that name, a leading ``~`` being the user's home folder.
 
@@ -31,6 +35,8 @@ def path_of(name: str | os.PathLike[str]) -> Path:
     """
     if "\0" in str(name):
         raise InputError(f"{str(name)!r} is no path: it holds a zero character.")
+    if any(len(part.encode("utf-8", "replace")) > _LONGEST_NAME for part in Path(name).parts):
+        raise InputError(f"'{name}' is no path: file name too long.")
     try:
         return Path(name).expanduser()
     except RuntimeError:

@@ -135,6 +135,22 @@ REFUSED = {
     "no metric": ([*COMPARE, "--metrics", " , "], ["--metrics"]),
     "an unknown setting": ([*PRUNE, "--config", "broken/settings.yaml"], ["sparsty", "sparsity"]),
     "no evaluations": ([*SEARCH, "--evaluations", "0"], ["evaluations", "at least 1"]),
+    "a demo without evaluations": (["demo", "--evaluations", "0"], ["--evaluations", "at least 1"]),
+    "fewer samples than none": (
+        ["eval", "--model", "model", "--text", "test.txt", "--samples", "-1"],
+        ["--samples must be at least 0"],
+    ),
+    "a device that holds nothing": (
+        ["eval", "--model", "model", "--text", "test.txt", "--device", "meta"],
+        ["meta", "--device cpu"],
+    ),
+    "a folder whose name is too long": (["report", "a" * 300], ["too long"]),
+    "a perplexity that is none": (
+        ["tune", *SEARCH[1:], "--max-perplexity", "nan"],
+        ["--max-perplexity", "nan"],
+    ),
+    "a share in per cent": ([*PRUNE, "--sparsity", "50"], ["did you mean 50%?"]),
+    "a metric that is constant": ([*PRUNE, "--metric", "X - X"], ["constant"]),
     "a device that is not here": (
         ["eval", "--model", "model", "--text", "test.txt", "--device", "qpu"],
         ["qpu"],

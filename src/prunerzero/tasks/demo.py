@@ -16,6 +16,7 @@ from prunerzero.errors import OtherRunError
 from prunerzero.files import put_in_place, real, replace_folder, write_json, writing
 from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity
 from prunerzero.report import write_report
+from prunerzero.tasks.arguments import path, sparsity_of, whole
 from prunerzero.tasks.compare import compare_in
 from prunerzero.tasks.demo_plan import LEAST_EVALUATIONS, Plan, plan_for, time_a_window
 from prunerzero.tasks.duration import in_minutes
@@ -73,7 +74,9 @@ def run_demo(
         InputError, MetricError: what was asked cannot be done.
     """
     began = time.monotonic()
-    wanted = Sparsity.parse(sparsity)
+    wanted, output_dir = sparsity_of("sparsity", sparsity), path("output_dir", output_dir)
+    if evaluations is not None:
+        evaluations = whole("evaluations", evaluations, 1)
     check_output(output_dir, DEMO_SETUP, replaces="summary.json" if overwrite else None)
     partial = real(output_dir).with_name(real(output_dir).name + ".partial")
     work, plan = _planned(partial, observer, began, is_budget_given=bool(evaluations or seconds))

@@ -36,6 +36,8 @@ from prunerzero.tasks.setup import Setup
 
 DEFAULT_WINDOW_LENGTH = 2048
 _BATCH_TOKENS = 2048
+_MOST_WINDOWS = 1 << 30
+"""At once; torch takes no number of any size."""
 _SLOW_TO_HASH = 1 << 29
 """Bytes of weights from which hashing them takes long enough to be shown."""
 
@@ -148,7 +150,8 @@ class Workspace:
     @property
     def batch_size(self) -> int:
         """Windows read at once."""
-        return self.setup.batch_size or max(1, _BATCH_TOKENS // self.window_length)
+        wanted = self.setup.batch_size or max(1, _BATCH_TOKENS // self.window_length)
+        return min(wanted, _MOST_WINDOWS)
 
     def text(self, part: Part) -> Text:
         """The windows of a part. Raises TextError."""
