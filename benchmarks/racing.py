@@ -77,7 +77,7 @@ def replay(losses: list[list[float]], **race: Any) -> Outcome:
     for number, known in enumerate(losses):
         prefixes = range(1, min(len(known), chunks - 1) + 1)
         read.append(next((r for r in prefixes if contest.is_hopeless(known[:r])), len(known)))
-        state: Any = "complete" if read[-1] == chunks else "pruned"
+        state: Any = "complete" if read[-1] == chunks else "raced_out"
         candidate = Candidate(Expression("W"), "", "random")
         contest.add(Individual(number, candidate, state, tuple(known[: read[-1]]), 0.0))
     finished = [number for number, known in enumerate(losses) if len(known) == chunks]

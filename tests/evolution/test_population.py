@@ -71,6 +71,18 @@ def test_a_trial_holds_its_expression_in_user_attributes_and_no_parameters(journ
     assert trial.user_attrs["measured"]["chunks_read"] == 1
 
 
+def test_a_journal_that_calls_raced_out_pruned_is_still_read(journal: Path) -> None:
+    """As version 0.1.0 wrote it; Optuna's own state of such a trial is still PRUNED."""
+    with Population.open(journal) as population:
+        begin(population, "W")
+        population.record("raced_out", [3.0], 1.5)
+        assert population.study.trials[0].state.name == "PRUNED"
+    text = journal.read_text()
+    assert '"state":"raced_out"' in text
+    journal.write_text(text.replace('"state":"raced_out"', '"state":"pruned"'))
+    assert Population.open(journal).individuals == population.individuals
+
+
 def test_other_settings_are_refused_in_one_sentence_that_names_the_difference(
     journal: Path,
 ) -> None:

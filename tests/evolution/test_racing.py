@@ -68,7 +68,7 @@ def test_nothing_is_raced_out_between_rungs() -> None:
 def test_what_was_raced_out_is_no_yardstick() -> None:
     race = race_with_noise()
     best = race.best
-    race.add(finished(0, 0, 0, 0, better=2, state="pruned"))
+    race.add(finished(0, 0, 0, 0, better=2, state="raced_out"))
     assert race.best is best
 
 

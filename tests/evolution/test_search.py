@@ -257,7 +257,7 @@ def test_racing_reads_fewer_chunks_and_discards_nothing_better_than_the_best() -
     toy = ToyFitness(chunks=8)
     result = run_search(toy, 150, finalists=1, screened=1, places=1)
     assert toy.read < 0.5 * 150 * toy.chunks
-    discarded = [e for e in result.evaluations if e.state == "pruned"]
+    discarded = [e for e in result.evaluations if e.state == "raced_out"]
     assert len(discarded) == result.raced_out > 75
     assert all(e.chunks_read in {1, 2, 4} for e in discarded)
     best = min(e.loss for e in result.evaluations if e.state == "complete" and e.loss)

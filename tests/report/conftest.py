@@ -85,11 +85,11 @@ def summary() -> dict[str, Any]:
 @pytest.fixture
 def history() -> list[dict[str, Any]]:
     return [
-        _evaluation(0, "exp(X) - W", "pruned", 3.1e9, chunks_read=1),
+        _evaluation(0, "exp(X) - W", "raced_out", 3.1e9, chunks_read=1),
         _evaluation(1, "W * X", "complete", 41.2),
         _evaluation(2, "log(G)", "failed", None, chunks_read=0),
         _evaluation(3, "W * sqrt(X)", "complete", 32.6),
-        _evaluation(4, "W + sqrt(X)", "pruned", 31.9, chunks_read=3),
+        _evaluation(4, "W + sqrt(X)", "raced_out", 31.9, chunks_read=3),
         _evaluation(5, "W * sqrt(X) * sqrt(G)", "complete", 30.87),
     ]
 

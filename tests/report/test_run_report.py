@@ -42,7 +42,7 @@ def evaluation(number: int, expression: str, perplexity: float | None, **more: A
 def run() -> list[dict[str, Any]]:
     return [
         evaluation(0, "W", 480.0),
-        evaluation(1, "X", 5e12, state="pruned", chunks_read=1),
+        evaluation(1, "X", 5e12, state="raced_out", chunks_read=1),
         evaluation(2, "W * X", 60.0, origin="crossover", parents=[0, 1]),
         evaluation(4, "exp(G)", None),
         evaluation(5, "W * sqrt(X)", 47.3, origin="insertion", parents=[2]),

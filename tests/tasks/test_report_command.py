@@ -58,6 +58,16 @@ def test_a_random_search_beside_the_run_is_drawn(tmp_path: Path) -> None:
     assert "random search is at 60.00" in report(run).read_text()
 
 
+def test_a_history_that_calls_raced_out_pruned_gives_the_same_report(tmp_path: Path) -> None:
+    """As version 0.1.0 wrote it."""
+    run = write_run(tmp_path / "run", "evolution")
+    history = json.loads((run / "history.json").read_text())
+    (run / "history.json").write_text(json.dumps([{**e, "state": "raced_out"} for e in history]))
+    now = report(run).read_text()
+    (run / "history.json").write_text(json.dumps([{**e, "state": "pruned"} for e in history]))
+    assert report(run).read_text() == now
+
+
 def test_a_baseline_of_another_protocol_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "evolution")
     other = write_run(tmp_path / "other", "random", model="other")

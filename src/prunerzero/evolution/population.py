@@ -295,7 +295,7 @@ class Population:
         what was measured is lost.
 
         Args:
-            state: finished the race ("complete"), raced out ("pruned") or failed.
+            state: "complete" (it finished the race), "raced_out" or "failed".
             losses: finite, in nats per token, of each chunk read.
             seconds: since the search began.
             took: seconds that measuring took.

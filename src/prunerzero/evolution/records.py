@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
-from typing import Literal
+from typing import Literal, cast
 
 from prunerzero.metrics.expression import Expression
 
-State = Literal["complete", "pruned", "failed"]
+State = Literal["complete", "raced_out", "failed"]
 Origin = Literal[
     "random",
     "catalog",
@@ -92,7 +92,7 @@ class Evaluation:
     Attributes:
         number: of its trial in the study.
         expression: text of what was measured.
-        state: finished the race ("complete"), raced out ("pruned") or "failed".
+        state: "complete" (it finished the race), "raced_out" or "failed".
         loss: mean over the chunks read, in nats per token; None if it failed.
         perplexity: exp(loss); None if it failed.
         chunks_read: how far it got.
@@ -195,6 +195,11 @@ class SearchResult:
     seconds: float
     interrupted: bool
     resumed_from: int
+
+
+def read_state(text: str) -> State:
+    """The state that a file names. Files of version 0.1.0 say "pruned" for "raced_out"."""
+    return cast(State, "raced_out" if text == "pruned" else text)
 
 
 def perplexity(loss: float | None) -> float | None:

@@ -197,7 +197,7 @@ class _Search:
                 for loss in reading:
                     losses.append(finite(loss))
                     if self.race.is_hopeless(losses):
-                        return "pruned", losses, None
+                        return "raced_out", losses, None
                     self._refuse_slow(time.monotonic() - begun, len(losses))
         except (*UNMEASURABLE, SlowMetricError) as error:
             return "failed", losses, str(error) or type(error).__name__
@@ -226,7 +226,7 @@ class _Search:
             self._earlier += max(0.0, individual.seconds - self.seconds)
             self.race.add(individual)
             self._duplicates += individual.candidate.duplicates_skipped
-            self._raced_out += individual.state == "pruned"
+            self._raced_out += individual.state == "raced_out"
             self._failed += individual.state == "failed"
             self._taken_in += 1
 

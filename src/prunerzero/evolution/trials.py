@@ -22,12 +22,12 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from prunerzero.evolution.records import Candidate, Individual
+from prunerzero.evolution.records import Candidate, Individual, State, read_state
 from prunerzero.metrics.expression import Expression
 
-_OPTUNA_STATE = {
+_OPTUNA_STATE: dict[State, TrialState] = {
     "complete": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
+    "raced_out": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
 
@@ -53,7 +53,7 @@ def new_trial(candidate: Candidate, draw: int, worker: str) -> FrozenTrial:
 
 def finish(storage: BaseStorage, trial_id: int, measured: Mapping[str, Any] | None = None) -> bool:
     """End a trial, given up if nothing was measured; False where another worker has ended it."""
-    state = _OPTUNA_STATE[measured["state"]] if measured else TrialState.FAIL
+    state = _OPTUNA_STATE[read_state(measured["state"])] if measured else TrialState.FAIL
     values = None
     if measured and measured["losses"] and state != TrialState.FAIL:
         values = [fmean(measured["losses"])]
@@ -78,7 +78,7 @@ def individual_of(trial: FrozenTrial) -> Individual:
     return Individual(
         number=trial.number,
         candidate=candidate,
-        state=measured["state"],
+        state=read_state(measured["state"]),
         losses=tuple(map(float, measured["losses"])),
         seconds=measured["seconds"],
         draw=proposal["draw"],

@@ -87,11 +87,11 @@ def search_chart(history: list[dict[str, Any]]) -> go.Figure:
     low, high = visible_range([value for _, _, value in evaluations])
     figure = empty_figure(height=420)
     for state, style in (
-        ("pruned", {"color": PALETTE["raced"], "size": 6, "opacity": 0.75}),
+        ("raced_out", {"color": PALETTE["raced"], "size": 6, "opacity": 0.75}),
         ("complete", {"color": PALETTE["metric"], "size": 8}),
     ):
         shown = [item for item in evaluations if item[1].get("state") == state]
-        symbol = "circle-open" if state == "pruned" else "circle"
+        symbol = "circle-open" if state == "raced_out" else "circle"
         figure.add_scatter(
             mode="markers",
             x=[number for number, _, _ in shown],

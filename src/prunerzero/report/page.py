@@ -145,7 +145,7 @@ def _search_words(history: list[dict[str, Any]]) -> str:
     states = [evaluation.get("state") for evaluation in history]
     words = (
         f"{states.count('complete'):,} evaluations finished,"
-        f" {states.count('pruned'):,} were raced out early as hopeless"
+        f" {states.count('raced_out'):,} were raced out early as hopeless"
     )
     if failed := states.count("failed"):
         words += f", {failed:,} failed"

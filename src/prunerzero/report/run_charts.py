@@ -50,7 +50,7 @@ def course_chart(
     low, high = _window([finite(e["perplexity"]) for _, e in best[-1:]], known.values())
     figure = empty_figure(height=460)
     for state, style, symbol in (
-        ("pruned", {"color": PALETTE["raced"], "size": 5, "opacity": 0.45}, "circle-open"),
+        ("raced_out", {"color": PALETTE["raced"], "size": 5, "opacity": 0.45}, "circle-open"),
         ("complete", {"color": PALETTE["metric"], "size": 7, "opacity": 0.85}, "circle"),
     ):
         shown = [

@@ -216,7 +216,7 @@ def _fates(found: dict[str, Any], history: list[dict[str, Any]]) -> list[tuple[s
     failed = sum(e["state"] == "failed" for e in history)
     if failed:
         fates.append(("could not be scored", failed, "#c23b6a"))
-    raced = [e["chunks_read"] for e in history if e["state"] == "pruned"]
+    raced = [e["chunks_read"] for e in history if e["state"] == "raced_out"]
     for chunks in sorted(set(raced)):
         name = f"raced out at {chunks} chunk{'s' * (chunks != 1)}"
         fates.append((name, raced.count(chunks), HEAT[2]))

@@ -13,6 +13,7 @@ from jinja2 import UndefinedError
 
 from prunerzero.documents import path_of
 from prunerzero.errors import InputError
+from prunerzero.evolution.records import read_state
 from prunerzero.files import read_json, writing
 from prunerzero.identity import difference
 from prunerzero.metrics import CATALOG, Expression, MetricError
@@ -87,6 +88,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     is_list = isinstance(history, list)
     if not is_list or not all(isinstance(e, dict) and "expression" in e for e in history):
         raise InputError(f"'{folder / HISTORY}' does not hold what a search writes; {_AGAIN}.")
+    for evaluation in history:
+        if "state" in evaluation:
+            evaluation["state"] = read_state(evaluation["state"])
     return best, history
 
 
