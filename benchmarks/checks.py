@@ -1,4 +1,4 @@
-"""On a GPU, without pytest: the tests of ``tests/metrics/test_gpu.py``, differences counted."""
+"""On a GPU, without pytest: the tests of ``tests/scoring/test_gpu.py``, differences counted."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import torch
 from prunerzero.metrics import Expression
 from prunerzero.metrics.operators import OPERATORS
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "metrics"))
+_TESTS = Path(__file__).parents[1] / "tests"
+sys.path[:0] = [str(_TESTS), str(_TESTS / "scoring")]
 
 
 def operators() -> Iterator[dict[str, Any]]:
     from gpu_cases import awkward
 
-    from prunerzero.metrics.gpu import Layers, selects_exactly, trusted_operators
+    from prunerzero.scoring.gpu import Layers, selects_exactly, trusted_operators
 
     trusted = trusted_operators(torch.device("cuda", 0))
     yield {"operator": "not trusted", "differ": str(sorted(set(OPERATORS) - trusted))}
@@ -44,8 +45,9 @@ def subtrees() -> Iterator[dict[str, Any]]:
     """The benchmarks' metrics, part by part, on the benchmarks' data."""
     from benchmarks.masks import METRICS, layer
     from benchmarks.usual import mask
-    from prunerzero.metrics import Sparsity, prune_mask, score_mask
-    from prunerzero.metrics.gpu import Layers
+    from prunerzero.metrics import Sparsity
+    from prunerzero.scoring import prune_mask, score_mask
+    from prunerzero.scoring.gpu import Layers
 
     values = layer(1024, 4096, "cuda", torch.bfloat16)
     group = Layers([values["W"]], values["X"][None], [values["G"]])

@@ -27,8 +27,9 @@ import torch
 
 from prunerzero.evolution import Population, Progress, SearchSettings, search
 from prunerzero.evolution.breeding import Breeder
-from prunerzero.metrics import Expression, Sparsity, prune_mask
-from prunerzero.metrics.ranking import Probe
+from prunerzero.metrics import Expression, Sparsity
+from prunerzero.scoring import prune_mask
+from prunerzero.scoring.ranking import Probe
 
 HALF = Sparsity.parse("0.5")
 WINDOW = 50

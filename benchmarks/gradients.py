@@ -15,13 +15,14 @@ from torch import Tensor
 
 from benchmarks import usual
 from benchmarks.evaluation import SHAPES, random_model
-from prunerzero.metrics import Expression, Sparsity, score_mask
+from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning import square_products
 from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.calibration import Reader
 from prunerzero.pruning.passes import Pass
 from prunerzero.pruning.repeatable import repeatable
 from prunerzero.pruning.statistics import collect_statistics, watch
+from prunerzero.scoring import score_mask
 
 Row = dict[str, Any]
 

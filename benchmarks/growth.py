@@ -15,9 +15,9 @@ from benchmarks.masks import METRICS, layer
 from benchmarks.timing import times
 from prunerzero.language.models import load_model
 from prunerzero.metrics import Expression, Sparsity
-from prunerzero.metrics.selection import prune_into
 from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.fitness import PrunedLoss
+from prunerzero.scoring.selection import prune_into
 
 WIDTH = 4096
 ROWS = {"cpu": (64, 256, 1024, 4096, 16384), "cuda": ()}

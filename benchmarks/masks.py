@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks import usual
 from benchmarks.timing import times
 from prunerzero.metrics import Expression, Sparsity
-from prunerzero.metrics.selection import prune_into, score_mask
+from prunerzero.scoring.selection import prune_into, score_mask
 
 METRICS = {
     "2 operators": "W * sqrt(X)",

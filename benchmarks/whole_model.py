@@ -10,7 +10,8 @@ from torch import Tensor
 
 from benchmarks.masks import METRICS, SHAPES, layer
 from benchmarks.timing import times
-from prunerzero.metrics import Expression, Sparsity, gpu
+from prunerzero.metrics import Expression, Sparsity
+from prunerzero.scoring import gpu
 
 BLOCKS = 32
 OF_A_BLOCK = [SHAPES[0]] * 4 + [SHAPES[1]] * 2 + [SHAPES[2]]

@@ -21,7 +21,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from prunerzero.errors import InputError, ModelError, OutputError, TextError
-    from prunerzero.metrics import Expression, Metric, MetricError, Sparsity, prune_mask, score_mask
+    from prunerzero.metrics import Expression, Metric, MetricError, Sparsity
+    from prunerzero.scoring import prune_mask, score_mask
     from prunerzero.tasks.compare import compare
     from prunerzero.tasks.evaluate import evaluate
     from prunerzero.tasks.prune import prune
@@ -64,8 +65,8 @@ _HOMES = {
     "compare": "prunerzero.tasks.compare",
     "evaluate": "prunerzero.tasks.evaluate",
     "prune": "prunerzero.tasks.prune",
-    "prune_mask": "prunerzero.metrics",
-    "score_mask": "prunerzero.metrics",
+    "prune_mask": "prunerzero.scoring",
+    "score_mask": "prunerzero.scoring",
     "search": "prunerzero.tasks.search",
     "tune": "prunerzero.tasks.tune",
 }

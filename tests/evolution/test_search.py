@@ -26,8 +26,8 @@ from prunerzero.evolution.breeding import Breeder
 from prunerzero.evolution.pareto import is_as_good
 from prunerzero.evolution.records import Candidate
 from prunerzero.evolution.settings import VARIATIONS
-from prunerzero.metrics import Expression
-from prunerzero.metrics.ranking import ranking_key
+from prunerzero.metrics import Expression, canonical
+from prunerzero.scoring.ranking import ranking_key
 
 loop = sys.modules[search.__module__]
 
@@ -76,7 +76,7 @@ def test_duplicates_are_never_evaluated_neither_by_text_nor_by_ranking(
 def test_what_is_stored_is_what_was_measured_and_is_canonical(toy: ToyFitness) -> None:
     result = run_search(toy, 40)
     assert [e.expression for e in result.evaluations] == list(map(str, toy.asked))
-    assert all(e == e.canonical("row") for e in toy.asked)
+    assert all(e == canonical(e, "row") for e in toy.asked)
 
 
 @both_ways

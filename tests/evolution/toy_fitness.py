@@ -9,8 +9,9 @@ import optuna
 import torch
 
 from prunerzero.evolution import Population, SearchResult, SearchSettings, search
-from prunerzero.metrics import Expression, Sparsity, prune_mask
-from prunerzero.metrics.ranking import Probe
+from prunerzero.metrics import Expression, Sparsity
+from prunerzero.scoring import prune_mask
+from prunerzero.scoring.ranking import Probe
 
 HALF = Sparsity.parse("0.5")
 

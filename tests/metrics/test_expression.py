@@ -13,7 +13,7 @@ import torch
 from random_trees import random_tree
 
 from prunerzero.metrics import Expression, NotationError, ScoreError
-from prunerzero.metrics.expression import MAX_DEPTH
+from prunerzero.metrics.notation import MAX_DEPTH
 
 pytestmark = pytest.mark.filterwarnings("error")
 

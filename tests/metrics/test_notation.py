@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from random_trees import random_tree
 
 from prunerzero.metrics import Expression, NotationError
-from prunerzero.metrics.expression import MAX_DEPTH
+from prunerzero.metrics.notation import MAX_DEPTH
 from prunerzero.metrics.operators import OPERATORS, TERMINALS
 
 W, X, G = (Expression(name) for name in "WXG")

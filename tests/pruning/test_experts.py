@@ -6,11 +6,12 @@ from torch import nn
 from transformers import GptOssConfig, GptOssForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from prunerzero.errors import ModelError
-from prunerzero.metrics import CATALOG, Expression, Sparsity, prune_mask
+from prunerzero.metrics import CATALOG, Expression, Sparsity
 from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.experts import Fused, fused_experts, routers
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import collect_statistics, probes_of
+from prunerzero.scoring import prune_mask
 
 HALF = Sparsity.parse("0.5")
 TINY = {

@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity, prune_mask
+from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
+from prunerzero.scoring import prune_mask
 
 WINDOWS = torch.randint(0, 32, (10, 20), generator=torch.Generator().manual_seed(1))
 

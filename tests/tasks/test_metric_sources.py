@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from prunerzero import Expression, InputError, MetricError, Setup, Sparsity
 from prunerzero.metrics import CATALOG
-from prunerzero.metrics.ranking import check_ranks
+from prunerzero.scoring.ranking import check_ranks
 from prunerzero.tasks.metric_sources import read_metric, read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
 

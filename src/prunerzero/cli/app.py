@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 import prunerzero
-from prunerzero.metrics.mask import Group
+from prunerzero.metrics.sparsity import Group
 
 app = typer.Typer(
     name="prunerzero",

@@ -13,7 +13,8 @@ from rich.table import Table
 from prunerzero.cli.app import app, out
 from prunerzero.cli.options import JsonOption, one_sentence
 from prunerzero.cli.plain_output import print_json
-from prunerzero.metrics import CATALOG, explain
+from prunerzero.metrics import CATALOG
+from prunerzero.tasks.explain import explain
 from prunerzero.tasks.metric_sources import read_metric
 
 

@@ -25,9 +25,9 @@ from prunerzero.evolution.variation import (
 from prunerzero.metrics.catalog import CATALOG
 from prunerzero.metrics.errors import ScoreError
 from prunerzero.metrics.expression import Expression
-from prunerzero.metrics.mask import Sparsity
-from prunerzero.metrics.ranking import Probe, Ranking, rank
-from prunerzero.metrics.simplify import remove_opposing
+from prunerzero.metrics.simplify import canonical, remove_opposing
+from prunerzero.metrics.sparsity import Sparsity
+from prunerzero.scoring.ranking import Probe, Ranking, rank
 
 LAST_RESORT = 1000
 """Random trees tried before the search space counts as exhausted."""
@@ -103,7 +103,7 @@ class Breeder:
             if found and attempt >= self.settings.attempts:
                 break
             tree, origin, parents = self._tree(rng, draw, attempt)
-            expression = remove_opposing(tree).canonical(self.sparsity.group)
+            expression = canonical(remove_opposing(tree), self.sparsity.group)
             if not self.settings.limits.allow(expression):  # sorting a chain deepens it
                 continue
             text = str(expression)
@@ -214,5 +214,5 @@ def _seeds(
     if settings.seed_metrics == "none":
         return []
     known = {*primitives.terminals, *primitives.unary, *primitives.binary, "constant"}
-    trees = [metric.expression.canonical(sparsity.group) for metric in CATALOG.values()]
+    trees = [canonical(metric.expression, sparsity.group) for metric in CATALOG.values()]
     return [tree for tree in trees if {node.name for _, node in tree.subtrees()} <= known]

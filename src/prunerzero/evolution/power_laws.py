@@ -9,8 +9,9 @@ from prunerzero.evolution.records import Candidate
 from prunerzero.metrics.catalog import power_law
 from prunerzero.metrics.errors import ScoreError
 from prunerzero.metrics.expression import Expression
-from prunerzero.metrics.mask import Sparsity
-from prunerzero.metrics.ranking import Probe, ranking_key
+from prunerzero.metrics.simplify import canonical
+from prunerzero.metrics.sparsity import Sparsity
+from prunerzero.scoring.ranking import Probe, ranking_key
 
 Point = tuple[float, float]
 """The exponents of X and G."""
@@ -66,7 +67,7 @@ class PowerLaws:
     def _candidate(self, point: Point) -> Candidate | None:
         """None where the point ranks nothing."""
         if point not in self._candidates:
-            expression: Expression = power_law(*point).expression.canonical(self.sparsity.group)
+            expression: Expression = canonical(power_law(*point).expression, self.sparsity.group)
             try:
                 ranking = ranking_key(expression, self.probes, self.sparsity)
                 self._candidates[point] = Candidate(expression, ranking, "power law")

@@ -30,7 +30,7 @@ class Candidate:
 
     Attributes:
         expression: canonical: what is stored is what is measured.
-        ranking: ``metrics.ranking.ranking_key`` of it.
+        ranking: ``scoring.ranking.ranking_key`` of it.
         origin: how it was made.
         parents: numbers of the trials it was made from.
         duplicates_skipped: proposals before it that were known already.

@@ -25,8 +25,8 @@ from prunerzero.evolution.records import (
 )
 from prunerzero.evolution.settings import SearchSettings
 from prunerzero.metrics.expression import Expression
-from prunerzero.metrics.mask import Sparsity
-from prunerzero.metrics.ranking import Probe
+from prunerzero.metrics.sparsity import Sparsity
+from prunerzero.scoring.ranking import Probe
 
 SLOWEST = 20.0
 """How many times longer than is usual a metric may take before it is given up …"""

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from prunerzero.evolution.records import Individual
-from prunerzero.metrics.threads import alone
+from prunerzero.scoring.threads import alone
 
 MEMORY = 400
 """Measured metrics that a guess is made from; the worst are forgotten first."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from prunerzero.metrics.expression import Expression, arity_of
-from prunerzero.metrics.operators import OPERATORS, TERMINALS
+from prunerzero.metrics.expression import Expression
+from prunerzero.metrics.operators import OPERATORS, TERMINALS, arity_of
 
 OperatorSet = Literal["published", "extended"]
 

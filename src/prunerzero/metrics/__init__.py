@@ -1,14 +1,13 @@
-"""The language of metrics: read, write, simplify, compare and score them, and make masks.
+"""The language of metrics: what one is, how it is read, written, simplified and put into words.
 
 Needs torch and nothing else of this package.
 """
 
 from prunerzero.metrics.catalog import CATALOG, Metric, find_metric, power_law
 from prunerzero.metrics.errors import MetricError, NotationError, ScoreError, SparsityError
-from prunerzero.metrics.explain import explain
 from prunerzero.metrics.expression import Expression
-from prunerzero.metrics.mask import Sparsity, prune_mask
-from prunerzero.metrics.selection import score_mask
+from prunerzero.metrics.simplify import canonical, remove_opposing, simplify
+from prunerzero.metrics.sparsity import Sparsity
 
 __all__ = [
     "CATALOG",
@@ -19,9 +18,9 @@ __all__ = [
     "ScoreError",
     "Sparsity",
     "SparsityError",
-    "explain",
+    "canonical",
     "find_metric",
     "power_law",
-    "prune_mask",
-    "score_mask",
+    "remove_opposing",
+    "simplify",
 ]

@@ -7,19 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from prunerzero.metrics import notation
 from prunerzero.metrics.errors import NotationError, ScoreError
-from prunerzero.metrics.operators import OPERATORS, TERMINALS
-
-if TYPE_CHECKING:
-    from prunerzero.metrics.mask import Group
-
-MAX_DEPTH = 64
-"""Deeper trees are refused: no metric needs them, and every walk over a tree may then recurse."""
+from prunerzero.metrics.notation import MAX_DEPTH
+from prunerzero.metrics.operators import OPERATORS, TERMINALS, arity_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +33,7 @@ class Expression:
 
     Raises:
         NotationError: unknown name, wrong number of arguments, constant that is not finite,
-            or a tree deeper than ``MAX_DEPTH``.
+            or a tree deeper than ``notation.MAX_DEPTH``.
     """
 
     name: str
@@ -112,17 +108,13 @@ class Expression:
         Raises:
             NotationError: with the position in the text.
         """
-        from prunerzero.metrics.notation import parse
-
-        return parse(text)
+        return notation.parse(text, cls)
 
     def __str__(self) -> str:
         """The formula; ``Expression.parse`` reads it back to an equal expression."""
         text: str | None = self.__dict__.get("_text")
         if text is None:
-            from prunerzero.metrics.notation import to_text
-
-            text = to_text(self)
+            text = notation.to_text(self)
             object.__setattr__(self, "_text", text)
         return text
 
@@ -133,15 +125,11 @@ class Expression:
         Raises:
             NotationError: where the tree is no tree of known operators, or is too deep.
         """
-        from prunerzero.metrics.notation import from_json
-
-        return from_json(tree)
+        return notation.from_json(tree, cls)
 
     def to_json(self) -> dict[str, Any]:
         """The published JSON; constants have their number as ``data``."""
-        from prunerzero.metrics.notation import to_json
-
-        return to_json(self)
+        return notation.to_json(self)
 
     # Structure
 
@@ -169,22 +157,6 @@ class Expression:
 
     # Meaning
 
-    def simplify(self, group: Group = "row") -> Expression:
-        """A smaller expression that prunes the same weights; see ``simplify.simplify``."""
-        from prunerzero.metrics.simplify import simplify
-
-        return simplify(self, group)
-
-    def canonical(self, group: Group = "row") -> Expression:
-        """The simplified expression with exchangeable arguments in one fixed order.
-
-        Two metrics with equal canonical forms prune the same weights; the converse need not hold
-        (``ranking.ranking_key`` finds more).
-        """
-        from prunerzero.metrics.simplify import canonical
-
-        return canonical(self, group)
-
     def score(self, *, W: Tensor, X: Tensor | None = None, G: Tensor | None = None) -> Tensor:
         """Score every weight of one layer.
 
@@ -206,11 +178,6 @@ class Expression:
         if scores.shape != W.shape or any(scores is value for value in values.values()):
             return scores.expand(W.shape).clone()  # the caller's own, whatever it does to it
         return scores
-
-
-def arity_of(name: str) -> int:
-    """How many arguments ``name`` takes: 0 for a terminal or constant."""
-    return OPERATORS[name].arity if name in OPERATORS else 0
 
 
 def evaluate(expression: Expression, values: Mapping[str, Tensor]) -> Tensor:

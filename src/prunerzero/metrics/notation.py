@@ -9,13 +9,35 @@ Grammar, loosest binding first::
     atom    = NUMBER | TERMINAL | OPERATOR "(" sum ["," sum] ")" | "(" sum ")"
 """
 
+from __future__ import annotations
+
 import difflib
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
 from prunerzero.metrics.errors import NotationError
-from prunerzero.metrics.expression import MAX_DEPTH, Expression, arity_of
-from prunerzero.metrics.operators import OPERATORS, TERMINALS
+from prunerzero.metrics.operators import OPERATORS, TERMINALS, arity_of
+
+MAX_DEPTH = 64
+"""Deeper trees are refused: no metric needs them, and every walk over a tree may then recurse."""
+
+
+class Tree(Protocol):
+    """What the notation knows of an expression: this module is below ``expression``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def arguments(self: T) -> tuple[T, ...]: ...
+    @property
+    def value(self) -> float | None: ...
+
+
+T = TypeVar("T", bound=Tree)
+
+Node = Callable[[str, tuple[T, ...], float | None], T]
+"""Makes a tree of a name, its arguments and, for a constant, its number."""
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[^\W\d]\w*)"
@@ -29,11 +51,11 @@ MAX_NESTING = 2 * MAX_DEPTH + 10
 """How deep a formula may nest; a tree of ``MAX_DEPTH`` needs at most two levels for one of its."""
 
 
-def parse(text: str) -> Expression:
+def parse(text: str, node: Node[T]) -> T:
     """Read a formula. Raises NotationError, which points at the place."""
     if not isinstance(text, str):
         raise NotationError(f"a formula must be text, not a {type(text).__name__}.")
-    return _Parser(text).whole()
+    return _Parser(text, node).whole()
 
 
 def suggest(name: str, known: list[str]) -> str:
@@ -43,9 +65,10 @@ def suggest(name: str, known: list[str]) -> str:
     return f"; did you mean {spelling[near[0]]!r}?" if near else f"; known are {', '.join(known)}."
 
 
-class _Parser:
-    def __init__(self, text: str) -> None:
+class _Parser(Generic[T]):
+    def __init__(self, text: str, node: Node[T]) -> None:
         self.text = text
+        self.node = node
         self.tokens: list[tuple[str, str, int]] = []
         position = 0
         while position < len(text.rstrip()):
@@ -80,13 +103,13 @@ class _Parser:
             found = f"found {_short(token)}" if token else "the formula ends"
             raise self.error(f"{symbol!r} is expected here, but {found}", position)
 
-    def make(self, position: int, name: str, *arguments: Expression) -> Expression:
+    def make(self, position: int, name: str, *arguments: T) -> T:
         try:
-            return Expression(name, arguments)
+            return self.node(name, arguments, None)
         except NotationError as error:  # too deep
             raise self.error(str(error), position) from None
 
-    def whole(self) -> Expression:
+    def whole(self) -> T:
         if self.tokens[0][0] == "end":
             raise NotationError("the formula is empty; write for example 'W * sqrt(X)'.", 0)
         result = self.operand(_SUM)
@@ -95,7 +118,7 @@ class _Parser:
             raise self.error(f"{_short(token)} is not expected here", position)
         return result
 
-    def operand(self, at_least: int) -> Expression:
+    def operand(self, at_least: int) -> T:
         """A sum, product, factor or power: what binds at least so tightly."""
         self.nesting += 1
         if self.nesting > MAX_NESTING:
@@ -114,7 +137,7 @@ class _Parser:
         self.nesting -= 1
         return result
 
-    def factor(self) -> Expression:
+    def factor(self) -> T:
         signs = []
         while self.take("-"):
             signs.append(self.tokens[self.next - 1][2])
@@ -124,21 +147,21 @@ class _Parser:
         result = self.operand(_POWER)
         for position in reversed(signs):
             if bare_number and result.value is not None:  # "-2" is a number, not neg(2)
-                result, bare_number = Expression.constant(-result.value), False
+                result, bare_number = self.node("constant", (), -result.value), False
             else:
                 result = self.make(position, "neg", result)
         return result
 
-    def atom(self) -> Expression:
+    def atom(self) -> T:
         kind, token, position = self.tokens[self.next]
         self.next += 1
         if kind == "number":
             try:
-                return Expression.constant(float(token))
+                return self.node("constant", (), float(token))
             except NotationError as error:
                 raise self.error(str(error), position) from None
         if kind == "name" and token in TERMINALS:
-            return Expression(token)
+            return self.node(token, (), None)
         if kind == "name" and token in OPERATORS:
             self.expect("(")
             arguments = [self.operand(_SUM)]
@@ -163,7 +186,7 @@ def _short(token: str) -> str:
     return repr(token if len(token) <= 40 else token[:40] + "…")
 
 
-def to_text(expression: Expression) -> str:
+def to_text(expression: Tree) -> str:
     """The formula, with as few parentheses as parse back to an equal expression."""
     e = expression
     if e.value is not None:
@@ -182,7 +205,7 @@ def to_text(expression: Expression) -> str:
     return f"{_wrap(left, binding)} {OPERATORS[e.name].infix} {_wrap(right, binding + 1)}"
 
 
-def _binding(e: Expression) -> int:
+def _binding(e: Tree) -> int:
     """How tightly the outermost operator of the text binds."""
     if e.value is not None:
         return _FACTOR if e.value < 0 else _ATOM
@@ -191,11 +214,11 @@ def _binding(e: Expression) -> int:
     return _BINDING.get(e.name, _ATOM)
 
 
-def _wrap(e: Expression, at_least: int) -> str:
+def _wrap(e: Tree, at_least: int) -> str:
     return str(e) if _binding(e) >= at_least else f"({e})"
 
 
-def from_json(tree: Any, _depth: int = 0) -> Expression:
+def from_json(tree: Any, node: Node[T], _depth: int = 0) -> T:
     """Read the published JSON, already decoded. Raises NotationError."""
     if _depth > MAX_DEPTH:
         raise NotationError(f"the tree is nested deeper than {MAX_DEPTH} levels.")
@@ -210,16 +233,18 @@ def from_json(tree: Any, _depth: int = 0) -> Expression:
             value = float(data)
         except OverflowError:
             raise NotationError("a constant of the tree is too large.") from None
-        return Expression("constant", _children(tree, str(value), 0, _depth), value)
+        return node("constant", _children(tree, node, str(value), 0, _depth), value)
     if not isinstance(data, str) or (data not in OPERATORS and data not in TERMINALS):
         known = [*TERMINALS, *OPERATORS]
         raise NotationError(
             f"the tree names an unknown operator {_excerpt(data)}{suggest(str(data)[:40], known)}"
         )
-    return Expression(data, _children(tree, data, arity_of(data), _depth))
+    return node(data, _children(tree, node, data, arity_of(data), _depth), None)
 
 
-def _children(tree: dict[str, Any], name: str, arity: int, depth: int) -> tuple[Expression, ...]:
+def _children(
+    tree: dict[str, Any], node: Node[T], name: str, arity: int, depth: int
+) -> tuple[T, ...]:
     sides = ("left", "right")
     for side in sides[:arity]:
         if tree.get(side) is None:
@@ -227,7 +252,7 @@ def _children(tree: dict[str, Any], name: str, arity: int, depth: int) -> tuple[
     for side in sides[arity:]:
         if tree.get(side) is not None:
             raise NotationError(f"a node {name!r} of the tree has a {side!r} child too many.")
-    return tuple(from_json(tree[side], depth + 1) for side in sides[:arity])
+    return tuple(from_json(tree[side], node, depth + 1) for side in sides[:arity])
 
 
 def _excerpt(value: Any) -> str:
@@ -236,7 +261,7 @@ def _excerpt(value: Any) -> str:
     return repr(value)[:40]
 
 
-def to_json(expression: Expression) -> dict[str, Any]:
+def to_json(expression: Tree) -> dict[str, Any]:
     """The published JSON. Constants, which the published space lacks, are plain numbers."""
     node: dict[str, Any] = {
         "data": expression.name if expression.value is None else expression.value

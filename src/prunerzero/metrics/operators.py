@@ -207,3 +207,8 @@ TERMINALS: dict[str, str] = {
     "G": "the magnitude of the gradient of the weight",
 }
 """Every terminal by name, with its meaning: all are non-negative."""
+
+
+def arity_of(name: str) -> int:
+    """How many arguments ``name`` takes: 0 for a terminal or constant."""
+    return OPERATORS[name].arity if name in OPERATORS else 0

@@ -24,9 +24,9 @@ from functools import lru_cache
 from prunerzero.metrics.algebra import normal, product_of
 from prunerzero.metrics.expression import Expression
 from prunerzero.metrics.facts import is_non_negative, is_product, power_of, unary
-from prunerzero.metrics.mask import Group
 from prunerzero.metrics.operators import OPERATORS
 from prunerzero.metrics.products import Product
+from prunerzero.metrics.sparsity import Group
 from prunerzero.metrics.sums import Sum
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from prunerzero.metrics import Expression, ScoreError, Sparsity
-from prunerzero.metrics.mask import nan_error
-from prunerzero.metrics.selection import prune_into, use_gpu_kernels, write_pruned
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.pruner import MAGNITUDE, masks, one_by_one
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
+from prunerzero.scoring.mask import nan_error
+from prunerzero.scoring.selection import prune_into, use_gpu_kernels, write_pruned
 
 
 class PrunedWeights:
@@ -110,7 +110,7 @@ class PrunedWeights:
         return [(names, self._group(names)) for names in groups.values()]
 
     def _group(self, names: list[str]) -> Any:
-        from prunerzero.metrics.gpu import Layers
+        from prunerzero.scoring.gpu import Layers
 
         dense = [self._dense[name] for name in names]
         known = [self._statistics[name] for name in names]

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from prunerzero.metrics import Expression, ScoreError, Sparsity, score_mask
-from prunerzero.metrics.ranking import Probe, check_ranks
-from prunerzero.metrics.selection import write_scores
+from prunerzero.metrics import Expression, ScoreError, Sparsity
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
 from prunerzero.pruning.whole_model import Scorer, lowest_of_all
+from prunerzero.scoring import score_mask
+from prunerzero.scoring.ranking import Probe, check_ranks
+from prunerzero.scoring.selection import write_scores
 
 MAGNITUDE = Expression.parse("W")
 """What a layer is pruned by that no calibration token reached."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from prunerzero.metrics.devices import current_device
+from prunerzero.scoring.devices import current_device
 
 
 class Tile(NamedTuple):

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prunerzero.memory import cached
-from prunerzero.metrics.ranking import Probe
 from prunerzero.pruning.activations import watch_inputs
 from prunerzero.pruning.block_gradients import from_each_block
 from prunerzero.pruning.blocks import Matrix
@@ -23,6 +22,7 @@ from prunerzero.pruning.calibration import Reader
 from prunerzero.pruning.gradients import watch_gradients
 from prunerzero.pruning.passes import Pass
 from prunerzero.pruning.repeatable import repeatably
+from prunerzero.scoring.ranking import Probe
 
 _VERSION = 4
 """Part of the cache key; raised when the meaning of the numbers changes."""

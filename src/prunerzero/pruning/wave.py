@@ -8,7 +8,7 @@ from threading import Condition
 
 import torch
 
-from prunerzero.metrics.devices import current_device
+from prunerzero.scoring.devices import current_device
 
 Work = Callable[[int, torch.device, Iterator[int]], None]
 """Told a block, its device, and the windows, each of which comes when the block before has it."""

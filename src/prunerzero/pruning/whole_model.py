@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from prunerzero.metrics.mask import nan_error
+from prunerzero.scoring.mask import nan_error
 
 KEPT = 1 << 28
 """Scores that are kept for the second count and for the masks, 1 GB; more are computed anew."""

@@ -15,7 +15,7 @@ from prunerzero.language.divergence import MEMORY, Divergence, Reference, rememb
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.metrics import Expression, Metric, ScoreError, Sparsity
-from prunerzero.metrics.mask import Group
+from prunerzero.metrics.sparsity import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.pruner import check_differs, prune_model
 from prunerzero.pruning.statistics import Statistics

@@ -21,9 +21,9 @@ from prunerzero.metrics import (
     Sparsity,
     find_metric,
 )
-from prunerzero.metrics.mask import Group
-from prunerzero.metrics.ranking import check_ranks
+from prunerzero.metrics.sparsity import Group
 from prunerzero.pruning.statistics import GradientOf
+from prunerzero.scoring.ranking import check_ranks
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.setup import Setup
 

@@ -19,7 +19,7 @@ from prunerzero.language.corpora import Part
 from prunerzero.language.divergence import Divergence
 from prunerzero.language.kinds import auto_class
 from prunerzero.metrics import Expression, Metric, Sparsity
-from prunerzero.metrics.mask import Group
+from prunerzero.metrics.sparsity import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.partial import PartialCheckpoint, is_begun
 from prunerzero.pruning.pruner import LayerSparsity, check_differs, prune_model

@@ -16,7 +16,7 @@ from prunerzero.errors import InputError
 from prunerzero.evolution.records import read_state
 from prunerzero.files import read_json, writing
 from prunerzero.identity import difference
-from prunerzero.metrics import CATALOG, Expression, MetricError
+from prunerzero.metrics import CATALOG, Expression, MetricError, canonical
 from prunerzero.report import write_run_report, write_tune_report
 from prunerzero.report.tune_page import Language
 from prunerzero.tasks.metric_sources import BEST, HISTORY
@@ -70,7 +70,7 @@ def report(run: Path | str, baseline: Path | str | None = None, language: Langua
             }
             for e in history
         }
-        sizes = {name: metric.expression.canonical(found["group"]).size
+        sizes = {name: canonical(metric.expression, found["group"]).size
                  for name, metric in CATALOG.items()}  # fmt: skip
         write_run_report(path, found, history, names, sizes, beside)
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from prunerzero.files import make_folder, write_json
 from prunerzero.language.corpora import Part
 from prunerzero.language.perplexity import exp
 from prunerzero.metrics import Sparsity
-from prunerzero.metrics.mask import Group
+from prunerzero.metrics.sparsity import Group
 from prunerzero.options import takes
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.fitness import PrunedLoss
@@ -27,6 +27,7 @@ from prunerzero.tasks.known_metrics import KnownMetrics
 from prunerzero.tasks.metric_sources import BEST, HISTORY, sparsity_of
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import SearchOptions
+from prunerzero.tasks.order import Order
 from prunerzero.tasks.output import check_run, check_study
 from prunerzero.tasks.search_result import Found
 from prunerzero.tasks.setup import Setup
@@ -110,17 +111,6 @@ def search(
         found, result = run_workers(run_order, order, devices, observer)
     _write(folder, found, result)
     return found
-
-
-@dataclass(frozen=True)
-class Order:
-    """What every worker of a search is told; all but the device is the same for all."""
-
-    setup: Setup
-    sparsity: Sparsity
-    folder: Path
-    settings: evolution.SearchSettings
-    storage: str | Path
 
 
 def run_order(order: Order, observer: Observer) -> tuple[Found, evolution.SearchResult]:

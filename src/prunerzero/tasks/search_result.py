@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from prunerzero.metrics.mask import Group
+from prunerzero.metrics.sparsity import Group
 from prunerzero.tasks.best_of_all import Origin
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from prunerzero.errors import InputError
 from prunerzero.files import read_json
-from prunerzero.metrics.mask import Group
+from prunerzero.metrics.sparsity import Group
 
 LimitKind = Literal["degradation", "perplexity", "task"]
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.resource_tracker import ensure_running
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -26,13 +26,11 @@ from prunerzero.evolution import Progress, SearchResult
 from prunerzero.evolution.interrupt import STOPS, interrupts_wait
 from prunerzero.metrics import MetricError
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.order import Order
+from prunerzero.tasks.search_result import Found
 
-if TYPE_CHECKING:
-    from prunerzero.tasks.search import Order
-    from prunerzero.tasks.search_result import Found
-
-    Outcome = tuple[Found, SearchResult]
-    Run = Callable[[Order, Observer], Outcome]
+Outcome = tuple[Found, SearchResult]
+Run = Callable[[Order, Observer], Outcome]
 
 GIVE_UP_AFTER = 3
 """Deaths in a row, without an evaluation in between, after which a worker is not started again."""

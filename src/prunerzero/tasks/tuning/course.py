@@ -10,9 +10,9 @@ from typing import Literal, get_args
 
 from prunerzero import evolution
 from prunerzero.language.perplexity import exp
-from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity
+from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity, simplify
 from prunerzero.metrics.catalog import power_law
-from prunerzero.metrics.mask import Group
+from prunerzero.metrics.sparsity import Group
 from prunerzero.tasks.best_of_all import EVOLVED
 from prunerzero.tasks.search import search_in
 from prunerzero.tasks.tune_result import CurvePoint, Limit, TestDecision
@@ -64,15 +64,15 @@ def candidates() -> list[Metric]:
     grid = (power_law(a, b) for a in _EXPONENTS for b in _EXPONENTS)
     distinct: dict[Expression, Metric] = {}
     for metric in (*CATALOG.values(), *grid):
-        distinct.setdefault(metric.expression.simplify("model"), metric)
+        distinct.setdefault(simplify(metric.expression, "model"), metric)
     return list(distinct.values())
 
 
 def _named(text: str, group: Group) -> Metric:
     """The result of a search, under its known name where it is a known metric."""
     expression = Expression.parse(text)
-    simple = expression.simplify(group)
-    same = (m for m in candidates() if m.expression.simplify(group) == simple)
+    simple = simplify(expression, group)
+    same = (m for m in candidates() if simplify(m.expression, group) == simple)
     return next(same, Metric(EVOLVED, expression, "evolved for this model and text"))
 
 

@@ -11,13 +11,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunerzero.metrics.devices import current_device
 from prunerzero.metrics.expression import Expression, evaluate
 from prunerzero.metrics.facts import breadth
-from prunerzero.metrics.kernels import OPTIONS, each_weight, select_rows
-from prunerzero.metrics.mask import Sparsity, prune_mask
 from prunerzero.metrics.operators import OPERATORS, Scale
-from prunerzero.metrics.program import Slot, compiled
+from prunerzero.metrics.sparsity import Sparsity
+from prunerzero.scoring.devices import current_device
+from prunerzero.scoring.kernels import OPTIONS, each_weight, select_rows
+from prunerzero.scoring.mask import prune_mask
+from prunerzero.scoring.program import Slot, compiled
 
 WIDEST = 32768
 """Rows of more inputs do not fit on the chip."""

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunerzero.metrics import Expression, Sparsity, prune_mask
+from prunerzero.metrics import Expression, Sparsity, canonical, simplify
+from prunerzero.scoring import prune_mask
 
 GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden" / "reference_trees.json"
 pytestmark = pytest.mark.skipif(
@@ -63,10 +64,10 @@ def test_masks_agree_with_the_reference_exactly(golden, tensors):
     assert compared > 900
 
 
-@pytest.mark.parametrize("form", ["simplify", "canonical"])
+@pytest.mark.parametrize("form", [simplify, canonical])
 def test_simplified_trees_give_the_reference_masks(golden, tensors, form):
     for case in golden["cases"]:
-        simplified = getattr(Expression.from_json(case["tree"]), form)()
+        simplified = form(Expression.from_json(case["tree"]))
         scores = simplified.score(**tensors)
         for sparsity, expected in masks_of(case, scores.shape).items():
             mask = prune_mask(scores, Sparsity.parse(sparsity))

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from prunerzero.metrics.errors import ScoreError, SparsityError
 from prunerzero.metrics.expression import Expression, evaluate
-from prunerzero.metrics.mask import Sparsity, prune_mask
+from prunerzero.metrics.sparsity import Sparsity
+from prunerzero.scoring.mask import prune_mask
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,13 +14,14 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from prunerzero.metrics import threads
-from prunerzero.metrics.cpu import prune_rows, write_kept
 from prunerzero.metrics.expression import Expression, evaluate, magnitudes, statistics_read
 from prunerzero.metrics.facts import breadth
-from prunerzero.metrics.mask import Sparsity, nan_error, prune_mask
 from prunerzero.metrics.operators import OPERATORS, Scale
-from prunerzero.metrics.steps import GRADIENTS, WEIGHTS, steps_of
+from prunerzero.metrics.sparsity import Sparsity
+from prunerzero.scoring import threads
+from prunerzero.scoring.cpu import prune_rows, write_kept
+from prunerzero.scoring.mask import nan_error, prune_mask
+from prunerzero.scoring.steps import GRADIENTS, WEIGHTS, steps_of
 
 _CACHED = 1 << 20
 """Scores that stay in the cache as they are; blocks of them are computed no faster."""
@@ -104,7 +105,7 @@ def prune_into(
     sparsity.check(W.shape[1])
     W = W.detach()
     if use_gpu_kernels(W):
-        from prunerzero.metrics import gpu
+        from prunerzero.scoring import gpu
 
         layer = gpu.Layers(
             [_rows_in_order(W)],

@@ -5,8 +5,9 @@ import random
 import torch
 from random_trees import random_tree, statistics
 
-from prunerzero.metrics import ScoreError, Sparsity, prune_mask
-from prunerzero.metrics.selection import prune_into, score_mask
+from prunerzero.metrics import ScoreError, Sparsity
+from prunerzero.scoring import prune_mask
+from prunerzero.scoring.selection import prune_into, score_mask
 
 SHAPES = [(12, 16), (5, 80), (33, 1000), (3, 4096), (2, 11008), (1, 16), (2, 40000)]
 SPARSITIES = ["0.5", "0.3", "0.999", "0", "2:4", "1:4", "4:8", "1:2", "1:16", "0.5 of a layer"]

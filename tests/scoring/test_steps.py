@@ -10,7 +10,7 @@ from random_trees import random_tree, statistics
 
 from prunerzero.metrics import Expression
 from prunerzero.metrics.expression import evaluate
-from prunerzero.metrics.steps import GRADIENTS, WEIGHTS, steps_of
+from prunerzero.scoring.steps import GRADIENTS, WEIGHTS, steps_of
 
 
 def in_steps(e: Expression, values: dict, memory: list) -> torch.Tensor:

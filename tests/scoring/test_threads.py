@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunerzero.metrics import threads
+from prunerzero.scoring import threads
 
 
 @pytest.fixture(autouse=True)

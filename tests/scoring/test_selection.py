@@ -9,16 +9,9 @@ from hypothesis import strategies as st
 from random_trees import random_tree, statistics
 
 from prunerzero import score_mask
-from prunerzero.metrics import (
-    Expression,
-    ScoreError,
-    Sparsity,
-    SparsityError,
-    prune_mask,
-    selection,
-    threads,
-)
-from prunerzero.metrics.selection import prune_into, write_scores
+from prunerzero.metrics import Expression, ScoreError, Sparsity, SparsityError
+from prunerzero.scoring import prune_mask, selection, threads
+from prunerzero.scoring.selection import prune_into, write_scores
 
 SPARSITIES = [
     Sparsity(0.5), Sparsity(0.3), Sparsity(0.0), Sparsity(0.5, group="layer"),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunerzero.metrics.thresholds import by_counting, by_selection, kth_lowest
+from prunerzero.scoring.thresholds import by_counting, by_selection, kth_lowest
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from prunerzero.metrics.thresholds import kth_lowest, long_loops
-
-if TYPE_CHECKING:
-    from prunerzero.metrics.mask import Sparsity
+from prunerzero.metrics.sparsity import Sparsity
+from prunerzero.scoring.thresholds import kth_lowest, long_loops
 
 _WORDS = {2: "<u2", 4: "<u4", 8: "<u8"}
 """What holds a byte for each input of a run, the first in the lowest."""

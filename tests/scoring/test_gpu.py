@@ -6,8 +6,9 @@ import pytest
 import torch
 from gpu_cases import alike, awkward, masks_of
 
-from prunerzero.metrics import Expression, Sparsity, score_mask
+from prunerzero.metrics import Expression, Sparsity
 from prunerzero.metrics.operators import OPERATORS
+from prunerzero.scoring import score_mask
 
 if not torch.cuda.is_available():
     warnings.warn("no GPU here: the GPU kernels are not tested", stacklevel=1)
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("operator", OPERATORS.values(), ids=lambda o: o.name)
 @pytest.mark.parametrize("names", ["WG", "GW", "WX", "GX", "XG"])
 def test_every_operator_gives_the_bits_of_eager_torch(operator, names):
-    from prunerzero.metrics.gpu import Layers
+    from prunerzero.scoring.gpu import Layers
 
     e = Expression(operator.name, tuple(map(Expression, names[: operator.arity])))
     values = awkward()
@@ -31,7 +32,7 @@ def test_every_operator_gives_the_bits_of_eager_torch(operator, names):
 
 
 def test_a_power_has_the_special_cases_of_eager_torch():
-    from prunerzero.metrics.gpu import Layers
+    from prunerzero.scoring.gpu import Layers
 
     values = torch.tensor([0, 1e-45, 1e-38, 0.5, 1, 2, 3e38, torch.inf, torch.nan], device="cuda")
     values = torch.cat((values, -values))

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prunerzero.metrics import ScoreError, Sparsity, SparsityError, prune_mask
+from prunerzero.metrics import ScoreError, Sparsity, SparsityError
+from prunerzero.scoring import prune_mask
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -1,18 +1,12 @@
-"""Score + sparsity → mask: which weights of one layer are pruned."""
+"""How much is pruned, and among which weights."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
-from torch import Tensor
-
-from prunerzero.metrics.cpu import lowest_inputs, prune_rows
-from prunerzero.metrics.errors import ScoreError, SparsityError
-from prunerzero.metrics.threads import in_blocks
+from prunerzero.metrics.errors import SparsityError
 
 Group = Literal["row", "layer", "model"]
 """Within what scores compete: an output row, a layer, or all prunable layers of the model."""
@@ -108,93 +102,3 @@ class Sparsity:
                 f"sparsity {self} needs a number of inputs that is a multiple of {self.of}, "
                 f"but {name} has {width}."
             )
-
-
-def prune_mask(score: Tensor, sparsity: Sparsity) -> Tensor:
-    """Which weights to prune: those with the lowest scores.
-
-    Args:
-        score: [out, in]. Infinite scores rank as such.
-        sparsity: with a ratio, ``int(in * ratio)`` weights of each row are pruned
-            (``int(out * in * ratio)`` of the matrix with group "layer", and with "model", which
-            takes it for the whole model); with N:M, N of each M consecutive inputs are kept. Equal
-            scores are pruned in column order.
-
-    Returns:
-        bool [out, in] on the score's device, True where pruned.
-
-    Raises:
-        ScoreError: the score is no matrix or holds NaN, which has no rank.
-        SparsityError: the number of inputs is no multiple of M.
-    """
-    if not isinstance(score, Tensor):
-        raise ScoreError(f"a score must be a tensor [out, in], not a {type(score).__name__}.")
-    if not isinstance(sparsity, Sparsity):
-        raise SparsityError("a mask needs a Sparsity, such as Sparsity.parse('2:4').")
-    if score.dim() != 2:
-        raise ScoreError(f"a score must be a matrix [out, in], not of shape {list(score.shape)}.")
-    sparsity.check(score.shape[1])
-    score = score.detach()
-    if score.device.type == "cpu":
-        return _prune_on_cpu(score, sparsity)
-    if nans := int(torch.isnan(score).sum()):
-        raise nan_error(nans, score.numel())
-    return _prune_by_torch(score, sparsity)
-
-
-def nan_error(count: int, total: int, where: str = "") -> ScoreError:
-    """The refusal of scores that cannot be ranked."""
-    return ScoreError(f"{where}{count} of {total} scores are NaN and have no rank.")
-
-
-def _prune_on_cpu(score: Tensor, sparsity: Sparsity) -> Tensor:
-    if score.dtype in (torch.float16, torch.bfloat16):
-        score = score.float()  # numpy has no bfloat16
-    rows = score if sparsity.group == "row" else score.reshape(1, -1)
-    values, mask = rows.numpy(), torch.empty(rows.shape, dtype=torch.bool)
-    pruned = mask.numpy()
-    nans: list[int] = []
-
-    def prune(blocks: Iterator[slice]) -> None:
-        for block in blocks:
-            nans.append(prune_rows(values[block], sparsity, pruned[block]))
-
-    in_blocks(prune, *rows.shape)
-    if any(nans):
-        raise nan_error(sum(nans), score.numel())
-    return mask.reshape(score.shape)
-
-
-def _prune_by_torch(score: Tensor, sparsity: Sparsity) -> Tensor:
-    if sparsity.keep is not None and sparsity.of is not None:
-        return _prune_pattern(score, sparsity.of - sparsity.keep, sparsity.of)
-    rows = score if sparsity.group == "row" else score.reshape(1, -1)
-    return _prune_lowest(rows, int(rows.shape[1] * sparsity.fraction)).reshape(score.shape)
-
-
-def _prune_lowest(rows: Tensor, count: int) -> Tensor:
-    """The ``count`` lowest of each row, ties in column order."""
-    if count == 0 or rows.numel() == 0:
-        return torch.zeros_like(rows, dtype=torch.bool)
-    threshold = rows.kthvalue(count, dim=1, keepdim=True).values
-    pruned = rows <= threshold
-    if int(pruned.count_nonzero()) > count * rows.shape[0]:  # scores tie at a threshold
-        tied = (pruned.sum(1) > count).nonzero().squeeze(1)
-        pruned[tied] = _prune_tied(rows[tied], threshold[tied], count)
-    return pruned
-
-
-def _prune_tied(rows: Tensor, threshold: Tensor, count: int) -> Tensor:
-    below = rows < threshold
-    tied = rows == threshold
-    missing = count - below.sum(1, keepdim=True)
-    return below | (tied & (tied.cumsum(1) <= missing))
-
-
-def _prune_pattern(score: Tensor, prune: int, of: int) -> Tensor:
-    """The ``prune`` lowest of each ``of`` consecutive inputs, ranked pair by pair."""
-    if of > 8:  # the pairs are too many
-        return _prune_lowest(score.reshape(-1, of), prune).reshape(score.shape)
-    inputs = score.reshape(-1, of).t().contiguous()
-    pruned: Tensor = lowest_inputs(inputs, torch.zeros_like(inputs, dtype=torch.int8), prune).t()
-    return pruned.reshape(score.shape)
