@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from prunerzero import evolution
+from prunerzero.arguments import path, whole
 from prunerzero.errors import OtherRunError
 from prunerzero.files import put_in_place, real, replace_folder, write_json, writing
 from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity
 from prunerzero.report import write_report
-from prunerzero.tasks.arguments import path, sparsity_of, whole
 from prunerzero.tasks.compare import compare_in
 from prunerzero.tasks.demo_plan import LEAST_EVALUATIONS, Plan, plan_for, time_a_window
 from prunerzero.tasks.duration import in_minutes
+from prunerzero.tasks.metric_sources import sparsity_of
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.output import check_output
 from prunerzero.tasks.prune import prune_in
