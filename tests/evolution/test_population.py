@@ -87,10 +87,12 @@ def test_other_settings_are_refused_in_one_sentence_that_names_the_difference(
     journal: Path,
 ) -> None:
     Population.open(journal, SETTINGS)
+    before = journal.read_bytes()
     with pytest.raises(StudyMismatchError, match=r"begun with sparsity '0\.5', not '2:4'\.$"):
         Population.open(journal, {**SETTINGS, "sparsity": "2:4"})
     with pytest.raises(StudyMismatchError, match="group unset, not 'layer'"):
         Population.open(journal, {**SETTINGS, "group": "layer"})
+    assert journal.read_bytes() == before
     Population.open(journal, SETTINGS)
 
 

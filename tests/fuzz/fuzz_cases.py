@@ -779,6 +779,161 @@ def python_api(place: Place) -> None:
         raise Fault("a KeyboardInterrupt of nowhere") from None
 
 
+def natural_python(place: Place) -> None:
+    """The same call in another natural spelling gives the same weights."""
+    import numpy as np
+
+    from prunerzero import Setup, Sparsity, prune
+
+    random = place.random
+    spellings: dict[str, list[Any]] = {
+        "calibration": ["calibration.txt", Path("calibration.txt"), "./calibration.txt"],
+        "validation": ["validation.txt", place.folder / "validation.txt"],
+        "model": ["llama", "./llama", str(place.folder / "llama"), Path("llama"), "llama/"],
+        "max_seq_length": [32, np.int64(32)],
+        "num_calibration_samples": [3, np.int32(3)],
+        "num_validation_samples": [4, np.int64(4)],
+        "target": ["*.mlp.*", ["*.mlp.*"], ("*.mlp.*",)],
+        "ignore": [(), [], None],
+        "batch_size": [None, 2, 1],
+    }
+    arguments: dict[str, list[Any]] = {
+        "metric": ["wanda", " wanda ", "W * sqrt(X)", "Wanda", "mul(W,sqrt(X))"],
+        "sparsity": [0.5, "0.5", "50%", np.float64(0.5), np.float32(0.5), Sparsity(0.5), ".5"],
+        "output_dir": ["out", Path("out"), str(place.folder / "out")],
+    }
+    given = {name: random.choice(choices) for name, choices in spellings.items()}
+    call = {name: random.choice(choices) for name, choices in arguments.items()}
+    place.told.append(f"Setup(**{given}), {call}")
+    result = prune(Setup(**given), **call)
+    first = {name: choices[0] for name, choices in spellings.items()}
+    usual = prune(Setup(**first), "wanda", "0.5", "usual")
+    if result.settings["fingerprints"]["weights"] != usual.settings["fingerprints"]["weights"]:
+        raise Fault("other weights than the usual spelling gives")
+    if len(result.layers) != 6:
+        raise Fault(f"{len(result.layers)} layers, 6 were meant")
+
+
+def identity(place: Place) -> None:
+    """A search and a recipe notice what has changed, and only that."""
+    random = place.random
+    parts = texts(random, "calibration", "validation")
+    command = random.choice(["search", "tune", "recipe"])
+    model = "llama"
+
+    def run(evaluations: str) -> Any:
+        options = ["--model", model, *parts, "--max-seq-length", "32"]
+        match command:
+            case "search":
+                options += ["--evaluations", evaluations, "--output-dir", "run"]
+                return place.run("search", *options, may_write=("run",))
+            case "tune":
+                options += ["--evaluations", "0", "--samples", "0", "--output-dir", "run"]
+                return place.run("tune", *options, "--pattern", "2:4", may_write=("run",))
+        if evaluations == "2":
+            return place.run("prune", *options, "--output-dir", "run", may_write=("run",))
+        options = ["--recipe", "run/recipe.yaml", "--model", model, "--output-dir", "again"]
+        return place.run("prune", *options, may_write=("again",))
+
+    if run("2").exit_code:
+        raise Fault("refused at first")
+    folder = place.folder / "llama"
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    tokenizer, text = folder / "tokenizer.json", place.folder / "calibration.txt"
+    change = random.choice([
+        "touched", "spelt", "copied", "config in another order", "a text's end",
+        "weight", "config", "tokenizer", "text",
+    ])  # fmt: skip
+    place.told.append(f"then: {change}")
+    match change:
+        case "touched":
+            for file in (weights, config, text):
+                os.utime(file, (1, 1))
+        case "spelt":
+            model = random.choice(["./llama", "llama/", str(folder), "../case/llama"])
+        case "copied":
+            shutil.copytree(folder, place.folder / "same")
+            model = "same"
+        case "config in another order":
+            content = json.loads(config.read_text())
+            config.write_text(json.dumps(dict(reversed(content.items()))))
+        case "a text's end":
+            text.write_text(text.read_text()[:1500] + "abc")  # fills no further window
+        case "weight":
+            content = bytearray(weights.read_bytes())
+            content[-4 * random.randrange(1, 1000) - 2] ^= 1
+            weights.write_bytes(content)
+        case "config":
+            name, value = random.choice(
+                [("rms_norm_eps", 0.5), ("hidden_act", "relu"), ("attention_bias", False)]
+            )
+            content = json.loads(config.read_text())
+            change = "nothing" if content.get(name) == value else change
+            config.write_text(json.dumps({**content, name: value}))
+        case "tokenizer":
+            content = json.loads(tokenizer.read_text())
+            vocabulary = content["model"]["vocab"]
+            vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+            tokenizer.write_text(json.dumps(content))
+        case "text":
+            letters = text.read_text()
+            place_of = random.randrange(1400)
+            other = "b" if letters[place_of] == "a" else "a"
+            text.write_text(letters[:place_of] + other + letters[place_of + 1 :])
+    done = run("3")
+    is_other = change in ("weight", "config", "tokenizer", "text")
+    if is_other != (done.exit_code == 2):
+        raise Fault(f"{change}: exit code {done.exit_code}: {done.stderr}")
+
+
+def surroundings(place: Place) -> None:
+    """The installed command where terminals, homes and caches are not as usual."""
+    random = place.random
+    command = random.choice(["metrics", "explain", "prune", "eval", "search"])
+    words = [command, *_sensible(command, random), *_bounded(command)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    changes: dict[str, list[str]] = {
+        "PYTHONIOENCODING": ["cp1252", "ascii", "utf-16", "latin-1"],
+        "HOME": ["/proc/nowhere", "/dev/null", str(place.folder), ""],
+        "PRUNERZERO_CACHE": ["/proc/nowhere", "/dev/null/x", "calibration.txt", "new/cache", ""],
+        "HF_HOME": ["/proc/nowhere", "/dev/null"],
+        "COLUMNS": ["1", "0", "-5", "x", "100000"],
+        "TERM": ["dumb", "", "unknown"],
+        "LANG": ["C", "de_DE.ISO-8859-1", "ja_JP.UTF-8"],
+        "LC_ALL": ["C", "POSIX"],
+        "TMPDIR": ["/proc/nowhere"],
+        "NO_COLOR": ["1"],
+        "FORCE_COLOR": ["1"],
+        "PYTHONUTF8": ["0", "1"],
+    }
+    for name in random.sample(sorted(changes), random.choice([1, 1, 2, 3])):
+        environment[name] = random.choice(changes[name])
+        place.told.append(f"{name}={environment[name]!r}")
+    out = random.choice(["pipe", "pipe", "pipe", "full", "closed", "none"])
+    place.told.append(f"{' '.join(words)}; standard output: {out}")
+    whole = [str(Path(sys.executable).with_name("prunerzero")), *words]
+    with open("/dev/full" if out == "full" else os.devnull, "w") as device:
+        if out == "closed":
+            reading, writing = os.pipe()
+            os.close(reading)
+        stdout: Any = {"pipe": subprocess.PIPE, "full": device, "none": None}.get(out)
+        process = subprocess.Popen(
+            whole, cwd=place.folder, env=environment, stderr=subprocess.PIPE,
+            stdout=writing if out == "closed" else stdout,
+            preexec_fn=(lambda: os.close(1)) if out == "none" else None,
+        )  # fmt: skip
+        if out == "closed":
+            os.close(writing)
+        told, errors = process.communicate(timeout=SLOW)
+    words_of = errors.decode("utf-8", "replace")
+    if "Traceback" in words_of or "Exception ignored" in words_of:
+        raise Fault(f"a traceback, exit code {process.returncode}: {words_of[-1200:]}")
+    if process.returncode not in (0, 2) and out == "pipe":
+        raise Fault(f"exit code {process.returncode}: {words_of[-500:]}")
+    if process.returncode and out == "pipe" and "Error" not in words_of.replace("\0", ""):
+        raise Fault(f"exit code {process.returncode} without a sentence: {words_of[-500:]}")
+
+
 def interrupted(place: Place) -> None:
     """The installed command, stopped at some moment; the same command again then succeeds."""
     random = place.random
@@ -829,7 +984,10 @@ KINDS: dict[str, tuple[Callable[[Place], None], int]] = {
     "python": (python_api, 3),
     "search": (searched, 2),
     "tune": (tuned, 1),
-    "interrupt": (interrupted, 3),
+    "interrupt": (interrupted, 2),
+    "natural python": (natural_python, 1),
+    "identity": (identity, 2),
+    "surroundings": (surroundings, 3),
 }
 """Each kind with its share of the time."""
 

@@ -38,7 +38,8 @@ def sensible_tree(random: Random) -> Tree:
     tree: Tree = random.choice(["W", ("sqr", "W"), ("sqrt", "W"), ("mms", "W"), ("log", "W")])
     for _ in range(random.randrange(3)):
         factor = random.choice(["X", "G", ("sqrt", "X"), ("mms", "G"), ("epow", "G", 0.25), "W"])
-        tree = (random.choice(["mul", "mul", "add", "ediv"]), tree, factor)
+        ways = ["mul", "add"] if factor == "W" else ["mul", "mul", "add", "ediv"]  # W / W is 1
+        tree = (random.choice(ways), tree, factor)
     if random.random() < 0.3:
         tree = (random.choice(["exp", "tanh", "zsn", "mms", "rownorm"]), tree)
     return tree

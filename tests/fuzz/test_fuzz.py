@@ -28,6 +28,8 @@ from transformers.utils.logging import disable_progress_bar
 SEED = os.environ.get("PRUNERZERO_FUZZ_SEED", "0")
 SECONDS = float(os.environ.get("PRUNERZERO_FUZZ_SECONDS", "0"))
 CASE = os.environ.get("PRUNERZERO_FUZZ_CASE", "")
+SLOW = ("interrupt", "surroundings")
+"""Kinds that start processes: not tried in the suite, where other tests do so."""
 FEW, SHORT = 4, 4.0
 """Of each kind, in the suite: so many cases, begun within so many seconds."""
 
@@ -49,7 +51,7 @@ def surroundings(model_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disable_progress_bar()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "interrupt" or SECONDS])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if SECONDS or CASE or kind not in SLOW])
 def test_it_is_done_right_or_refused_in_one_sentence(
     kind: str, model_place: Path, tmp_path: Path
 ) -> None:

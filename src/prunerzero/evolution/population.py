@@ -348,14 +348,15 @@ class Population:
 def _study(storage: BaseStorage, name: str) -> optuna.Study:
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of every study that it makes
+    common: dict[str, Any] = {
+        "storage": storage,
+        "sampler": optuna.samplers.RandomSampler(seed=0),  # never asked: there are no params
+        "pruner": optuna.pruners.NopPruner(),
+        "study_name": name,
+    }
     try:
-        return optuna.create_study(
-            storage=storage,
-            sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: there are no params
-            pruner=optuna.pruners.NopPruner(),
-            study_name=name,
-            direction="minimize",
-            load_if_exists=True,
-        )
+        with suppress(KeyError):  # creating writes even where the study is there already
+            return optuna.load_study(**common)
+        return optuna.create_study(**common, direction="minimize", load_if_exists=True)
     finally:
         optuna.logging.set_verbosity(before)

@@ -258,6 +258,8 @@ def _children(
 def _excerpt(value: Any) -> str:
     if isinstance(value, dict | list):  # its text may be endless, and printing it recurses
         return f"a {type(value).__name__} without 'data'" if isinstance(value, dict) else "a list"
+    if not isinstance(value, str | int | float | None):
+        return f"a {type(value).__name__}"
     return repr(value)[:40]
 
 
