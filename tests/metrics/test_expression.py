@@ -182,7 +182,7 @@ def test_what_a_metric_does_not_read_need_not_be_given():
 @pytest.mark.parametrize("name", ["W", "X", "G"])
 def test_a_metric_scores_tensors_alone(name, wrong):
     given = {"W": torch.ones(2, 4), "X": torch.ones(4), "G": torch.ones(2, 4)}
-    with pytest.raises(ScoreError, match=f"{name} must be a tensor"):
+    with pytest.raises(ScoreError, match=f"{name} must be a torch tensor"):
         Expression.parse("W * X * G").score(**{**given, name: wrong})
 
 

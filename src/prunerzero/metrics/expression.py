@@ -232,7 +232,7 @@ def statistics_read(
     """
     for name, tensor in (("W", W), ("X", X), ("G", G)):
         if not isinstance(tensor, Tensor) and (name == "W" or tensor is not None):
-            raise ScoreError(f"{name} must be a tensor, not a {type(tensor).__name__}.")
+            raise ScoreError(f"{name} must be a torch tensor.")
     if W.dim() != 2:
         raise ScoreError(f"W must be a matrix [out, in], not of shape {list(W.shape)}.")
     values = {}

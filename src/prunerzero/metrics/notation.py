@@ -54,7 +54,7 @@ MAX_NESTING = 2 * MAX_DEPTH + 10
 def parse(text: str, node: Node[T]) -> T:
     """Read a formula. Raises NotationError, which points at the place."""
     if not isinstance(text, str):
-        raise NotationError(f"a formula must be text, not a {type(text).__name__}.")
+        raise NotationError("a formula must be text, such as 'W * sqrt(X)'.")
     return _Parser(text, node).whole()
 
 
@@ -259,7 +259,7 @@ def _excerpt(value: Any) -> str:
     if isinstance(value, dict | list):  # its text may be endless, and printing it recurses
         return f"a {type(value).__name__} without 'data'" if isinstance(value, dict) else "a list"
     if not isinstance(value, str | int | float | None):
-        return f"a {type(value).__name__}"
+        return "a value of another kind"
     return repr(value)[:40]
 
 

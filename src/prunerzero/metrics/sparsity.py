@@ -32,9 +32,9 @@ class Sparsity:
 
     def __post_init__(self) -> None:
         if not isinstance(self.group, str) or self.group not in get_args(Group):
-            given = repr(self.group) if isinstance(self.group, str) else type(self.group).__name__
             raise SparsityError(
-                f"scores compete within a 'row', a 'layer' or the 'model', not {given}."
+                "scores compete within a 'row', a 'layer' or the 'model'"
+                + (f", not {self.group!r}." if isinstance(self.group, str) else ".")
             )
         if (self.ratio is None) == (self.of is None) or (self.keep is None) != (self.of is None):
             raise SparsityError("a sparsity is either a ratio or a pattern N:M.")
@@ -42,7 +42,7 @@ class Sparsity:
             kinds = (int, float) if name == "ratio" else (int,)
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
-                raise SparsityError(f"{name} must be a number, not a {type(value).__name__}.")
+                raise SparsityError(f"{name} of a sparsity must be a number.")
         if self.ratio is not None:
             if not 0 <= self.ratio < 1:
                 percent = 1 < self.ratio < 100 and self.ratio == int(self.ratio)

@@ -31,7 +31,7 @@ def prune_mask(score: Tensor, sparsity: Sparsity) -> Tensor:
         SparsityError: the number of inputs is no multiple of M.
     """
     if not isinstance(score, Tensor):
-        raise ScoreError(f"a score must be a tensor [out, in], not a {type(score).__name__}.")
+        raise ScoreError("a score must be a torch tensor [out, in].")
     if not isinstance(sparsity, Sparsity):
         raise SparsityError("a mask needs a Sparsity, such as Sparsity.parse('2:4').")
     if score.dim() != 2:
