@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,23 @@ def test_a_command_that_is_stopped_says_so_in_a_word(
         signal.signal(signal.SIGINT, before)
     assert exit.value.exit_code == exit_code
     assert capfd.readouterr().err == "Interrupted.\n"
+
+
+def test_a_signal_in_the_midst_of_a_destructor_is_not_lost() -> None:
+    class Last:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+
+    @one_sentence
+    def command() -> None:
+        last = Last()
+        del last
+        time.sleep(60)
+
+    with pytest.raises(typer.Exit) as exit:
+        command()
+    assert exit.value.exit_code == 143
 
 
 def test_a_second_sigterm_does_not_disturb_the_cleaning_up() -> None:

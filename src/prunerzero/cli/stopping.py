@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 MESSAGE = "Interrupted."
+
+_SOON = 0.02
+"""Seconds after which a signal that came at a bad moment is sent again."""
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -42,12 +46,25 @@ class Stoppable:
             signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
+        if _in_destructor(frame):  # where Python drops whatever is raised, and goes on
+            again = threading.Timer(_SOON, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
         self.exit_code = 128 + number
         if number == signal.SIGTERM:
             before, self._terminated = self._terminated, time.monotonic()
             if self._terminated - before < 1:  # timeout sends two, which are one
                 return
         raise KeyboardInterrupt
+
+
+def _in_destructor(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _handle(handler: Handler) -> dict[signal.Signals, Any]:
