@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 ROOT = Path(__file__).parents[1]
 SKIPPED = {".venv", "_build", "node_modules", "demo", ".git"}
-GENERATED = {"docs/api.md", "docs/command_line.md", "docs/tutorial.md"}
+GENERATED = {"docs/api.md", "docs/command_line.md", "docs/modules.md", "docs/tutorial.md"}
 """Written by ``generate_pages.py``; Sphinx checks the links into them."""
 
 _LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(\s*<?([^\s()<>]+(?:\([^\s()]*\))?)>?[^()]*\)")

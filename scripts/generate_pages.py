@@ -1,4 +1,4 @@
-"""Write the pages of the documentation that come from the code: commands, Python API, tutorial.
+"""Write the pages of the documentation that come from the code: commands, API, modules, tutorial.
 
 ``docs/conf.py`` calls ``write_pages`` before Sphinx reads its sources, so that an option, a public
 name or a cell of the notebook is described in one place only. By hand:
@@ -8,6 +8,7 @@ name or a cell of the notebook is described in one place only. By hand:
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -30,10 +31,11 @@ _TYPES: dict[Any, str] = {int: "whole number", float: "number", str: "text", Pat
 
 
 def write_pages(folder: Path) -> None:
-    """Write ``command_line.md``, ``api.md`` and ``tutorial.md``, each only where it has changed."""
+    """Write the generated pages, each only where it has changed."""
     pages: dict[str, Callable[[], str]] = {
         "command_line.md": command_line,
         "api.md": python_api,
+        "modules.md": modules,
         "tutorial.md": lambda: tutorial(NOTEBOOK),
     }
     for name, page in pages.items():
@@ -135,7 +137,7 @@ def python_api() -> str:
 
 def _first_line(name: str) -> str:
     about = inspect.getdoc(getattr(prunerzero, name)) or ""
-    return " ".join(about.split("\n\n")[0].split()).replace("``", "`").replace("|", "\\|")
+    return _rst_to_markdown(about.split("\n\n")[0]).replace("|", "\\|")
 
 
 def _directive(name: str, kind: str) -> list[str]:
@@ -145,6 +147,33 @@ def _directive(name: str, kind: str) -> list[str]:
         return [f".. autodata:: prunerzero.{name}"]
     members = ["   :members:"] if kind == "Types" else ["   :show-inheritance:"]
     return [f".. autoclass:: prunerzero.{name}", *members]
+
+
+def modules() -> str:
+    """Every module with the first sentence of its docstring, by folder."""
+    house = Path(prunerzero.__file__).parent
+    lines = ["# Every module", "", "Generated from the docstrings; `lines` counts the whole file."]
+    folder = None
+    for file in sorted(house.rglob("*.py"), key=lambda path: (path.parent, path.name)):
+        source = file.read_text(encoding="utf-8")
+        about = ast.get_docstring(ast.parse(source)) or ""
+        here = file.parent.relative_to(house).as_posix()
+        if file.name == "__init__.py" and here != ".":
+            continue
+        if here != folder:
+            folder = here
+            face = file.parent / "__init__.py"
+            room = ast.get_docstring(ast.parse(face.read_text(encoding="utf-8"))) or ""
+            title = "The package itself" if here == "." else f"{here}/"
+            lines += ["", f"## {title}", "", _rst_to_markdown(room.split("\n\n")[0])]
+            lines += ["", "| module | what it is about | lines |", "| --- | --- | ---: |"]
+        sentence = _rst_to_markdown(about.split("\n\n")[0]).replace("|", "\\|")
+        lines.append(f"| `{file.stem}` | {sentence} | {len(source.splitlines())} |")
+    return "\n".join([*lines, ""])
+
+
+def _rst_to_markdown(text: str) -> str:
+    return " ".join(text.split()).replace("``", "`")
 
 
 def tutorial(path: Path) -> str:
