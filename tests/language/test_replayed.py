@@ -19,9 +19,10 @@ def windows(seed, count=4):
     return torch.randint(0, 32, (count, 256), generator=torch.Generator().manual_seed(seed))
 
 
-def test_losses_are_replayed_to_the_bit_and_follow_the_weights():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_losses_are_replayed_to_the_bit_and_follow_the_weights(dtype):
     sizes = {"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 256}
-    model = tiny_model(**sizes).bfloat16().cuda()
+    model = tiny_model(**sizes).to(dtype).cuda()
     usual, replayed = WindowLoss(model), WindowLoss(model)
     usual._read = usual._losses
     replayed._read = Replayed(replayed._losses, worth=math.inf)

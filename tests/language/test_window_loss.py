@@ -8,11 +8,12 @@ from transformers import (
     Gemma2ForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    masking_utils,
 )
 
 from prunerzero.language import window_loss
 from prunerzero.language.perplexity import window_losses
-from prunerzero.language.window_loss import WindowLoss, plain_head
+from prunerzero.language.window_loss import WindowLoss, one_sequence_a_window, plain_head
 from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.statistics import collect_statistics
 
@@ -84,6 +85,17 @@ def test_a_head_that_does_not_read_the_last_hidden_states_makes_no_parts():
     model.lm_head = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.Linear(8, 32))
     model.set_output_embeddings = model.get_output_embeddings = lambda: model.lm_head[1]
     assert plain_head(model, WINDOWS[:1]) is None
+
+
+def test_a_pass_over_windows_looks_at_no_values_to_tell_sequences_apart(monkeypatch):
+    model = tiny_model()
+    expected = WindowLoss(model)(WINDOWS)
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", pytest.fail)
+    with one_sequence_a_window():
+        model(input_ids=WINDOWS)
+    assert masking_utils.find_packed_sequence_indices is pytest.fail
+    monkeypatch.setattr(window_loss, "plain_head", lambda *_: None)
+    assert torch.equal(WindowLoss(model)(WINDOWS), expected)
 
 
 def test_a_large_vocabulary_is_not_read_for_a_few_tokens():

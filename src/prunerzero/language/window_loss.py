@@ -8,6 +8,7 @@ and reduced for some tokens at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -70,10 +71,11 @@ class WindowLoss:
     def _losses(self, windows: Tensor) -> Tensor:
         """Of each token that is predicted, fp32 [count, length - 1]."""
         targets = windows[:, 1:]
-        losses = [
-            cross_entropy(logits.float(), target.to(logits.device), reduction="none")
-            for logits, target in self._logits(windows, targets)
-        ]
+        with one_sequence_a_window():
+            losses = [
+                cross_entropy(logits.float(), target.to(logits.device), reduction="none")
+                for logits, target in self._logits(windows, targets)
+            ]
         return torch.cat(losses).reshape(targets.shape)
 
     def _logits(self, windows: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -88,6 +90,27 @@ class WindowLoss:
         tokens = max(LEAST_TOKENS, logits_at_once // self._head.weight.shape[0])
         for some, target in zip(hidden.split(tokens), targets.flatten().split(tokens), strict=True):
             yield self._head(some), target
+
+
+@contextmanager
+def one_sequence_a_window() -> Iterator[None]:
+    """Inside, transformers takes each window for a single sequence without looking at positions.
+
+    Recent releases look whether several are packed into one. The CPU waits for that value in each
+    pass, which can then not be recorded; and where a pass is recorded all the same, attention gets
+    a mask and runs other kernels, with other bits.
+    """
+    from transformers import masking_utils
+
+    name = "find_packed_sequence_indices"
+    if (before := getattr(masking_utils, name, None)) is None:
+        yield
+        return
+    setattr(masking_utils, name, lambda position_ids: None)
+    try:
+        yield
+    finally:
+        setattr(masking_utils, name, before)
 
 
 def plain_head(model: Any, window: Tensor) -> Any:
