@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evolution": {"errors", "files", "identity", "metrics", "scoring"},
     "language": _LEAVES,
     "pruning": {"metrics", "scoring", "language", *_LEAVES},
-    "report": {"documents", "errors", "files"},
+    "report": {"documents", "errors", "files", "metrics"},
     "bundled": set(),
     "tasks": {"metrics", "scoring", "evolution", "language", "pruning", "report", *_LEAVES},
     "cli": {"metrics", "evolution", "language", "report", "tasks", *_LEAVES},

@@ -21,7 +21,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from prunerzero.errors import InputError, ModelError, OutputError, TextError
-    from prunerzero.metrics import Expression, Metric, MetricError, Sparsity
+    from prunerzero.metrics import (
+        Expression,
+        Metric,
+        MetricError,
+        Sparsity,
+        register_operator,
+    )
     from prunerzero.scoring import prune_mask, score_mask
     from prunerzero.tasks.compare import compare
     from prunerzero.tasks.evaluate import evaluate
@@ -46,6 +52,7 @@ __all__ = [
     "evaluate",
     "prune",
     "prune_mask",
+    "register_operator",
     "score_mask",
     "search",
     "tune",
@@ -66,6 +73,7 @@ _HOMES = {
     "evaluate": "prunerzero.tasks.evaluate",
     "prune": "prunerzero.tasks.prune",
     "prune_mask": "prunerzero.scoring",
+    "register_operator": "prunerzero.metrics",
     "score_mask": "prunerzero.scoring",
     "search": "prunerzero.tasks.search",
     "tune": "prunerzero.tasks.tune",

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from tune_case import CASES, tuned
 
-from prunerzero.metrics.operators import OPERATORS, TERMINALS
+from prunerzero.metrics.operators import OPERATORS, TERMINALS, TERMINALS_JA
 from prunerzero.report import tune_japanese, write_tune_report
 from prunerzero.report.tune_charts import quality_chart, rise_chart
 from prunerzero.report.tune_page import strings_of
@@ -100,7 +100,8 @@ def figures_of_json(result: dict[str, Any]) -> set[str]:
 
 def figures_of_words(language: str) -> set[str]:
     """Figures in the page's own words: ``95 % interval``, ``arXiv:2406.02924``, the scale."""
-    words = [*strings_of(language).values(), *tune_japanese.OPERATORS.values()]  # type: ignore[arg-type]
+    phrases = (operator.meaning_ja for operator in OPERATORS.values())
+    words = [*strings_of(language).values(), *phrases]
     return {*FIGURE.findall(" ".join(words)), "0", "100", "2406.02924"}
 
 
@@ -233,11 +234,10 @@ def test_every_string_is_used():
 
 
 def test_japanese_has_words_for_the_whole_metric_language():
-    assert tune_japanese.OPERATORS.keys() == OPERATORS.keys()
-    assert tune_japanese.TERMINALS.keys() == TERMINALS.keys()
+    assert TERMINALS_JA.keys() == TERMINALS.keys()
     for name, operator in OPERATORS.items():
         for place in range(operator.arity):
-            assert f"{{{place}}}" in tune_japanese.OPERATORS[name]
+            assert f"{{{place}}}" in OPERATORS[name].meaning_ja
 
 
 @pytest.mark.parametrize(

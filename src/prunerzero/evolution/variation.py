@@ -14,9 +14,6 @@ from prunerzero.metrics.operators import OPERATORS, TERMINALS, arity_of
 
 OperatorSet = Literal["published", "extended"]
 
-SAME_AS_ANOTHER = frozenset({"pow", "skp"})
-"""Published operators that are never proposed: ``pow`` is ``sqr`` and ``skp`` changes nothing."""
-
 CONSTANTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """The constants a random tree draws from; mutation moves them off this grid."""
 
@@ -61,9 +58,7 @@ class PrimitiveSet:
         if operators not in ("published", "extended"):
             raise ValueError(f"operators must be 'published' or 'extended', not {operators!r}.")
         usable = [
-            o
-            for o in OPERATORS.values()
-            if (o.published or operators == "extended") and o.name not in SAME_AS_ANOTHER
+            o for o in OPERATORS.values() if (o.published or operators == "extended") and o.proposed
         ]
         return cls(
             terminals=tuple(TERMINALS),
@@ -119,7 +114,7 @@ def _grow(rng: Random, p: PrimitiveSet, min_depth: int, max_depth: int, room: in
     if room >= 3 and rng.random() < BINARY_SHARE:
         name = rng.choice(p.binary)
         left = _grow(rng, p, min_depth - 1, max_depth - 1, room - 2)
-        if name == "epow":
+        if OPERATORS[name].takes_constant:
             return Expression(name, (left, _constant(rng, p)))
         # one argument alone has to reach the least depth, and either may be that one
         right = _grow(rng, p, 0, max_depth - 1, room - 1 - left.size)
@@ -188,7 +183,7 @@ def insert(rng: Random, tree: Expression, primitives: PrimitiveSet, limits: Limi
     if room == 0 or rng.random() >= BINARY_SHARE:
         return tree.replace(path, Expression(rng.choice(primitives.unary), (node,)))
     name = rng.choice(primitives.binary)
-    if name == "epow":
+    if OPERATORS[name].takes_constant:
         return tree.replace(path, Expression(name, (node, _constant(rng, primitives))))
     partner = _grow(rng, primitives, 0, min(1, limits.depth - len(path) - 1), room)
     pair = (node, partner) if rng.random() < 0.5 else (partner, node)

@@ -4,8 +4,15 @@ Needs torch and nothing else of this package.
 """
 
 from prunerzero.metrics.catalog import CATALOG, Metric, find_metric, power_law
-from prunerzero.metrics.errors import MetricError, NotationError, ScoreError, SparsityError
+from prunerzero.metrics.errors import (
+    MetricError,
+    NotationError,
+    OperatorError,
+    ScoreError,
+    SparsityError,
+)
 from prunerzero.metrics.expression import Expression
+from prunerzero.metrics.register import load_plugins, register_operator
 from prunerzero.metrics.simplify import canonical, remove_opposing, simplify
 from prunerzero.metrics.sparsity import Sparsity
 
@@ -15,12 +22,16 @@ __all__ = [
     "Metric",
     "MetricError",
     "NotationError",
+    "OperatorError",
     "ScoreError",
     "Sparsity",
     "SparsityError",
     "canonical",
     "find_metric",
     "power_law",
+    "register_operator",
     "remove_opposing",
     "simplify",
 ]
+
+load_plugins()

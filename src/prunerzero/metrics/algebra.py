@@ -30,6 +30,7 @@ from prunerzero.metrics.facts import (
     power_of,
     unary,
 )
+from prunerzero.metrics.operators import OPERATORS
 from prunerzero.metrics.products import Product
 from prunerzero.metrics.sums import Sum
 
@@ -68,30 +69,44 @@ def _fold(e: Expression) -> Expression:
 
 def _rule(e: Expression, a: Expression, ordered: bool) -> Expression:
     """One step for an operator that is neither sum nor product, its arguments being normal."""
-    match e.name:
-        case "skp":
-            return a
-        case "log":
-            return unary("log", even(a, ordered))
-        case "tanh" | "zsn" | "rownorm" | "colnorm" if a.name == "neg":
-            return unary("neg", unary(e.name, a.arguments[0]))
-        case "mms" | "zsn" if a.name in ("mms", "zsn"):
-            return unary(e.name, a.arguments[0])
-        case "mms" | "zsn":
-            return unary(e.name, without_factor(without_constant(a, ordered), ordered))
-        case "rownorm" | "colnorm" if a.name == e.name:
-            return a
-        case "rownorm" | "colnorm":
-            return unary(e.name, without_factor(a, ordered))
-        case "epow":
-            exponent = e.arguments[1]
-            inner = power_of(a)
-            if inner is None or exponent.value is None:
-                return Expression("epow", (even(a, ordered), exponent))
-            if 2**-64 < abs(exponent.value * inner) < 2**64:
-                product = Expression.constant(exponent.value * inner)
-                return Expression("epow", (a.arguments[0], product))
-    return e
+    operator = OPERATORS[e.name]
+    if e.name == "epow":
+        return _power_rule(a, e.arguments[1], ordered)
+    if operator.arity > 1:
+        return e
+    if operator.identity or (operator.idempotent and a.name == e.name):
+        return a
+    if operator.parity == "even":
+        return unary(e.name, even(a, ordered))
+    if operator.parity == "odd" and a.name == "neg":
+        return unary("neg", unary(e.name, a.arguments[0]))
+    inner = a
+    if operator.ignores >= {"shift", "scale"} and _is_affine(a):
+        inner = a.arguments[0]
+    else:
+        if "shift" in operator.ignores:
+            inner = without_constant(inner, ordered)
+        if "scale" in operator.ignores:
+            inner = without_factor(inner, ordered)
+    return unary(e.name, inner)
+
+
+def _is_affine(e: Expression) -> bool:
+    """Whether ``e`` shifts and scales all of a layer by two numbers of that layer."""
+    operator = OPERATORS.get(e.name)
+    return operator is not None and operator.arity == 1 and operator.reads == "matrix" and (
+        operator.scale is not None
+    )  # fmt: skip
+
+
+def _power_rule(a: Expression, exponent: Expression, ordered: bool) -> Expression:
+    inner = power_of(a)
+    if inner is None or exponent.value is None:
+        return Expression("epow", (even(a, ordered), exponent))
+    if 2**-64 < abs(exponent.value * inner) < 2**64:
+        product = Expression.constant(exponent.value * inner)
+        return Expression("epow", (a.arguments[0], product))
+    return Expression("epow", (a, exponent))
 
 
 def without_factor(a: Expression, ordered: bool) -> Expression:

@@ -7,7 +7,8 @@ class MetricError(ValueError):
     MetricError
     ├── NotationError   a text or a JSON tree that is no expression
     ├── SparsityError   a sparsity that cannot be read, or does not fit a matrix
-    └── ScoreError      statistics missing or misshapen, or a score with NaN in it
+    ├── ScoreError      statistics missing or misshapen, or a score with NaN in it
+    └── OperatorError   an operator that cannot be registered, or a plug-in that cannot be loaded
     """
 
 
@@ -28,3 +29,7 @@ class SparsityError(MetricError):
 
 class ScoreError(MetricError):
     """Statistics that are missing or of the wrong shape, or a score that cannot be ranked."""
+
+
+class OperatorError(MetricError):
+    """An operator that cannot be registered, or a plug-in that cannot be loaded."""

@@ -6,10 +6,8 @@ from functools import lru_cache, reduce
 from prunerzero.metrics.expression import Expression
 from prunerzero.metrics.operators import OPERATORS, TERMINALS
 
-POWERS = {"sqr": 2.0, "pow": 2.0, "sqrt": 0.5, "abs": 1.0}
-"""Operators that are |x| to a fixed power."""
-
-_PRODUCT_NAMES = frozenset((*POWERS, "mul", "ediv", "div", "neg"))
+_PRODUCT_NAMES = frozenset(("mul", "ediv", "div", "neg"))
+"""Operators whose chains are gathered as factors, beside powers."""
 
 
 def unary(name: str, argument: Expression) -> Expression:
@@ -21,7 +19,7 @@ def power_of(e: Expression) -> float | None:
     if e.name == "epow":
         exponent = e.arguments[1].value
         return exponent if exponent is not None and exponent > 0 else None
-    return POWERS.get(e.name)
+    return OPERATORS[e.name].power if e.arguments else None
 
 
 @lru_cache(maxsize=1 << 14)
@@ -31,11 +29,11 @@ def is_non_negative(e: Expression) -> bool:
         return e.value >= 0
     if e.name in TERMINALS:
         return True
-    sign = OPERATORS[e.name].sign
-    if sign == "as its arguments":
-        # the divisor of div is a norm: only what is divided matters
-        return all(map(is_non_negative, e.arguments[: 1 if e.name == "div" else 2]))
-    return sign == "non-negative"
+    operator = OPERATORS[e.name]
+    if operator.sign == "as its arguments":
+        # a scale is positive: of what is rescaled, only the first argument matters
+        return all(map(is_non_negative, e.arguments[:1] if operator.scale else e.arguments))
+    return operator.sign == "non-negative"
 
 
 @lru_cache(maxsize=1 << 14)

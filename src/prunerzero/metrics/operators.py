@@ -2,7 +2,8 @@
 
 Semantics of the published operators follow the published search space of Pruner-Zero (Dong et al.,
 ICML 2024): no input makes one raise, and a non-finite result is passed on, never hidden. To add an
-operator, add a row; parsing, printing, JSON, simplification and evolution read the table.
+operator, add a row; parsing, printing, JSON, words, simplification, evolution and the engine read
+the table. ``register`` adds one from outside the package.
 """
 
 import math
@@ -28,6 +29,8 @@ Scale = tuple[Tensor | None, Tensor]
 Order = Literal["increasing", "increasing for non-negative", "other"]
 Sign = Literal["non-negative", "as its arguments", "any"]
 Reads = Literal["matrix", "row", "column"]
+Parity = Literal["even", "odd"]
+Ignores = Literal["shift", "scale"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,8 @@ class Operator:
         arity: 1 or 2.
         function: tensors → tensor, with broadcasting; keeps the dtype. With ``out``, which has the
             result's shape and may be one of the arguments, the result is written there.
-        meaning: words for ``explain``, with ``{0}`` and ``{1}`` for the arguments.
+        meaning, meaning_ja: an English and a Japanese phrase, with ``{0}`` and ``{1}`` for the
+            arguments.
         order: whether the result is ordered as the first argument is, the second held fixed.
         sign: what is known of the result's sign (arguments count as non-negative or unknown).
         infix: its symbol in text where it has one.
@@ -49,12 +53,24 @@ class Operator:
             matrix, of the row or of the column.
         scale: where it does, what it takes from its last argument, spread over the shape of the
             result; the operator then is (x - shift) / scale of its first argument x.
+        shifts: whether that shift is more than zero.
+        power: p where the operator is |x| ** p.
+        parity: "even" where f(-x) = f(x), "odd" where f(-x) = -f(x).
+        ignores: what of its argument changes nothing: a constant that is added to it ("shift"), a
+            positive number that multiplies it ("scale").
+        idempotent: whether f(f(x)) = f(x).
+        identity: whether f(x) = x.
+        proposed: whether evolution builds trees with it; not where another operator is the same.
+        takes_constant: whether evolution gives it a constant as its second argument.
+        kernel: the instruction of ``scoring.kernels`` that computes it, "" where none is needed;
+            None where no kernel knows it, so that a GPU runs ``function`` too.
     """
 
     name: str
     arity: int
     function: Callable[..., Tensor]
     meaning: str
+    meaning_ja: str
     order: Order = "other"
     sign: Sign = "any"
     infix: str | None = None
@@ -62,6 +78,15 @@ class Operator:
     published: bool = True
     reads: Reads | None = None
     scale: Callable[[Tensor], Scale] | None = None
+    shifts: bool = False
+    power: float | None = None
+    parity: Parity | None = None
+    ignores: frozenset[Ignores] = frozenset()
+    idempotent: bool = False
+    identity: bool = False
+    proposed: bool = True
+    takes_constant: bool = False
+    kernel: str | None = None
 
 
 def _range(x: Tensor) -> Scale:
@@ -157,45 +182,57 @@ def _power(x: Tensor, y: Tensor, *, out: Tensor | None = None) -> Tensor:
 
 
 _TABLE = (
-    Operator("sqr", 1, torch.square, "the square of {0}",
-             order="increasing for non-negative", sign="non-negative"),
-    Operator("pow", 1, torch.square, "the square of {0}",
-             order="increasing for non-negative", sign="non-negative"),
-    Operator("neg", 1, torch.neg, "minus {0}", infix="-"),
-    Operator("abs", 1, torch.abs, "the absolute value of {0}",
-             order="increasing for non-negative", sign="non-negative"),
-    Operator("log", 1, _log, "the logarithm of {0}",
-             order="increasing for non-negative"),
-    Operator("exp", 1, _exp, "the exponential of {0}",
-             order="increasing", sign="non-negative"),
-    Operator("sqrt", 1, _sqrt, "the square root of {0}",
-             order="increasing for non-negative", sign="non-negative"),
-    Operator("tanh", 1, torch.tanh, "the hyperbolic tangent of {0}",
-             order="increasing", sign="as its arguments"),
-    Operator("skp", 1, _skip, "{0}", order="increasing", sign="as its arguments"),
+    Operator("sqr", 1, torch.square, "the square of {0}", "{0}の 2 乗",
+             order="increasing for non-negative", sign="non-negative", power=2.0, kernel="sqr"),
+    Operator("pow", 1, torch.square, "the square of {0}", "{0}の 2 乗",
+             order="increasing for non-negative", sign="non-negative", power=2.0, kernel="sqr",
+             proposed=False),
+    Operator("neg", 1, torch.neg, "minus {0}", "{0}の符号を反転した値", infix="-", kernel="neg"),
+    Operator("abs", 1, torch.abs, "the absolute value of {0}", "{0}の絶対値",
+             order="increasing for non-negative", sign="non-negative", power=1.0, kernel="abs"),
+    Operator("log", 1, _log, "the logarithm of {0}", "{0}の対数",
+             order="increasing for non-negative", parity="even", kernel="log"),
+    Operator("exp", 1, _exp, "the exponential of {0}", "{0}の指数関数",
+             order="increasing", sign="non-negative", kernel="exp"),
+    Operator("sqrt", 1, _sqrt, "the square root of {0}", "{0}の平方根",
+             order="increasing for non-negative", sign="non-negative", power=0.5, kernel="sqrt"),
+    Operator("tanh", 1, torch.tanh, "the hyperbolic tangent of {0}", "{0}の双曲線正接",
+             order="increasing", sign="as its arguments", parity="odd", kernel="tanh"),
+    Operator("skp", 1, _skip, "{0}", "{0}", order="increasing", sign="as its arguments",
+             identity=True, proposed=False, kernel=""),
     _rescaling("mms", _range, arity=1, meaning="{0} scaled to 0…1 over the layer",
-               order="increasing", sign="non-negative", reads="matrix"),
+               meaning_ja="{0}を層全体で 0〜1 に正規化した値",
+               order="increasing", sign="non-negative", reads="matrix", shifts=True,
+               ignores=frozenset({"shift", "scale"})),
     _rescaling("zsn", _mean_and_deviation, arity=1, meaning="{0} standardised over the layer",
-               order="increasing", reads="matrix"),
-    Operator("add", 2, torch.add, "{0} plus {1}", sign="as its arguments", infix="+",
-             commutative=True),
-    Operator("sub", 2, torch.sub, "{0} minus {1}", infix="-"),
-    Operator("mul", 2, torch.mul, "{0} times {1}", sign="as its arguments", infix="*",
-             commutative=True),
+               meaning_ja="{0}を層全体で標準化した値",
+               order="increasing", reads="matrix", shifts=True, parity="odd",
+               ignores=frozenset({"shift", "scale"})),
+    Operator("add", 2, torch.add, "{0} plus {1}", "{0}と{1}の和", sign="as its arguments",
+             infix="+", commutative=True, kernel="add"),
+    Operator("sub", 2, torch.sub, "{0} minus {1}", "{0}から{1}を引いた差", infix="-", kernel="sub"),
+    Operator("mul", 2, torch.mul, "{0} times {1}", "{0}と{1}の積", sign="as its arguments",
+             infix="*", commutative=True, kernel="mul"),
     _rescaling("div", _norm, arity=2, meaning="{0} divided by the norm of {1}",
+               meaning_ja="{0}を{1}のノルムで割った値",
                order="increasing", sign="as its arguments", reads="matrix"),
     Operator("ediv", 2, _divide_elements, "{0} divided, element by element, by {1}",
-             sign="as its arguments", infix="/", published=False),
-    Operator("epow", 2, _power, "{0} to the power of {1}",
-             sign="non-negative", infix="**", published=False),
+             "{0}を要素ごとに{1}で割った値",
+             sign="as its arguments", infix="/", published=False, kernel="ediv"),
+    Operator("epow", 2, _power, "{0} to the power of {1}", "{0}の {1} 乗",
+             sign="non-negative", infix="**", published=False, takes_constant=True, kernel="epow"),
     _rescaling("rownorm", _total(-1), arity=1, meaning="the share of {0} in its output row",
-               sign="as its arguments", published=False, reads="row"),
+               meaning_ja="出力行の中で{0}が占める割合",
+               sign="as its arguments", published=False, reads="row", parity="odd",
+               ignores=frozenset({"scale"}), idempotent=True),
     _rescaling("colnorm", _total(-2), arity=1, meaning="the share of {0} in its input column",
-               sign="as its arguments", published=False, reads="column"),
-    Operator("max", 2, torch.maximum, "the larger of {0} and {1}",
-             sign="as its arguments", commutative=True, published=False),
-    Operator("min", 2, torch.minimum, "the smaller of {0} and {1}",
-             sign="as its arguments", commutative=True, published=False),
+               meaning_ja="入力列の中で{0}が占める割合",
+               sign="as its arguments", published=False, reads="column", parity="odd",
+               ignores=frozenset({"scale"}), idempotent=True),
+    Operator("max", 2, torch.maximum, "the larger of {0} and {1}", "{0}と{1}のうち大きい方",
+             sign="as its arguments", commutative=True, published=False, kernel="max"),
+    Operator("min", 2, torch.minimum, "the smaller of {0} and {1}", "{0}と{1}のうち小さい方",
+             sign="as its arguments", commutative=True, published=False, kernel="min"),
 )  # fmt: skip
 
 OPERATORS: dict[str, Operator] = {operator.name: operator for operator in _TABLE}
@@ -207,6 +244,13 @@ TERMINALS: dict[str, str] = {
     "G": "the magnitude of the gradient of the weight",
 }
 """Every terminal by name, with its meaning: all are non-negative."""
+
+TERMINALS_JA: dict[str, str] = {
+    "W": "重みの絶対値",
+    "X": "入力特徴量の二乗ノルム",
+    "G": "重みに対する損失の勾配の大きさ",
+}
+"""The same in Japanese."""
 
 
 def arity_of(name: str) -> int:

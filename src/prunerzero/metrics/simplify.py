@@ -176,7 +176,7 @@ def _opposing_pair(e: Expression) -> Expression:
     if len(e.arguments) == 2:
         return _opposing_binary(e.name, *e.arguments) or e
     a = e.arguments[0]
-    if e.name == "skp":
+    if OPERATORS[e.name].identity:
         return a
     if not a.arguments:
         return e

@@ -10,8 +10,14 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-_SYMBOLS = {"add": "+", "sub": "−", "mul": "×", "ediv": "÷", "epow": "^"}
-_TERMINALS = {"W", "X", "G"}
+from prunerzero.metrics.operators import OPERATORS, TERMINALS
+
+_SIGNS = {"-": "−", "*": "×", "/": "÷", "**": "^"}
+"""Signs as they are printed, for those of the notation."""
+
+_SYMBOLS = {
+    o.name: _SIGNS.get(o.infix, o.infix) for o in OPERATORS.values() if o.infix and o.arity == 2
+}
 _LONGEST_LABEL = 12
 _NODE_HEIGHT = 30.0
 _LEVEL_GAP = 22.0
@@ -116,7 +122,7 @@ def _edge(parent: tuple[float, float], child: tuple[float, float], downwards: bo
 
 
 def _box(node: _Node, x: float, y: float) -> str:
-    if node.name in _TERMINALS:
+    if node.name in TERMINALS:
         kind = f"leaf {node.name.lower()}"
     else:
         kind = "operator" if node.children else "leaf constant"

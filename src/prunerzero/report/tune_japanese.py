@@ -3,38 +3,9 @@
 import re
 from typing import Any
 
+from prunerzero.metrics.operators import OPERATORS, TERMINALS_JA
+
 from .wording import change_text, percent_text, perplexity_text, sparsity_text, spoken_name
-
-OPERATORS = {
-    "sqr": "{0}の 2 乗",
-    "pow": "{0}の 2 乗",
-    "neg": "{0}の符号を反転した値",
-    "abs": "{0}の絶対値",
-    "log": "{0}の対数",
-    "exp": "{0}の指数関数",
-    "sqrt": "{0}の平方根",
-    "tanh": "{0}の双曲線正接",
-    "skp": "{0}",
-    "mms": "{0}を層全体で 0〜1 に正規化した値",
-    "zsn": "{0}を層全体で標準化した値",
-    "add": "{0}と{1}の和",
-    "sub": "{0}から{1}を引いた差",
-    "mul": "{0}と{1}の積",
-    "div": "{0}を{1}のノルムで割った値",
-    "ediv": "{0}を要素ごとに{1}で割った値",
-    "epow": "{0}の {1} 乗",
-    "rownorm": "出力行の中で{0}が占める割合",
-    "colnorm": "入力列の中で{0}が占める割合",
-    "max": "{0}と{1}のうち大きい方",
-    "min": "{0}と{1}のうち小さい方",
-}
-"""Each operator of the metric language as a phrase of its arguments."""
-
-TERMINALS = {
-    "W": "重みの絶対値",
-    "X": "入力特徴量の二乗ノルム",
-    "G": "重みに対する損失の勾配の大きさ",
-}
 
 _PARTS = {
     "calibration": "calibration（統計量の計算）",
@@ -77,8 +48,8 @@ def answer(result: dict[str, Any]) -> str:
 def words(tree: dict[str, Any]) -> str:
     """What a weight's score is, from the formula's tree."""
     data = tree["data"]
-    if data in TERMINALS:
-        return TERMINALS[data]
+    if data in TERMINALS_JA:
+        return TERMINALS_JA[data]
     if data not in OPERATORS:
         return f"{data:g}" if isinstance(data, float) else str(data)
     arguments = [tree[side] for side in ("left", "right") if tree.get(side) is not None]
@@ -88,7 +59,7 @@ def words(tree: dict[str, Any]) -> str:
             f"「{phrase}」" if argument.get("left") else phrase
             for phrase, argument in zip(phrases, arguments, strict=True)
         ]
-    return OPERATORS[data].format(*phrases)
+    return OPERATORS[data].meaning_ja.format(*phrases)
 
 
 def split(told: str) -> str:

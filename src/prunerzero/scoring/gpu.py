@@ -175,7 +175,7 @@ class Layers:
                 found.append(torch.stack([v for v in values if v is not None]))
             elif breadth(node) == 0:
                 found.append(self._evaluate(node, None).expand(len(self.W)))
-            elif _rescales(node):
+            elif _reads_others(node):
                 found.append(torch.stack(list(self._matrices(node, 0, len(self.W)))))
             else:
                 found.append(self._evaluate(node, self.X))
@@ -238,7 +238,9 @@ def is_fused(expression: Expression, device: torch.device) -> bool:
     if breadth(expression) < 2 or compiled(expression) is None:
         return False
     trusted = trusted_operators(device)
-    return all(node.name in trusted for _, node in expression.subtrees() if node.arguments)
+    computed = (node for _, node in expression.subtrees() if node.arguments)
+    # subtrees that are a number or one row are computed by the operators' own functions
+    return all(node.name in trusted for node in computed if breadth(node) == 2)
 
 
 @lru_cache
@@ -269,6 +271,8 @@ def trusted_operators(device: torch.device) -> frozenset[str]:
         return frozenset()
     found = set()
     for operator in OPERATORS.values():
+        if operator.kernel is None and operator.scale is None:
+            continue
         pairs = [names[: operator.arity] for names in ("WG", "GW", "WX", "GX", "XG")]
         expressions = [Expression(operator.name, tuple(map(Expression, names))) for names in pairs]
         if all(same(e) for e in expressions if breadth(e) == 2):
@@ -292,8 +296,9 @@ def selects_exactly(device: torch.device) -> bool:
 
 
 @lru_cache(maxsize=1 << 12)
-def _rescales(e: Expression) -> bool:
-    return any(node.arguments and OPERATORS[node.name].scale for _, node in e.subtrees())
+def _reads_others(e: Expression) -> bool:
+    """Whether a value in it depends on others, so that layers cannot be computed together."""
+    return any(node.arguments and OPERATORS[node.name].reads for _, node in e.subtrees())
 
 
 @lru_cache(maxsize=1 << 8)

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
+from prunerzero.scoring.program import CODES, UNARY
+
 OPTIONS = {"enable_fp_fusion": False, "enable_reflect_ftz": False}
 
 # one compiled kernel for every metric, number of layers and height of a layer
@@ -21,6 +23,12 @@ _ANY_INTEGER = ["length", "layers", "rows"]
 _ANY_POINTER = ["code", "numbers", "row_values", "column_values", "W", "G", "out", "nans"]
 
 _HIGHEST = tl.constexpr(0x7FFFFFFF)
+
+# the codes of ``program``, which are in the order of these names; a branch tests half of them
+_W, _CONSTANT, _ROW = (tl.constexpr(CODES[name]) for name in ("W", "constant", "row"))
+_SQR, _NEG, _LOG, _SQRT = (tl.constexpr(CODES[name]) for name in ("sqr", "neg", "log", "sqrt"))
+_ADD, _MUL, _EDIV, _MAX = (tl.constexpr(CODES[name]) for name in ("add", "mul", "ediv", "max"))
+_FIRST_UNARY, _SWAP = tl.constexpr(CODES[UNARY[0]]), tl.constexpr(CODES["swap"])
 
 
 @triton.jit
@@ -37,18 +45,18 @@ def _push(
     op, operand, W, G, numbers, row_values, column_values, layer, row, columns, valid,
     layers, rows, width,
 ):  # fmt: skip
-    if op < 2:
-        if op == 0:  # W
+    if op < _CONSTANT:
+        if op == _W:
             value = tl.abs(tl.load(W + columns, mask=valid, other=0).to(tl.float32))
         else:  # G
             value = tl.load(G + columns, mask=valid, other=0).to(tl.float32)
-    elif op < 4:
-        if op == 2:  # constant
+    elif op < _ROW:
+        if op == _CONSTANT:
             number = operand.to(tl.float32, bitcast=True)
         else:  # number
             number = tl.load(numbers + operand * layers + layer)
         value = tl.zeros_like(columns).to(tl.float32) + number
-    elif op == 4:  # row
+    elif op == _ROW:
         number = tl.load(row_values + (operand * layers + layer) * rows + row)
         value = tl.zeros_like(columns).to(tl.float32) + number
     else:  # column
@@ -59,19 +67,19 @@ def _push(
 
 @triton.jit
 def _unary(op, x):
-    if op < 9:
-        if op == 6:  # sqr
+    if op < _LOG:
+        if op == _SQR:
             value = x * x
-        elif op == 7:  # neg
+        elif op == _NEG:
             value = -x
         else:  # abs
             value = tl.abs(x)
-    elif op < 11:
-        if op == 9:  # log
+    elif op < _SQRT:
+        if op == _LOG:
             value = libdevice.log(tl.abs(x) + 0.001)
         else:  # exp
             value = libdevice.exp(tl.where(x > 100.0, 100.0, x))
-    elif op == 11:  # sqrt
+    elif op == _SQRT:
         value = tl.sqrt_rn(tl.abs(x))
     else:  # tanh
         value = libdevice.tanh(x)
@@ -80,24 +88,24 @@ def _unary(op, x):
 
 @triton.jit
 def _binary(op, x, y):
-    if op < 18:
-        if op < 16:
-            if op == 14:  # add
+    if op < _EDIV:
+        if op < _MUL:
+            if op == _ADD:
                 value = x + y
             else:  # sub
                 value = x - y
-        elif op == 16:  # mul
+        elif op == _MUL:
             value = x * y
         else:  # divide
             value = tl.div_rn(x, y)
-    elif op < 20:
-        if op == 18:  # ediv
+    elif op < _MAX:
+        if op == _EDIV:
             nearest = tl.where(y < 0, -1e-12, 1e-12).to(tl.float32)
             value = tl.div_rn(x, tl.where(tl.abs(y) < 1e-12, nearest, y))
         else:  # epow
             logarithm = libdevice.log(tl.abs(x))
             value = libdevice.exp(tl.where((y == 0) | (logarithm == 0), 0.0, logarithm * y))
-    elif op == 20:  # max
+    elif op == _MAX:
         value = tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
     else:  # min
         value = tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
@@ -118,7 +126,7 @@ def _scores(
     for i in range(length):
         op = tl.load(code + 2 * i)
         operand = tl.load(code + 2 * i + 1)
-        if op < 6:
+        if op < _FIRST_UNARY:
             d = c
             c = b
             b = a
@@ -126,9 +134,9 @@ def _scores(
                 op, operand, W, G, numbers, row_values, column_values, layer, row, columns, valid,
                 layers, rows, width,
             )  # fmt: skip
-        elif op < 13:
+        elif op < _SWAP:
             a = _unary(op, a)
-        elif op == 13:  # swap
+        elif op == _SWAP:
             top = a
             a = b
             b = top

@@ -25,9 +25,6 @@ UNARY = ("sqr", "neg", "abs", "log", "exp", "sqrt", "tanh")
 BINARY = ("swap", "add", "sub", "mul", "divide", "ediv", "epow", "max", "min")
 CODES = {name: code for code, name in enumerate(PUSHES + UNARY + BINARY)}
 
-_SAME = {"pow": "sqr"}
-_COMMUTES = ("add", "mul", "max", "min")
-
 Slot = tuple[Expression, int | None]
 """A subtree, and None for its value, or 0 or 1 for its shift or its scale."""
 
@@ -67,26 +64,37 @@ class Program:
             reads = OPERATORS[e.name].reads
             where = "number" if reads == "matrix" else reads
             assert where is not None
-            if e.name in ("mms", "zsn"):
+            if OPERATORS[e.name].shifts:
                 self._push(where, e, 0)
                 self._put("sub")
             self._push(where, e, 1)
             self._put("divide")
         elif len(e.arguments) == 1:
             self._write(e.arguments[0])
-            if e.name != "skp":
-                self._put(_SAME.get(e.name, e.name))
+            if instruction := _instruction(e):
+                self._put(instruction)
         else:
             first, second = e.arguments
             if _need(second) > _need(first):
                 self._write(second)
                 self._write(first)
-                if e.name not in _COMMUTES:
+                if not OPERATORS[e.name].commutative:
                     self._put("swap")
             else:
                 self._write(first)
                 self._write(second)
-            self._put(e.name)
+            self._put(_instruction(e))
+
+
+class _NoInstructionError(Exception):
+    """An operator that no kernel computes."""
+
+
+def _instruction(e: Expression) -> str:
+    instruction = OPERATORS[e.name].kernel
+    if instruction is None:
+        raise _NoInstructionError(e.name)
+    return instruction
 
 
 def _need(e: Expression) -> int:
@@ -101,9 +109,12 @@ def _need(e: Expression) -> int:
 
 @lru_cache(maxsize=1 << 10)
 def compiled(expression: Expression) -> Program | None:
-    """The program of a metric; None where it needs a deeper stack than there is."""
+    """The program of a metric; None where an operator has no instruction, or the stack is short."""
     if _need(expression) > STACK:
         return None
     program = Program()
-    program._write(expression)
+    try:
+        program._write(expression)
+    except _NoInstructionError:
+        return None
     return program

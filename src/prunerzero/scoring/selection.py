@@ -76,7 +76,7 @@ def write_scores(
     """
     statistics = statistics_read(expression, W, X, G)
     W = W.detach()
-    if W.device.type == "cpu" and W.numel() > _CACHED:
+    if W.device.type == "cpu" and W.numel() > _CACHED and _runs_in_blocks(expression):
         out.copy_(_whole(expression, statistics, W))
     else:
         out.copy_(evaluate(expression, {**statistics, "W": magnitudes(W)}))
@@ -121,11 +121,20 @@ def prune_into(
             if target is not out:  # stored [in, out]
                 out.copy_(target)
             return
-    if W.device.type == "cpu" and W.numel() > threads.BLOCK:
+    if W.device.type == "cpu" and W.numel() > threads.BLOCK and _runs_in_blocks(expression):
         _prune_in_blocks(out, expression, sparsity, statistics, W)
     else:
         values = {**statistics, "W": magnitudes(W)}
         write_pruned(out, W, prune_mask(evaluate(expression, values).expand(W.shape), sparsity))
+
+
+def _runs_in_blocks(expression: Expression) -> bool:
+    """Whether a block of rows gives the bits of the whole, scales being known.
+
+    A registered operator that reads other weights may add them in another order in a block.
+    """
+    operators = (OPERATORS[node.name] for _, node in expression.subtrees() if node.arguments)
+    return all(o.reads is None or o.scale is not None for o in operators)
 
 
 def _prune_in_blocks(
