@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from prunerzero.evolution import Population, Progress, SearchSettings, search
+from prunerzero.evolution import Progress, SearchSettings, SearchStudy, search
 from prunerzero.evolution.breeding import Breeder
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.scoring import prune_mask
@@ -97,17 +97,17 @@ def measure_ahead(storage: Path, wait: float, ahead: bool, operators: Any) -> tu
     """Milliseconds from one candidate to the next, and those of them that it is measured."""
     fitness = Waiting(wait)
     ends: list[float] = []
-    with Population.open(storage) as population:
+    with SearchStudy.open(storage) as study:
         search(
             fitness,
-            population=population,
+            study=study,
             settings=SearchSettings(evaluations=4 * WINDOW, operators=operators),
             probes=fitness.probes,
             sparsity=HALF,
             on_progress=lambda progress: ends.append(time.perf_counter()),
             ahead=ahead,
         )
-        trials = population.study.get_trials(deepcopy=False)[WINDOW : 4 * WINDOW]
+        trials = study.optuna_study.get_trials(deepcopy=False)[WINDOW : 4 * WINDOW]
     took = [trial.user_attrs["measured"]["took"] for trial in trials]
     apart = (ends[4 * WINDOW - 1] - ends[WINDOW - 1]) / (3 * WINDOW)
     return 1000 * apart, 1000 * sum(took) / len(took)
@@ -137,14 +137,14 @@ def measure(storage: str | Path, sizes: list[int], operators: Any) -> Iterator[d
     fitness = Planted()
     clock = Clock()
     for name in ("next_draw", "begin", "record"):
-        clock.put_around(Population, name)
+        clock.put_around(SearchStudy, name)
     clock.put_around(Breeder, "propose")
-    with Population.open(storage) as population:
+    with SearchStudy.open(storage) as study:
 
         def run_until(evaluations: int) -> None:
             search(
                 fitness,
-                population=population,
+                study=study,
                 settings=SearchSettings(evaluations=evaluations, operators=operators),
                 probes=fitness.probes,
                 sparsity=HALF,
@@ -164,7 +164,7 @@ def measure(storage: str | Path, sizes: list[int], operators: Any) -> Iterator[d
 
             search(
                 fitness,
-                population=population,
+                study=study,
                 settings=SearchSettings(evaluations=max(size, 3) + WINDOW, operators=operators),
                 probes=fitness.probes,
                 sparsity=HALF,

@@ -90,8 +90,8 @@ def replay(losses: list[list[float]], **race: Any) -> Outcome:
 
 def losses_of(journal: Path) -> list[list[float]]:
     """The losses that a search read of each candidate, in order."""
-    with evolution.Population.open(journal) as population:
-        individuals = sorted(population.individuals, key=lambda i: i.number)
+    with evolution.SearchStudy.open(journal) as study:
+        individuals = sorted(study.population.individuals, key=lambda i: i.number)
     return [list(i.losses) for i in individuals if i.losses]
 
 
@@ -102,7 +102,7 @@ def search(
     fitness = ReadToTheEnd(fitness_of(work, sparsity))
     evolution.search(
         fitness,
-        population=evolution.Population.open(optuna.storages.InMemoryStorage()),
+        study=evolution.SearchStudy.open(optuna.storages.InMemoryStorage()),
         settings=settings,
         probes=probes_of(work.layers, work.statistics(gradients=True)),
         sparsity=sparsity,

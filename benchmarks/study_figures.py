@@ -11,8 +11,8 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial
 
-from prunerzero.evolution.population import STUDY_NAME
 from prunerzero.evolution.storage import open_storage
+from prunerzero.evolution.study import STUDY_NAME
 
 
 class Study:

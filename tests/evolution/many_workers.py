@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from toy_fitness import HALF, ToyFitness, run_search, settings
 
-from prunerzero.evolution import Population, search
+from prunerzero.evolution import SearchStudy, search
 from prunerzero.evolution.records import SearchResult
 from prunerzero.metrics import Expression
 
@@ -44,10 +44,10 @@ def run_worker(
     storage: str | Path, evaluations: int, pace: float = 0.0, judged: Path | None = None
 ) -> SearchResult:
     fitness = Unhurried(pace, judged)
-    with Population.open(storage) as population:
+    with SearchStudy.open(storage) as study:
         return search(
             fitness,
-            population=population,
+            study=study,
             settings=settings(evaluations),
             probes=fitness.probes,
             sparsity=HALF,

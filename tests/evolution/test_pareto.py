@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunerzero.evolution.pareto import is_as_good, pareto_front, smallest_as_good
-from prunerzero.evolution.records import Evaluation, State
+from prunerzero.evolution.records import EvaluationRecord, State
 
 
-def evaluation(number: int, size: int, loss: float, state: State = "complete") -> Evaluation:
-    return Evaluation(
+def evaluation(number: int, size: int, loss: float, state: State = "complete") -> EvaluationRecord:
+    return EvaluationRecord(
         number, "W", state, loss, None, 4, 4, size, "random", (), 0.0, duplicates_skipped=0
     )
 

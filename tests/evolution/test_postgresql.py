@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from many_workers import run_worker, start_server, start_worker
 
-from prunerzero.evolution import Population, StudyMismatchError
+from prunerzero.evolution import SearchStudy, StudyMismatchError
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 """Where Debian's package ``postgresql`` puts them, the newest last."""
@@ -82,8 +82,8 @@ def test_workers_of_a_database_share_budget_duplicates_and_judging(
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    with Population.open(database) as population:
-        candidates = [i.candidate for i in population.individuals]
+    with SearchStudy.open(database) as study:
+        candidates = [i.candidate for i in study.population.individuals]
     assert len(candidates) == 40
     assert len({c.ranking for c in candidates}) == 40
     assert set(Counter(judged.read_text().splitlines()).values()) == {1}
@@ -93,30 +93,30 @@ def test_a_worker_of_a_database_that_is_killed_loses_what_was_in_flight_and_no_m
     database: str,
 ) -> None:
     start_server()
-    Population.open(database).close()
+    SearchStudy.open(database).close()
     for turn in range(4):
         worker = start_worker(database, 10**6, 0.002)
         time.sleep(0.5 + 0.1 * turn)
         worker.kill()
         worker.join()
-        with Population.open(database) as population:
-            assert population.lost <= 1
-            assert not population.in_flight
-            counted = len(population.individuals)
-            draws = population.next_draw(None)
+        with SearchStudy.open(database) as study:
+            assert study.lost <= 1
+            assert not study.in_flight
+            counted = len(study.population.individuals)
+            draws = study.next_draw(None)
         assert draws == counted, "the draw that was lost is the next one"
     run_worker(database, counted + 3)
-    with Population.open(database) as population:
-        assert len(population.individuals) == counted + 3
+    with SearchStudy.open(database) as study:
+        assert len(study.population.individuals) == counted + 3
 
 
 def test_another_search_in_a_database_is_refused(database: str) -> None:
-    Population.open(database, {"sparsity": "0.5"}).close()
+    SearchStudy.open(database, {"sparsity": "0.5"}).close()
     with pytest.raises(StudyMismatchError, match=r"begun with sparsity '0\.5', not '2:4'"):
-        Population.open(database, {"sparsity": "2:4"})
+        SearchStudy.open(database, {"sparsity": "2:4"})
 
 
 def test_a_database_that_cannot_be_reached_is_told_in_one_sentence() -> None:
     with pytest.raises(ValueError, match=r"the database cannot be used: .*[Cc]onnection") as told:
-        Population.open(f"postgresql://127.0.0.1:{free_port()}/search")
+        SearchStudy.open(f"postgresql://127.0.0.1:{free_port()}/search")
     assert "\n" not in str(told.value)

@@ -15,10 +15,10 @@ import pytest
 from toy_fitness import HALF, ToyFitness, run_search, settings
 
 from prunerzero.evolution import (
-    Population,
     Progress,
     SearchResult,
     SearchSettings,
+    SearchStudy,
     StudyMismatchError,
     search,
 )
@@ -351,11 +351,11 @@ def test_offspring_name_parents_that_were_there_before(toy: ToyFitness) -> None:
 def test_several_workers_on_one_journal_share_what_is_known(journal: Path) -> None:
     """Two workers, taking turns evaluation by evaluation."""
     toy = ToyFitness()
-    workers = [Population.open(journal) for _ in range(2)]
+    workers = [SearchStudy.open(journal) for _ in range(2)]
     for turn in range(1, 41):
         search(
             toy,
-            population=workers[turn % 2],
+            study=workers[turn % 2],
             settings=settings(turn, finalists=1),
             probes=toy.probes,
             sparsity=HALF,

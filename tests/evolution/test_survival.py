@@ -13,7 +13,7 @@ from random import Random
 import pytest
 from many_workers import start_server, start_worker
 
-from prunerzero.evolution import Population
+from prunerzero.evolution import SearchStudy
 from prunerzero.evolution.records import Individual
 
 KILLS = 50
@@ -27,11 +27,11 @@ class Watched:
         self.known: dict[int, Individual] = {}
 
     def check(self, living: int) -> None:
-        with Population.open(self.journal) as population:
-            found = {i.number: i for i in population.individuals}
-            trials = {t.number: t.user_attrs for t in population.study.get_trials(deepcopy=False)}
-            assert len(population.in_flight) <= living
-        assert len(found) == len(population.individuals)
+        with SearchStudy.open(self.journal) as study:
+            found = {i.number: i for i in study.population.individuals}
+            trials = {t.number: t.user_attrs for t in study.optuna_study.get_trials(deepcopy=False)}
+            assert len(study.in_flight) <= living
+        assert len(found) == len(study.population.individuals)
         assert {n: i for n, i in found.items() if n in self.known} == self.known
         candidates = [i.candidate for i in found.values()]
         assert len({str(c.expression) for c in candidates}) == len(candidates)
@@ -92,8 +92,8 @@ def test_three_workers_share_the_budget_the_duplicates_and_the_judging(
     watched.check(living=0)
     assert len(watched.known) == 60, "not one more"
     assert set(Counter(judged.read_text().splitlines()).values()) == {1}, "each finalist once"
-    with Population.open(journal) as population:
-        measured = [t.user_attrs["proposal"]["worker"] for t in population.study.trials]
+    with SearchStudy.open(journal) as study:
+        measured = [t.user_attrs["proposal"]["worker"] for t in study.optuna_study.trials]
     assert len(set(measured)) == 3
 
 
@@ -108,10 +108,11 @@ def test_a_worker_killed_while_judging_leaves_its_finalist_to_another(
     kill([slow])
     other.join(timeout=30)
     assert other.exitcode == 0
-    with Population.open(journal) as population:
-        best = sorted((i for i in population.living if i.state == "complete"), key=lambda i: i.mean)
+    with SearchStudy.open(journal) as study:
+        finished = [i for i in study.population.living if i.state == "complete"]
+        best = sorted(finished, key=lambda i: i.mean)
         for individual in best[:10]:
-            assert len(population.jobs.result(f"judge {individual.number}") or []) == 4
+            assert len(study.jobs.result(f"judge {individual.number}") or []) == 4
 
 
 @pytest.fixture(scope="module", autouse=True)

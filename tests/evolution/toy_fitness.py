@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 import torch
 
-from prunerzero.evolution import Population, SearchResult, SearchSettings, search
+from prunerzero.evolution import SearchResult, SearchSettings, SearchStudy, search
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.scoring import prune_mask
 from prunerzero.scoring.ranking import Probe
@@ -76,10 +76,10 @@ def run_search(
     ahead: bool = False,
     **others: object,
 ) -> SearchResult:
-    with Population.open(storage or optuna.storages.InMemoryStorage()) as population:
+    with SearchStudy.open(storage or optuna.storages.InMemoryStorage()) as study:
         return search(
             fitness,
-            population=population,
+            study=study,
             settings=settings(evaluations, **others),
             probes=fitness.probes,
             sparsity=HALF,

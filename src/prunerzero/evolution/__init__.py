@@ -1,19 +1,20 @@
-"""Making metrics: genetic programming over expressions, against any measure of fitness.
+"""Evolves metrics by genetic programming over expressions, with any measure of fitness.
 
-Knows the language of metrics and nothing of models: what a metric is worth is asked of a
-``Fitness``.
+This package knows the language of metrics and nothing of models: a ``Fitness`` measures the loss.
 """
 
+from prunerzero.evolution.errors import StudyMismatchError
 from prunerzero.evolution.fitness import Fitness
 from prunerzero.evolution.jobs import Jobs
+from prunerzero.evolution.loop import search
 from prunerzero.evolution.pareto import pareto_front
-from prunerzero.evolution.population import Population, StudyMismatchError
-from prunerzero.evolution.records import Evaluation, Finalist, Progress, SearchResult
-from prunerzero.evolution.search import search
+from prunerzero.evolution.population import Population
+from prunerzero.evolution.records import EvaluationRecord, Finalist, Progress, SearchResult
 from prunerzero.evolution.settings import SearchSettings
+from prunerzero.evolution.study import SearchStudy
 
 __all__ = [
-    "Evaluation",
+    "EvaluationRecord",
     "Finalist",
     "Fitness",
     "Jobs",
@@ -21,6 +22,7 @@ __all__ = [
     "Progress",
     "SearchResult",
     "SearchSettings",
+    "SearchStudy",
     "StudyMismatchError",
     "pareto_front",
     "search",

@@ -1,8 +1,11 @@
-"""Measurements that any worker may make and that one makes once.
+"""Measurements that are made once, by whichever worker of a study.
 
-A second study beside the search holds them, and who is at work: each trial is a worker's claim to
-one job, named in ``user_attrs["job"]``, and then its result. The storage puts claims in order, so
-that the first one holds.
+They are in a second Optuna study beside the search, together with the entries of ``presence``. Each
+trial is a worker's claim to a job, named in ``user_attrs["job"]``, and later the job's result. The
+storage numbers the trials in order, so the first claim of a living worker holds.
+
+Optuna's own queue (``enqueue_trial``) does not replace this: workers that arrive together would
+each put the same job into it.
 """
 
 from __future__ import annotations
@@ -29,17 +32,19 @@ class Jobs:
         self._study_id = storage.get_study_id_from_name(study.study_name)
 
     def result(self, job: str) -> list[float] | None:
-        """What the job gave; None where it is not done."""
+        """The job's result; None where it is not done."""
         with interrupts_wait(), storage_errors():
-            for trial in self._trials(job):
+            for trial in self._claims(job):
                 if trial.state == TrialState.COMPLETE:
                     return list(trial.user_attrs["result"])
         return None
 
     def once(self, job: str, work: Callable[[], Sequence[float]]) -> list[float] | None:
-        """The job's result: from the study, or worked out and put there.
+        """The job's result, from the study or by doing the work; None while another worker does it.
 
-        None where another worker is at it, or was faster to begin.
+        Args:
+            job: the name of the job.
+            work: does it.
         """
         if (done := self.result(job)) is not None:
             return done
@@ -57,11 +62,15 @@ class Jobs:
         finally:
             with interrupts_wait(), storage_errors():
                 self._finish(own, result)
-        # a claim that was in order before this one may have been done by now
+        # the worker with the earlier claim may have finished by now
         return self.result(job) if result is None else result
 
     def all_of(self, jobs: Mapping[str, Callable[[], Sequence[float]]]) -> dict[str, list[float]]:
-        """The result of every job, each done by one of the workers; waits for the others."""
+        """The results of all jobs. Does those that no other worker does, and waits for the rest.
+
+        Args:
+            jobs: the work of each, by its name.
+        """
         results: dict[str, list[float]] = {}
         pause = 0.02
         while True:
@@ -70,32 +79,32 @@ class Jobs:
                     results[job] = result
             if len(results) == len(jobs):
                 return results
-            time.sleep(pause)  # other workers are at the rest
+            time.sleep(pause)
             pause = min(2 * pause, 1.0)
 
     def give_up_abandoned(self) -> None:
-        """End the claims of dead workers, for whoever looks at the study."""
+        """End the claims of dead workers."""
         for trial in self._storage.get_all_trials(self._study_id, deepcopy=False):
-            if trial.state == TrialState.RUNNING and not self._presence.is_alive(
-                trial.user_attrs["worker"]
-            ):
+            if trial.state == TrialState.RUNNING and not self._is_held(trial):
                 self._finish(trial._trial_id, None)
 
     def _is_taken(self, job: str, before: int | None = None) -> bool:
-        """Whether a living worker has claimed it, before that trial if one is given."""
+        """Whether the job is done or a living worker does it.
+
+        Args:
+            job: the name of the job.
+            before: regard only the claims with a lower trial ID.
+        """
         with interrupts_wait(), storage_errors():
             self._presence.refresh()
-            return any(
-                trial.state == TrialState.COMPLETE
-                or (
-                    trial.state == TrialState.RUNNING
-                    and self._presence.is_alive(trial.user_attrs["worker"])
-                )
-                for trial in self._trials(job)
-                if before is None or trial._trial_id < before
-            )
+            claims = [c for c in self._claims(job) if before is None or c._trial_id < before]
+            return any(c.state == TrialState.COMPLETE or self._is_held(c) for c in claims)
 
-    def _trials(self, job: str) -> list[FrozenTrial]:
+    def _is_held(self, claim: FrozenTrial) -> bool:
+        worker = claim.user_attrs["worker"]
+        return claim.state == TrialState.RUNNING and self._presence.is_alive(worker)
+
+    def _claims(self, job: str) -> list[FrozenTrial]:
         trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
         return [t for t in trials if t.user_attrs["job"] == job]
 
@@ -108,4 +117,4 @@ class Jobs:
             value = fmean(result) if result else 0.0
             self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
         except optuna.exceptions.UpdateFinishedTrialError:
-            pass  # it was taken for dead meanwhile
+            pass  # other workers took this one for dead in the meantime

@@ -1,4 +1,4 @@
-"""Judging: the best of a search on the whole text, and the smallest of those that are as good."""
+"""Judging: measure the best candidates on the whole text, and choose the smallest good one."""
 
 from __future__ import annotations
 
@@ -8,60 +8,58 @@ from statistics import fmean
 
 from prunerzero.evolution.fitness import UNMEASURABLE, Fitness, finite, read
 from prunerzero.evolution.pareto import smallest_as_good
-from prunerzero.evolution.population import Population
 from prunerzero.evolution.records import Finalist, Individual
+from prunerzero.evolution.study import SearchStudy
 
 
 class Judging:
-    """Judges the finalists of a study, each once, by whichever worker.
+    """Judges the finalists of a study. The workers share them, and each is judged once.
 
     Args:
-        fitness: what measures a metric.
-        population: the study, opened.
-        count: so many of the best, and at most as many smaller ones.
+        fitness: measures a metric.
+        study: the study, opened.
+        count: how many of the best are finalists; as many smaller metrics may join them.
     """
 
-    def __init__(self, fitness: Fitness, population: Population, count: int) -> None:
+    def __init__(self, fitness: Fitness, study: SearchStudy, count: int) -> None:
         self._fitness = fitness
-        self._population = population
+        self._study = study
         self._count = count
         self._losses: dict[int, list[float]] = {}
         self._finalists: dict[int, Finalist] = {}
 
     @property
     def finalists(self) -> tuple[Finalist, ...]:
-        """Those judged so far, the best first."""
+        """The finalists judged so far, the best first."""
         return tuple(sorted(self._finalists.values(), key=lambda f: (f.loss, f.size, f.number)))
 
     def winner(self) -> Finalist | None:
-        """The smallest of those that are as good as the best within the noise; None of none."""
+        """The smallest finalist that is as good as the best within the noise; None before any."""
         sizes = {number: finalist.size for number, finalist in self._finalists.items()}
         number = smallest_as_good(self._losses, sizes)
         return None if number is None else self._finalists[number]
 
     def run(self, on_judged: Callable[[], None]) -> None:
-        """Judge the finalists, together with the other workers that have come so far."""
+        """Judge the finalists, together with the other workers that have reached this point."""
         left = self._candidates()
         pause = 0.02
         while left:
             before = len(left)
             left = [individual for individual in left if not self._judge(individual, on_judged)]
-            if len(left) == before:  # others are at them all
+            if len(left) == before:  # other workers judge the rest
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
 
     def recall(self) -> None:
-        """Take in what was judged in an earlier session, measuring nothing."""
+        """Take in the results of an earlier session; measures nothing."""
         for individual in self._candidates():
-            more = self._population.jobs.result(_job(individual))
+            more = self._study.jobs.result(_job(individual))
             if more is not None:
                 self._take_in(individual, more)
 
     def _judge(self, individual: Individual, on_judged: Callable[[], None]) -> bool:
-        """Whether it is judged now; not if another worker is at it."""
-        more = self._population.jobs.once(
-            _job(individual), lambda: self._further_losses(individual)
-        )
+        """Judge a finalist; False while another worker does."""
+        more = self._study.jobs.once(_job(individual), lambda: self._further_losses(individual))
         if more is None:
             return False
         self._take_in(individual, more)
@@ -80,11 +78,11 @@ class Judging:
             )
 
     def _candidates(self) -> list[Individual]:
-        """The best that finished the race, and as many more that are smaller than all better ones.
+        """The best that finished the race, then those that are smaller than all better ones.
 
-        Several workers may have measured one twice.
+        A metric that two workers measured counts once.
         """
-        finished = [i for i in self._population.living if i.state == "complete"]
+        finished = [i for i in self._study.population.living if i.state == "complete"]
         finished.sort(key=lambda i: (i.mean, i.candidate.expression.size, i.number))
         distinct = {i.candidate.ranking: i for i in reversed(finished)}
         ranked = list(reversed(distinct.values()))
@@ -97,7 +95,7 @@ class Judging:
         return [*best, *smaller[: self._count]]
 
     def _further_losses(self, individual: Individual) -> list[float]:
-        """The losses of the chunks beyond the race; none where one of them cannot be measured."""
+        """The losses of the chunks after the race's; empty where one cannot be measured."""
         expression = individual.candidate.expression
         start, stop = self._fitness.chunks, self._fitness.total_chunks
         try:
@@ -106,12 +104,16 @@ class Judging:
             return []
 
     def seconds_left(self, chunk_seconds: float | None) -> float:
-        """An estimate of what judging still takes, where a chunk takes so long; 0 if unknown."""
+        """An estimate of the time that judging still takes.
+
+        Args:
+            chunk_seconds: the time that a chunk takes; if it is None, the estimate is 0.
+        """
         if chunk_seconds is None:
             return 0.0
         unread = self._fitness.total_chunks - self._fitness.chunks
         left = max(0, self._count - len(self._finalists))
-        return left * unread * chunk_seconds / self._population.workers
+        return left * unread * chunk_seconds / self._study.workers
 
 
 def _job(individual: Individual) -> str:

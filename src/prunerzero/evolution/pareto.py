@@ -1,4 +1,4 @@
-"""Small against good: which metrics no other is both smaller and better than."""
+"""Size against loss: the Pareto front, and the smallest metric that is as good as the best."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 from statistics import fmean, stdev
 
-from prunerzero.evolution.records import Evaluation
+from prunerzero.evolution.records import EvaluationRecord
 
 
-def pareto_front(evaluations: Iterable[Evaluation]) -> tuple[Evaluation, ...]:
-    """Of what finished the race: each that is better than all that are as small, smallest first."""
+def pareto_front(evaluations: Iterable[EvaluationRecord]) -> tuple[EvaluationRecord, ...]:
+    """The metrics that finished the race and are better than all smaller ones, smallest first."""
     finished = [e for e in evaluations if e.state == "complete" and e.loss is not None]
-    front: list[Evaluation] = []
+    front: list[EvaluationRecord] = []
     for e in sorted(finished, key=lambda e: (e.size, e.loss or 0.0, e.number)):
         if not front or (e.loss or 0.0) < (front[-1].loss or 0.0):
             front.append(e)
@@ -20,7 +20,7 @@ def pareto_front(evaluations: Iterable[Evaluation]) -> tuple[Evaluation, ...]:
 
 
 def is_as_good(losses: Sequence[float], best: Sequence[float]) -> bool:
-    """Whether the mean difference is within one standard error, paired over chunks.
+    """Whether the mean difference from the best, paired over chunks, is within one standard error.
 
     The one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984.
     """
@@ -33,7 +33,15 @@ def is_as_good(losses: Sequence[float], best: Sequence[float]) -> bool:
 def smallest_as_good(
     measured: Mapping[int, Sequence[float]], sizes: Mapping[int, int]
 ) -> int | None:
-    """The number of the smallest of those that are as good as the best; None of none."""
+    """The smallest metric that is as good as the best; None where there is none.
+
+    Args:
+        measured: the losses of each metric, by its number.
+        sizes: the nodes of each, by its number.
+
+    Returns:
+        its number.
+    """
     if not measured:
         return None
     best = min(measured.values(), key=fmean)

@@ -1,13 +1,16 @@
-"""Who is at work on a study, and whose evaluation in flight is lost.
+"""Which workers are alive, so that the evaluations of dead ones are given up.
 
 Each worker has an entry in the study of jobs, ``user_attrs["worker ID"]``, which says where it
-runs, and holds the lock of a file while its process lives. On one machine that lock is the answer:
-the kernel gives it back when the process dies, however it dies. From another machine a worker is
-taken for dead when its entry, which it renews twice a minute, has not changed for two minutes of
-the observer's own monotonic clock. So no two clocks are compared, and a laptop that slept sees the
-others' new entries before it counts their silence.
+runs, and it holds the lock of a file while its process lives. On the same machine that lock gives
+the answer: the kernel releases it when the process dies, however it dies. A worker on another
+machine counts as dead when its entry, which it renews twice a minute, has not changed for two
+minutes of the observer's own monotonic clock. So no two clocks are compared, and a laptop that
+slept sees the new entries of the others before it counts their silence.
 
-A worker that is taken for dead wrongly, because it slept, loses the one evaluation in flight.
+A worker that wrongly counts as dead, because it slept, loses the one evaluation in flight.
+
+Optuna has a heartbeat for databases alone (``RDBStorage(heartbeat_interval=...)``): a study in a
+journal, the default here, has none, and two mechanisms would be more code than this one.
 """
 
 from __future__ import annotations
@@ -23,25 +26,25 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from prunerzero.evolution.storage import hostname, machine
+from prunerzero.evolution.locks import hostname, is_held, machine
 
 BEAT = 30.0
 """Seconds between two renewals of a worker's entry."""
 
 SILENCE = 120.0
-"""Seconds without one after which a worker on another machine is taken for dead."""
+"""Seconds without a renewal after which a worker on another machine counts as dead."""
 
 _PREFIX = "worker "
 
 
 class Presence:
-    """This worker's entry, and what is known of the others'.
+    """This worker's entry, and what is known of the others.
 
     Args:
-        study: in which all workers enter themselves.
-        folder: for the files that workers of this machine hold locked.
+        study: holds the entries of all workers.
+        folder: for the files that workers of this machine keep locked.
     """
 
     def __init__(self, study: optuna.Study, folder: Path | None = None) -> None:
@@ -57,7 +60,7 @@ class Presence:
         self._heart: threading.Thread | None = None
 
     def enter(self) -> None:
-        """Tell the others that this worker is at work, and go on telling them."""
+        """Write this worker's entry, and renew it from now on."""
         with suppress(NotImplementedError):  # a file system without locks: the entry must do
             self._lock.acquire()
         self._renew(0)
@@ -65,28 +68,17 @@ class Presence:
         self._heart.start()
 
     def leave(self) -> None:
-        """Tell them that it is not; nothing of it is in flight."""
+        """Delete the entry: nothing of this worker is in flight."""
         if self._heart is None:
             return
         self._leaving.set()
         self._heart.join()
         self._heart = None
         try:
-            self._strike_out(self.worker)
+            self._delete_entry(self.worker)
             self._file.unlink(missing_ok=True)
         finally:
             self._lock.release()
-
-    def _beat(self) -> None:
-        number = 0
-        while not self._leaving.wait(BEAT):
-            number += 1
-            with suppress(Exception):  # a full disk, say: the worker itself will meet it
-                self._renew(number)
-
-    def _renew(self, beat: int) -> None:
-        entry = {"machine": machine(), "pid": os.getpid(), "lock": str(self._file), "beat": beat}
-        self._study.set_user_attr(_PREFIX + self.worker, entry)
 
     def refresh(self) -> None:
         """Read the entries."""
@@ -103,52 +95,48 @@ class Presence:
 
     @property
     def others(self) -> list[str]:
-        """The other workers that are at work, as of the last ``refresh``."""
+        """The other workers that are alive, as of the last ``refresh``."""
         return [w for w in self._entries if w != self.worker and self.is_alive(w)]
 
     def is_alive(self, worker: str) -> bool:
-        """Whether that worker is at work, as of the last ``refresh``."""
+        """Whether that worker is alive, as of the last ``refresh``."""
         if worker == self.worker:
             return True
         entry = self._entries.get(worker)
         if entry is None:
             return False
         if entry["machine"] == machine():
-            held = _is_held(Path(entry["lock"]))
+            held = is_held(Path(entry["lock"]))
             if held is not None:
                 return held
         elif _is_this_host(entry):
-            return False  # before it was started again
+            return False  # its machine was started again since
         return time.monotonic() - self._heard[worker][1] <= SILENCE
 
-    def bury(self) -> None:
-        """Strike out the entries of the dead."""
+    def forget_dead(self) -> None:
+        """Delete the entries of dead workers, and their files on this machine."""
         for worker in [w for w in self._entries if not self.is_alive(w)]:
             if _is_this_host(self._entries[worker]):
                 with suppress(OSError):
                     os.unlink(self._entries[worker]["lock"])
-            self._strike_out(worker)
+            self._delete_entry(worker)
             del self._entries[worker]
 
-    def _strike_out(self, worker: str) -> None:
-        self._study.set_user_attr(_PREFIX + worker, None)  # an attribute cannot be deleted
+    def _beat(self) -> None:
+        number = 0
+        while not self._leaving.wait(BEAT):
+            number += 1
+            with suppress(Exception):  # such as a full disk, which the worker itself will meet
+                self._renew(number)
+
+    def _renew(self, beat: int) -> None:
+        entry = {"machine": machine(), "pid": os.getpid(), "lock": str(self._file), "beat": beat}
+        self._study.set_user_attr(_PREFIX + self.worker, entry)
+
+    def _delete_entry(self, worker: str) -> None:
+        self._study.set_user_attr(_PREFIX + worker, None)  # Optuna cannot delete an attribute
 
 
 def _is_this_host(entry: Mapping[str, Any]) -> bool:
     name: str = entry["machine"]
     return name.rpartition("-")[0] == hostname()
-
-
-def _is_held(path: Path) -> bool | None:
-    """Whether a process of this machine holds the lock; None where that cannot be told."""
-    if not path.exists():
-        return None
-    lock = FileLock(path, fallback_to_soft=False)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    except (NotImplementedError, OSError):
-        return None
-    lock.release()
-    return False

@@ -1,4 +1,4 @@
-"""What a search remembers and tells: plain values only."""
+"""The values that a search works with and returns."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Origin = Literal[
 
 @dataclass(frozen=True)
 class Candidate:
-    """A metric about to be measured.
+    """A metric that is proposed for evaluation.
 
     Attributes:
-        expression: canonical: what is stored is what is measured.
-        ranking: ``scoring.ranking.ranking_key`` of it.
+        expression: in canonical form, in which it is measured and stored.
+        ranking: its ranking key, from ``ranking_key``.
         origin: how it was made.
         parents: numbers of the trials it was made from.
         duplicates_skipped: proposals before it that were known already.
@@ -44,14 +44,37 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Individual:
-    """A candidate with what was measured of it.
+class Begun:
+    """An evaluation in flight.
 
     Attributes:
         number: of its trial in the study.
-        draw: what seeded its proposal.
+        trial_id: of its trial in the storage.
+        text: canonical text of the metric.
+        ranking: ranking key of the metric.
+        draw: the draw that seeded its proposal.
+        worker: evaluates it.
+    """
+
+    number: int
+    trial_id: int
+    text: str
+    ranking: str
+    draw: int
+    worker: str
+
+
+@dataclass(frozen=True)
+class Individual:
+    """A candidate that was evaluated.
+
+    Attributes:
+        number: of its trial in the study.
+        candidate: the metric, and how it was made.
+        state: "complete" (it finished the race), "raced_out" or "failed".
         losses: of each chunk read, in nats per token, in the fitness's one order.
-        seconds: when its evaluation ended, since the search began, pauses left out.
+        seconds: when its evaluation ended, since the search began, without pauses.
+        draw: the draw that seeded its proposal.
     """
 
     number: int
@@ -66,10 +89,14 @@ class Individual:
         """Mean loss of the chunks read, in nats per token; infinite where none was."""
         return fmean(self.losses) if self.losses else math.inf
 
-    def evaluation(self, chunks: int) -> Evaluation:
-        """The same for a report; ``chunks`` is what a finished race reads."""
+    def record(self, chunks: int) -> EvaluationRecord:
+        """The same for reports.
+
+        Args:
+            chunks: how many a finished race reads.
+        """
         loss = self.mean if self.losses and self.state != "failed" else None
-        return Evaluation(
+        return EvaluationRecord(
             number=self.number,
             expression=str(self.candidate.expression),
             state=self.state,
@@ -86,8 +113,8 @@ class Individual:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One evaluation, for reports.
+class EvaluationRecord:
+    """One evaluation, for reports: an entry of ``history.json``.
 
     Attributes:
         number: of its trial in the study.
@@ -95,12 +122,12 @@ class Evaluation:
         state: "complete" (it finished the race), "raced_out" or "failed".
         loss: mean over the chunks read, in nats per token; None if it failed.
         perplexity: exp(loss); None if it failed.
-        chunks_read: how far it got.
+        chunks_read: how many it read.
         chunks: how many a finished race reads.
         size: nodes of the expression.
         origin: how it was made.
         parents: numbers of the trials it was made from.
-        seconds: when it ended, since the search began, pauses left out.
+        seconds: when it ended, since the search began, without pauses.
         duplicates_skipped: proposals before it that were known already.
     """
 
@@ -141,14 +168,14 @@ class Progress:
 
     Attributes:
         phase: "searching", then "judging".
-        evaluations: done, those before a resume and by other workers included.
+        evaluations: done, including those before a resume and those of other workers.
         evaluations_per_second: of all workers, in this session.
         duplicates_skipped, raced_out, failed: of all evaluations.
         best_expression, best_loss, best_perplexity: of those that finished the race, on its chunks;
             None before there is one.
-        seconds: since the search began, pauses left out.
-        seconds_left: until the budget ends that ends first, judging included; None if unknown.
-        workers: at work on the study, on any machine.
+        seconds: since the search began, without pauses.
+        seconds_left: until the first budget ends, judging included; None if unknown.
+        workers: how many work on the study, on any machine.
     """
 
     phase: Literal["searching", "judging"]
@@ -167,7 +194,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found. ``dataclasses.asdict`` of it goes to JSON as it is.
+    """The result of a search. ``dataclasses.asdict`` of it goes to JSON as it is.
 
     Attributes:
         expression: text of the best metric, the smallest of those that are equally good within the
@@ -176,18 +203,18 @@ class SearchResult:
         perplexity: exp(loss).
         chunks: how many chunks that is: all, or the race's if no finalist could be judged.
         evaluations: every evaluation, by trial number.
-        finalists: the best that were judged on all chunks, the best first.
+        finalists: the metrics that were judged on all chunks, the best first.
         duplicates_skipped, raced_out, failed: of all evaluations.
-        seconds: since the search began, pauses left out.
+        seconds: since the search began, without pauses.
         interrupted: Ctrl-C, or ``should_stop``, ended it before its budget did.
-        resumed_from: evaluations found in the study at start.
+        resumed_from: evaluations that the study held at the start.
     """
 
     expression: str | None
     loss: float | None
     perplexity: float | None
     chunks: int
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[EvaluationRecord, ...]
     finalists: tuple[Finalist, ...]
     duplicates_skipped: int
     raced_out: int

@@ -2,14 +2,14 @@
 
 - ``user_attrs["expression"]``: the canonical text, which is what is measured;
 - ``user_attrs["proposal"]``: ``draw`` (which seeds it), ``origin``, ``parents``, ``size``,
-  ``ranking`` (key), ``duplicates_skipped`` and the ``worker`` at it;
+  ``ranking`` (key), ``duplicates_skipped`` and the ``worker`` that evaluates it;
 - ``user_attrs["measured"]``: ``state``, ``losses`` of each chunk, ``chunks_read``, ``seconds``
   (since the search began), ``took`` (seconds of measuring) and ``error`` if there was one; written
   once, afterwards.
 
 The first two are written with the trial itself, in one step that the storage puts in order.
 ``params`` is empty. A finished trial without ``measured`` was given up: it counts neither as an
-evaluation nor as seen, and its draw is drawn again.
+evaluation nor as known, and its draw is drawn again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from prunerzero.evolution.records import Candidate, Individual, State, read_state
+from prunerzero.evolution.records import Begun, Candidate, Individual, State, read_state
 from prunerzero.metrics.expression import Expression
 
 _OPTUNA_STATE: dict[State, TrialState] = {
@@ -33,7 +33,7 @@ _OPTUNA_STATE: dict[State, TrialState] = {
 
 
 def new_trial(candidate: Candidate, draw: int, worker: str) -> FrozenTrial:
-    """A trial that the worker is at, to be put into a study."""
+    """A running trial of that worker, to be put into a study."""
     return optuna.trial.create_trial(
         state=TrialState.RUNNING,
         user_attrs={
@@ -52,21 +52,34 @@ def new_trial(candidate: Candidate, draw: int, worker: str) -> FrozenTrial:
 
 
 def finish(storage: BaseStorage, trial_id: int, measured: Mapping[str, Any] | None = None) -> bool:
-    """End a trial, given up if nothing was measured; False where another worker has ended it."""
+    """End a trial; without a measurement it is given up. False if another worker has ended it."""
     state = _OPTUNA_STATE[read_state(measured["state"])] if measured else TrialState.FAIL
     values = None
     if measured and measured["losses"] and state != TrialState.FAIL:
         values = [fmean(measured["losses"])]
     try:
-        # what study.tell does, without reading the trial before
+        # study.tell does the same, but reads the trial first
         storage.set_trial_state_values(trial_id, state, values)
     except optuna.exceptions.UpdateFinishedTrialError:
         return False
     return True
 
 
+def begun_of(trial: FrozenTrial) -> Begun:
+    """The evaluation that a trial has begun."""
+    proposal = trial.user_attrs["proposal"]
+    return Begun(
+        number=trial.number,
+        trial_id=trial._trial_id,
+        text=trial.user_attrs["expression"],
+        ranking=proposal["ranking"],
+        draw=proposal["draw"],
+        worker=proposal["worker"],
+    )
+
+
 def individual_of(trial: FrozenTrial) -> Individual:
-    """What was measured in a trial that holds ``measured``."""
+    """The individual of a trial that holds ``measured``."""
     proposal, measured = trial.user_attrs["proposal"], trial.user_attrs["measured"]
     candidate = Candidate(
         expression=Expression.parse(trial.user_attrs["expression"]),
@@ -83,20 +96,3 @@ def individual_of(trial: FrozenTrial) -> Individual:
         seconds=measured["seconds"],
         draw=proposal["draw"],
     )
-
-
-def keys_of(trial: FrozenTrial) -> tuple[str, str]:
-    """By which its metric is known: canonical text and ranking key."""
-    return trial.user_attrs["expression"], trial.user_attrs["proposal"]["ranking"]
-
-
-def draw_of(trial: FrozenTrial) -> int:
-    """The draw that it was made from."""
-    draw: int = trial.user_attrs["proposal"]["draw"]
-    return draw
-
-
-def worker_of(trial: FrozenTrial) -> str:
-    """The worker that is or was at it."""
-    worker: str = trial.user_attrs["proposal"]["worker"]
-    return worker

@@ -7,12 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from prunerzero.errors import InputError, OutputError
-from prunerzero.evolution.storage import (
-    DamagedJournalError,
-    StorageError,
-    check_storage,
-    is_database,
-)
+from prunerzero.evolution.errors import DamagedJournalError, StorageError
+from prunerzero.evolution.storage import check_storage, is_database
 from prunerzero.files import (
     check_apart,
     check_empty,

@@ -105,9 +105,9 @@ def search(
     else:
         if str(storage).startswith("sqlite"):
             raise InputError("SQLite does not bear several workers; use a journal or PostgreSQL.")
-        with open_study(storage) as population:  # refused here, it is refused once
-            if population.arrival:
-                observer.note(population.arrival)
+        with open_study(storage) as study:  # refused here, it is refused once
+            if study.arrival:
+                observer.note(study.arrival)
         found, result = run_workers(run_order, order, devices, observer)
     _write(folder, found, result)
     return found
@@ -173,30 +173,30 @@ def _search(
     statistics = work.statistics(gradients=True)
     fitness = fitness_of(work, sparsity)
     make_folder(folder)
-    with open_study(storage, identity) as population:
-        if population.arrival:
-            work.observer.note(population.arrival)
-        lost_before = population.lost
-        shared = SharedPerplexities(work, population.jobs, statistics, sparsity)
+    with open_study(storage, identity) as study:
+        if study.arrival:
+            work.observer.note(study.arrival)
+        lost_before = study.lost
+        shared = SharedPerplexities(work, study.jobs, statistics, sparsity)
         for part in judged:
             shared.try_dense(part)
             if (doubt := _dense_doubt(work, shared, part)) is not None:
                 work.observer.note(doubt)
-        known = KnownMetrics(fitness, population.jobs)
+        known = KnownMetrics(fitness, study.jobs)
         known.measure()
         result = evolution.search(
             fitness,
-            population=population,
+            study=study,
             settings=settings,
             probes=probes_of(work.layers, statistics),
             sparsity=sparsity,
             on_progress=work.observer.search,
             ahead=work.language_model.device.type != "cpu",
         )
-        if lost := population.lost - lost_before:
+        if lost := study.lost - lost_before:
             work.observer.note(f"in flight with workers that died, and lost: {lost}")
         decide = choose_now if result.interrupted else choose
-        best = decide(result, population, known, shared)
+        best = decide(result, study.population, known, shared)
         if best is None:
             if result.interrupted:
                 raise KeyboardInterrupt

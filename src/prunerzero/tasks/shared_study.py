@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from prunerzero.errors import InputError, OtherRunError, OutputError
-from prunerzero.evolution import Population, StudyMismatchError
+from prunerzero.evolution import SearchStudy, StudyMismatchError
+from prunerzero.evolution.errors import DamagedJournalError, StorageError
 from prunerzero.evolution.jobs import Jobs
-from prunerzero.evolution.storage import DamagedJournalError, StorageError
 from prunerzero.language.corpora import Part
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.pruner import prune_model
@@ -22,7 +22,7 @@ from prunerzero.tasks.workspace import Workspace
 @contextmanager
 def open_study(
     storage: str | Path, settings: Mapping[str, Any] | None = None
-) -> Iterator[Population]:
+) -> Iterator[SearchStudy]:
     """The study, for as long as this worker is at it.
 
     Raises:
@@ -30,7 +30,7 @@ def open_study(
             cannot be written any more.
     """
     try:
-        population = Population.open(storage, settings)
+        study = SearchStudy.open(storage, settings)
     except StudyMismatchError as error:
         raise OtherRunError(
             f"'{_shown(storage)}' holds another search: {error} Name another `output_dir`."
@@ -40,8 +40,8 @@ def open_study(
     except StorageError as error:
         raise OutputError(f"'{_shown(storage)}' cannot be written: {error}.") from None
     try:
-        with population:
-            yield population
+        with study:
+            yield study
     except DamagedJournalError as error:
         raise OutputError(str(error)) from None
     except StorageError as error:

@@ -12,7 +12,6 @@ from typing import Literal
 from prunerzero.evolution.breeding import Breeder
 from prunerzero.evolution.fitness import UNMEASURABLE, Fitness, finite, read
 from prunerzero.evolution.judging import Judging
-from prunerzero.evolution.population import Population
 from prunerzero.evolution.power_laws import PowerLaws
 from prunerzero.evolution.proposals import Proposals, Proposer
 from prunerzero.evolution.racing import Race
@@ -24,24 +23,25 @@ from prunerzero.evolution.records import (
     perplexity,
 )
 from prunerzero.evolution.settings import SearchSettings
+from prunerzero.evolution.study import SearchStudy
 from prunerzero.metrics.expression import Expression
 from prunerzero.metrics.sparsity import Sparsity
 from prunerzero.scoring.ranking import Probe
 
 SLOWEST = 20.0
-"""How many times longer than is usual a metric may take before it is given up …"""
+"""A metric that takes this many times the usual time fails …"""
 
 SLOWEST_SECONDS = 30.0
-"""… if that is longer than this."""
+"""… if it also takes longer than this."""
 
 SLOWNESS_OF = 5
-"""Finished races from which the usual time is known."""
+"""Number of finished races whose median is the usual time."""
 
 
 def search(
     fitness: Fitness,
     *,
-    population: Population,
+    study: SearchStudy,
     settings: SearchSettings,
     probes: Sequence[Probe],
     sparsity: Sparsity,
@@ -49,24 +49,24 @@ def search(
     should_stop: Callable[[], bool] | None = None,
     ahead: bool = False,
 ) -> SearchResult:
-    """Evolve a metric, or go on with it: all state is in the population's study.
+    """Evolve a metric, or resume: the study holds all state.
 
     Any number of workers may run the same search on one study. They share the budget of evaluations
-    and, at the end, the judging of the finalists, of which each is judged once.
+    and, at the end, the finalists, each of which is judged once.
 
-    Ctrl-C and ``should_stop``, asked before each evaluation, end the search early: the evaluation
-    in flight is dropped, everything else is kept.
+    Ctrl-C and ``should_stop``, which is called before each evaluation, end the search early: the
+    evaluation in flight is dropped, everything else is kept.
 
     Args:
-        fitness: what measures a metric.
-        population: the study, opened.
+        fitness: measures a metric.
+        study: the study, opened.
         settings: of the search.
-        probes: samples of real layers, on which metrics that rank alike are told.
-        sparsity: within which group scores compete.
+        probes: samples of real layers, which show which metrics rank alike.
+        sparsity: its group is the one in which scores compete.
         on_progress: called after each evaluation and each finalist judged.
-        should_stop: True ends the search.
-        ahead: propose a candidate while the one before is measured, which is worth it where
-            measuring leaves the CPU idle. What comes of that one is then not yet known.
+        should_stop: ends the search when it returns True.
+        ahead: propose a candidate while the one before is measured, without its loss. This pays
+            where measuring leaves the CPU idle.
 
     Raises:
         StudyMismatchError: the study's losses were read from other chunks.
@@ -74,32 +74,32 @@ def search(
     """
     if not 1 <= fitness.chunks <= fitness.total_chunks:
         raise ValueError(f"{fitness.chunks} of {fitness.total_chunks} chunks cannot be raced.")
-    population.require(
+    study.require(
         "chunks", {"chunks of the race": fitness.chunks, "chunks in all": fitness.total_chunks}
     )
     proposer: Proposer
     if settings.strategy == "powerlaw":
-        proposer = PowerLaws(population, probes, sparsity)
+        proposer = PowerLaws(study.population, probes, sparsity)
         ahead = False  # each step depends on the last one
     else:
-        proposer = Breeder(population, settings, probes, sparsity, ahead=ahead)
-    proposals = Proposals(population, proposer, settings.evaluations, ahead=ahead)
+        proposer = Breeder(study.population, settings, probes, sparsity, ahead=ahead)
+    proposals = Proposals(study, proposer, settings.evaluations, ahead=ahead)
     with closing(proposals):
-        return _Search(fitness, population, settings, proposals, on_progress, should_stop).run()
+        return _Search(fitness, study, settings, proposals, on_progress, should_stop).run()
 
 
 class _Search:
     def __init__(
         self,
         fitness: Fitness,
-        population: Population,
+        study: SearchStudy,
         settings: SearchSettings,
         proposals: Proposals,
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool] | None,
     ) -> None:
         self.fitness = fitness
-        self.population = population
+        self.study = study
         self.settings = settings
         self.proposals = proposals
         self.on_progress = on_progress
@@ -111,7 +111,7 @@ class _Search:
             settings.noise_margin,
             settings.places,
         )
-        self.judging = Judging(fitness, population, settings.finalists)
+        self.judging = Judging(fitness, study, settings.finalists)
         self.interrupted = False
         self._taken_in = 0
         self._duplicates = self._raced_out = self._failed = 0
@@ -119,13 +119,13 @@ class _Search:
         self._paces: deque[float] = deque(maxlen=SLOWNESS_OF)
         self._start = time.monotonic()
         self._earlier = 0.0
-        population.refresh()
+        study.refresh()
         self._take_in()
         self.resumed_from = self._taken_in
 
     @property
     def seconds(self) -> float:
-        """Since the search began, pauses left out."""
+        """Since the search began, without the pauses between sessions."""
         return self._earlier + time.monotonic() - self._start
 
     def run(self) -> SearchResult:
@@ -137,12 +137,12 @@ class _Search:
                 if not self._evaluate_one():
                     break
             if not self.interrupted:
-                self._await(self.population.in_flight)
-                self.judging.run(lambda: self._tell("judging"))
+                self._await(self.study.in_flight)
+                self.judging.run(lambda: self._report("judging"))
         except KeyboardInterrupt:
             self.interrupted = True
             self.proposals.settle()
-            self.population.drop()
+            self.study.drop()
             self._take_in()
         return self._result()
 
@@ -159,10 +159,10 @@ class _Search:
         )
 
     def _evaluate_one(self) -> bool:
-        """One trial; False where there is nothing new to propose."""
+        """Evaluate one candidate; False where there is nothing new to propose."""
         proposal = self.proposals.take()
-        if proposal is None:  # the rest of the budget is in flight elsewhere, and may be lost there
-            self._await(self.population.in_flight)
+        if proposal is None:  # other workers evaluate the rest of the budget, and may lose some
+            self._await(self.study.in_flight)
             return True
         draw, candidate = proposal
         if candidate is None:
@@ -174,22 +174,25 @@ class _Search:
         state, losses, error = self._measure(candidate.expression)
         took = time.monotonic() - begun
         self.proposals.settle()
-        self.population.record(state, losses, self.seconds, took=took, error=error)
+        self.study.record(state, losses, self.seconds, took=took, error=error)
         self._take_in()
-        self._tell("searching")
+        self._report("searching")
         return True
 
     def _begin(self, candidate: Candidate, draw: int | None) -> bool:
-        """False where another worker was faster; one that only took the draw leaves another."""
-        while draw is not None and not self.population.begin(candidate, draw):
+        """Begin the evaluation; False where another worker has the metric already.
+
+        If another worker has taken the draw alone, the candidate goes on with another draw.
+        """
+        while draw is not None and not self.study.begin(candidate, draw):
             self._take_in()
-            if self.population.knows_any(candidate):
+            if self.study.population.knows_any(candidate):
                 return False
             draw = self.proposals.another_draw()
         return draw is not None
 
     def _measure(self, expression: Expression) -> tuple[State, list[float], str | None]:
-        """Its state, the losses read, and why it failed if it did."""
+        """Read chunks until the race ends; returns the state, the losses, and why it failed."""
         losses: list[float] = []
         begun = time.monotonic()
         try:
@@ -212,17 +215,17 @@ class _Search:
                 raise SlowMetricError(f"{chunks} chunks took {seconds:.0f} s.")
 
     def _await(self, trials: frozenset[int]) -> None:
-        """Wait until these trials of other workers have finished, or are lost."""
+        """Wait until other workers have finished or lost these trials."""
         pause = 0.02
-        while trials & self.population.in_flight:
+        while trials & self.study.in_flight:
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
-            self.population.refresh(look=pause == 1.0)
+            self.study.refresh(look=pause == 1.0)
             self._take_in()
 
     def _take_in(self) -> None:
-        """Count what the population has new, from whichever worker, and keep to its time."""
-        for individual in self.population.individuals[self._taken_in :]:
+        """Count the evaluations that are new, of all workers, and never lag behind their time."""
+        for individual in self.study.population.individuals[self._taken_in :]:
             self._earlier += max(0.0, individual.seconds - self.seconds)
             self.race.add(individual)
             self._duplicates += individual.candidate.duplicates_skipped
@@ -230,14 +233,14 @@ class _Search:
             self._failed += individual.state == "failed"
             self._taken_in += 1
 
-    # Telling
+    # Reporting
 
-    def _tell(self, phase: Literal["searching", "judging"]) -> None:
+    def _report(self, phase: Literal["searching", "judging"]) -> None:
         if self.on_progress is None:
             return
         best = self.race.best
         loss = best.mean if best else None
-        # a worker that has only just joined knows of none in its own time
+        # a worker that has just joined has seen no evaluation in its own time
         since = self.resumed_from if self._taken_in > self.resumed_from else 0
         begun = self._start if since else self._start - self._earlier
         rate = (self._taken_in - since) / max(time.monotonic() - begun, 1e-9)
@@ -254,7 +257,7 @@ class _Search:
                 best_perplexity=perplexity(loss),
                 seconds=self.seconds,
                 seconds_left=self._seconds_left(phase, rate),
-                workers=self.population.workers,
+                workers=self.study.workers,
             )
         )
 
@@ -278,13 +281,13 @@ class _Search:
             expression, loss, chunks = winner.expression, winner.loss, self.fitness.total_chunks
         elif best is not None:
             expression, loss = str(best.candidate.expression), best.mean
-        individuals = sorted(self.population.individuals, key=lambda i: i.number)
+        individuals = sorted(self.study.population.individuals, key=lambda i: i.number)
         return SearchResult(
             expression=expression,
             loss=loss,
             perplexity=perplexity(loss),
             chunks=chunks,
-            evaluations=tuple(i.evaluation(self.fitness.chunks) for i in individuals),
+            evaluations=tuple(i.record(self.fitness.chunks) for i in individuals),
             finalists=self.judging.finalists,
             duplicates_skipped=self._duplicates,
             raced_out=self._raced_out,
@@ -296,4 +299,4 @@ class _Search:
 
 
 class SlowMetricError(Exception):
-    """A metric takes far longer than others do."""
+    """A metric takes far longer than others."""
