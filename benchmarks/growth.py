@@ -13,7 +13,8 @@ import torch
 from benchmarks.evaluation import random_model, random_statistics
 from benchmarks.masks import METRICS, layer
 from benchmarks.timing import times
-from prunerzero.language.models import load_model
+from prunerzero.language.loading import load_model
+from prunerzero.language.source import ModelSource
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.fitness import PrunedLoss
@@ -74,7 +75,7 @@ def windows(device: str, counts: tuple[int, ...]) -> Iterator[dict[str, Any]]:
         name, length = "SmolLM2-135M", 2048
         model = random_model(name, device, torch.bfloat16)
     else:
-        loaded = load_model("bundled", device=device)
+        loaded = load_model(ModelSource("bundled", device=device))
         name, length, model = "bundled", loaded.context_length, loaded.model
     layers = prunable_layers(model)
     text = torch.randint(0, model.config.vocab_size, (max(counts), length))

@@ -34,7 +34,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from prunerzero.language.models import load_model
+from prunerzero.language.loading import load_model
+from prunerzero.language.source import ModelSource
 from prunerzero.language.streaming import open_streamed
 from prunerzero.metrics import Sparsity, find_metric
 from prunerzero.pruning import blockwise
@@ -196,7 +197,7 @@ def by_block(
             return before(*args)
 
     with _measured(devices) as took:
-        opened = open_streamed(str(model), block_names, scratch)
+        opened = open_streamed(ModelSource(str(model)), block_names, scratch)
         loaded = opened.language_model
         blocks = TimedBlocks(
             loaded.model, opened.files, loaded.stored_dtype, prunable_layers(loaded.model)
@@ -236,7 +237,9 @@ def as_a_whole(
     expression = find_metric(metric).expression
     with _measured(devices) as took:
         with stages("read weights"):
-            loaded = load_model(str(model), dtype="bfloat16", device=",".join(map(str, devices)))
+            loaded = load_model(
+                ModelSource(str(model), dtype="bfloat16", device=",".join(map(str, devices)))
+            )
             layers = prunable_layers(loaded.model)
         with stages("statistics"):
             statistics = collect_statistics(

@@ -42,7 +42,8 @@ import torch
 from benchmarks import study_figures as figures
 from benchmarks.study_figures import Study
 from prunerzero.files import write_json
-from prunerzero.language.models import load_model
+from prunerzero.language.loading import load_model
+from prunerzero.language.source import ModelSource
 
 PRUNERZERO = [sys.executable, "-m", "prunerzero"]
 OUTSIDE = 30.0
@@ -84,7 +85,7 @@ def as_folder(model: str, runs: Path) -> str:
     if Path(model).suffix != ".gguf":
         return model
     say("dequantising the model")
-    load_model(model, device="cpu").save(runs / "model")
+    load_model(ModelSource(model, device="cpu")).save(runs / "model")
     return str(runs / "model")
 
 

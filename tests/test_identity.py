@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from tiny_model import save_tiny_model, tiny_model, tiny_tokenizer
 
 from prunerzero import identity
-from prunerzero.language.models import load_model
+from prunerzero.language.loading import load_model
+from prunerzero.language.source import ModelSource
 
 WEIGHTS = "model.safetensors"
 
@@ -28,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def identity_of(folder: Path | str, **options: Any) -> dict[str, str]:
-    return load_model(str(folder), device="cpu", **options).identity()
+    return load_model(ModelSource(str(folder), device="cpu", **options)).identity()
 
 
 def changed(folder: Path, name: str) -> set[str]:

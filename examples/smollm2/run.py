@@ -30,7 +30,8 @@ from typing import Any
 
 import torch
 
-from prunerzero.language.models import load_model
+from prunerzero.language.loading import load_model
+from prunerzero.language.source import ModelSource
 
 PRUNERZERO = [sys.executable, "-m", "prunerzero"]
 POLL_SECONDS = 2.0
@@ -112,7 +113,7 @@ def as_folder(name: str, folder: Path) -> Path | str:
     if not name.endswith(".gguf"):
         return name
     if not folder.exists():
-        loaded = load_model(name, dtype="float32", device="cpu")
+        loaded = load_model(ModelSource(name, dtype="float32", device="cpu"))
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
     return folder

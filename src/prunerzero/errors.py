@@ -28,3 +28,12 @@ class OutputError(InputError):
 
 class OtherRunError(OutputError):
     """A folder that holds a run with other settings than those given."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says first, to stand inside a sentence of ours: without a full stop.
+
+    >>> first_line(ValueError("no such file:\nTraceback"))
+    'no such file'
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")

@@ -21,7 +21,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from prunerzero import Setup, evaluate, prune
 from prunerzero.errors import ModelError
-from prunerzero.language.models import load_model
+from prunerzero.language.loading import load_model
+from prunerzero.language.source import ModelSource
 from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.statistics import collect_statistics
 from prunerzero.tasks.by_block import Way
@@ -276,4 +277,4 @@ def test_encoder_decoders_are_refused_in_one_sentence(tmp_path: Path) -> None:
     )
     save(transformers.T5ForConditionalGeneration(config), tmp_path, torch.float32)
     with pytest.raises(ModelError, match=r"is an encoder-decoder \(t5\); only decoders"):
-        load_model(str(tmp_path))
+        load_model(ModelSource(str(tmp_path)))

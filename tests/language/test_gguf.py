@@ -7,12 +7,13 @@ from tiny_model import some_text
 from transformers import AutoModelForCausalLM
 
 from prunerzero import ModelError, Setup, prune
-from prunerzero.language.models import load_model
+from prunerzero.language.loading import load_model
+from prunerzero.language.source import ModelSource
 
 
 def test_a_gguf_file_gives_the_model_it_was_made_of(tmp_path):
     original = save_tiny_gguf(tmp_path / "tiny.gguf")
-    loaded = load_model(str(tmp_path / "tiny.gguf"), device="cpu")
+    loaded = load_model(ModelSource(str(tmp_path / "tiny.gguf"), device="cpu"))
     ids = torch.arange(32)[None]
     with torch.no_grad():
         torch.testing.assert_close(loaded.model(ids).logits, original(ids).logits)
@@ -33,4 +34,4 @@ def test_a_damaged_gguf_file_is_refused(tmp_path):
     whole = (tmp_path / "tiny.gguf").read_bytes()
     (tmp_path / "tiny.gguf").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match="tiny.gguf"):
-        load_model(str(tmp_path / "tiny.gguf"))
+        load_model(ModelSource(str(tmp_path / "tiny.gguf")))

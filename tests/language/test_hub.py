@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from prunerzero.errors import ModelError
-from prunerzero.language import models
+from prunerzero.language import locate
 from prunerzero.language.hub import ask_hub, cache_refusal, caches_alone
+from prunerzero.language.loading import load_model
+from prunerzero.language.source import ModelSource
 
 
 def test_nothing_is_asked_twice_where_the_caches_are_read_alone(
@@ -41,10 +43,10 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_variable(
         except OSError as error:
             raise OSError("Check cache directory permissions.") from error
 
-    monkeypatch.setattr(models, "ask_hub", lambda *_: "there")
+    monkeypatch.setattr(locate, "ask_hub", lambda *_: "there")
     monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
     with pytest.raises(ModelError, match="of-somebody/model.* cannot be kept in .* HF_HOME"):
-        models.load_model("of-somebody/model")
+        load_model(ModelSource("of-somebody/model"))
 
 
 def test_a_local_file_that_cannot_be_read_is_not_taken_for_a_cache(tmp_path: Path) -> None:

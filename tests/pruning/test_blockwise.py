@@ -7,8 +7,9 @@ import torch
 from tiny_model import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig
 
-from prunerzero.language.models import load_model
+from prunerzero.language.loading import load_model
 from prunerzero.language.perplexity import window_losses
+from prunerzero.language.source import ModelSource
 from prunerzero.language.streaming import open_streamed
 from prunerzero.metrics import Sparsity, find_metric
 from prunerzero.pruning.blocks import find_blocks, prunable_layers
@@ -87,7 +88,7 @@ def folder(request, tmp_path_factory):
 
 def open_blocks(folder, scratch, dtype=torch.float32):
     scratch.mkdir(exist_ok=True)
-    opened = open_streamed(str(folder / "model"), block_names, scratch)
+    opened = open_streamed(ModelSource(str(folder / "model")), block_names, scratch)
     model = opened.language_model.model
     return FiledBlocks(model, opened.files, dtype, prunable_layers(model))
 
@@ -105,7 +106,7 @@ def pruned(folder, scratch, metric, kept=None, *, devices=1, memory=10_000, **pl
 @pytest.mark.parametrize("devices", [1, 2, 3])
 def test_block_by_block_prunes_what_the_whole_model_prunes(folder, tmp_path, metric, devices):
     kept = pruned(folder, tmp_path, metric, devices=devices)
-    whole = load_model(str(folder / "model")).model
+    whole = load_model(ModelSource(str(folder / "model"))).model
     layers = prunable_layers(whole)
     statistics = collect_statistics(whole, layers, WINDOWS)
     report = prune_model(layers, statistics, find_metric(metric).expression, HALF)
@@ -116,7 +117,7 @@ def test_block_by_block_prunes_what_the_whole_model_prunes(folder, tmp_path, met
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_gradient_of_each_block_takes_a_pass_forward_alone(folder, batch):
-    model = load_model(str(folder / "model")).model
+    model = load_model(ModelSource(str(folder / "model"))).model
     layers = prunable_layers(model)
     found = collect_statistics(model, layers, WINDOWS, of="block", batch=batch)
     dense = collect_statistics(model, layers, WINDOWS, gradients=False)
@@ -151,7 +152,7 @@ def test_losses_are_those_of_the_whole_model(folder, tmp_path):
     visited = []
     room = Room((CPU, CPU), 0, tmp_path)
     losses = losses_by_block(blocks, WINDOWS, room, lambda: visited.append(1))
-    whole = load_model(str(folder / "model")).model
+    whole = load_model(ModelSource(str(folder / "model"))).model
     assert losses == [float(window_losses(whole, ids[None])) for ids in WINDOWS]
     assert len(visited) == len(blocks)
 
@@ -170,7 +171,7 @@ def test_weights_are_on_the_meta_device_unless_they_are_at_work(folder, tmp_path
 
 def block_by_hand(folder, metric, gradient):
     """``--propagate pruned`` on the whole model: statistics, prune a block, and again."""
-    model = load_model(str(folder / "model")).model
+    model = load_model(ModelSource(str(folder / "model"))).model
     layers = prunable_layers(model)
     prefix, blocks = find_blocks(model)
     dense = collect_statistics(model, layers, WINDOWS)

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 from small_disk import enlarge, read_only, small_disk
 
-from prunerzero.language import models, streaming
+from prunerzero.language import loading, streaming
 
 AMOUNTS = ["--num-calibration-samples", "4", "--num-test-samples", "4"]
 PRUNE = ["prune", "--calibration", "calibration.txt", "--test", "test.txt", *AMOUNTS]
@@ -59,7 +59,7 @@ def refused(done, *words: str) -> None:
 
 def refuse_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the test fail where a model is loaded."""
-    for module in (models, streaming):
+    for module in (loading, streaming):
         monkeypatch.setattr(module, "read_model", lambda *_, **__: pytest.fail("a model is loaded"))
 
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from prunerzero import Setup, prune
 from prunerzero.errors import InputError, ModelError, OutputError
-from prunerzero.language import models
+from prunerzero.language import locate
 from prunerzero.metrics import MetricError, Sparsity, find_metric
 from prunerzero.pruning.shards import ShardWriter
 from prunerzero.tasks.by_block import Way, fits, read_size
@@ -231,7 +231,7 @@ def test_what_cannot_be_is_told_in_a_sentence(in_workplace, options):
 
 
 def test_a_model_that_is_nowhere_is_refused_before_transformers_asks_the_hub(monkeypatch):
-    monkeypatch.setattr(models, "ask_hub", lambda *_: "unreachable")
+    monkeypatch.setattr(locate, "ask_hub", lambda *_: "unreachable")
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", pytest.fail)
     with pytest.raises(ModelError, match="nobody/nothing"):
         fits(Setup(model="nobody/nothing"), find_metric("wanda"))

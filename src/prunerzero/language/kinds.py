@@ -5,6 +5,8 @@ from __future__ import annotations
 from inspect import signature
 from typing import Any
 
+import torch
+
 from prunerzero.errors import ModelError
 
 _LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
@@ -61,3 +63,9 @@ def auto_class(config: Any) -> Any:
         if found is not None and type(config) in found._model_mapping:
             return found
     return transformers.AutoModelForCausalLM
+
+
+def empty_model(config: Any, trust_remote_code: bool) -> Any:
+    """The model of this config on the meta device: modules and shapes, without weights."""
+    with torch.device("meta"):
+        return auto_class(config).from_config(config, trust_remote_code=trust_remote_code)

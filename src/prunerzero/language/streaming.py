@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunerzero.language.kinds import auto_class
-from prunerzero.language.models import LanguageModel, read_model
+from prunerzero.language.kinds import empty_model
+from prunerzero.language.loading import read_model
+from prunerzero.language.models import LanguageModel
 from prunerzero.language.quiet import quiet_logger
+from prunerzero.language.source import ModelSource
 
 
 @dataclass(frozen=True)
@@ -30,30 +32,23 @@ class StreamedModel:
 
 
 def open_streamed(
-    name: str,
-    choose: Callable[[nn.Module], list[str]],
-    scratch: Path,
-    *,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
+    source: ModelSource, choose: Callable[[nn.Module], list[str]], scratch: Path
 ) -> StreamedModel:
     """Open a model without reading the weights of some of its parts.
 
     Args:
-        name, revision, trust_remote_code, allow_pickle: see ``load_model``.
-        choose: given the model without weights, names the modules that stay in their files.
+        source: which model; its ``dtype`` and ``device`` are for those who read the weights.
+        choose: the model without weights → names of the modules that stay in their files.
         scratch: folder for weights that the checkpoint stores in another form than the model
             has them (GGUF, experts one by one); they are read from there.
 
     Raises:
-        ModelError: as ``load_model`` does.
+        ModelError: as ``load_model``.
     """
     left: list[str] = []
 
-    def placement(config: Any, _stored: torch.dtype) -> dict[str, Any]:
-        with torch.device("meta"):
-            empty = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+    def places(config: Any, _stored: torch.dtype) -> dict[str, Any]:
+        empty = empty_model(config, source.trust_remote_code)
         left.extend(choose(empty))
         return {
             "dtype": "auto",
@@ -62,7 +57,7 @@ def open_streamed(
         }
 
     with quiet_logger("accelerate"):  # it warns of the meta device
-        read = read_model(name, revision, trust_remote_code, placement, allow_pickle)
+        read = read_model(source, places)
     model = read.model
     files = _files(model, left)
     del model.hf_device_map  # with it transformers would load and save as it sees fit

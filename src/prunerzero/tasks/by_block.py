@@ -16,15 +16,12 @@ import torch
 
 from prunerzero.errors import InputError
 from prunerzero.language.corpora import Part
-from prunerzero.language.kinds import auto_class
-from prunerzero.language.models import (
-    LanguageModel,
-    compute_dtype,
-    find_devices,
-    locate,
-)
+from prunerzero.language.devices import compute_dtype, find_devices
+from prunerzero.language.kinds import empty_model
+from prunerzero.language.locate import locate
+from prunerzero.language.models import LanguageModel
 from prunerzero.language.perplexity import Perplexity, exp
-from prunerzero.language.source import BUNDLED
+from prunerzero.language.source import BUNDLED, ModelSource
 from prunerzero.language.streaming import StreamedModel, open_streamed
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.options import FLAG, TEXT, Options, one_of, option
@@ -101,16 +98,8 @@ class BlockWorkspace(Workspace):
 
     @cached_property
     def _streamed(self) -> StreamedModel:
-        s = self.setup
-        self.observer.stage(f"opening {s.model}")
-        return open_streamed(
-            s.model,
-            block_names,
-            self._scratch / "weights",
-            revision=s.revision,
-            trust_remote_code=s.trust_remote_code,
-            allow_pickle=s.allow_pickle,
-        )
+        self.observer.stage(f"opening {self.setup.model}")
+        return open_streamed(self.setup, block_names, self._scratch / "weights")
 
     def _load(self) -> LanguageModel:
         return self._streamed.language_model
@@ -181,12 +170,8 @@ def prune_blocks(
     writer.finish()
     loaded.save_companions(partial.folder)
     work.observer.stage("reading the pruned weights back")
-    opened = open_streamed(
-        str(partial.folder),
-        block_names,
-        partial.work / "pruned-weights",
-        trust_remote_code=work.setup.trust_remote_code,
-    )
+    written = ModelSource(str(partial.folder), trust_remote_code=work.setup.trust_remote_code)
+    opened = open_streamed(written, block_names, partial.work / "pruned-weights")
     read_back.compare(
         ((name, opened.files[name]) for name in partial.digests()),
         {name: (opened.files[name].dtype, digest) for name, digest in partial.digests().items()},
@@ -230,12 +215,10 @@ def fits(setup: Setup, metric: Metric) -> bool:
 
     if setup.model == BUNDLED or Path(setup.model).suffix.lower() == ".gguf":
         return True
-    remote = {"trust_remote_code": setup.trust_remote_code}
-    source, options = locate(setup.model, setup.revision, setup.allow_pickle)
+    where, options = locate(setup)
     try:
-        config = AutoConfig.from_pretrained(source, **options, **remote)
-        with torch.device("meta"):
-            model = auto_class(config).from_config(config, **remote)
+        config = AutoConfig.from_pretrained(where, **options)
+        model = empty_model(config, setup.trust_remote_code)
     except Exception:  # whatever is wrong with it, loading will say
         return True
     text = config.get_text_config()

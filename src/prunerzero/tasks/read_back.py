@@ -11,7 +11,8 @@ from torch import Tensor
 
 from prunerzero.errors import ModelError, OutputError
 from prunerzero.identity import of_tensor
-from prunerzero.language.models import load_model
+from prunerzero.language.loading import load_model
+from prunerzero.language.source import ModelSource
 from prunerzero.language.streaming import open_streamed
 from prunerzero.pruning.shards import FiledBlocks, block_names
 
@@ -62,12 +63,11 @@ def _parameters(
     folder: Path, scratch: Path, trust_remote_code: bool
 ) -> Iterator[tuple[str, Tensor]]:
     """The parameters of a checkpoint, one block in memory at a time where that is possible."""
+    source = ModelSource(str(folder), device="cpu", trust_remote_code=trust_remote_code)
     try:
-        opened = open_streamed(
-            str(folder), block_names, scratch, trust_remote_code=trust_remote_code
-        )
+        opened = open_streamed(source, block_names, scratch)
     except ModelError:  # its blocks do not stand apart
-        loaded = load_model(str(folder), device="cpu", trust_remote_code=trust_remote_code)
+        loaded = load_model(source)
         yield from loaded.model.named_parameters()
         return
     model = opened.language_model.model

@@ -22,7 +22,8 @@ from prunerzero.language.corpora import (
     read_file,
 )
 from prunerzero.language.divergence import Reference, remember
-from prunerzero.language.models import LanguageModel, load_model
+from prunerzero.language.loading import load_model
+from prunerzero.language.models import LanguageModel
 from prunerzero.language.perplexity import Perplexity, perplexity
 from prunerzero.pruning.blocks import Matrix, prunable_layers
 from prunerzero.pruning.statistics import (
@@ -100,16 +101,8 @@ class Workspace:
         return loaded
 
     def _load(self) -> LanguageModel:
-        s = self.setup
-        self.observer.stage(f"loading {s.model}")
-        return load_model(
-            s.model,
-            revision=s.revision,
-            dtype=s.dtype,
-            device=s.device,
-            trust_remote_code=s.trust_remote_code,
-            allow_pickle=s.allow_pickle,
-        )
+        self.observer.stage(f"loading {self.setup.model}")
+        return load_model(self.setup)
 
     @cached_property
     def model_identity(self) -> dict[str, str]:
