@@ -24,9 +24,9 @@ from torch import Tensor
 
 from prunerzero.metrics import Sparsity, find_metric
 from prunerzero.pruning.blocks import find_blocks
-from prunerzero.pruning.blockwise import Plan, prune_by_block
+from prunerzero.pruning.by_block.block_passes import Reading, Room
+from prunerzero.pruning.by_block.prune_blocks import Plan, prune_by_block
 from prunerzero.pruning.pruner import LayerSparsity, prune_model
-from prunerzero.pruning.reading import Reading, Room
 from prunerzero.pruning.statistics import Statistics, collect_statistics, watch
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace

@@ -38,12 +38,12 @@ from prunerzero.language.loading import load_model
 from prunerzero.language.source import ModelSource
 from prunerzero.language.streaming import open_streamed
 from prunerzero.metrics import Sparsity, find_metric
-from prunerzero.pruning import blockwise
 from prunerzero.pruning.blocks import prunable_layers
-from prunerzero.pruning.blockwise import Plan, prune_by_block
+from prunerzero.pruning.by_block import prune_blocks
+from prunerzero.pruning.by_block.block_passes import Room
+from prunerzero.pruning.by_block.prune_blocks import Plan, prune_by_block
+from prunerzero.pruning.by_block.shards import FiledBlocks, ShardWriter, block_names
 from prunerzero.pruning.pruner import LayerSparsity, prune_model
-from prunerzero.pruning.reading import Room
-from prunerzero.pruning.shards import FiledBlocks, ShardWriter, block_names
 from prunerzero.pruning.statistics import collect_statistics
 
 GIB = 2**30
@@ -190,7 +190,7 @@ def by_block(
     scratch.mkdir(exist_ok=True)
     output.mkdir()
     stages = Stages(len(devices))
-    before = blockwise.prune_model
+    before = prune_blocks.prune_model
 
     def timed(*args: Any) -> Any:
         with stages("score and mask"):
@@ -207,12 +207,12 @@ def by_block(
         with stages("write"):
             writer.write(0, blocks.outside())
         record = TimedRecord(writer, stages)
-        blockwise.prune_model = timed
+        prune_blocks.prune_model = timed
         try:
             plan = Plan(find_metric(metric).expression, Sparsity.parse(sparsity))
             prune_by_block(blocks, windows, plan, Room(devices, memory, scratch), record)
         finally:
-            blockwise.prune_model = before
+            prune_blocks.prune_model = before
         writer.finish()
     shutil.rmtree(scratch)
     other = took["seconds"] - sum(stages.seconds.values())

@@ -139,7 +139,7 @@ def test_a_disk_that_is_full_while_a_model_is_saved_is_told_and_holds_no_half_of
 def test_block_by_block_a_full_disk_keeps_what_is_finished_and_the_command_goes_on(
     in_workplace, workplace, tmp_path, monkeypatch
 ):
-    from prunerzero.pruning.shards import ShardWriter
+    from prunerzero.pruning.by_block.shards import ShardWriter
 
     options = [*PRUNE, "--model", "model", "--block-by-block", "--output-dir"]
     assert in_workplace(*options, str(tmp_path / "at-once")).exit_code == 0
@@ -174,7 +174,7 @@ def test_block_by_block_a_full_disk_keeps_what_is_finished_and_the_command_goes_
 @pytest.fixture
 def stopped(in_workplace, tmp_path, monkeypatch, workplace):
     """The command of a pruning block by block that was stopped after its first block."""
-    from prunerzero.pruning.shards import ShardWriter
+    from prunerzero.pruning.by_block.shards import ShardWriter
 
     write = ShardWriter.write
 
@@ -228,7 +228,7 @@ def test_a_finished_block_whose_file_is_damaged_is_pruned_again(stopped, in_work
 
 
 def test_two_prunings_of_the_same_folder_do_not_write_into_each_other(stopped, in_workplace):
-    from prunerzero.pruning.partial import PartialCheckpoint
+    from prunerzero.pruning.by_block.partial_checkpoint import PartialCheckpoint
 
     with PartialCheckpoint(Path(stopped[-1])):
         refused(in_workplace(*stopped), "another process is writing")

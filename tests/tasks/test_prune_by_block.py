@@ -22,7 +22,7 @@ from prunerzero import Setup, prune
 from prunerzero.errors import InputError, ModelError, OutputError
 from prunerzero.language import locate
 from prunerzero.metrics import MetricError, Sparsity, find_metric
-from prunerzero.pruning.shards import ShardWriter
+from prunerzero.pruning.by_block.shards import ShardWriter
 from prunerzero.tasks.by_block import Way, fits, read_size
 
 METRIC = "W * sqrt(X) * G"
@@ -127,7 +127,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from prunerzero import Setup, prune
-from prunerzero.pruning.partial import PartialCheckpoint
+from prunerzero.pruning.by_block.partial_checkpoint import PartialCheckpoint
 from prunerzero.tasks.by_block import Way
 
 keep, left = PartialCheckpoint.keep, int(sys.argv[1])

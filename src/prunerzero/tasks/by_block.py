@@ -26,11 +26,11 @@ from prunerzero.language.streaming import StreamedModel, open_streamed
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.options import FLAG, TEXT, Options, one_of, option
 from prunerzero.pruning.blocks import block_lists, check_widths
-from prunerzero.pruning.blockwise import Plan, Propagate, prune_by_block
-from prunerzero.pruning.partial import KeptBlocks, PartialCheckpoint
+from prunerzero.pruning.by_block.block_passes import Room, losses_by_block
+from prunerzero.pruning.by_block.partial_checkpoint import KeptBlocks, PartialCheckpoint
+from prunerzero.pruning.by_block.prune_blocks import Plan, Propagate, prune_by_block
+from prunerzero.pruning.by_block.shards import FiledBlocks, ShardWriter, block_names
 from prunerzero.pruning.pruner import LayerSparsity
-from prunerzero.pruning.reading import Room, losses_by_block
-from prunerzero.pruning.shards import FiledBlocks, ShardWriter, block_names
 from prunerzero.tasks import read_back
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.setup import Setup

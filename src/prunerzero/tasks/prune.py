@@ -21,7 +21,7 @@ from prunerzero.language.kinds import auto_class
 from prunerzero.metrics import Expression, Metric, Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.pruning.blocks import check_widths
-from prunerzero.pruning.partial import PartialCheckpoint, is_begun
+from prunerzero.pruning.by_block.partial_checkpoint import PartialCheckpoint, is_begun
 from prunerzero.pruning.pruner import LayerSparsity, check_differs, prune_model
 from prunerzero.pruning.statistics import LayerStatistics
 from prunerzero.report import model_card

@@ -13,10 +13,10 @@ from prunerzero.language.source import ModelSource
 from prunerzero.language.streaming import open_streamed
 from prunerzero.metrics import Sparsity, find_metric
 from prunerzero.pruning.blocks import find_blocks, prunable_layers
-from prunerzero.pruning.blockwise import Plan, prune_by_block
+from prunerzero.pruning.by_block.block_passes import Room, losses_by_block
+from prunerzero.pruning.by_block.prune_blocks import Plan, prune_by_block
+from prunerzero.pruning.by_block.shards import FiledBlocks, ShardWriter, block_names
 from prunerzero.pruning.pruner import prune_model
-from prunerzero.pruning.reading import Room, losses_by_block
-from prunerzero.pruning.shards import FiledBlocks, ShardWriter, block_names
 from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
 
 CPU = torch.device("cpu")

@@ -21,8 +21,8 @@ from prunerzero.files import check_new, real, refusal, writing
 from prunerzero.identity import Identity, difference, of_tensors
 from prunerzero.memory import Memory
 from prunerzero.metrics import MetricError
+from prunerzero.pruning.by_block.shards import ShardWriter, is_whole
 from prunerzero.pruning.pruner import LayerSparsity
-from prunerzero.pruning.shards import ShardWriter, is_whole
 
 _MANIFEST = Path(".work") / "manifest.jsonl"
 

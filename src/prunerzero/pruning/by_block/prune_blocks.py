@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prunerzero.metrics import Expression, Sparsity
+from prunerzero.pruning.by_block.block_passes import Reading, Room
+from prunerzero.pruning.by_block.pipeline import run_blocks
+from prunerzero.pruning.by_block.shards import FiledBlocks
 from prunerzero.pruning.pruner import LayerSparsity, prune_model
-from prunerzero.pruning.reading import Reading, Room
 from prunerzero.pruning.repeatable import repeatably
-from prunerzero.pruning.shards import FiledBlocks
 from prunerzero.pruning.statistics import GradientOf, LayerStatistics, Statistics, watch
-from prunerzero.pruning.wave import run_blocks
 
 Propagate = Literal["dense", "pruned"]
 

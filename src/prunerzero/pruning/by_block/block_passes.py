@@ -16,11 +16,11 @@ from torch import Tensor
 
 from prunerzero.language.perplexity import window_losses
 from prunerzero.language.window_loss import plain_head
+from prunerzero.pruning.by_block.hidden_states import Budget, HiddenStates
+from prunerzero.pruning.by_block.pipeline import run_blocks
+from prunerzero.pruning.by_block.shards import FiledBlocks
 from prunerzero.pruning.calibration import run_back_from_loss
 from prunerzero.pruning.replay import Replay
-from prunerzero.pruning.shards import FiledBlocks
-from prunerzero.pruning.states import Budget, HiddenStates
-from prunerzero.pruning.wave import run_blocks
 
 
 @dataclass(frozen=True)

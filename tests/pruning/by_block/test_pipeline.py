@@ -3,7 +3,7 @@ import threading
 import pytest
 import torch
 
-from prunerzero.pruning.wave import run_blocks
+from prunerzero.pruning.by_block.pipeline import run_blocks
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunerzero.pruning.states import Budget, HiddenStates
+from prunerzero.pruning.by_block.hidden_states import Budget, HiddenStates
 
 CPU = torch.device("cpu")
 SHAPE = torch.Size((1, 3, 4))

@@ -1,0 +1,1 @@
+"""Pruning with one block of the model on the device at a time."""
