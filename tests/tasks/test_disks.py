@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
+from installed_command import COMMAND
 from safetensors.torch import load_file
 from small_disk import enlarge, read_only, small_disk
 
@@ -382,3 +384,19 @@ Path.write_text = write_and_stop
     done = installed.run(*PRUNE, "--model", "model", "--output-dir", str(out / "new"))
     assert done.returncode == 128 + stop, done.stderr
     assert not list(out.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("arguments", [["metrics"], ["metrics", "--json"], ["explain", "wanda"]])
+def test_standard_output_on_a_full_disk_is_told_in_one_sentence(installed, arguments):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [str(COMMAND), *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=installed.environment,
+            cwd=installed.folder,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "Error: standard output cannot be written: no space left on device.\n"

@@ -162,6 +162,10 @@ REFUSED = {
     "max_perplexity": (lambda s: tune(s, "new", max_perplexity=math.nan), "`max_perplexity`"),
     "its kind": (lambda s: tune(s, "new", max_perplexity="20"), "`max_perplexity` must be a n"),
     "max_degradation": (lambda s: tune(s, "new", max_degradation=math.inf), "`max_degradation"),
+    "max_degradation of a kind": (
+        lambda s: tune(s, "new", max_degradation=[0.05]),
+        "`max_degradation` must be a share such as 5% or 0.05, not a list",
+    ),
     "task_metric": (lambda s: tune(s, "new", task_metric=5), "`task_metric` must be text"),
     "tune's group": (lambda s: tune(s, "new", group="rows"), "`group` must be"),
     "tune's samples": (lambda s: tune(s, "new", samples=-1), "`samples` must be at least 0"),

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from prunerzero.cli.flags import in_flags
+from prunerzero.cli.plain_output import give_up_printing, print_all
 from prunerzero.cli.stopping import MESSAGE, Stoppable
 from prunerzero.documents import path_of, read_yaml
 from prunerzero.errors import InputError
@@ -179,6 +180,12 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
         with Stoppable() as stoppable:
             try:
                 command(*args, **options)
+                print_all()
+            except OSError as error:
+                if (reason := give_up_printing(error)) is None:
+                    raise
+                errors.print(f"[bold red]Error:[/] {reason}")
+                raise typer.Exit(2) from None
             except (InputError, MetricError) as error:
                 errors.print(f"[bold red]Error:[/] {escape(in_flags(str(error)))}")
                 raise typer.Exit(2) from None

@@ -58,6 +58,8 @@ class Wish:
 
 
 def _read_share(text: str | float) -> float:
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+        raise InputError(f"`max_degradation` must be a share such as 5% or 0.05, not {kind(text)}.")
     told = str(text).strip()
     try:
         share = float(told[:-1]) / 100 if told.endswith("%") else float(told)
