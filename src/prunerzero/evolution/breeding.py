@@ -1,4 +1,4 @@
-"""Choose parents, vary them, simplify, and pass over what is known already."""
+"""Proposes candidates: chooses parents, varies them, simplifies, and skips what is known."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from random import Random
+from typing import cast
 
 from prunerzero.evolution.population import Population
 from prunerzero.evolution.records import Candidate, Individual, Origin
@@ -33,20 +34,10 @@ LAST_RESORT = 1000
 """Random trees tried before the search space counts as exhausted."""
 
 REMEMBERED = 10_000
-"""Rankings kept in memory, a few kilobytes each."""
+"""Rankings kept in memory; each takes a few kilobytes."""
 
 UNSCREENED = 0.1
-"""Share of candidates that are measured without a guess, lest guesses feed on themselves."""
-
-_ORIGINS: dict[str, Origin] = {
-    "crossover": "crossover",
-    "node_mutation": "node mutation",
-    "constant_mutation": "constant mutation",
-    "subtree_mutation": "subtree mutation",
-    "insertion": "insertion",
-    "shrinking": "shrinking",
-}
-
+"""Share of candidates chosen without a guess, so that guesses do not learn from guesses alone."""
 
 _Proposal = tuple[Expression, Origin, tuple[int, ...]]
 """A tree, how it was made, and the numbers of its parents."""
@@ -56,13 +47,12 @@ class Breeder:
     """Proposes candidates that were never measured.
 
     Args:
-        population: what is known.
+        population: the evaluations so far.
         settings: of the search.
-        probes: small samples of real layers, on which metrics that rank alike are told.
-        sparsity: within which group scores compete.
-        ahead: proposals are made while the draw before is measured. What came of it is left out
-            even where it is known, so that a search that was cut short goes on as if it had not
-            been.
+        probes: small samples of real layers, which show which metrics rank alike.
+        sparsity: its group is the one in which scores compete.
+        ahead: proposals are made while the draw before is measured. Its loss is ignored even where
+            it is known, so that an interrupted search goes on as if it had not stopped.
     """
 
     def __init__(
@@ -91,16 +81,16 @@ class Breeder:
     def propose(self, draw: int) -> Candidate | None:
         """The candidate of a draw, or None where the search space seems exhausted.
 
-        Of several that are new, it is the most promising by what is known of their likes. What is
-        constant or not finite on a probe is passed over too, but is no duplicate.
+        It is the most promising of several new ones, as ``Surrogate`` guesses. A metric that is
+        constant or not finite on a probe is skipped too, but does not count as a duplicate.
         """
         rng = Random(f"{self.settings.seed}:{draw}")
         self._learn(draw)
         wanted = self._wanted(rng, draw)
-        found: dict[str, Candidate] = {}
+        new: dict[str, Candidate] = {}
         duplicates = 0
         for attempt in range(self.settings.attempts + LAST_RESORT):
-            if found and attempt >= self.settings.attempts:
+            if new and attempt >= self.settings.attempts:
                 break
             tree, origin, parents = self._tree(rng, draw, attempt)
             expression = canonical(remove_opposing(tree), self.sparsity.group)
@@ -116,12 +106,12 @@ class Breeder:
             if self.population.knows(ranking.key):
                 duplicates += 1
                 continue
-            found.setdefault(ranking.key, Candidate(expression, ranking.key, origin, parents))
-            if len(found) == wanted:
+            new.setdefault(ranking.key, Candidate(expression, ranking.key, origin, parents))
+            if len(new) == wanted:
                 break
-        if not found:
+        if not new:
             return None
-        return replace(self._most_promising([*found.values()]), duplicates_skipped=duplicates)
+        return replace(self._most_promising([*new.values()]), duplicates_skipped=duplicates)
 
     def _most_promising(self, candidates: list[Candidate]) -> Candidate:
         if len(candidates) > 1:
@@ -130,7 +120,7 @@ class Breeder:
         return candidates[0]
 
     def _learn(self, draw: int) -> None:
-        """Take in what has been measured, by whichever worker."""
+        """Take in the new evaluations of all workers."""
         for individual in self.population.living[self._learned :]:
             if self.ahead and individual.draw == draw - 1:
                 break
@@ -144,7 +134,7 @@ class Breeder:
                     self.surrogate.add(individual, ranking.pruned)
 
     def _wanted(self, rng: Random, draw: int) -> int:
-        """How many new candidates the one is chosen from."""
+        """How many new candidates to choose from."""
         is_free = self.settings.strategy == "random" or draw < len(self.seeds)
         return 1 if is_free or rng.random() < UNSCREENED else self.settings.screened
 
@@ -179,13 +169,13 @@ class Breeder:
                 tree = insert(rng, tree, self.primitives, limits)
             case "shrinking":
                 tree = shrink(rng, tree)
-        return tree, _ORIGINS[how], numbers
+        return tree, cast(Origin, how.replace("_", " ")), numbers
 
     def _tournament(self, rng: Random) -> Individual:
-        """The best of a few.
+        """The best of a few, drawn from the last evaluations and from the best of all.
 
-        They are drawn from the last measured and from the best of all: since nothing is measured
-        twice, what is best would otherwise age away without leaving its like.
+        The elite stays because nothing is measured twice: without it the best would age away, and
+        could not come back.
         """
         first = max(0, self._learned - self.settings.population)
         last = self.population.living[first : self._learned]
@@ -203,14 +193,14 @@ class Breeder:
 
 
 def merit(individual: Individual) -> tuple[int, float, int]:
-    """The lower the better: by how far it got, then loss, then size."""
+    """The key to sort by, best first: chunks read in the race, then loss, then size."""
     return -len(individual.losses), individual.mean, individual.candidate.expression.size
 
 
 def _seeds(
     primitives: PrimitiveSet, settings: SearchSettings, sparsity: Sparsity
 ) -> list[Expression]:
-    """What the search begins with: the metrics of the catalog that its operators can write."""
+    """The known metrics to begin with: those that the operators of the search can write."""
     if settings.seed_metrics == "none":
         return []
     known = {*primitives.terminals, *primitives.unary, *primitives.binary, "constant"}

@@ -1,4 +1,4 @@
-"""Draws: the numbers that seed candidates, of which each is measured once."""
+"""Draws: the numbers that seed candidates. Each is measured once."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable
 
 
 class Draws:
-    """Which draws have been measured: all below one of them, and some beyond."""
+    """The measured draws: all below a number, and some above it."""
 
     def __init__(self) -> None:
         self._first_free = 0
         self._beyond: set[int] = set()
 
     def add(self, draw: int) -> None:
-        """One more has been measured."""
+        """Add a measured draw."""
         self._beyond.add(draw)
         while self._first_free in self._beyond:
             self._beyond.remove(self._first_free)
@@ -23,18 +23,21 @@ class Draws:
         return draw < self._first_free or draw in self._beyond
 
     def free(self, begun: Iterable[int], most: int, limit: int | None) -> list[int]:
-        """The lowest draws that are neither measured nor begun, ``most`` at most.
+        """The lowest draws that are neither measured nor begun.
 
-        Of a budget of ``limit`` draws they are as many of the lowest as are left: whoever else
-        begins one meanwhile takes it from the same ones, so that the budget holds.
+        Args:
+            begun: the draws in flight, measured ones among them or not.
+            most: the number of draws to return, at most.
+            limit: the budget of draws. No more are returned than it has left: another worker that
+                begins one in the meantime takes it from the same ones, so that the budget holds.
         """
         taken = self._beyond.union(draw for draw in begun if draw not in self)
         if limit is not None:
             most = min(most, limit - self._first_free - len(taken))
-        found: list[int] = []
+        free: list[int] = []
         draw = self._first_free
-        while len(found) < most:
+        while len(free) < most:
             if draw not in taken:
-                found.append(draw)
+                free.append(draw)
             draw += 1
-        return found
+        return free

@@ -1,4 +1,4 @@
-"""What a search asks of whatever measures a metric."""
+"""What a search needs of whatever measures a metric."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Protocol
 from prunerzero.metrics.expression import Expression
 
 UNMEASURABLE = (ArithmeticError, ValueError, MemoryError)
-"""What reading raises where a metric cannot be measured."""
+"""The errors of ``read`` where a metric cannot be measured."""
 
 
 class Fitness(Protocol):
-    """What measures a metric: the loss of the model pruned with it, chunk by chunk."""
+    """Measures a metric: the loss of the model pruned with it, chunk by chunk of a text."""
 
     @property
     def chunks(self) -> int:
@@ -21,27 +21,42 @@ class Fitness(Protocol):
 
     @property
     def total_chunks(self) -> int:
-        """How many there are; finalists are judged on all."""
+        """How many chunks there are; finalists are judged on all."""
 
     def losses(
         self, expression: Expression, start: int = 0, stop: int | None = None
     ) -> Iterator[float]:
-        """The mean negative log-likelihood per token of chunks ``start`` to ``stop`` (to the end).
+        """The mean negative log-likelihood per token of chunks ``start`` to ``stop`` (or the end).
 
-        Always in the same order, and of equally many tokens each. May raise ArithmeticError or
-        ValueError where the metric cannot be measured.
+        The chunks come in the same order for every metric, and have the same number of tokens. May
+        raise ArithmeticError, ValueError or MemoryError where the metric cannot be measured.
         """
 
 
 def read(
     fitness: Fitness, expression: Expression, start: int, stop: int
 ) -> Generator[float, None, None]:
-    """The losses; closing this closes a fitness that is a generator, which then cleans up."""
-    yield from fitness.losses(expression, start, stop)
+    """The losses of these chunks, one by one.
+
+    Closing this generator also closes that of the fitness, which then restores the model.
+
+    Raises:
+        ArithmeticError: a loss is not finite, so it cannot be ranked.
+    """
+    losses = fitness.losses(expression, start, stop)
+    try:
+        for loss in losses:
+            if not math.isfinite(loss):
+                raise ArithmeticError(f"a loss of {loss} cannot be ranked.")
+            yield float(loss)
+    finally:
+        if isinstance(losses, Generator):
+            losses.close()
 
 
-def finite(loss: float) -> float:
-    """The loss, if it can be ranked; otherwise ArithmeticError."""
-    if not math.isfinite(loss):
-        raise ArithmeticError(f"a loss of {loss} cannot be ranked.")
-    return float(loss)
+def read_all(fitness: Fitness, expression: Expression, start: int, stop: int) -> list[float]:
+    """The losses of these chunks; empty where one of them cannot be measured."""
+    try:
+        return list(read(fitness, expression, start, stop))
+    except UNMEASURABLE:
+        return []

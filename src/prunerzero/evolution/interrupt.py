@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, held back while something is written."""
+"""Delays Ctrl-C and SIGTERM while something is written."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Let what stops a search raise KeyboardInterrupt at the end of the block, not within.
+    """Run the handlers of these signals at the end of the block, not within.
 
-    An interrupt in the midst of a write would leave Optuna's lock held, or its memory of the study
-    apart from the file. A signal that is ignored, or left to the system, stays so. Outside the main
-    thread, which alone is interrupted, it does nothing.
+    An interrupt in the middle of a write would leave Optuna's lock held, or its memory of the study
+    different from the file. A signal that is ignored, or that the system handles, stays so. Does
+    nothing outside the main thread, since only the main thread is interrupted.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     held: list[tuple[int, FrameType | None]] = []
-    found = {number: signal.getsignal(number) for number in STOPS}
-    handlers = {number: handler for number, handler in found.items() if callable(handler)}
+    handlers = {n: handler for n in STOPS if callable(handler := signal.getsignal(n))}
     for number in handlers:
         signal.signal(number, lambda number, frame: held.append((number, frame)))
     try:

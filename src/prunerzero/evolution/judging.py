@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from statistics import fmean
 
-from prunerzero.evolution.fitness import UNMEASURABLE, Fitness, finite, read
+from prunerzero.evolution.fitness import Fitness, read_all
 from prunerzero.evolution.pareto import smallest_as_good
 from prunerzero.evolution.records import Finalist, Individual
 from prunerzero.evolution.study import SearchStudy
@@ -59,7 +59,11 @@ class Judging:
 
     def _judge(self, individual: Individual, on_judged: Callable[[], None]) -> bool:
         """Judge a finalist; False while another worker does."""
-        more = self._study.jobs.once(_job(individual), lambda: self._further_losses(individual))
+        fitness, expression = self._fitness, individual.candidate.expression
+        more = self._study.jobs.once(
+            _job(individual),
+            lambda: read_all(fitness, expression, fitness.chunks, fitness.total_chunks),
+        )
         if more is None:
             return False
         self._take_in(individual, more)
@@ -93,15 +97,6 @@ class Judging:
             if all(size < i.candidate.expression.size for i in (*best, *smaller)):
                 smaller.append(individual)
         return [*best, *smaller[: self._count]]
-
-    def _further_losses(self, individual: Individual) -> list[float]:
-        """The losses of the chunks after the race's; empty where one cannot be measured."""
-        expression = individual.candidate.expression
-        start, stop = self._fitness.chunks, self._fitness.total_chunks
-        try:
-            return [*map(finite, read(self._fitness, expression, start, stop))]
-        except UNMEASURABLE:
-            return []
 
     def seconds_left(self, chunk_seconds: float | None) -> float:
         """An estimate of the time that judging still takes.

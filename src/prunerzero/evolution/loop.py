@@ -10,7 +10,7 @@ from statistics import median
 from typing import Literal
 
 from prunerzero.evolution.breeding import Breeder
-from prunerzero.evolution.fitness import UNMEASURABLE, Fitness, finite, read
+from prunerzero.evolution.fitness import UNMEASURABLE, Fitness, read
 from prunerzero.evolution.judging import Judging
 from prunerzero.evolution.power_laws import PowerLaws
 from prunerzero.evolution.proposals import Proposals, Proposer
@@ -198,7 +198,7 @@ class _Search:
         try:
             with closing(read(self.fitness, expression, 0, self.fitness.chunks)) as reading:
                 for loss in reading:
-                    losses.append(finite(loss))
+                    losses.append(loss)
                     if self.race.is_hopeless(losses):
                         return "raced_out", losses, None
                     self._refuse_slow(time.monotonic() - begun, len(losses))

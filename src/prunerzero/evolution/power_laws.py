@@ -23,7 +23,7 @@ FIRST_STEP, LAST_STEP = 1 / 8, 1 / 256
 
 
 class PowerLaws:
-    """Proposes members of the family that were never measured, the grid first."""
+    """Proposes power laws that were never measured, the grid first."""
 
     def __init__(self, population: Population, probes: Sequence[Probe], sparsity: Sparsity) -> None:
         self.population = population
@@ -32,7 +32,7 @@ class PowerLaws:
         self._candidates: dict[Point, Candidate | None] = {}
 
     def propose(self, draw: int) -> Candidate | None:
-        """The next candidate, whatever the draw; None once the finest step finds nothing better."""
+        """The next candidate, for any draw; None when the smallest step finds nothing better."""
         return next(
             (
                 c
@@ -43,7 +43,7 @@ class PowerLaws:
         )
 
     def _points(self) -> Iterator[Point]:
-        """The grid; then, by ever smaller steps, the eight neighbours of the best."""
+        """The grid, then the eight neighbours of the best point, with ever smaller steps."""
         yield from GRID
         step = FIRST_STEP
         while step >= LAST_STEP:
@@ -65,7 +65,7 @@ class PowerLaws:
         return points[best.candidate.ranking] if best else None
 
     def _candidate(self, point: Point) -> Candidate | None:
-        """None where the point ranks nothing."""
+        """The candidate of a point; None where its scores cannot be ranked."""
         if point not in self._candidates:
             expression: Expression = canonical(power_law(*point).expression, self.sparsity.group)
             try:

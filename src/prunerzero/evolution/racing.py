@@ -1,12 +1,12 @@
 """Racing: stop reading text for a candidate that cannot win.
 
-It decides from the losses of every chunk that the population keeps, so that nothing is written at a
-rung. Successive halving, which compares running means with the share of candidates that reached the
-same rung, was measured beside it on synthetic layers: added to it, it found nothing better at equal
-cost, and alone it was worse, for it knows neither how far behind a candidate is nor the noise.
+The race compares losses of single chunks, which the population keeps, so nothing is written at a
+rung. Successive halving compares running means with those of the candidates that reached the same
+rung. It was measured on synthetic layers: beside this race it brought no better metric at equal
+cost, and alone it was worse, since it uses neither the distance to the best nor the noise.
 
-How wide the race should be was measured by ``benchmarks/racing.py``: 2 ``places`` and a ``margin``
-of 2 race out 4 % of the top 5 % and read 38 % of the chunks in journals of SmolLM2-135M; on the
+``benchmarks/racing.py`` measures how strict the race should be. With 2 ``places`` and a ``margin``
+of 2 it raced out 4 % of the top 5 % and read 38 % of the chunks in journals of SmolLM2-135M; on the
 bundled model, with every candidate read to the end, 12 % and 45 %. The best was never raced out.
 """
 
@@ -21,14 +21,14 @@ from statistics import fmean, median, stdev
 from prunerzero.evolution.records import Individual
 
 RECENT = 20
-"""Finishers from which the noise of a paired difference is estimated."""
+"""Number of last finishers from which the noise of a paired difference is estimated."""
 
 FEWEST = 4
-"""Differences needed before anything is raced out."""
+"""Number of differences needed before any candidate is raced out."""
 
 
 def rungs(chunks: int, first: int, factor: float) -> tuple[int, ...]:
-    """After how many chunks a candidate is judged: ``first``, then times ``factor``, below all.
+    """The numbers of chunks after which a candidate is judged, from ``first`` on by ``factor``.
 
     >>> rungs(16, 1, 3)
     (1, 3, 9)
@@ -42,13 +42,13 @@ def rungs(chunks: int, first: int, factor: float) -> tuple[int, ...]:
 
 
 class Race:
-    """Judges candidates at rungs, against the finishers of which one has to be beaten.
+    """Judges candidates at rungs, against the ``places``-th best of those that finished.
 
-    All candidates read the same chunks in the same order, so that differences of losses are paired:
-    how hard a chunk is cancels out. A candidate is raced out at r chunks when its mean difference
-    from the ``places``-th best finisher exceeds ``margin`` · s / √r, where s is the median, over
-    the last 20 finishers, of the standard deviation over chunks of their difference from it: then
-    it is not going to be among the best ``places``.
+    All candidates read the same chunks in the same order. So differences of losses are paired, and
+    the difficulty of a chunk cancels out. A candidate is raced out after r chunks when its mean
+    difference from the ``places``-th best finisher exceeds ``margin`` · s / √r: then it will hardly
+    be among the best ``places``. s is the standard deviation over chunks of a finisher's difference
+    from that one, as a median over the last 20 finishers.
     """
 
     def __init__(self, chunks: int, first: int, factor: float, margin: float, places: int) -> None:
@@ -61,7 +61,7 @@ class Race:
         self._noise: float | None = None
 
     def add(self, individual: Individual) -> None:
-        """Take in what finished; only complete races count."""
+        """Take in an evaluation; only complete races count."""
         if individual.state != "complete":
             return
         if self.best is None or individual.mean < self.best.mean:
@@ -79,7 +79,7 @@ class Race:
             self._noise = median(spreads)
 
     def is_hopeless(self, losses: Sequence[float]) -> bool:
-        """Whether to read no further chunk after these, the first ones in order."""
+        """Whether a candidate with these losses of the first chunks cannot win."""
         read = len(losses)
         if read not in self.rungs or self._noise is None:
             return False

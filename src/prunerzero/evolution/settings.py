@@ -1,4 +1,4 @@
-"""How a search searches."""
+"""The settings of a search."""
 
 from __future__ import annotations
 
@@ -10,46 +10,56 @@ from prunerzero.evolution.variation import Limits, OperatorSet, PrimitiveSet
 Strategy = Literal["evolution", "random", "powerlaw"]
 SeedMetrics = Literal["none", "catalog"]
 
+VARIATIONS = (
+    "crossover",
+    "node_mutation",
+    "constant_mutation",
+    "subtree_mutation",
+    "insertion",
+    "shrinking",
+)
+"""The ways to vary a parent; a setting of the same name weights each."""
+
 
 @dataclass(frozen=True)
 class SearchSettings:
     """Settings of a search. The settings of the paper (Dong et al., ICML 2024) are not public.
 
-    How often each variation is chosen, the tournament, the population and the size of the first
-    generation were chosen on 60 problems of synthetic layers with a hidden importance of each
-    weight, where populations of 50 to 1000 and tournaments of 3 to 10 differed by less than the
-    spread between problems, and much less crossover, fewer first trees and margins of 1 or 3
-    seemed worse. ``screened``, ``elite`` and the weight of constant mutation are reasoned choices:
-    no clear order was measured among their values. ``places`` is explained in ``racing``.
+    The weights of the variations, ``tournament``, ``population`` and ``initial`` were chosen on 60
+    synthetic problems: layers with a hidden importance of each weight. Populations of 50 to 1000
+    and tournaments of 3 to 10 differed there by less than the problems did; much less crossover,
+    fewer first trees and margins of 1 or 3 seemed worse. ``screened``, ``elite`` and the weight of
+    constant mutation are reasoned choices: measurements showed no clear order among their values.
+    ``racing`` explains ``places``.
 
     Attributes:
         seed: with one worker, equal seeds give equal searches.
-        evaluations: budget, counting everything that was measured, by all workers and before a
-            resume too; None for no such limit.
-        seconds: budget of time, the judging of finalists included; None for no such limit.
-        least_evaluations: made even where the time does not suffice for them.
-        strategy: "evolution"; or, to compare it with, "random" trees, or "powerlaw": a grid of
-            W · X^a · G^b, then steps around the best of it.
+        evaluations: budget of evaluations, by all workers, including those before a resume; None
+            for no limit.
+        seconds: budget of time, including the judging of finalists; None for no limit.
+        least_evaluations: how many to make even if the time is over.
+        strategy: "evolution", or one to compare it with: "random" trees, or "powerlaw", a grid of
+            W · X^a · G^b and then steps around its best point.
         operators: "published", or "extended" with further operators and constants.
-        seed_metrics: "none" begins from scratch, as the paper does; "catalog" with those known
+        seed_metrics: "none" begins from scratch, as the paper does; "catalog" begins with the known
             metrics that can be written with the operators.
-        initial: number of random trees to begin with.
-        population: parents are chosen among the last so many candidates (ageing).
-        elite: and among so many of the best that finished the race.
-        tournament: how many of them compete to be a parent.
-        screened: offspring of which the most promising is measured; see ``surrogate``.
-        crossover, node_mutation, constant_mutation, subtree_mutation, insertion, shrinking: how
-            often each is chosen, as weights; the published operators have no constants to move.
-        max_depth, max_size: of a proposed tree, in edges and nodes.
-        attempts: proposals known already before a random tree is tried instead.
-        first_rung: chunks a candidate reads before it is first judged; see ``racing``.
-        reduction_factor: each rung has so many times the chunks of the one before.
+        initial: how many random trees to begin with.
+        population: how many of the last candidates can be parents (ageing).
+        elite: how many of the best that finished the race can be parents too.
+        tournament: how many of these compete to be a parent.
+        screened: how many offspring to choose the most promising from; see ``surrogate``.
+        crossover, node_mutation, constant_mutation, subtree_mutation, insertion, shrinking: weights
+            of the ways to vary a parent. Constant mutation does nothing with published operators.
+        max_depth, max_size: limits of a proposed tree, in edges and nodes.
+        attempts: how many proposals may be known already before a random tree is tried.
+        first_rung: how many chunks a candidate reads before it is first judged; see ``racing``.
+        reduction_factor: the ratio of chunks between one rung and the one before.
         noise_margin: how far behind a candidate may be, in standard errors; see ``racing``.
-        places: among how many of the best it must still be able to come.
+        places: how many of the best a candidate must still be able to join; see ``racing``.
         finalists: how many of the best are judged on all chunks.
 
     Raises:
-        ValueError: a setting out of its range, or no budget at all.
+        ValueError: a setting is out of its range, or there is no budget.
     """
 
     seed: int = 0
@@ -113,16 +123,5 @@ class SearchSettings:
 
     @property
     def limits(self) -> Limits:
-        """Of a proposed tree."""
+        """The limits of a proposed tree."""
         return Limits(self.max_depth, self.max_size)
-
-
-VARIATIONS = (
-    "crossover",
-    "node_mutation",
-    "constant_mutation",
-    "subtree_mutation",
-    "insertion",
-    "shrinking",
-)
-"""The settings that are weights of ways to vary a parent."""

@@ -1,10 +1,10 @@
-"""Guess what a candidate is worth from what it prunes on the probes, before it is measured.
+"""Guesses the loss of a candidate from the weights that it prunes on the probes.
 
-Metrics that prune nearly the same weights have nearly the same loss. So the losses measured so far
-are regressed on the masks of the probes (kernel ridge regression, with a Gaussian kernel of the
-Hamming distance between masks), and of several offspring the most promising is measured. Screening
-by what candidates do instead of how they are written: Hildebrandt and Branke, "On Using Surrogates
-with Genetic Programming", Evolutionary Computation 23(3), 2015.
+Metrics that prune nearly the same weights have nearly the same loss. So the measured losses are
+regressed on the masks of the probes, and the most promising of several offspring is measured. The
+method is kernel ridge regression; the kernel is exp(-distance / scale) with the Hamming distance
+between masks. Screening by behaviour instead of by formula comes from Hildebrandt and Branke, "On
+Using Surrogates with Genetic Programming", Evolutionary Computation 23(3), 2015.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from prunerzero.evolution.records import Individual
 from prunerzero.scoring.threads import alone
 
 MEMORY = 400
-"""Measured metrics that a guess is made from; the worst are forgotten first."""
+"""Number of measured metrics that a guess uses; the worst are forgotten first."""
 
 FEWEST = 20
-"""Measured metrics before the first guess."""
+"""Number of measured metrics before the first guess."""
 
 RIDGE = 0.03
-"""Variance of what masks do not tell, against that of the losses' ranks."""
+"""Variance that masks do not explain, relative to that of the losses' ranks."""
 
 NEAR = 0.002
-"""Metrics whose masks differ on no more weights than this share would be measured in vain: the
-loss does not tell them apart, and plateaus of them fill a population."""
+"""Share of weights. A metric whose mask differs from a known one's on fewer is not measured: its
+loss would be the same, and plateaus of such metrics fill a population."""
 
 _BLOCK = 25
-"""Masks compared at a time, so that what lies between stays in cache."""
+"""Number of masks compared at a time, so that intermediate results stay in the cache."""
 
 Bits = NDArray[np.uint8]
 """A mask of the probes, packed eight weights to a byte."""
@@ -55,7 +55,7 @@ class Surrogate:
         return self._count
 
     def add(self, individual: Individual, pruned: Bits) -> None:
-        """Take in a measured metric and its mask."""
+        """Learn from a measured metric and its mask."""
         if not self._count:
             self._masks = np.zeros((MEMORY, _words(pruned).size), np.uint64)
         if self._count < MEMORY:
@@ -72,9 +72,13 @@ class Surrogate:
         self._distances[place, : len(self)] = self._distances[: len(self), place] = row
 
     def choose(self, candidates: Sequence[Bits]) -> int:
-        """The place of the most promising candidate that is not nearly one that is known.
+        """Choose the candidate with the lowest guess that is not nearly equal to a known metric.
 
-        The first while too little is known; the least known if all nearly are.
+        If all are nearly equal to known ones, that is the one farthest from them. With fewer than
+        ``FEWEST`` measured metrics, it is the first.
+
+        Returns:
+            its index.
         """
         known = len(self)
         if known < FEWEST:
@@ -93,7 +97,7 @@ class Surrogate:
         return int(guesses.argmin() if np.isfinite(guesses).any() else nearest.argmax())
 
     def _distances_to(self, masks: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """The share of the probes' weights on which each mask differs from each known metric's."""
+        """The share of weights on which each mask (rows) differs from each known one (columns)."""
         words = _words(masks)[:, None]
         different = np.empty((len(masks), len(self)), np.int64)
         shape = (len(masks), _BLOCK, words.shape[-1])
@@ -107,7 +111,7 @@ class Surrogate:
         return shares
 
     def _ranks(self) -> NDArray[np.float64]:
-        """Ranks in 0 … 1 by how far behind each was on the chunks it read."""
+        """The rank of each metric, 0 to 1, by how far it was behind the best on its chunks."""
         known = len(self)
         behind = self._means[:known]
         if self._finished[:known].any():
@@ -119,14 +123,14 @@ class Surrogate:
 
 
 def _solve(kernel: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What ``kernel``, which is positive definite, is multiplied with to give the values."""
+    """The x of ``kernel`` @ x = values, for a positive definite kernel."""
     root = torch.linalg.cholesky(torch.from_numpy(kernel).double())
     solution = torch.cholesky_solve(torch.from_numpy(values).double()[:, None], root)
     return solution[:, 0].float().numpy()
 
 
 def _words(bits: Bits) -> NDArray[np.uint64]:
-    """The same bits as whole words, which are compared eight times as fast."""
+    """The same bits as 64-bit words, which are compared eight times as fast."""
     if spare := -bits.shape[-1] % 8:
         bits = np.concatenate([bits, np.zeros((*bits.shape[:-1], spare), np.uint8)], -1)
     return bits.view(np.uint64)

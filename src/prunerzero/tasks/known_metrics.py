@@ -9,9 +9,9 @@ from functools import partial
 from statistics import fmean, stdev
 
 from prunerzero.evolution import Jobs
-from prunerzero.evolution.fitness import UNMEASURABLE, Fitness, finite, read
+from prunerzero.evolution.fitness import Fitness, read_all
 from prunerzero.language.perplexity import exp
-from prunerzero.metrics import CATALOG, Expression
+from prunerzero.metrics import CATALOG
 
 SAFELY_BEHIND = 4.0
 """Standard errors of the paired difference by which a metric is behind that cannot win any more."""
@@ -56,13 +56,8 @@ class KnownMetrics:
         return sorted(left, key=lambda name: fmean(known[name]))
 
     def _work(self, name: str) -> partial[list[float]]:
-        return partial(self._losses, CATALOG[name].expression)
-
-    def _losses(self, expression: Expression) -> list[float]:
-        try:
-            return [*map(finite, read(self._fitness, expression, 0, self._fitness.chunks))]
-        except UNMEASURABLE:
-            return []
+        expression = CATALOG[name].expression
+        return partial(read_all, self._fitness, expression, 0, self._fitness.chunks)
 
 
 def _job(name: str) -> str:
