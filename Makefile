@@ -33,7 +33,7 @@ docs: $(VENV)/installed
 	@echo "open docs/_build/index.html"
 
 notebook: $(VENV)/installed
-	$(BIN)/python scripts/run_notebook.py examples/tutorial.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/run_notebook.py examples/tutorial.ipynb
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .

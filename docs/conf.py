@@ -20,6 +20,7 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 4  # the anchors that a page has on GitHub
 myst_enable_extensions = ["deflist"]
 
+smartquotes = False  # "--" is the beginning of an option
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False

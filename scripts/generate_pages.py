@@ -188,6 +188,8 @@ def tutorial(path: Path) -> str:
             continue
         lines += ["```python", source, "```", ""]
         for output in cell["outputs"]:
+            if output.get("name") == "stderr":
+                continue
             data = output.get("data", {})
             if "application/vnd.plotly.v1+json" in data:
                 charts += 1
