@@ -117,6 +117,6 @@ def test_another_search_in_a_database_is_refused(database: str) -> None:
 
 
 def test_a_database_that_cannot_be_reached_is_told_in_one_sentence() -> None:
-    with pytest.raises(ValueError, match=r"the database cannot be used: .*[Cc]onnection") as told:
+    with pytest.raises(ValueError, match=r"the database cannot be used: .*[Cc]onnection") as raised:
         SearchStudy.open(f"postgresql://127.0.0.1:{free_port()}/search")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)

@@ -1,47 +1,22 @@
+"""The study of a search, as one worker sees it."""
+
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import time
 from pathlib import Path
 
 import optuna
 import pytest
+from one_worker import begin, candidate, die, measure
 
-from prunerzero.evolution import SearchStudy, StudyMismatchError, locks, presence
-from prunerzero.evolution.errors import DamagedJournalError, StorageError
+from prunerzero.evolution import SearchStudy, StudyMismatchError, presence
 from prunerzero.evolution.interrupt import STOPS, interrupts_wait
-from prunerzero.evolution.journal import repair_journal
-from prunerzero.evolution.locks import SharedLock, hostname
-from prunerzero.evolution.records import Candidate
-from prunerzero.evolution.storage import check_storage, trials_from
-from prunerzero.metrics import Expression
+from prunerzero.evolution.locks import hostname
+from prunerzero.evolution.storage import trials_from
 
 SETTINGS = {"model": "bundled", "sparsity": "0.5", "text": {"windows": 8}}
-
-
-def candidate(formula: str) -> Candidate:
-    return Candidate(Expression.parse(formula), f"ranking of {formula}", "random")
-
-
-def begin(study: SearchStudy, formula: str) -> int:
-    study.refresh()
-    draw = study.next_draw(None)
-    assert draw is not None
-    assert study.begin(candidate(formula), draw)
-    return draw
-
-
-def die(study: SearchStudy) -> None:
-    """What the death of its process does to a worker: its heart stops and its lock is free."""
-    study._presence._leaving.set()
-    study._presence._lock.release()
-
-
-def measure(study: SearchStudy, formula: str, *losses: float) -> None:
-    begin(study, formula)
-    study.record("complete" if losses else "failed", losses, 1.5)
 
 
 def test_what_was_recorded_is_there_after_reopening(journal: Path) -> None:
@@ -65,18 +40,6 @@ def test_a_trial_holds_its_expression_in_user_attributes_and_no_parameters(journ
     assert trial.user_attrs["expression"] == "W * X"
     assert trial.user_attrs["proposal"]["size"] == 3
     assert trial.user_attrs["measured"]["chunks_read"] == 1
-
-
-def test_a_journal_that_calls_raced_out_pruned_is_still_read(journal: Path) -> None:
-    """As version 0.1.0 wrote it; Optuna's own state of such a trial is still PRUNED."""
-    with SearchStudy.open(journal) as study:
-        begin(study, "W")
-        study.record("raced_out", [3.0], 1.5)
-        assert study.optuna_study.trials[0].state.name == "PRUNED"
-    text = journal.read_text()
-    assert '"state":"raced_out"' in text
-    journal.write_text(text.replace('"state":"raced_out"', '"state":"pruned"'))
-    assert SearchStudy.open(journal).population.individuals == study.population.individuals
 
 
 def test_other_settings_are_refused_in_one_sentence_that_names_the_difference(
@@ -212,96 +175,6 @@ def test_workers_that_left_are_forgotten(journal: Path) -> None:
     assert not list(Path(f"{journal}.workers").glob(f"*{study._presence.worker}*"))
 
 
-@pytest.mark.parametrize("torn", [b'{"op_code":4,"wor', b"\0\0\0\0", b'{"op_code"\n', b"x\ny\n"])
-def test_a_torn_last_line_is_cut_off_at_start(journal: Path, torn: bytes) -> None:
-    measure(SearchStudy.open(journal), "W", 3.0)
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + torn)
-    study = SearchStudy.open(journal)
-    assert journal.read_bytes().startswith(whole + b'{"op_code":')
-    measure(study, "X", 4.0)
-    assert [i.mean for i in SearchStudy.open(journal).population.individuals] == [3.0, 4.0]
-
-
-@pytest.mark.parametrize(
-    "damage", [b"x", b"[]", b'{"op_code":99,"worker_id":"w"}', b"\0" * 40, b"\xff"]
-)
-@pytest.mark.parametrize("line", [1, 2, 5])
-def test_a_line_damaged_in_the_middle_is_named_with_file_and_remedy(
-    journal: Path, damage: bytes, line: int
-) -> None:
-    study = SearchStudy.open(journal)
-    measure(study, "W", 3.0)
-    lines = journal.read_bytes().split(b"\n")
-    lines[line - 1] = damage
-    journal.write_bytes(b"\n".join(lines))
-    damaged = journal.read_bytes()
-    words = rf"line {line} of '{journal}' is damaged; restore .*, or name another output folder\."
-    with pytest.raises(DamagedJournalError, match=words) as told:
-        SearchStudy.open(journal)
-    assert str(pickle.loads(pickle.dumps(told.value))) == str(told.value), "workers send it"
-    with pytest.raises(DamagedJournalError):
-        check_storage(journal)
-    assert journal.read_bytes() == damaged, "nothing is deleted without a word"
-    if line > 1:  # what the sentence advises
-        journal.write_bytes(b"".join(line + b"\n" for line in lines[: line - 1]))
-        SearchStudy.open(journal)
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ('"measured":{"state"', '"measured":{"stat"'),
-        ('"measured":{', '"measured":[],"x":{'),
-        ('"losses":[', '"losses":["x",'),
-        ('"ranking":', '"rank":'),
-        ('"study_name":"search"', '"study":"search"'),
-        ('"directions":[1]', '"directions":"up"'),
-        ('"study_id":0', '"study":0'),
-    ],
-)
-def test_a_line_that_is_json_but_not_what_was_written_is_named_too(
-    journal: Path, before: str, after: str
-) -> None:
-    study = SearchStudy.open(journal)
-    measure(study, "W", 3.0)
-    measure(study, "X", 3.0)
-    study.close()
-    text = journal.read_text()
-    assert before in text
-    line = text[: text.index(before)].count("\n") + 1
-    journal.write_text(text.replace(before, after, 1))
-    with pytest.raises(DamagedJournalError, match=f"line {line} of "):
-        SearchStudy.open(journal)
-
-
-def test_a_line_damaged_while_workers_are_at_work_is_named(journal: Path) -> None:
-    study = SearchStudy.open(journal)
-    count = journal.read_bytes().count(b"\n")
-    with journal.open("ab") as file:
-        file.write(b"x\n")
-    with pytest.raises(DamagedJournalError, match=f"line {count + 1} of "):
-        study.refresh()
-    assert SearchStudy.open(journal).workers == 2, "it was the last one, and is cut off"
-
-
-def test_a_journal_is_the_same_by_whatever_link_it_is_named(journal: Path) -> None:
-    with SearchStudy.open(journal) as study:
-        measure(study, "W", 3.0)
-        link = journal.with_name("link.log")
-        link.symlink_to(journal)
-        assert SearchStudy.open(link).workers == 2
-    assert not list(journal.parent.glob("link.log.*"))
-
-
-def test_a_journal_that_is_deleted_is_not_begun_again_in_the_middle(journal: Path) -> None:
-    study = SearchStudy.open(journal)
-    journal.unlink()
-    with pytest.raises(StorageError, match="no such file"):
-        measure(study, "W", 3.0)
-    assert not journal.exists()
-
-
 def test_a_study_leaves_optunas_verbosity_as_it_was(
     journal: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -312,61 +185,6 @@ def test_a_study_leaves_optunas_verbosity_as_it_was(
         assert optuna.logging.get_verbosity() == optuna.logging.INFO
     finally:
         optuna.logging.set_verbosity(before)
-
-
-def test_an_empty_or_missing_journal_needs_no_repair(tmp_path: Path) -> None:
-    assert repair_journal(tmp_path / "none.log") == 0
-    (tmp_path / "empty.log").touch()
-    assert repair_journal(tmp_path / "empty.log") == 0
-
-
-def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    notes = tmp_path / "notes.txt"
-    notes.write_text("not a journal\n")
-    with pytest.raises(ValueError, match="no journal of a search"):
-        SearchStudy.open(notes)
-    assert notes.read_text() == "not a journal\n"
-
-
-def test_a_journal_torn_in_its_first_line_begins_anew(journal: Path) -> None:
-    journal.parent.mkdir()
-    journal.write_bytes(b'{"op_co')
-    measure(SearchStudy.open(journal), "W", 3.0)
-
-
-@pytest.mark.parametrize("torn", [b'{"op_code":4,"wor', b"\0\0\0\0"])
-def test_a_line_torn_while_others_are_at_work_breaks_nothing(journal: Path, torn: bytes) -> None:
-    first, second = SearchStudy.open(journal), SearchStudy.open(journal)
-    measure(first, "W", 3.0)
-    with journal.open("ab") as file:
-        file.write(torn)
-    second.refresh()
-    measure(second, "X", 4.0)
-    measure(first, "G", 5.0)
-    for study in (first, second, SearchStudy.open(journal)):
-        study.refresh()
-        assert [i.mean for i in study.population.individuals] == [3.0, 4.0, 5.0]
-
-
-def test_a_lock_held_by_a_dead_worker_does_not_hold_up_the_next(journal: Path) -> None:
-    dead = SharedLock(journal)
-    SearchStudy.open(journal)
-    dead.__enter__()
-    dead._here.release()  # by the kernel, at its death; the link stays
-    measure(SearchStudy.open(journal), "W", 3.0)
-    assert not Path(f"{journal}.lock").is_symlink()
-
-
-def test_a_lock_of_another_machine_is_taken_away_when_it_is_held_for_too_long(
-    journal: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(locks, "GRACE", 0.1)
-    journal.parent.mkdir()
-    Path(f"{journal}.lock").symlink_to("elsewhere-1/0")
-    with SharedLock(journal):
-        Path(f"{journal}.lock").unlink()
-        Path(f"{journal}.lock").symlink_to("elsewhere-1/1")  # which took it while this one slept
-    assert Path(f"{journal}.lock").is_symlink(), "what others hold is not released"
 
 
 def test_sqlite_is_refused_for_several_workers(tmp_path: Path) -> None:
@@ -382,41 +200,6 @@ def test_a_database_url_serves_as_storage(tmp_path: Path) -> None:
     with SearchStudy.open(url, SETTINGS) as study:
         measure(study, "W", 3.0)
     assert len(SearchStudy.open(url, SETTINGS).population.individuals) == 1
-
-
-def test_a_job_is_done_once_and_its_result_is_kept(journal: Path) -> None:
-    first, second = SearchStudy.open(journal), SearchStudy.open(journal)
-    asked: list[str] = []
-
-    def work() -> list[float]:
-        asked.append("first")
-        assert second.jobs.once("judge 7", lambda: [0.0]) is None, "the first is at it"
-        return [1.0, 2.0]
-
-    assert first.jobs.result("judge 7") is None
-    assert first.jobs.once("judge 7", work) == [1.0, 2.0]
-    assert second.jobs.once("judge 7", work) == [1.0, 2.0]
-    assert SearchStudy.open(journal).jobs.result("judge 7") == [1.0, 2.0]
-    assert asked == ["first"]
-
-
-def test_a_job_that_failed_or_whose_worker_died_is_free_again(journal: Path) -> None:
-    def interrupted() -> list[float]:
-        raise KeyboardInterrupt
-
-    first = SearchStudy.open(journal)
-    with pytest.raises(KeyboardInterrupt):
-        first.jobs.once("judge 7", interrupted)
-    assert first.jobs.once("judge 7", lambda: []) == []
-
-    def dying() -> list[float]:
-        die(first)
-        other = SearchStudy.open(journal)
-        assert other.jobs.once("judge 8", lambda: [2.0]) == [2.0]
-        return [1.0]
-
-    first.jobs.once("judge 8", dying)
-    assert SearchStudy.open(journal).jobs.result("judge 8") == [2.0]
 
 
 @pytest.mark.parametrize("stop", STOPS)

@@ -32,9 +32,6 @@ NEAR = 0.002
 """Share of weights. A metric whose mask differs from a known one's on fewer is not measured: its
 loss would be the same, and plateaus of such metrics fill a population."""
 
-_BLOCK = 25
-"""Number of masks compared at a time, so that intermediate results stay in the cache."""
-
 Bits = NDArray[np.uint8]
 """A mask of the probes, packed eight weights to a byte."""
 
@@ -98,16 +95,9 @@ class Surrogate:
 
     def _distances_to(self, masks: NDArray[np.uint8]) -> NDArray[np.float64]:
         """The share of weights on which each mask (rows) differs from each known one (columns)."""
-        words = _words(masks)[:, None]
-        different = np.empty((len(masks), len(self)), np.int64)
-        shape = (len(masks), _BLOCK, words.shape[-1])
-        both, bits = np.empty(shape, np.uint64), np.empty(shape, np.uint8)
-        for start in range(0, len(self), _BLOCK):
-            known = self._masks[start : min(start + _BLOCK, len(self))]
-            x, n = both[:, : len(known)], bits[:, : len(known)]
-            np.bitwise_count(np.bitwise_xor(known, words, out=x), out=n)
-            n.sum(2, np.uint32, different[:, start : start + len(known)])
-        shares: NDArray[np.float64] = different / (8 * masks.shape[1])
+        known = self._masks[: len(self)]
+        different = [np.bitwise_count(known ^ mask).sum(1, np.uint32) for mask in _words(masks)]
+        shares: NDArray[np.float64] = np.stack(different) / (8 * masks.shape[1])
         return shares
 
     def _ranks(self) -> NDArray[np.float64]:
