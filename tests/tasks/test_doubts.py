@@ -60,3 +60,10 @@ def test_a_pruning_tells_them_in_figures_and_card(installed, texts, workplace):
     assert "no working model" in (workplace / "doubted" / "README.md").read_text()
     installed.run("report", "run")
     assert "no working model" in (workplace / "run" / "report.html").read_text()
+
+
+def test_measuring_and_comparing_tell_them_too(installed, texts):
+    told = installed.json("eval", "--model", "model", "--text", "test.txt")["warnings"]
+    assert any("Model 'model' has perplexity" in warning for warning in told)
+    compared = installed.json("compare", *texts, "--metrics", "wanda", "--sparsity", "0.5")
+    assert any("The unpruned model has perplexity" in warning for warning in compared["warnings"])

@@ -19,6 +19,7 @@ from prunerzero.metrics.sparsity import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.pruner import check_differs, prune_model
 from prunerzero.pruning.statistics import Statistics
+from prunerzero.tasks.doubts import dense_doubt, pruned_doubt, told
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.protocol import protocol_of
@@ -49,6 +50,7 @@ class Comparison:
         samples: prompts of the first text, with their continuations by name.
         protocol: window length, stride, tokenizer, dtype … in words and figures.
         settings: all that the figures depend on.
+        warnings: sentences on figures that cannot be right.
     """
 
     sparsity: str
@@ -59,6 +61,7 @@ class Comparison:
     samples: tuple[Continued, ...]
     protocol: dict[str, Any]
     settings: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def compare(
@@ -173,6 +176,8 @@ def compare_on(
     references: dict[str, Reference] = {}
     prompts = prompts_of(next(iter(texts.values())).windows, samples)
     continued: list[dict[str, str]] = [{} for _ in prompts]
+    dense: dict[str, Sequence[float]] = {}
+    doubts: list[str | None] = []
 
     def measure(label: str) -> None:
         for name, text in texts.items():
@@ -187,6 +192,11 @@ def compare_on(
                     reference=references.get(name),
                 )
             perplexities[name][label] = found.value
+            if name not in dense:
+                dense[name] = found.losses
+                doubts.append(dense_doubt(name, found.value, text.windows))
+            else:
+                doubts.append(pruned_doubt(name, dense[name], found.losses, label))
             if found.divergence is not None:
                 divergence[name][label] = found.divergence
         written = continuations(loaded.model, loaded.tokenizer, prompts)
@@ -207,6 +217,9 @@ def compare_on(
         with work.pruned_for_now():
             prune_model(work.layers, statistics, metric.expression, sparsity)
             measure(label)
+    warnings = told(doubts)
+    for doubt in warnings:
+        work.observer.note(doubt)
     settings = work.describe()
     settings["texts"] = settings["texts"] | {name: text.name for name, text in texts.items()}
     settings["windows"] = settings["windows"] | {n: len(t.windows) for n, t in texts.items()}
@@ -222,4 +235,5 @@ def compare_on(
         ),
         protocol=protocol_of(work, stride),
         settings={**settings, "stride": stride},
+        warnings=warnings,
     )

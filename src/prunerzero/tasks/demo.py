@@ -134,6 +134,7 @@ def run_demo(
         "catalog": {name: str(metric.expression) for name, metric in CATALOG.items()},
         "command": f"prunerzero demo --sparsity {wanted} --seed {seed}",
         "versions": versions(),
+        "warnings": [*dict.fromkeys((*found.warnings, *pruned.warnings))],
         "machine": f"{os.cpu_count()} × {platform.processor() or platform.machine()}",
     }
     write_json(partial / "history.json", history)

@@ -28,23 +28,38 @@ def frequency_perplexity(windows: Tensor) -> float:
 
 def dense_doubt(part: str, perplexity: float, windows: Tensor) -> str | None:
     """A sentence where the unpruned model predicts worse than token frequencies do."""
+    doubt = model_doubt("The unpruned model", f"the {part} text", perplexity, windows)
+    return doubt and f"{doubt} What is measured of its pruning then means little."
+
+
+def model_doubt(who: str, where: str, perplexity: float, windows: Tensor) -> str | None:
+    """A sentence where a model predicts worse than token frequencies do.
+
+    Args:
+        who: the model, at the beginning of a sentence.
+        where: the text, in the middle of one.
+        perplexity: of the model on the text.
+        windows: token ids [count, length] of the text.
+    """
     least = frequency_perplexity(windows)
     if perplexity <= least:
         return None
     return (
-        f"The unpruned model has perplexity {perplexity:,.4g} on the {part} text, where the mere "
-        f"frequencies of its tokens give {least:,.4g}: no working model is worse than that, so the "
-        "model is broken or is not given the text as it expects it (tokenizer, beginning token, "
-        "dtype), and what is measured of its pruning means little."
+        f"{who} has perplexity {perplexity:,.4g} on {where}, where the mere frequencies of its "
+        f"tokens give {least:,.4g}: no working model is worse than that, so the model is broken, "
+        "or is not given the text as it expects it (tokenizer, beginning token, dtype)."
     )
 
 
-def pruned_doubt(part: str, dense: Sequence[float], pruned: Sequence[float]) -> str | None:
+def pruned_doubt(
+    part: str, dense: Sequence[float], pruned: Sequence[float], by: str = ""
+) -> str | None:
     """A sentence where pruning has made the model better, by more than the noise.
 
     Args:
         part: of the text.
         dense, pruned: losses of the same windows.
+        by: what it was pruned with, where several metrics are compared.
     """
     if len(dense) < LEAST_WINDOWS:
         return None
@@ -52,9 +67,9 @@ def pruned_doubt(part: str, dense: Sequence[float], pruned: Sequence[float]) -> 
     if high >= 0:
         return None
     return (
-        f"On the {part} text the pruned model is better than the unpruned one by more than the "
-        "noise: that is no gain of pruning, but a sign that the unpruned model does not work on "
-        "this text as it should."
+        f"On the {part} text the model pruned{by and f' with {by}'} is better than the unpruned "
+        "one by more than the noise: that is no gain of pruning, but a sign that the unpruned "
+        "model does not work on this text as it should."
     )
 
 

@@ -16,6 +16,7 @@ from prunerzero.language.models import LanguageModel
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.language.zero_shot import TaskScore, load_tasks, score_tasks
+from prunerzero.tasks.doubts import model_doubt, told
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.protocol import protocol_of
 from prunerzero.tasks.setup import Setup
@@ -62,6 +63,7 @@ class Evaluation:
         samples: continuations of the first text by reference ("dense") and model ("pruned").
         protocol: window length, stride, tokenizer, dtype … in words and figures.
         settings: all that the figures depend on.
+        warnings: sentences on figures that cannot be right.
     """
 
     model: str
@@ -77,6 +79,7 @@ class Evaluation:
     samples: tuple[Sample, ...]
     protocol: dict[str, Any]
     settings: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -151,6 +154,7 @@ def evaluate(
         ),
         protocol=protocol_of(bench.work, stride),
         settings={**bench.work.describe(), "part": part, "stride": stride},
+        warnings=told([*(before.doubts if before else []), *after.doubts]),
     )
 
 
@@ -165,6 +169,7 @@ class _Measured:
     kept: Mapping[str, Reference]
     vocabulary: dict[str, int]
     outputs: int
+    doubts: list[str | None]
 
 
 class _Bench:
@@ -225,7 +230,14 @@ class _Bench:
             self.work.observer.stage(f"answering tasks, {self.work.setup.model}")
             with self.work.observer.other_progress():
                 scores = score_tasks(self.loaded, tasks, self.work.setup.batch_size or 8, examples)
-        return _Measured(figures, scores, prompts, continued, kept, vocabulary, outputs)
+        name = f"Model {self.work.setup.model!r}"
+        doubts = [
+            model_doubt(name, text.name, found.perplexity, text.windows)
+            for text, found in zip(texts, figures, strict=True)
+        ]
+        for doubt in told(doubts):
+            self.work.observer.note(doubt)
+        return _Measured(figures, scores, prompts, continued, kept, vocabulary, outputs, doubts)
 
     def _figures(self, text: Text, before: _Measured | None) -> TextFigures:
         with self._count(self.work.setup.model, text) as advance:
