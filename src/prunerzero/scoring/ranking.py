@@ -15,6 +15,7 @@ from prunerzero.metrics.errors import ScoreError, SparsityError
 from prunerzero.metrics.expression import Expression, evaluate
 from prunerzero.metrics.sparsity import Sparsity
 from prunerzero.scoring.mask import prune_mask
+from prunerzero.scoring.thresholds import in_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,15 +165,15 @@ def ranking_key(expression: Expression, probes: Sequence[Probe], sparsity: Spars
 def _rounded(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     """float64 scores with 40 of their 52 bits, rounded to nearest, as integers of the same order.
 
-    A float's bits are in the order of the floats once those of negative ones are inverted; adding
-    zero makes one of the two zeros.
+    Adding zero makes one of the two zeros.
     """
     bits = np.ascontiguousarray(scores).view(np.int64) + (1 << 11)
     bits &= ~_SPARE
     rounded = bits.view(np.float64)
     rounded += 0.0
-    bits ^= (bits >> 63) & (0x7FFF_FFFF_FFFF_FFFF & ~_SPARE)
-    return bits
+    order: NDArray[np.int64] = in_order(bits, np.empty_like(bits))
+    order &= ~_SPARE
+    return order
 
 
 _SPARE = (1 << 12) - 1
