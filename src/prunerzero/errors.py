@@ -31,9 +31,9 @@ class OtherRunError(OutputError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says first, to stand inside a sentence of ours: without a full stop.
+    """The first line of a library's message, without a full stop, to stand in our own sentence.
 
-    >>> first_line(ValueError("no such file:\nTraceback"))
+    >>> first_line(OSError("no such file."))
     'no such file'
     """
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")

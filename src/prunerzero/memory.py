@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock
 
-from prunerzero.errors import OutputError
+from prunerzero.errors import OutputError, first_line
 from prunerzero.files import refusal, writing
 
 T = TypeVar("T")
@@ -100,8 +100,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _warn(error: Exception) -> None:
-    reason = refusal(error) or str(error).strip() or type(error).__name__
-    _warn_once(f"'{cache_folder()}'", reason.splitlines()[0].rstrip("."))
+    _warn_once(f"'{cache_folder()}'", refusal(error) or first_line(error))
 
 
 @cache

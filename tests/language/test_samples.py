@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import torch
 from tiny_model import tiny_model, tiny_tokenizer
 
-from prunerzero.language.samples import _room, continuations, prompts_of
+from prunerzero.language.kinds import context_length
+from prunerzero.language.samples import continuations, prompts_of
 
 WINDOWS = torch.randint(2, 32, (5, 12), generator=torch.Generator().manual_seed(1))
 
@@ -32,7 +33,7 @@ def test_a_continuation_ends_where_the_context_does():
 
 
 def test_a_context_is_as_long_as_the_config_says_in_whatever_word():
-    model, prompts = tiny_model(), WINDOWS[:1, :8]
+    config = tiny_model().config
     for word in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        model.config.get_text_config = lambda word=word: SimpleNamespace(**{word: 20})
-        assert _room(model, prompts) == 12
+        config.get_text_config = lambda word=word: SimpleNamespace(**{word: 20})
+        assert context_length(config) == 20

@@ -1,4 +1,4 @@
-"""What a model's own card tells that a model made from it has to tell again."""
+"""What the card of a pruned model repeats from the card of the original: licence and languages."""
 
 from __future__ import annotations
 
@@ -7,38 +7,39 @@ from typing import Any
 
 import yaml
 
+from prunerzero.language.hub import ANSWER_SECONDS
+from prunerzero.language.quiet import quiet_logger
 from prunerzero.language.source import BUNDLED
 
 _INHERITED = ("license", "license_name", "license_link", "language")
-_PATIENCE = 10.0
-"""Seconds."""
 
 
 def inherited_fields(name: str, revision: str | None = None) -> dict[str, Any]:
-    """Licence and languages of a model as its card's front matter has them; empty if unknown."""
+    """Licence and languages in the front matter of a model's card; empty where unknown."""
     if name == BUNDLED:
         return {"license": "apache-2.0", "language": "en"}
     path = Path(name).expanduser()
     if path.exists():
-        folder = path if path.is_dir() else path.parent
-        return _chosen(_front_matter(folder / "README.md"))
+        card = _read_card((path if path.is_dir() else path.parent) / "README.md")
+    else:
+        card = _ask_for_card(name, revision)
+    return {key: value for key in _INHERITED if (value := getattr(card, key, None))}
+
+
+def _ask_for_card(name: str, revision: str | None) -> Any:
     from huggingface_hub import HfApi
 
     try:
-        card = HfApi().model_info(name, revision=revision, timeout=_PATIENCE).card_data
+        return HfApi().model_info(name, revision=revision, timeout=ANSWER_SECONDS).card_data
     except Exception:  # gone, private, or no connection: the licence is then not known
-        return {}
-    return _chosen({key: getattr(card, key, None) for key in _INHERITED})
+        return None
 
 
-def _chosen(fields: Any) -> dict[str, Any]:
-    found = fields if isinstance(fields, dict) else {}
-    return {key: found[key] for key in _INHERITED if found.get(key)}
+@quiet_logger("huggingface_hub")
+def _read_card(path: Path) -> Any:
+    from huggingface_hub import ModelCard
 
-
-def _front_matter(card: Path) -> Any:
     try:
-        opening, matter, _ = card.read_text(encoding="utf-8").split("---\n", 2)
-        return None if opening.strip() else yaml.safe_load(matter)
-    except (OSError, ValueError, yaml.YAMLError):  # no card, no front matter, or a broken one
+        return ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+    except (OSError, ValueError, TypeError, yaml.YAMLError):  # no card, or a broken front matter
         return None

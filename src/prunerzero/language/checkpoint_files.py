@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prunerzero.errors import ModelError
+from prunerzero.errors import ModelError, first_line
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED_SINGLE, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -101,8 +101,9 @@ def _check_file(path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
-        raise ModelError(f"weights file '{path}' is truncated or damaged ({line}).") from None
+        raise ModelError(
+            f"weights file '{path}' is truncated or damaged ({first_line(error)})."
+        ) from None
     for name, dtype in dtypes.items():
         if name.endswith("weight") and dtype not in _ORDINARY:
             raise ModelError(

@@ -1,7 +1,8 @@
 """Texts, and their calibration, validation and test parts.
 
-A named corpus brings all three; files are given part by part. Statistics come from the calibration
-part, a search reads the validation part only, and the test part judges what was found.
+A named corpus has all three; files are given part by part. Statistics come from the calibration
+part, a search judges metrics by the validation part, and no search reads the test part: it gives
+the figures that are reported.
 """
 
 from __future__ import annotations
@@ -43,11 +44,19 @@ class Text:
 
     def spread(self, count: int | None) -> Text:
         """At most ``count`` windows, evenly spaced over the text."""
-        available = len(self.windows)
-        if count is None or count >= available:
+        if count is None:
             return self
-        chosen = torch.arange(count) * available // count
-        return Text(self.name, self.windows[chosen])
+        return Text(self.name, self.windows[evenly_spaced(count, len(self.windows))])
+
+
+def evenly_spaced(count: int, length: int) -> Tensor:
+    """At most ``count`` indices below ``length``, ascending, evenly spaced.
+
+    >>> evenly_spaced(3, 9)
+    tensor([0, 3, 6])
+    """
+    count = min(count, length)
+    return torch.arange(count) * length // max(1, count)
 
 
 def _python_docs(part: Part) -> list[str]:
@@ -67,7 +76,7 @@ def _c4(part: Part) -> list[str]:
     rows = _hub_dataset(
         "c4", "allenai/c4", data_files={"part": f"en/c4-{shard}.json.gz"}, split="part"
     )
-    # the same shard serves validation and test: documents apart
+    # validation and test share a shard, but no document
     documents = {"calibration": range(2000), "validation": range(1100), "test": range(1100, 2200)}
     return [" ".join(rows[list(documents[part])]["text"])]
 
@@ -81,7 +90,11 @@ CORPORA: dict[str, Callable[[Part], list[str]]] = {
 
 
 def read_corpus(name: str, part: Part) -> list[str]:
-    """The documents of one part of a named corpus. Raises TextError."""
+    """The documents of one part of a named corpus.
+
+    Raises:
+        TextError: no such corpus, or this machine cannot get its text.
+    """
     if name not in CORPORA:
         raise TextError(f"there is no corpus {name!r}; known are {', '.join(CORPORA)}.")
     documents = CORPORA[name](part)
@@ -91,7 +104,7 @@ def read_corpus(name: str, part: Part) -> list[str]:
 
 
 def read_file(path: Path | str) -> list[str]:
-    """A UTF-8 text file as one document. Raises TextError."""
+    """A UTF-8 text file as one document. Raises TextError where it cannot be read or is empty."""
     text = read_text(path_of(path), f"text file '{path}'", TextError)
     if not text.strip():
         raise TextError(f"text file '{path}' is empty.")
@@ -106,10 +119,16 @@ def cut_windows(
     stride: int | None = None,
     begin: int | None = None,
 ) -> Text:
-    """Tokenise and cut into windows of ``length`` tokens; a rest that fills none is left out.
+    """Tokenise, and cut into windows of ``length`` tokens; tokens left at the end are dropped.
 
-    Windows begin every ``stride`` tokens, or side by side, each with the token ``begin`` before its
-    text if one is given. Documents are joined by the tokenizer's end-of-text token.
+    Documents are joined by the tokenizer's end-of-text token.
+
+    Args:
+        documents, tokenizer: what to tokenise, and with what.
+        length: tokens in a window.
+        name: of the text, for errors.
+        stride: tokens from the beginning of a window to that of the next; None for ``length``.
+        begin: token id to put before each window's text; it counts among the ``length`` tokens.
 
     Raises:
         TextError: too short for one window.

@@ -1,10 +1,11 @@
-"""Devices and dtypes: by their names, and where a model is."""
+"""Devices and dtypes by their names, and models run on the device that they are on."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from prunerzero.errors import ModelError, first_line
 
@@ -60,3 +61,9 @@ def device_of(model: Any) -> torch.device:
     """The device that token ids go to: that of the first weights which are not on "meta"."""
     device: torch.device = next(w.device for w in model.parameters() if not w.is_meta)
     return device
+
+
+def logits_of(model: Any, windows: Tensor) -> Tensor:
+    """The model's logits [count, length, vocabulary] for token ids [count, length]."""
+    logits: Tensor = model(input_ids=windows.to(device_of(model)), use_cache=False).logits
+    return logits

@@ -1,7 +1,7 @@
-"""How far a model has moved from another: what its perplexity hides.
+"""How far a model's predictions are from those of another: what perplexity does not show.
 
-The other model's logits are remembered at evenly spaced tokens, so that any number of pruned models
-is compared with it in the passes that measure their perplexity anyhow, in bounded memory.
+The logits of the reference are kept at evenly spaced tokens, in bounded memory. Each pruned model
+is then compared with them in the pass that measures its perplexity.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from prunerzero.errors import ModelError
+from prunerzero.language.corpora import evenly_spaced
+from prunerzero.language.devices import device_of, logits_of
 
 MEMORY = 512 * 2**20
-"""Bytes of logits that are remembered at most."""
+"""Bytes of logits that are kept at most."""
 
 _CHUNK = 256
 """Tokens whose distributions are compared at once, in fp32."""
@@ -29,8 +31,8 @@ class Divergence:
     Attributes:
         kl: mean Kullback-Leibler divergence from the reference's next-token distribution to the
             model's, in nats per token; 0 for equal models.
-        agreement: share of tokens for which both find the same next token the likeliest.
-        tokens: how many were compared.
+        agreement: share of tokens after which both models predict the same token as the likeliest.
+        tokens: number of tokens compared.
     """
 
     kl: float
@@ -59,19 +61,26 @@ def remember(
     memory: int = MEMORY,
     on_window: Callable[[int], None] = lambda done: None,
 ) -> Reference:
-    """The model's logits on windows [count, length], at as many tokens as fit the memory."""
-    device = next(model.parameters()).device
+    """The model's logits on windows [count, length], to compare other models with.
+
+    Args:
+        model: a transformers causal language model.
+        windows: token ids [count, length].
+        batch_size: windows read at once.
+        memory: bytes of logits to keep at most; where they are more, evenly spaced tokens are kept.
+        on_window: called with the number of windows done.
+    """
+    device = device_of(model)
     predictions = windows.shape[0] * (windows.shape[1] - 1)
     positions: Tensor | None = None
     kept = []
     for start in range(0, len(windows), batch_size):
         with torch.inference_mode():
-            batch = windows[start : start + batch_size].to(device)
-            logits = model(input_ids=batch, use_cache=False).logits
+            batch = windows[start : start + batch_size]
+            logits = logits_of(model, batch)
             if positions is None:
                 fits = max(1, memory // (logits.shape[-1] * logits.element_size()))
-                count = min(predictions, fits)
-                positions = torch.arange(count) * predictions // count
+                positions = evenly_spaced(fits, predictions)
             rows, columns = _within(positions, windows.shape[1] - 1, start, len(batch))[1:]
             kept.append(logits[rows.to(device), columns.to(device)].clone())
         on_window(start + len(batch))
@@ -80,7 +89,7 @@ def remember(
 
 
 class Comparison:
-    """Adds up the divergence of a model from a reference, batch by batch, in the windows' order."""
+    """Adds up the divergence of a model from a reference, batch by batch, in window order."""
 
     def __init__(self, reference: Reference, length: int) -> None:
         self._reference = reference
@@ -89,7 +98,7 @@ class Comparison:
         self._kl = self._agreeing = 0.0
 
     def add(self, logits: Tensor) -> None:
-        """Take in the logits [windows, length, vocabulary] of the next windows.
+        """Add the logits [windows, length, vocabulary] of the next windows.
 
         Raises:
             ModelError: the vocabularies differ.
@@ -111,7 +120,7 @@ class Comparison:
             self._agreeing += float((theirs.argmax(-1) == ours.argmax(-1)).sum())
 
     def result(self) -> Divergence:
-        """Of all that was taken in."""
+        """The divergence over all windows added."""
         tokens = len(self._reference.positions)
         # rounding can bring equal models below 0
         return Divergence(max(0.0, self._kl / tokens), self._agreeing / tokens, tokens)
@@ -120,7 +129,12 @@ class Comparison:
 def _within(
     positions: Tensor, predictions: int, first: int, count: int
 ) -> tuple[slice, Tensor, Tensor]:
-    """Which positions lie in ``count`` windows from the ``first``, and where: window, token."""
+    """The positions inside ``count`` windows from the ``first``.
+
+    Returns:
+        Their slice of ``positions``, and for each its window (counted from ``first``) and its token
+        in that window.
+    """
     ends = torch.tensor([first, first + count]) * predictions
     start, stop = torch.searchsorted(positions, ends).tolist()
     inside = positions[start:stop]

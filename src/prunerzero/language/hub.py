@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can give a repository: asked once, before anything retries."""
+"""The Hugging Face hub: whether it has a repository and can be reached, and why downloads fail."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-_PATIENCE = 10.0
-"""Seconds."""
+ANSWER_SECONDS = 10.0
+"""How long to wait for the hub's answer to a question."""
 
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
@@ -17,16 +17,16 @@ _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUO
 def ask_hub(
     repository: str, kind: Literal["model", "dataset"], revision: str | None = None
 ) -> Literal["there", "not there", "unreachable"]:
-    """Ask for the repository's description.
+    """Whether the hub has a repository, asked once and before any download.
 
-    The libraries that download retry for half a minute a file before they say that there is no
-    connection; one question tells it at once.
+    Without a connection, the libraries that download retry each file for half a minute; one
+    question of our own finds out at once.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
     try:
-        HfApi().repo_info(repository, repo_type=kind, revision=revision, timeout=_PATIENCE)
+        HfApi().repo_info(repository, repo_type=kind, revision=revision, timeout=ANSWER_SECONDS)
     except GatedRepoError:
         return "there"
     except (HfHubHTTPError, HFValidationError):
@@ -37,10 +37,12 @@ def ask_hub(
 
 
 def cache_refusal(error: BaseException | None, *, is_local: bool = False) -> str | None:
-    """Why downloads cannot be kept, as a sentence that names the variable to set.
+    """Why downloads cannot be kept, as a sentence that names the variable to set; else None.
 
-    None if ``error`` and what led to it are about something else; as they are with a local model,
-    unless they name a file of the libraries' own.
+    Args:
+        error: what a library raised; the errors that led to it are looked at too.
+        is_local: the model is on this disk: then only an error about a file inside the libraries'
+            own folder is about downloads.
     """
     from huggingface_hub import constants
 
@@ -62,9 +64,9 @@ def cache_refusal(error: BaseException | None, *, is_local: bool = False) -> str
 
 @contextmanager
 def caches_alone() -> Iterator[None]:
-    """Let the libraries read what they have downloaded before, and ask the hub for nothing.
+    """Inside, the libraries read what they have downloaded before and do not ask the hub.
 
-    For when it is known to be out of reach. They keep this for the whole process.
+    For a hub that is known to be out of reach. The setting is one of the whole process.
     """
     from datasets import config
     from huggingface_hub import constants

@@ -1,4 +1,4 @@
-"""How well a model predicts a text: mean negative log-likelihood a token, and perplexity."""
+"""How well a model predicts a text: mean negative log-likelihood of a token, and perplexity."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from prunerzero.language.devices import logits_of
 from prunerzero.language.divergence import Comparison, Divergence, Reference
 
 
@@ -20,10 +21,10 @@ class Perplexity:
     """Perplexity, and how it was measured.
 
     Attributes:
-        value: exp of the mean negative log-likelihood a token (nats).
-        losses: that mean for each window.
+        value: exp of the mean negative log-likelihood of a token (nats).
+        losses: the mean of each window.
         window_length: tokens in a window; the first is given, the others can be predicted.
-        tokens: how many were predicted in each window.
+        tokens: number of tokens predicted in each window.
         divergence: from the reference; None without one.
     """
 
@@ -40,12 +41,12 @@ class Perplexity:
 
     @property
     def loss(self) -> float:
-        """Mean negative log-likelihood a token, in nats."""
+        """Mean negative log-likelihood of a token, in nats."""
         return mean_loss(self.losses, self.tokens)
 
 
 def window_losses(model: Any, windows: Tensor) -> Tensor:
-    """Mean negative log-likelihood a token (nats) of each window.
+    """Mean negative log-likelihood of a token (nats) in each window.
 
     Args:
         model: a transformers causal language model.
@@ -55,10 +56,7 @@ def window_losses(model: Any, windows: Tensor) -> Tensor:
         float64 [count] on the CPU.
     """
     with torch.inference_mode():
-        there = (weights.device for weights in model.parameters() if not weights.is_meta)
-        windows = windows.to(next(there))  # of a model in files, blocks may come before all else
-        logits = model(input_ids=windows, use_cache=False).logits
-        return _losses(logits, windows, [windows.shape[1] - 1] * len(windows))
+        return _losses(logits_of(model, windows), windows, [windows.shape[1] - 1] * len(windows))
 
 
 def perplexity(
@@ -76,9 +74,9 @@ def perplexity(
         model: a transformers causal language model.
         windows: token ids [count, length].
         batch_size: windows read at once.
-        on_window: told how many are done.
-        stride: where windows slide, by how many tokens: each but the first then counts only its
-            last ``stride`` tokens, the others being context. None where they do not overlap.
+        on_window: called with the number of windows done.
+        stride: tokens by which windows slide; each window but the first counts only its last
+            ``stride`` tokens, and the others are context. None where windows do not overlap.
         reference: another model's logits on the same windows, to compare with.
     """
     count, length = windows.shape
@@ -87,8 +85,7 @@ def perplexity(
     losses: list[float] = []
     for batch in windows.split(batch_size):
         with torch.inference_mode():
-            batch = batch.to(next(model.parameters()).device)
-            logits = model(input_ids=batch, use_cache=False).logits
+            logits = logits_of(model, batch)
             new = tokens[len(losses) : len(losses) + len(batch)]
             losses.extend(_losses(logits, batch, new).tolist())
             if comparison:
@@ -104,12 +101,13 @@ def perplexity(
 
 
 def mean_loss(losses: Sequence[float], tokens: Sequence[int]) -> float:
-    """The mean over all tokens of what is a mean in each window."""
+    """The mean over all tokens, from the means of windows with this many tokens each."""
     return math.fsum(map(mul, losses, tokens)) / sum(tokens)
 
 
 def _losses(logits: Tensor, windows: Tensor, new: Sequence[int]) -> Tensor:
     """The mean loss of the last ``new`` tokens of each window, float64 on the CPU."""
+    windows = windows.to(logits.device)
     # a window at a time: the fp32 logits of a whole batch may not fit
     losses = [
         cross_entropy(one[-1 - count : -1].float(), ids[-count:])

@@ -1,8 +1,8 @@
-"""The loss of windows of text, in batches as large as memory allows, without all their logits.
+"""The loss of windows of text, with the logits of a few tokens in memory at a time.
 
-The logits of a batch in fp32 take more memory than the model where the vocabulary is large. Where
-they are a plain linear map of the last hidden state, as ``plain_head`` makes sure, they are made
-and reduced for some tokens at a time.
+Where the vocabulary is large, the fp32 logits of a batch take more memory than the model. Where
+they are a linear map of the last hidden state and nothing else, which ``plain_head`` checks, they
+are computed and reduced for some tokens at a time.
 """
 
 from __future__ import annotations
@@ -15,27 +15,29 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from prunerzero.language.devices import device_of, logits_of
 from prunerzero.language.replayed import Replayed
 
 _LOGITS = {"cpu": 1 << 18, "cuda": 1 << 28}
-"""Logits made at a time: 1 MB of fp32 stays in a CPU's cache, 1 GB is nothing to a GPU. A device of
-another kind makes as few as a CPU."""
+"""Logits computed at a time: 1 MB of fp32, which stays in a CPU's cache, or 1 GB on a CUDA GPU.
+Other devices compute as few as a CPU."""
 
 LEAST_TOKENS = 64
-"""At a time, however large the vocabulary: all weights of the head are read for each few tokens."""
-
+"""Tokens at a time at least, whatever the vocabulary: each time reads all weights of the head."""
 
 _ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4}
-"""What logits made in two ways may differ by, as a share of the largest; types of 16 bits: 1e-2."""
+"""By how much logits computed in two ways may differ, as a share of the largest; 1e-2 for 16-bit
+dtypes."""
 
 
 class WindowLoss:
-    """Mean negative log-likelihood a token (nats) of windows, by one model.
+    """Mean negative log-likelihood of a token (nats) in each window, by one model.
 
-    Its weights may change in place between calls; they must not be moved or replaced.
+    The model's weights may change in place between calls, but must not be moved or replaced.
 
-    >>> from prunerzero.language.models import load_model
-    >>> loss = WindowLoss(load_model("bundled").model)
+    >>> from prunerzero.language.loading import load_model
+    >>> from prunerzero.language.source import ModelSource
+    >>> loss = WindowLoss(load_model(ModelSource("bundled")).model)
     >>> loss(torch.tensor([[5, 6, 7, 8], [8, 7, 6, 5]])).shape
     torch.Size([2])
     """
@@ -43,17 +45,19 @@ class WindowLoss:
     def __init__(self, model: Any) -> None:
         self._model = model
         devices = {parameter.device for parameter in model.parameters()}
-        self._device = next(model.parameters()).device
+        self._device = device_of(model)
         on_one_gpu = self._device.type == "cuda" and len(devices) == 1
         self._read = Replayed(self._losses) if on_one_gpu else self._losses
         self._head: Any = None
         self._checked = False
 
     def __call__(self, windows: Tensor) -> Tensor:
-        """float64 [count] on the CPU, for token ids [count, length] read as one batch.
+        """The losses, float64 [count] on the CPU, of token ids [count, length].
+
+        They are read as one batch, or in halves where that does not fit in memory.
 
         Raises:
-            torch.OutOfMemoryError: not even one window at a time fits.
+            torch.OutOfMemoryError: a single window does not fit.
         """
         with torch.inference_mode():
             if not self._checked:
@@ -69,7 +73,7 @@ class WindowLoss:
         return torch.cat([self(part) for part in windows.split(half)])
 
     def _losses(self, windows: Tensor) -> Tensor:
-        """Of each token that is predicted, fp32 [count, length - 1]."""
+        """The loss of each predicted token, fp32 [count, length - 1]."""
         targets = windows[:, 1:]
         with one_sequence_a_window():
             losses = [
@@ -79,9 +83,9 @@ class WindowLoss:
         return torch.cat(losses).reshape(targets.shape)
 
     def _logits(self, windows: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits [some tokens, vocabulary] with the tokens that follow, in order."""
+        """Logits [tokens, vocabulary] of a few tokens after another, with the tokens to predict."""
         if self._head is None:
-            logits = self._model(input_ids=windows, use_cache=False).logits
+            logits = logits_of(self._model, windows)
             yield from zip((one[:-1] for one in logits), targets, strict=True)
             return
         hidden = self._model.base_model(input_ids=windows, use_cache=False).last_hidden_state
@@ -114,10 +118,10 @@ def one_sequence_a_window() -> Iterator[None]:
 
 
 def plain_head(model: Any, window: Tensor) -> Any:
-    """The module that makes logits of the last hidden state, where nothing else is done to them.
+    """The module whose output on the last hidden states is the model's logits; None without one.
 
-    Some models scale or cap their logits: found by computing those of ``window`` [1, length] both
-    ways. None where they differ, or where the model has no such parts.
+    Some models scale or cap what this module gives. So the logits of ``window`` [1, length] are
+    computed both ways and compared.
     """
     base = getattr(model, "base_model", model)
     find = getattr(model, "get_output_embeddings", None)
@@ -125,14 +129,14 @@ def plain_head(model: Any, window: Tensor) -> Any:
     weight = getattr(head, "weight", None)
     if base is model or head is None or weight is None:
         return None
-    window = window.to(next(model.parameters()).device)
+    window = window.to(device_of(model))
     with torch.inference_mode():
-        expected = model(input_ids=window, use_cache=False).logits
+        expected = logits_of(model, window)
         hidden = getattr(base(input_ids=window, use_cache=False), "last_hidden_state", None)
         if hidden is None or hidden.shape != (*window.shape, weight.shape[-1]):
             return None
-        found = head(hidden).to(expected.device)  # blocks may lie on several
-        # the one is computed as the other is, so that nothing but rounding may tell them apart
+        logits = head(hidden).to(expected.device)  # blocks may be on several devices
+        # both come from the same numbers, so they may differ by rounding alone
         close = _ROUNDING.get(expected.dtype, 1e-2) * expected.abs().amax().clamp_min(1e-3)
-        same = found.shape == expected.shape and (found - expected).abs().amax() <= close
+        same = logits.shape == expected.shape and (logits - expected).abs().amax() <= close
     return head if same else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunerzero.errors import InputError
+from prunerzero.errors import InputError, first_line
 from prunerzero.language.hub import ask_hub, caches_alone
 from prunerzero.language.models import LanguageModel
 from prunerzero.language.quiet import quiet_datasets, quiet_logger
@@ -92,10 +92,9 @@ def load_tasks(names: Iterable[str]) -> Any:
                 "and they were not downloaded before; connect, or pass a task's .yaml file with "
                 "data of your own."
             ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
             f"the data of {', '.join(wanted)} could not be loaded from the hub or from disk: "
-            f"{reason}."
+            f"{first_line(error)}."
         ) from error
 
 

@@ -6,6 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from .wording import (
     MISSING,
     change_text,
@@ -42,14 +44,17 @@ def model_card(
     repository: str | None = None,
     inherited: dict[str, Any] | None = None,
 ) -> str:
-    """Markdown with the front matter that the Hugging Face hub reads.
+    """The card in Markdown, with the front matter that the Hugging Face hub reads.
 
-    ``recipe`` holds the settings as they go to ``recipe.yaml``, ``figures`` what was measured.
-    ``repository`` is the hub's, where the model goes there; ``inherited`` is what the original
-    model's front matter says of licence and languages.
+    Args:
+        recipe: the settings, as in ``recipe.yaml``.
+        figures: what was measured.
+        repository: the hub repository that the model is pushed to; None for a local folder.
+        inherited: licence and languages, as in the front matter of the original model's card.
     """
     model = str(recipe.get("model", MISSING))
     sparsity = sparsity_text(recipe.get("sparsity", figures.get("sparsity", MISSING)))
+    recipe_yaml = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip()
     place = json.dumps(repository or "path/to/this/folder")
     loading = _LOADING.format(place, figures.get("auto_class", "AutoModelForCausalLM"))
     sections = [
@@ -61,20 +66,22 @@ def model_card(
         "## Loading it\n\n" + _fenced(loading, "python"),
         "## Limits\n\n" + _limits(str(recipe.get("sparsity", ""))),
         "## Licence\n\n" + _licence(inherited or {}),
-        "## Recipe\n\n" + _repeating() + "\n\n" + _fenced(_yaml(recipe), "yaml"),
+        "## Recipe\n\n" + _repeating() + "\n\n" + _fenced(recipe_yaml, "yaml"),
         "## Citation\n\n" + _fenced(_CITATION, "bibtex"),
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _front_matter(model: str, inherited: dict[str, Any]) -> str:
+    from huggingface_hub import ModelCardData
+
     fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     fields |= inherited
     # "models/mine" may be a folder as well as a hub id: only the disk knows.
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model, re.ASCII) and not Path(model).exists():
         fields["base_model"] = model
     fields["tags"] = ["pruning", "sparsity", "pruner-zero"]
-    return f"---\n{_yaml(fields)}\n---"
+    return f"---\n{ModelCardData(**fields).to_yaml()}\n---"
 
 
 def _what_was_done(recipe: dict[str, Any], model: str, sparsity: str) -> str:
@@ -179,8 +186,8 @@ def _limits(sparsity: str) -> str:
 def _licence(inherited: dict[str, Any]) -> str:
     if "license" not in inherited:
         return (
-            "The licence of the original model applies. It could not be found out when this card"
-            " was written; add it before you pass the model on."
+            "The licence of the original model applies. It was not known when this card was"
+            " written; add it before you pass the model on."
         )
     name = inherited.get("license_name") or inherited["license"]
     return f"That of the original model: {_inline(name)}."
@@ -191,17 +198,6 @@ def _repeating() -> str:
         "With this folder's `recipe.yaml`, the same model, the same text and the same versions, "
         f"the weights come out the same to the byte:\n\n{_fenced(_COMMAND, 'sh')}"
     )
-
-
-def _yaml(fields: dict[str, Any]) -> str:
-    """A line for each key. The values are JSON, which YAML reads, but for floats like 1e-05."""
-    lines = []
-    for key, value in fields.items():
-        text = json.dumps(value, ensure_ascii=False)
-        if isinstance(value, float):
-            text = re.sub(r"^(-?\d+)e", r"\1.0e", text)
-        lines.append(f"{key}: {text}")
-    return "\n".join(lines)
 
 
 def _fenced(text: str, language: str) -> str:

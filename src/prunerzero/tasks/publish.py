@@ -7,10 +7,8 @@ import shlex
 from pathlib import Path
 
 from prunerzero.errors import OutputError
+from prunerzero.language.hub import ANSWER_SECONDS
 from prunerzero.tasks.observer import Observer
-
-_PATIENCE = 10.0
-"""Seconds."""
 
 
 def check_repository(repository: str) -> None:
@@ -31,7 +29,7 @@ def check_repository(repository: str) -> None:
             "environment."
         )
     try:
-        there = HfApi().model_info(repository, timeout=_PATIENCE)
+        there = HfApi().model_info(repository, timeout=ANSWER_SECONDS)
     except HFValidationError as error:
         raise OutputError(f"{repository!r} is no hub repository: {_sentence(error)}") from None
     except RepositoryNotFoundError:
