@@ -301,6 +301,55 @@ def _check_text_refused(text: Path, length: int, model: Path, words: str) -> Non
         raise Fault(f"{len(windows)} windows, yet refused: {words}")
 
 
+def measured(place: Place) -> None:
+    """Sliding windows, the divergence from a reference, and what ``compare`` says of metrics."""
+    random = place.random
+    length = random.choice([8, 16, 32])
+    stride = random.choice([None, 1, 3, length // 2, length - 1, length])
+    model, reference = (place.model(name) for name in random.sample(["llama", "shards", "gpt2"], 2))
+    sliding = [] if stride is None else ["--stride", str(stride)]
+    options = ["--max-seq-length", str(length), "--json", *sliding]
+    (place.folder / "short.txt").write_text((place.folder / "test.txt").read_text()[:300])
+    text, tokenizer = place.folder / "short.txt", AutoTokenizer.from_pretrained(model)
+    result = place.run(
+        "eval", "--model", model.name, "--reference", reference.name, "--text", "short.txt",
+        *options,
+    )  # fmt: skip
+    if not isinstance(result, dict):
+        raise Fault(f"refused: {result.stderr}")
+    ids = torch.tensor(tokenizer(text.read_text())["input_ids"])
+    windows = ids.unfold(0, length, min(stride or length, length))
+    new = min(stride or length, length - 1)
+    losses: dict[Path, list[float]] = {model: [], reference: []}
+    predictions: dict[Path, list[Any]] = {model: [], reference: []}
+    for folder in losses:
+        loaded = load(folder)
+        for number, window in enumerate(windows):
+            with torch.no_grad():
+                logits = loaded(input_ids=window[None]).logits[0, :-1].log_softmax(-1)
+            found = -logits.gather(1, window[1:, None])[:, 0]
+            losses[folder] += (found if number == 0 else found[-new:]).tolist()
+            predictions[folder].append(logits)
+    [figures] = result["texts"]
+    for folder, told in ((model, figures["perplexity"]), (reference, figures["reference"])):
+        same(told, math.exp(math.fsum(losses[folder]) / len(losses[folder])), folder.name)
+    ours, theirs = (torch.cat(predictions[folder]) for folder in (model, reference))
+    kl = float((theirs.exp() * (theirs - ours)).sum(-1).mean())
+    agreement = float((theirs.argmax(-1) == ours.argmax(-1)).double().mean())
+    same(figures["divergence"]["kl"], kl, "divergence")
+    same(figures["divergence"]["agreement"], agreement, "agreement")
+    metric, tree = random.choice(list(CATALOG.items()))
+    sparsity, _, _, group = _sparsity(random)
+    pruning = ["--model", model.name, "--calibration", "calibration.txt", "--sparsity", sparsity]
+    pruning += ["--group", group, "--max-seq-length", str(length)]
+    compared = place.run(
+        "compare", *pruning, "--metrics", metric, "--text", "short.txt", *sliding, "--json"
+    )
+    place.run("prune", *pruning, "--metric", metric, "--output-dir", "out", may_write=("out",))
+    again = place.run("eval", "--model", "out", "--text", "short.txt", *options)
+    same(compared["perplexity"]["short.txt"][metric], again["perplexity"], f"compare {metric}")
+
+
 def searched(place: Place) -> None:
     """A small search, resumed, reported on, and used; then with one of its files damaged."""
     random = place.random
@@ -973,6 +1022,7 @@ def interrupted(place: Place) -> None:
 KINDS: dict[str, tuple[Callable[[Place], None], int]] = {
     "prune": (pruned, 6),
     "eval": (evaluated, 5),
+    "measured": (measured, 2),
     "damaged model": (damaged_model, 5),
     "formula": (formula, 3),
     "command line": (command_line, 5),

@@ -153,6 +153,7 @@ REFUSED = {
     "more samples": (lambda s: compare(s, "wanda", samples="3"), "`samples` must be a whole"),
     "examples": (lambda s: evaluate(s, "validation", examples=0), "`examples` must be at least 1"),
     "stride": (lambda s: evaluate(s, "validation", stride=0), "`stride=0` must be"),
+    "a stride too long": (lambda s: evaluate(s, "validation", stride=999), "stride=999` must be"),
     "evaluations": (lambda s: search(s, 0.5, "new", evaluations="9"), "`evaluations` must be"),
     "seed": (lambda s: search(s, 0.5, "new", seed=0.5), "`seed` must be a whole number"),
     "strategy": (lambda s: search(s, 0.5, "new", strategy="luck"), "`strategy` must be"),

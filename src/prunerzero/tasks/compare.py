@@ -102,11 +102,12 @@ def compare(
         raise InputError(f"`metrics` must be a list of metrics, not {kind(named)}.")
     if not named:
         raise InputError('no metric is named; pass for example `metrics=["magnitude", "wanda"]`.')
-    check_stride(stride)
+    setup = Setup.of(setup)
+    check_stride(stride, setup.max_seq_length)
     samples = whole("samples", samples, 0)
     read = [read_metric_and_origin(name) for name in named]
     observer = observer or Observer()
-    setup, sparsity = settle(Setup.of(setup), sparsity, group, read, observer)
+    setup, sparsity = settle(setup, sparsity, group, read, observer)
     found = {origin.name: metric for metric, origin in read}
     datasets, texts = several("datasets", datasets), paths("texts", texts)
     work = Workspace(setup, observer)

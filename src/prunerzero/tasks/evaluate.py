@@ -119,7 +119,7 @@ def evaluate(
     choice("part", part, PARTS)
     datasets, tasks = several("datasets", datasets), several("tasks", tasks)
     texts = paths("texts", texts)
-    check_stride(stride)
+    check_stride(stride, setup.max_seq_length)
     samples = whole("samples", samples, 0)
     examples = None if examples is None else whole("examples", examples, 1)
     if reference is not None:

@@ -61,10 +61,12 @@ def sources_of(
     return []
 
 
-def check_stride(stride: int | None) -> None:
-    """Raise InputError where windows cannot slide by that, whatever their length."""
+def check_stride(stride: int | None, length: int | None) -> None:
+    """Raise InputError where windows of that length, if it is known, cannot slide by that."""
     if stride is not None and whole("stride", stride) < 1:
         raise InputError(f"`stride={stride}` must be at least 1.")
+    if stride is not None and length is not None and stride > length:
+        raise InputError(f"`stride={stride}` must be from 1 to the window's {length} tokens.")
 
 
 def windows_of(work: Workspace, source: Source, part: Part, stride: int | None) -> Text:
@@ -75,7 +77,6 @@ def windows_of(work: Workspace, source: Source, part: Part, stride: int | None) 
         TextError: too short for one window.
     """
     length = work.window_length
-    if stride is not None and not 1 <= stride <= length:
-        raise InputError(f"`stride={stride}` must be from 1 to the window's {length} tokens.")
+    check_stride(stride, length)
     text = work.language_model.windows(source.documents, length, source.name, stride)
     return text.spread(getattr(work.setup, f"num_{part}_samples"))
