@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -213,3 +214,14 @@ def test_what_is_no_tensor_or_no_sparsity_is_refused(wrong):
 def test_numbers_of_a_sparsity_are_numbers(fields):
     with pytest.raises(SparsityError, match="must be a number"):
         Sparsity(**fields)
+
+
+@pytest.mark.parametrize("given", [None, ["0.5"], b"0.5", 1j, object()])
+def test_what_is_neither_number_nor_text_is_no_sparsity(given):
+    with pytest.raises(SparsityError, match=r"a number such as 0\.5"):
+        Sparsity.parse(given)
+
+
+@pytest.mark.parametrize("given", [np.float32(0.5), np.float64(0.5), "50%", " 0.5 "])
+def test_a_share_may_be_any_number(given):
+    assert Sparsity.parse(given) == Sparsity(0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 from prunerzero.metrics.errors import SparsityError
@@ -64,6 +65,8 @@ class Sparsity:
         Raises:
             SparsityError: not readable, a ratio outside [0, 1), or N not in 1 … M - 1.
         """
+        if not isinstance(text, str | Real):
+            raise SparsityError("a sparsity is a number such as 0.5, or text such as '2:4'.")
         text = str(text).strip()
         if pattern := re.fullmatch(r"([0-9]{1,4})\s*:\s*([0-9]{1,4})", text):
             return cls(keep=int(pattern[1]), of=int(pattern[2]), group=group)
