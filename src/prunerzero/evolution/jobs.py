@@ -11,7 +11,7 @@ each put the same job into it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 
 import optuna
@@ -65,22 +65,31 @@ class Jobs:
         # the worker with the earlier claim may have finished by now
         return self.result(job) if result is None else result
 
-    def all_of(self, jobs: Mapping[str, Callable[[], Sequence[float]]]) -> dict[str, list[float]]:
-        """The results of all jobs. Does those that no other worker does, and waits for the rest.
+    def each(
+        self, jobs: Mapping[str, Callable[[], Sequence[float]]]
+    ) -> Iterator[tuple[str, list[float]]]:
+        """The name and result of each job, as they are done.
+
+        This worker does the jobs that no other worker does, and waits for the rest.
 
         Args:
-            jobs: the work of each, by its name.
+            jobs: the work of each job, by its name.
         """
-        results: dict[str, list[float]] = {}
+        left = dict(jobs)
         pause = 0.02
         while True:
-            for job, work in jobs.items():
-                if job not in results and (result := self.once(job, work)) is not None:
-                    results[job] = result
-            if len(results) == len(jobs):
-                return results
+            for job, work in list(left.items()):
+                if (result := self.once(job, work)) is not None:
+                    del left[job]
+                    yield job, result
+            if not left:
+                return
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
+
+    def all_of(self, jobs: Mapping[str, Callable[[], Sequence[float]]]) -> dict[str, list[float]]:
+        """The result of each job, by its name, when all are done; see ``each``."""
+        return dict(self.each(jobs))
 
     def give_up_abandoned(self) -> None:
         """End the claims of dead workers."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from functools import partial
 from statistics import fmean
 
 from prunerzero.evolution.fitness import Fitness, read_all
@@ -41,14 +41,11 @@ class Judging:
 
     def run(self, on_judged: Callable[[], None]) -> None:
         """Judge the finalists, together with the other workers that have reached this point."""
-        left = self._candidates()
-        pause = 0.02
-        while left:
-            before = len(left)
-            left = [individual for individual in left if not self._judge(individual, on_judged)]
-            if len(left) == before:  # other workers judge the rest
-                time.sleep(pause)
-                pause = min(2 * pause, 1.0)
+        finalists = {_job(individual): individual for individual in self._candidates()}
+        work = {job: partial(self._read_rest, i) for job, i in finalists.items()}
+        for job, losses in self._study.jobs.each(work):
+            self._take_in(finalists[job], losses)
+            on_judged()
 
     def recall(self) -> None:
         """Take in the results of an earlier session; measures nothing."""
@@ -56,19 +53,6 @@ class Judging:
             more = self._study.jobs.result(_job(individual))
             if more is not None:
                 self._take_in(individual, more)
-
-    def _judge(self, individual: Individual, on_judged: Callable[[], None]) -> bool:
-        """Judge a finalist; False while another worker does."""
-        fitness, expression = self._fitness, individual.candidate.expression
-        more = self._study.jobs.once(
-            _job(individual),
-            lambda: read_all(fitness, expression, fitness.chunks, fitness.total_chunks),
-        )
-        if more is None:
-            return False
-        self._take_in(individual, more)
-        on_judged()
-        return True
 
     def _take_in(self, individual: Individual, more: list[float]) -> None:
         losses = [*individual.losses, *more]
@@ -97,6 +81,11 @@ class Judging:
             if all(size < i.candidate.expression.size for i in (*best, *smaller)):
                 smaller.append(individual)
         return [*best, *smaller[: self._count]]
+
+    def _read_rest(self, individual: Individual) -> list[float]:
+        """The losses of the chunks after the race's; empty where one cannot be measured."""
+        start, stop = self._fitness.chunks, self._fitness.total_chunks
+        return read_all(self._fitness, individual.candidate.expression, start, stop)
 
     def seconds_left(self, chunk_seconds: float | None) -> float:
         """An estimate of the time that judging still takes.

@@ -1,6 +1,6 @@
 """Variation: random trees, subtree crossover and mutations. Pure functions of a random generator.
 
-Every result keeps the limits on depth and size by construction; nothing is drawn and thrown away.
+Every result keeps the limits on depth and size by construction: no tree is drawn and rejected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prunerzero.metrics.operators import OPERATORS, TERMINALS, arity_of
 OperatorSet = Literal["published", "extended"]
 
 CONSTANTS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""The constants a random tree draws from; mutation moves them off this grid."""
+"""The constants of random trees; mutation changes them to other values."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Limits:
             raise ValueError(f"no tree fits a depth of {self.depth} and a size of {self.size}.")
 
     def allow(self, tree: Expression) -> bool:
-        """Whether the tree keeps them."""
+        """Whether the tree keeps the limits."""
         return tree.depth <= self.depth and tree.size <= self.size
 
 
@@ -50,10 +50,10 @@ class PrimitiveSet:
 
     @classmethod
     def of(cls, operators: OperatorSet) -> PrimitiveSet:
-        """The published search space, or that one with the other operators and constants.
+        """The published search space, or the extended one, with the other operators and constants.
 
         Raises:
-            ValueError: neither "published" nor "extended".
+            ValueError: ``operators`` is neither "published" nor "extended".
         """
         if operators not in ("published", "extended"):
             raise ValueError(f"operators must be 'published' or 'extended', not {operators!r}.")
@@ -86,7 +86,7 @@ CONSTANT_SHARE = 0.2
 """Share of constants among the leaves, where constants are allowed."""
 
 EARLY_LEAF_SHARE = 0.3
-"""How often a random tree ends in a leaf before its greatest depth."""
+"""Probability that a branch of a random tree ends before the greatest depth."""
 
 
 def random_tree(
@@ -99,8 +99,8 @@ def random_tree(
 ) -> Expression:
     """A tree by Koza's *grow* method, of a depth from ``min_depth`` to ``max_depth``.
 
-    2 to 4 are the depths of the paper's first trees (Dong et al., ICML 2024). Where ``limits``
-    leave less room, the tree is as deep as they allow.
+    The paper's first trees have depths of 2 to 4 (Dong et al., ICML 2024). Where ``limits`` leave
+    less room, the tree is as deep as they allow.
     """
     limits = limits or Limits()
     deepest = min(max_depth, limits.depth)
@@ -116,7 +116,7 @@ def _grow(rng: Random, p: PrimitiveSet, min_depth: int, max_depth: int, room: in
         left = _grow(rng, p, min_depth - 1, max_depth - 1, room - 2)
         if OPERATORS[name].takes_constant:
             return Expression(name, (left, _constant(rng, p)))
-        # one argument alone has to reach the least depth, and either may be that one
+        # only one argument has to reach the least depth; chance decides which
         right = _grow(rng, p, 0, max_depth - 1, room - 1 - left.size)
         return Expression(name, (left, right) if rng.random() < 0.5 else (right, left))
     return Expression(rng.choice(p.unary), (_grow(rng, p, min_depth - 1, max_depth - 1, room - 1),))
@@ -133,14 +133,14 @@ def _constant(rng: Random, p: PrimitiveSet) -> Expression:
 
 
 def crossover(rng: Random, a: Expression, b: Expression, limits: Limits) -> Expression:
-    """Subtree crossover: ``a`` with one of its subtrees exchanged for one of ``b`` that fits."""
+    """Subtree crossover: replace a subtree of ``a`` by one of ``b`` that fits the limits."""
     path, node = _random_node(rng, a)
     donors = [donor for _, donor in b.subtrees() if _fits(a, path, node, donor, limits)]
     return a.replace(path, rng.choice(donors)) if donors else a
 
 
 def mutate_node(rng: Random, tree: Expression, primitives: PrimitiveSet) -> Expression:
-    """Exchange one node for another of the same arity; a constant is also multiplied."""
+    """Replace one node by another of the same arity; multiply it instead if it is a constant."""
     path, node = _random_node(rng, tree)
     if node.value is not None and rng.random() < 0.75:
         return tree.replace(path, _moved(rng, node.value, 1.0))
@@ -167,7 +167,7 @@ def _moved(rng: Random, value: float, step: float) -> Expression:
 def mutate_subtree(
     rng: Random, tree: Expression, primitives: PrimitiveSet, limits: Limits, max_depth: int = 2
 ) -> Expression:
-    """Exchange one subtree for a new random one of at most ``max_depth``."""
+    """Replace one subtree by a new random one, at most ``max_depth`` deep."""
     path, node = _random_node(rng, tree)
     room = Limits(max(0, limits.depth - len(path)), max(1, limits.size - tree.size + node.size))
     new = random_tree(rng, primitives, min_depth=0, max_depth=max_depth, limits=room)
@@ -191,7 +191,7 @@ def insert(rng: Random, tree: Expression, primitives: PrimitiveSet, limits: Limi
 
 
 def shrink(rng: Random, tree: Expression) -> Expression:
-    """Take one operator out: put one of its arguments in its place."""
+    """Remove one operator: put one of its arguments in its place."""
     inner = [(path, node) for path, node in tree.subtrees() if node.arguments]
     if not inner:
         return tree
