@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "identity": {"errors", "files", "memory"},
     "arguments": {"documents", "errors"},
     "options": {"arguments", "errors"},
-    "metrics": set(),
+    "metrics": {"errors"},
     "scoring": {"metrics"},
     "evolution": {"errors", "files", "identity", "metrics", "scoring"},
     "language": _LEAVES,

@@ -1,6 +1,6 @@
 """The language of metrics: what one is, how it is read, written, simplified and put into words.
 
-Needs torch and nothing else of this package.
+Needs torch, and of this package only ``errors``.
 """
 
 from prunerzero.metrics.catalog import CATALOG, Metric, find_metric, power_law

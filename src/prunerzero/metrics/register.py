@@ -26,6 +26,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from prunerzero.errors import first_line
 from prunerzero.metrics.errors import OperatorError
 from prunerzero.metrics.operators import (
     OPERATORS,
@@ -161,10 +162,7 @@ def _named(name: str) -> Iterator[None]:
     except OperatorError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OperatorError(
-            f"operator {name!r} fails on a sample: {reason.rstrip('.')}."
-        ) from error
+        raise OperatorError(f"operator {name!r} fails on a sample: {first_line(error)}.") from error
 
 
 def _samples(dtype: torch.dtype) -> Iterator[Tensor]:
@@ -319,5 +317,4 @@ def _load(what: str, load: Callable[[], Any]) -> None:
     except OperatorError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OperatorError(f"plug-in {what} cannot be loaded: {reason.rstrip('.')}.") from error
+        raise OperatorError(f"plug-in {what} cannot be loaded: {first_line(error)}.") from error

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
-from importlib.util import find_spec
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from prunerzero.scoring.devices import current_device
+from prunerzero.scoring.devices import current_device, has_triton
 
 
 class Tile(NamedTuple):
@@ -92,13 +91,8 @@ def _has_kernel(left: Tensor, right: Tensor) -> bool:
         and left.dtype in (torch.bfloat16, torch.float16)
         and left.dtype == right.dtype
         and left.shape[-1] % 8 == right.shape[-1] % 8 == 0  # the memory unit wants 16 bytes
-        and _has_triton()
+        and has_triton()
     )
-
-
-@cache
-def _has_triton() -> bool:
-    return torch.version.cuda is not None and find_spec("triton") is not None
 
 
 @lru_cache

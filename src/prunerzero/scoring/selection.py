@@ -8,8 +8,6 @@ reads it, and several blocks at once; on an NVIDIA GPU one kernel does it all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -20,6 +18,7 @@ from prunerzero.metrics.operators import OPERATORS, Scale
 from prunerzero.metrics.sparsity import Sparsity
 from prunerzero.scoring import threads
 from prunerzero.scoring.cpu import prune_rows, write_kept
+from prunerzero.scoring.devices import has_triton
 from prunerzero.scoring.mask import nan_error, prune_mask
 from prunerzero.scoring.steps import GRADIENTS, WEIGHTS, steps_of
 
@@ -245,12 +244,7 @@ def _scales(
 
 def use_gpu_kernels(W: Tensor) -> bool:
     """Whether a layer's weights are where the kernels of ``gpu`` can read them."""
-    return W.is_cuda and torch.version.cuda is not None and W.numel() > 0 and _has_triton()
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+    return W.is_cuda and W.numel() > 0 and has_triton()
 
 
 def _rows_in_order(matrix: Tensor) -> Tensor:
