@@ -74,7 +74,8 @@ def worker_processes(journal: Path) -> list[int]:
         for name, entry in record.get("user_attr", {}).items()
         if name.startswith("worker ") and entry and entry["beat"] == 0
     ]
-    return [entry["pid"] for entry in entries][1:]
+    # a worker enters itself once to compare its model with the study's, and again for the search
+    return list(dict.fromkeys(entry["pid"] for entry in entries))[1:]
 
 
 def measured(journal: Path) -> int:

@@ -153,11 +153,14 @@ class SearchStudy:
 
         Raises:
             StudyMismatchError: they differ; names the difference.
+            StorageError: they cannot be written.
         """
         wanted = json.loads(json.dumps(dict(settings)))
-        if self.optuna_study.user_attrs.get(key) is None:
-            self.optuna_study.set_user_attr(key, wanted)
-        if different := difference(self.optuna_study.user_attrs[key], wanted):
+        with interrupts_wait(), storage_errors():
+            if self.optuna_study.user_attrs.get(key) is None:
+                self.optuna_study.set_user_attr(key, wanted)
+            stored = self.optuna_study.user_attrs[key]
+        if different := difference(stored, wanted):
             raise StudyMismatchError(f"the study was begun with {different}.")
 
     @property
