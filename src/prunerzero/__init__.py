@@ -17,7 +17,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from prunerzero.errors import InputError, ModelError, OutputError, TextError
