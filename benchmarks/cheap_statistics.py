@@ -24,7 +24,7 @@ from torch import Tensor
 
 from prunerzero.metrics import Sparsity, find_metric
 from prunerzero.pruning.blocks import find_blocks
-from prunerzero.pruning.by_block.block_passes import Reading, Room
+from prunerzero.pruning.by_block.block_passes import BlockPasses, Resources
 from prunerzero.pruning.by_block.prune_blocks import Plan, prune_by_block
 from prunerzero.pruning.pruner import LayerSparsity, prune_model
 from prunerzero.pruning.statistics import Statistics, collect_statistics, watch
@@ -51,11 +51,11 @@ class HeldBlocks:
         return {name: layer for name, layer in self._layers.items() if name.startswith(start)}
 
     @contextmanager
-    def at_work(self, index: int, device: torch.device) -> Iterator[None]:
+    def loaded(self, index: int, device: torch.device) -> Iterator[None]:
         yield
 
     @contextmanager
-    def outside_at_work(self, device: torch.device) -> Iterator[None]:
+    def outside_loaded(self, device: torch.device) -> Iterator[None]:
         yield
 
     def pruned(self, index: int) -> dict[str, Tensor]:
@@ -77,19 +77,19 @@ class NoRecord:
         pass
 
 
-def block_statistics(blocks: HeldBlocks, windows: Tensor, room: Room) -> Statistics:
+def block_statistics(blocks: HeldBlocks, windows: Tensor, room: Resources) -> Statistics:
     """X, and G of the norm of each block's output, of the dense model."""
     found: Statistics = {}
-    with Reading(blocks, windows, room) as reading:  # type: ignore[arg-type]
+    with BlockPasses(blocks, windows, room) as passes:  # type: ignore[arg-type]
         for index in range(len(blocks)):
             with watch(blocks.layers(index), True) as statistics_over:
                 every = iter(range(len(windows)))
-                reading.advance(index, room.devices[0], every, gradient=True)
+                passes.forward(index, room.devices[0], every, gradient=True)
             found |= statistics_over(len(windows))
     return found
 
 
-def measure(work: Workspace, room: Room, patterns: list[str], limit: float) -> Iterator[Any]:
+def measure(work: Workspace, room: Resources, patterns: list[str], limit: float) -> Iterator[Any]:
     """Perplexity of each metric and pattern by each way, until so many seconds are over."""
     began = time.perf_counter()
     blocks, windows = HeldBlocks(work), work.text("calibration").windows
@@ -167,7 +167,7 @@ def main() -> None:
         )
     )
     with tempfile.TemporaryDirectory() as folder:
-        room = Room((work.language_model.device,), 64 * 2**30, Path(folder))
+        room = Resources((work.language_model.device,), 64 * 2**30, Path(folder))
         heads = " ".join(f"{'/'.join(way):>10}" for way in WAYS)
         print(f"perplexity by --propagate/--gradient\n{'':24}{heads}")
         rows = []

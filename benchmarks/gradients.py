@@ -18,9 +18,9 @@ from benchmarks.evaluation import SHAPES, random_model
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning import square_products
 from prunerzero.pruning.blocks import prunable_layers
-from prunerzero.pruning.calibration import Reader
-from prunerzero.pruning.passes import Pass
-from prunerzero.pruning.repeatable import repeatable
+from prunerzero.pruning.calibration import CalibrationRun
+from prunerzero.pruning.calibration_pass import CalibrationPass
+from prunerzero.pruning.deterministic import deterministic
 from prunerzero.pruning.statistics import collect_statistics, watch
 from prunerzero.scoring import score_mask
 
@@ -46,20 +46,22 @@ class Bench:
         return time.perf_counter()
 
     def ours(
-        self, batch: int, gradients: bool = True, rounds: int = 2, order: Any = repeatable
+        self, batch: int, gradients: bool = True, rounds: int = 2, order: Any = deterministic
     ) -> Row:
         """Milliseconds a window once the first batch is over."""
         windows = self.windows(int(gradients) + (rounds + 1) * batch)  # the first may go alone
         stamps: list[float] = []
-        reading = Pass()
+        current = CalibrationPass()
         with order():
-            reader = Reader(self.model, windows, reading, backward=gradients, batch=batch)
-            with watch(self.layers, gradients, reading):
-                reader.read(lambda done: stamps.append(self.wait()))
-        timed = rounds * reader._batch
+            calibration = CalibrationRun(
+                self.model, windows, current, backward=gradients, batch=batch
+            )
+            with watch(self.layers, gradients, current):
+                calibration.run(lambda done: stamps.append(self.wait()))
+        timed = rounds * calibration._batch
         return {
             "ms a window": (stamps[-1] - stamps[-1 - timed]) / timed * 1e3,
-            "batch": reader._batch,
+            "batch": calibration._batch,
         }
 
     def usual(self, count: int) -> Row:
@@ -108,7 +110,7 @@ class Bench:
     def profile(self, batch: int) -> Iterator[Row]:
         """Where the time of a batch goes, by kind of kernel."""
         windows = self.windows(1 + 2 * batch)
-        reading, profiler = Pass(), torch.profiler.profile()
+        current, profiler = CalibrationPass(), torch.profiler.profile()
 
         def on_window(done: int) -> None:
             self.wait()
@@ -117,10 +119,10 @@ class Bench:
             elif done == 1 + 2 * batch:
                 profiler.__exit__(None, None, None)
 
-        with repeatable():
-            reader = Reader(self.model, windows, reading, backward=True, batch=batch)
-            with watch(self.layers, True, reading):
-                reader.read(on_window)
+        with deterministic():
+            calibration = CalibrationRun(self.model, windows, current, backward=True, batch=batch)
+            with watch(self.layers, True, current):
+                calibration.run(on_window)
         yield from _kinds(profiler, batch)
 
 

@@ -40,9 +40,10 @@ from prunerzero.language.streaming import open_streamed
 from prunerzero.metrics import Sparsity, find_metric
 from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.by_block import prune_blocks
-from prunerzero.pruning.by_block.block_passes import Room
+from prunerzero.pruning.by_block.block_passes import Resources
+from prunerzero.pruning.by_block.offloaded_blocks import OffloadedBlocks, block_names
 from prunerzero.pruning.by_block.prune_blocks import Plan, prune_by_block
-from prunerzero.pruning.by_block.shards import FiledBlocks, ShardWriter, block_names
+from prunerzero.pruning.by_block.shards import ShardWriter
 from prunerzero.pruning.pruner import LayerSparsity, prune_model
 from prunerzero.pruning.statistics import collect_statistics
 
@@ -71,20 +72,20 @@ class Stages:
                 self.seconds[name] += time.perf_counter() - start
 
 
-class TimedBlocks(FiledBlocks):
+class TimedBlocks(OffloadedBlocks):
     """Blocks whose way to the device and back to the CPU is timed."""
 
     stages: Stages
 
     @contextmanager
-    def at_work(self, index: int, device: torch.device) -> Iterator[None]:
-        at_work = super().at_work(index, device)
+    def loaded(self, index: int, device: torch.device) -> Iterator[None]:
+        loading = super().loaded(index, device)
         with self.stages("read weights"):
-            at_work.__enter__()
+            loading.__enter__()
         try:
             yield
         finally:
-            at_work.__exit__(None, None, None)
+            loading.__exit__(None, None, None)
 
     def pruned(self, index: int) -> dict[str, Tensor]:
         with self.stages("copy back"):
@@ -210,7 +211,7 @@ def by_block(
         prune_blocks.prune_model = timed
         try:
             plan = Plan(find_metric(metric).expression, Sparsity.parse(sparsity))
-            prune_by_block(blocks, windows, plan, Room(devices, memory, scratch), record)
+            prune_by_block(blocks, windows, plan, Resources(devices, memory, scratch), record)
         finally:
             prune_blocks.prune_model = before
         writer.finish()

@@ -11,7 +11,7 @@ from prunerzero.pruning.blocks import (
     find_blocks,
     prunable_layers,
 )
-from prunerzero.pruning.by_block.shards import block_names
+from prunerzero.pruning.by_block.offloaded_blocks import block_names
 from prunerzero.pruning.statistics import collect_statistics
 
 

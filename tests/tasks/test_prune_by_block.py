@@ -23,7 +23,8 @@ from prunerzero.errors import InputError, ModelError, OutputError
 from prunerzero.language import locate
 from prunerzero.metrics import MetricError, Sparsity, find_metric
 from prunerzero.pruning.by_block.shards import ShardWriter
-from prunerzero.tasks.by_block import Way, fits, read_size
+from prunerzero.tasks.by_block import Way, read_size
+from prunerzero.tasks.fits import fits
 
 METRIC = "W * sqrt(X) * G"
 

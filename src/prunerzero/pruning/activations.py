@@ -13,12 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunerzero.errors import ModelError
 from prunerzero.pruning.blocks import Matrix
-from prunerzero.pruning.passes import Pass
+from prunerzero.pruning.calibration_pass import CalibrationPass
 
 
 @contextmanager
 def watch_inputs(
-    layers: Mapping[str, Matrix], squares: dict[str, Tensor], reading: Pass
+    layers: Mapping[str, Matrix], squares: dict[str, Tensor], current: CalibrationPass
 ) -> Iterator[None]:
     """Add to ``squares`` [in] the squares of all that each matrix reads inside the ``with``.
 
@@ -41,14 +41,14 @@ def watch_inputs(
         if layer.parent is not None:
             around.setdefault(layer.parent, []).append(layer)
         for module in (layer.module, *layer.sharing):
-            add = _adder(squares, name, norms, reading, called)
+            add = _adder(squares, name, norms, current, called)
             hooks.append(module.register_forward_pre_hook(add))
     products = []
     for module, matrices in fused.items():
-        products.append(watch := _Products(matrices, squares, reading))
+        products.append(watch := _Products(matrices, squares, current))
         hooks += watch.hooks(module)
     for module, matrices in around.items():
-        hooks += called.hooks(module, matrices, lambda found: _Products(found, squares, reading))
+        hooks += called.hooks(module, matrices, lambda found: _Products(found, squares, current))
     try:
         yield
     finally:
@@ -59,13 +59,13 @@ def watch_inputs(
 
 
 def _adder(
-    squares: dict[str, Tensor], name: str, norms: _Norms, reading: Pass, called: _Called
+    squares: dict[str, Tensor], name: str, norms: _Norms, current: CalibrationPass, called: _Called
 ) -> Callable[[Any, tuple[Tensor, ...]], None]:
     def add(_module: Any, inputs: tuple[Tensor, ...]) -> None:
-        if not reading.returning and not called.again:
+        if not current.in_backward and not called.again:
             called.names.add(name)
             found = norms.of(inputs[0])
-            reading.once(("read", name), lambda: squares[name].add_(found))
+            current.once(("read", name), lambda: squares[name].add_(found))
 
     return add
 
@@ -146,9 +146,11 @@ class _Products(TorchDispatchMode):
         seen: whether there was such a product.
     """
 
-    def __init__(self, matrices: list[Matrix], squares: dict[str, Tensor], reading: Pass) -> None:
+    def __init__(
+        self, matrices: list[Matrix], squares: dict[str, Tensor], current: CalibrationPass
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._squares, self._reading = squares, reading
+        self._squares, self._current = squares, current
         self._within = False
         self._ran = self.seen = False
         self._copies: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -167,7 +169,7 @@ class _Products(TorchDispatchMode):
 
     def begin(self, *_: Any) -> None:
         """The module starts."""
-        if self._reading.returning:
+        if self._current.in_backward:
             return
         self._ran = self._within = True
         self.__enter__()  # type: ignore[no-untyped-call]
@@ -229,7 +231,7 @@ class _Products(TorchDispatchMode):
                     self._count(experts[expert].name, _squares(rows))
 
     def _count(self, name: str, found: Tensor) -> None:
-        self._reading.once(("read", name), lambda: self._squares[name].add_(found))
+        self._current.once(("read", name), lambda: self._squares[name].add_(found))
 
     def _held(self, matrix: Matrix, factor: Tensor) -> Tensor | None:
         """Whose weights a factor holds: the expert of each of its matrices, or None.

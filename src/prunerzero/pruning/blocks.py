@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,6 +14,9 @@ from prunerzero.errors import ModelError
 from prunerzero.metrics import Sparsity
 from prunerzero.pruning.experts import fused_experts, routers
 from prunerzero.pruning.linear_maps import groups, is_transposed
+
+Forward = Callable[..., Any]
+"""The forward method of a block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,3 +222,26 @@ def check_apart(blocks: nn.ModuleList) -> None:
                     f"blocks {other} and {index} of the model share weights; prune it as a whole, "
                     "without `block_by_block`."
                 )
+
+
+@contextmanager
+def forwards_replaced(
+    blocks: nn.ModuleList, replacement: Callable[[int, Forward], Forward]
+) -> Iterator[None]:
+    """Inside the ``with``, each block runs another forward method.
+
+    Args:
+        blocks: the blocks of a model.
+        replacement: index of a block and its own forward method → the one to run instead.
+    """
+    before = [block.__dict__.get("forward") for block in blocks]
+    for index, block in enumerate(blocks):
+        block.forward = replacement(index, block.forward)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward

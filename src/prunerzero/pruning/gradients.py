@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.calibration_pass import CalibrationPass, WindowsMixedError
 from prunerzero.pruning.linear_maps import is_plain
-from prunerzero.pruning.passes import Mixed, Pass
 from prunerzero.pruning.square_products import add_squared_products
 
 GRADIENT_SCALE = 100.0
@@ -26,17 +26,17 @@ GRADIENT_SCALE = 100.0
 
 @contextmanager
 def watch_gradients(
-    layers: Mapping[str, Matrix], squares: dict[str, Tensor], reading: Pass
+    layers: Mapping[str, Matrix], squares: dict[str, Tensor], current: CalibrationPass
 ) -> Iterator[None]:
     """Put into ``squares`` [out, in] the sums over windows of (100 · gradient)².
 
     Weights that are used in another way than by calling their module, such as fused experts, get
     their gradient from torch, added and freed as soon as it is there; so do modules that do more
-    than multiply. Then windows must be read one at a time: ``reading.separable`` turns false.
+    than multiply. Then windows must be read one at a time: ``current.separable`` turns false.
     """
     hooks: list[Any] = []
-    factors = _Factors(squares, reading)
-    reading.at_end.append(factors.end)
+    factors = _Factors(squares, current)
+    current.at_end.append(factors.end)
     wholes: dict[int, Tensor] = {}  # experts are slices of one parameter, which has one gradient
     for name, layer in layers.items():
         stored = layer.stored
@@ -52,12 +52,12 @@ def watch_gradients(
             whole = wholes[id(stored)] = torch.zeros(stored.shape, device=stored.device)
             squares[name] = layer.oriented(whole)
         stored.requires_grad_(True)
-        hooks.append(stored.register_post_accumulate_grad_hook(_adder(whole, reading)))
+        hooks.append(stored.register_post_accumulate_grad_hook(_adder(whole, current)))
     try:
         yield
         factors.end(failed=False)
     finally:
-        reading.at_end.remove(factors.end)  # else they would keep each other, and the sums, alive
+        current.at_end.remove(factors.end)  # else they would keep each other, and the sums, alive
         for hook in hooks:
             hook.remove()
         for layer in layers.values():
@@ -65,15 +65,15 @@ def watch_gradients(
             layer.stored.grad = None
 
 
-def _adder(total: Tensor, reading: Pass) -> Callable[[Tensor], None]:
+def _adder(total: Tensor, current: CalibrationPass) -> Callable[[Tensor], None]:
     def add(stored: Tensor) -> None:
         gradient, stored.grad = stored.grad, None
         assert gradient is not None
-        reading.separable = False
-        if reading.windows > 1:
-            raise Mixed
+        current.separable = False
+        if current.windows > 1:
+            raise WindowsMixedError
         # in one pass over the gradient: for large models this is bound by memory
-        reading.once(
+        current.once(
             ("whole", id(stored)),
             lambda: total.addcmul_(gradient, gradient, value=GRADIENT_SCALE**2),
         )
@@ -84,8 +84,8 @@ def _adder(total: Tensor, reading: Pass) -> Callable[[Tensor], None]:
 class _Factors:
     """The factors of gradients: what modules read, and the gradient of what they gave."""
 
-    def __init__(self, squares: dict[str, Tensor], reading: Pass) -> None:
-        self._squares, self._reading = squares, reading
+    def __init__(self, squares: dict[str, Tensor], current: CalibrationPass) -> None:
+        self._squares, self._current = squares, current
         self._calls: dict[str, int] = defaultdict(int)  # in this pass
         self._pairs: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self._anchors: dict[torch.device, Tensor] = {}
@@ -102,7 +102,7 @@ class _Factors:
             if not torch.is_grad_enabled():
                 return None
             features = inputs[0]
-            if not self._reading.returning:
+            if not self._current.in_backward:
                 self._called(name, features)
             anchor = self._anchor(output.device)
             return _Product.apply(output, features, anchor, lambda x, g: self._take(name, x, g))  # type: ignore[no-any-return, no-untyped-call]
@@ -116,10 +116,10 @@ class _Factors:
         return self._anchors[device]
 
     def _called(self, name: str, features: Tensor) -> None:
-        apart = features.dim() > 2 and features.shape[0] == self._reading.windows
-        self._reading.separable &= apart
-        if self._reading.windows > 1 and not apart:
-            raise Mixed
+        apart = features.dim() > 2 and features.shape[0] == self._current.windows
+        self._current.separable &= apart
+        if self._current.windows > 1 and not apart:
+            raise WindowsMixedError
         if self._pairs[name]:  # of the pass before, some calls of which the loss did not depend on
             self._finish(name)
         self._calls[name] += 1
@@ -134,14 +134,14 @@ class _Factors:
         pairs, self._pairs[name], self._calls[name] = self._pairs[name], [], 0
         right, left = (
             torch.cat(
-                [part.reshape(self._reading.windows, -1, part.shape[-1]) for part in parts], 1
+                [part.reshape(self._current.windows, -1, part.shape[-1]) for part in parts], 1
             )
             if len(parts) > 1
-            else parts[0].reshape(self._reading.windows, -1, parts[0].shape[-1])
+            else parts[0].reshape(self._current.windows, -1, parts[0].shape[-1])
             for parts in zip(*pairs, strict=True)
         )
         total = self._squares[name]
-        self._reading.once(
+        self._current.once(
             ("product", name),
             lambda: add_squared_products(total, left, right, GRADIENT_SCALE**2),
         )

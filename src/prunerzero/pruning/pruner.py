@@ -10,10 +10,10 @@ from torch import Tensor
 
 from prunerzero.metrics import Expression, ScoreError, Sparsity
 from prunerzero.pruning.blocks import Matrix
-from prunerzero.pruning.statistics import LayerStatistics, Statistics
+from prunerzero.pruning.statistics import LayerStatistics, Statistics, probes_of
 from prunerzero.pruning.whole_model import Scorer, lowest_of_all
 from prunerzero.scoring import score_mask
-from prunerzero.scoring.ranking import Probe, check_ranks
+from prunerzero.scoring.ranking import check_ranks
 from prunerzero.scoring.selection import write_scores
 
 MAGNITUDE = Expression.parse("W")
@@ -47,7 +47,6 @@ def check_differs(
     statistics: Statistics,
     expression: Expression,
     sparsity: Sparsity,
-    count: int = 4,
 ) -> None:
     """Raise ScoreError where all weights that are compared in this model score the same.
 
@@ -57,13 +56,7 @@ def check_differs(
     names = [name for name in layers if not is_unreached(statistics[name], expression)]
     if not names:
         return
-    chosen = [names[i * (len(names) - 1) // max(1, count - 1)] for i in range(count)]
-    probes = []
-    for name in dict.fromkeys(chosen):
-        W, known = layers[name].weight, statistics[name]
-        X = known.X if known.X is not None else torch.ones(W.shape[1])
-        probes.append(Probe.of(W, X, known.G if known.G is not None else torch.ones(W.shape)))
-    check_ranks(expression, sparsity, probes)
+    check_ranks(expression, sparsity, probes_of(layers, statistics, names=names))
 
 
 def masks(

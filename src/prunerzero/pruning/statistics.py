@@ -1,8 +1,8 @@
-"""X and G of each prunable layer, from calibration text, computed once and kept on disk."""
+"""X and G of each prunable layer, computed once from calibration text and cached on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,26 +18,26 @@ from prunerzero.memory import cached
 from prunerzero.pruning.activations import watch_inputs
 from prunerzero.pruning.block_gradients import from_each_block
 from prunerzero.pruning.blocks import Matrix
-from prunerzero.pruning.calibration import Reader
+from prunerzero.pruning.calibration import CalibrationRun
+from prunerzero.pruning.calibration_pass import CalibrationPass
+from prunerzero.pruning.deterministic import deterministically
 from prunerzero.pruning.gradients import watch_gradients
-from prunerzero.pruning.passes import Pass
-from prunerzero.pruning.repeatable import repeatably
 from prunerzero.scoring.ranking import Probe
 
 _VERSION = 4
-"""Part of the cache key; raised when the meaning of the numbers changes."""
+"""Part of the cache key; to raise when the meaning of the numbers changes."""
 
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """What a metric may know of one linear layer besides its weights.
+    """What a metric may read of one linear layer besides its weights.
 
     Attributes:
         X: fp32 [in], mean over calibration windows of the squared L2 norm of each input feature.
         G: fp32 [out, in], sqrt of the sum over windows of (100 · gradient)², the gradient being
             that of the window's mean negative log-likelihood.
 
-    Either is None where no metric at hand reads it.
+    Either is None where no metric needs it.
     """
 
     X: Tensor | None
@@ -45,10 +45,10 @@ class LayerStatistics:
 
 
 Statistics = dict[str, LayerStatistics]
-"""Statistics by the layer's full name."""
+"""Statistics of layers, by full name."""
 
 GradientOf = Literal["full", "block"]
-"""Of the model's loss, or of the L2 norm of the output of the block that a matrix belongs to."""
+"""What G is the gradient of: the model's loss, or the L2 norm of the output of a matrix's block."""
 
 
 def collect_statistics(
@@ -63,45 +63,53 @@ def collect_statistics(
 ) -> Statistics:
     """Measure X and G on the model as it is.
 
-    Of a matrix that belongs to one expert, X and G come from the tokens that are routed to it;
-    both are zero where none is.
+    X and G of an expert's matrix come from the tokens that are routed to it. Both are zero where no
+    token is.
 
     Args:
         model: a transformers causal language model.
-        layers: its prunable matrices by name.
+        layers: its prunable matrices by full name.
         windows: calibration token ids [count, length].
-        gradients: whether G is wanted; without it no backward pass is made.
-        of: what the gradient is of.
-        on_window: told how many windows are done.
-        batch: windows to read together where they can be told apart; by default as many as the
-            device is good for. Halved where memory does not suffice.
+        gradients: whether to compute G; without G there is no pass backward.
+        of: what G is the gradient of.
+        on_window: gets the number of windows done.
+        batch: windows in a batch, where those can be separated; None for the fastest number on this
+            device. The batch is halved where memory does not suffice.
+
+    Raises:
+        torch.OutOfMemoryError: not even one window at a time fits.
 
     Source: method of Pruner-Zero (Dong et al., ICML 2024); X as in Wanda, G as in GBLM-Pruner.
     """
 
     def collect() -> Statistics:
-        reading = Pass()
+        current = CalibrationPass()
         locally = gradients and of == "block"
         backward = gradients and not locally
-        reader = Reader(model, windows, reading, backward=backward, batch=batch)
+        calibration = CalibrationRun(model, windows, current, backward=backward, batch=batch)
         blocks = from_each_block(model) if locally else nullcontext()
-        with watch(layers, gradients, reading) as statistics_over, blocks:
-            reader.read(on_window)
+        with watch(layers, gradients, current) as statistics_over, blocks:
+            calibration.run(on_window)
         return statistics_over(len(windows))
 
-    return repeatably(collect)
+    return deterministically(collect)
 
 
 @contextmanager
 def watch(
-    layers: Mapping[str, Matrix], gradients: bool, reading: Pass | None = None
+    layers: Mapping[str, Matrix], gradients: bool, current: CalibrationPass | None = None
 ) -> Iterator[Callable[[int], Statistics]]:
-    """Add up what X, and G where wanted, need of all that runs inside.
+    """Add up squared activations, and squared gradients, of all that runs inside the ``with``.
 
-    The function that it gives makes the statistics, once told over how many windows. Without
-    ``reading`` each pass forward and backward is over one window.
+    Args:
+        layers: the matrices to watch, by full name.
+        gradients: whether to add up gradients too.
+        current: the current pass; None where each pass is over one window.
+
+    Yields:
+        a function: number of windows read → statistics.
     """
-    reading = reading or Pass()
+    current = current or CalibrationPass()
     squares = {
         name: torch.zeros(layer.weight.shape[1], device=layer.weight.device)
         for name, layer in layers.items()
@@ -118,20 +126,20 @@ def watch(
         }
 
     watching_gradients = (
-        watch_gradients(layers, gradient_squares, reading) if gradients else nullcontext()
+        watch_gradients(layers, gradient_squares, current) if gradients else nullcontext()
     )
-    with watching_gradients, watch_inputs(layers, squares, reading):
+    with watching_gradients, watch_inputs(layers, squares, current):
         yield statistics_over
 
 
 def cached_statistics(
     key: dict[str, Any], layers: Mapping[str, Matrix], collect: Callable[[], Statistics]
 ) -> Statistics:
-    """Statistics from the cache, or collected and put there.
+    """Statistics from the cache, or else from ``collect`` and written to the cache.
 
     Args:
         key: everything that they depend on: model, text, settings.
-        layers: the prunable matrices, on whose device the statistics are read.
+        layers: the prunable matrices; cached statistics are read to their device.
         collect: measures them.
     """
     device = next(iter(layers.values())).weight.device
@@ -164,13 +172,26 @@ def _load(path: Path, device: torch.device) -> Statistics:
         raise ValueError(f"'{path}' holds no statistics") from error
 
 
-def probes_of(layers: Mapping[str, Matrix], statistics: Statistics, count: int = 4) -> list[Probe]:
-    """Samples of a few layers that tokens reached, evenly spaced through the model; needs G."""
-    names = [name for name in layers if (X := statistics[name].X) is not None and X.any()]
+def probes_of(
+    layers: Mapping[str, Matrix],
+    statistics: Statistics,
+    count: int = 4,
+    names: Sequence[str] | None = None,
+) -> list[Probe]:
+    """Samples of a few layers, evenly spaced through the model.
+
+    Args:
+        layers: the prunable matrices.
+        statistics: of all layers; ones stand in for X or G where it is None.
+        count: number of layers to choose.
+        names: the layers to choose from; None for all that tokens reached.
+    """
+    if names is None:
+        names = [name for name in layers if (X := statistics[name].X) is not None and X.any()]
     chosen = [names[i * (len(names) - 1) // max(1, count - 1)] for i in range(count)]
     probes = []
     for name in dict.fromkeys(chosen):
-        found = statistics[name]
-        assert found.X is not None and found.G is not None
-        probes.append(Probe.of(layers[name].weight, found.X, found.G))
+        W, known = layers[name].weight, statistics[name]
+        X = known.X if known.X is not None else torch.ones(W.shape[1])
+        probes.append(Probe.of(W, X, known.G if known.G is not None else torch.ones(W.shape)))
     return probes

@@ -25,8 +25,9 @@ from prunerzero.pruning.by_block.partial_checkpoint import PartialCheckpoint, is
 from prunerzero.pruning.pruner import LayerSparsity, check_differs, prune_model
 from prunerzero.pruning.statistics import LayerStatistics
 from prunerzero.report import model_card
-from prunerzero.tasks.by_block import BlockWorkspace, Way, fits, prune_blocks
+from prunerzero.tasks.by_block import BlockByBlock, Way, prune_blocks
 from prunerzero.tasks.doubts import dense_doubt, pruned_doubt, told
+from prunerzero.tasks.fits import fits
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.output import check_output
@@ -116,7 +117,6 @@ def prune(
     check_output(output_dir, setup)
     if push_to_hub is not None:
         check_repository(push_to_hub)
-    work: Workspace
     if not _by_block(setup, found, sparsity, output_dir, way, observer):
         work = Workspace(setup, observer)
         parts = _read_texts(work, found, recipe)
@@ -146,14 +146,15 @@ def _prune_by_block(
 ) -> tuple[Workspace, Pruned]:
     keeps = "what is finished is kept there; make room, and the same command goes on"
     with PartialCheckpoint(output_dir) as partial, writing(partial.folder, keeps):
-        work = BlockWorkspace(setup, way, partial.work, observer)
+        run = BlockByBlock(setup, way, partial.work, observer)
+        work = run.work
         parts = _read_texts(work, metric, recipe)
         try:
-            layers, perplexity = prune_blocks(work, partial, metric, sparsity, parts)
+            layers, perplexity = prune_blocks(run, partial, metric, sparsity, parts)
         except KeyboardInterrupt:
             observer.stage(f"stopped; the same command goes on from '{partial.folder}'")
             raise
-        result = _result(work, metric, layers, perplexity, output_dir)
+        result = _result(work, metric, layers, perplexity, output_dir, run.describe())
         observer.stage(f"writing {output_dir}")
         result = _write_results(partial.folder, work, metric, sparsity, result, repository)
         partial.finish()
@@ -223,7 +224,7 @@ def prune_in(
     after = {part: work.compare(part, "pruned", references[part]) for part in parts}
     perplexity = {str(part): {"dense": before[part], "pruned": after[part].value} for part in parts}
     divergence = {str(part): d for part in parts if (d := after[part].divergence) is not None}
-    result = _result(work, metric, layers, perplexity, output_dir)
+    result = _result(work, metric, layers, perplexity, output_dir, work.describe())
     doubts = [
         doubt
         for part in parts
@@ -252,6 +253,7 @@ def _result(
     layers: tuple[LayerSparsity, ...],
     perplexity: dict[str, dict[str, float]],
     output_dir: Path,
+    settings: dict[str, Any],
 ) -> Pruned:
     zeros = sum(layer.zeros for layer in layers)
     return Pruned(
@@ -262,7 +264,7 @@ def _result(
         parameters=sum(p.numel() for p in work.language_model.model.parameters()),
         perplexity=perplexity,
         layers=layers,
-        settings={"propagate": Way.propagate} | work.describe(),
+        settings={"propagate": Way.propagate} | settings,
     )
 
 

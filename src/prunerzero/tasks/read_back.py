@@ -14,7 +14,7 @@ from prunerzero.identity import of_tensor
 from prunerzero.language.loading import load_model
 from prunerzero.language.source import ModelSource
 from prunerzero.language.streaming import open_streamed
-from prunerzero.pruning.by_block.shards import FiledBlocks, block_names
+from prunerzero.pruning.by_block.offloaded_blocks import OffloadedBlocks, block_names
 
 Measured = Mapping[str, tuple[torch.dtype, str]]
 """The dtype and the digest of each parameter, as the model was measured with it."""
@@ -71,4 +71,4 @@ def _parameters(
         yield from loaded.model.named_parameters()
         return
     model = opened.language_model.model
-    yield from FiledBlocks(model, opened.files, model.dtype, {}).parameters()
+    yield from OffloadedBlocks(model, opened.files, model.dtype, {}).parameters()

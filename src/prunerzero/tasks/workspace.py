@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import cached_property
@@ -25,6 +25,7 @@ from prunerzero.language.divergence import Reference, remember
 from prunerzero.language.loading import load_model
 from prunerzero.language.models import LanguageModel
 from prunerzero.language.perplexity import Perplexity, perplexity
+from prunerzero.language.source import ModelSource
 from prunerzero.pruning.blocks import Matrix, prunable_layers
 from prunerzero.pruning.statistics import (
     GradientOf,
@@ -47,13 +48,24 @@ class Workspace:
     """The loaded model with its layers, texts and statistics, each made when first asked for.
 
     Texts are checked before the model is loaded, so that a wrong path costs no time.
+
+    Args:
+        setup: which model, which texts, which layers.
+        observer: receives progress and notes.
+        load: opens the model; None for ``load_model``, which puts all of it on its device.
     """
 
-    def __init__(self, setup: Setup, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        observer: Observer | None = None,
+        load: Callable[[ModelSource], LanguageModel] | None = None,
+    ) -> None:
         self.gradient: GradientOf = setup.gradient or "full"
         """What G is the gradient of."""
         self.setup = replace(setup, gradient=self.gradient)
         self.observer = observer or Observer()
+        self._load = load
         self._documents: dict[Part, tuple[str, list[str]]] = {}
         self._texts: dict[Part, Text] = {}
         self._dense: dict[Part, Perplexity] = {}
@@ -81,7 +93,8 @@ class Workspace:
     @cached_property
     def language_model(self) -> LanguageModel:
         """The model and tokenizer. Raises ModelError."""
-        loaded = self._load()
+        self.observer.stage(f"loading {self.setup.model}")
+        loaded = (self._load or load_model)(self.setup)
         if self.setup.max_seq_length and self.setup.max_seq_length > loaded.context_length:
             raise ModelError(
                 f"`max_seq_length={self.setup.max_seq_length}` is more than the model's limit of "
@@ -99,10 +112,6 @@ class Workspace:
                 f"{known} alone: a text that holds one of the others is refused."
             )
         return loaded
-
-    def _load(self) -> LanguageModel:
-        self.observer.stage(f"loading {self.setup.model}")
-        return load_model(self.setup)
 
     @cached_property
     def model_identity(self) -> dict[str, str]:

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunerzero.pruning.by_block.hidden_states import Budget, HiddenStates
+from prunerzero.pruning.by_block.hidden_states import HiddenStates, MemoryBudget
 
 CPU = torch.device("cpu")
 SHAPE = torch.Size((1, 3, 4))
@@ -21,7 +21,7 @@ def states(folder, budget, kept=2):
 def test_what_was_put_comes_back_wherever_it_was_kept(tmp_path_factory, room, seed):
     folder = tmp_path_factory.mktemp("states")
     torch.manual_seed(seed)
-    kept = states(folder, Budget(room))
+    kept = states(folder, MemoryBudget(room))
     values = torch.randn(5, 2, *SHAPE).bfloat16()
     for place in range(5):
         for window in range(2):
@@ -36,14 +36,14 @@ def test_what_was_put_comes_back_wherever_it_was_kept(tmp_path_factory, room, se
 
 @pytest.mark.parametrize(("room", "files"), [(0, 3), (PLACE, 2), (2 * PLACE + 1, 1), (99999, 0)])
 def test_only_what_the_budget_has_no_room_for_goes_to_files(tmp_path, room, files):
-    kept = states(tmp_path, Budget(room), kept=3)
+    kept = states(tmp_path, MemoryBudget(room), kept=3)
     for place in range(3):
         kept.put(place, 0, torch.zeros(SHAPE))
     assert sum(f.stat().st_size for f in tmp_path.iterdir()) == files * PLACE
 
 
 def test_memory_that_was_let_go_is_there_for_others(tmp_path):
-    budget = Budget(PLACE)
+    budget = MemoryBudget(PLACE)
     first = states(tmp_path, budget, kept=1)
     first.put(0, 0, torch.zeros(SHAPE))
     assert not budget.take(1)
@@ -52,7 +52,7 @@ def test_memory_that_was_let_go_is_there_for_others(tmp_path):
 
 
 def test_changing_what_was_got_changes_nothing_that_is_kept(tmp_path):
-    kept = states(tmp_path, Budget(0))
+    kept = states(tmp_path, MemoryBudget(0))
     kept.put(0, 0, torch.ones(SHAPE))
     kept.get(0, 0, CPU).zero_()
     assert torch.equal(kept.get(0, 0, CPU), torch.ones(SHAPE, dtype=torch.bfloat16))

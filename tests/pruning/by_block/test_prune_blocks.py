@@ -13,9 +13,10 @@ from prunerzero.language.source import ModelSource
 from prunerzero.language.streaming import open_streamed
 from prunerzero.metrics import Sparsity, find_metric
 from prunerzero.pruning.blocks import find_blocks, prunable_layers
-from prunerzero.pruning.by_block.block_passes import Room, losses_by_block
+from prunerzero.pruning.by_block.block_passes import Resources, losses_by_block
+from prunerzero.pruning.by_block.offloaded_blocks import OffloadedBlocks, block_names
 from prunerzero.pruning.by_block.prune_blocks import Plan, prune_by_block
-from prunerzero.pruning.by_block.shards import FiledBlocks, ShardWriter, block_names
+from prunerzero.pruning.by_block.shards import ShardWriter
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
 
@@ -90,13 +91,13 @@ def open_blocks(folder, scratch, dtype=torch.float32):
     scratch.mkdir(exist_ok=True)
     opened = open_streamed(ModelSource(str(folder / "model")), block_names, scratch)
     model = opened.language_model.model
-    return FiledBlocks(model, opened.files, dtype, prunable_layers(model))
+    return OffloadedBlocks(model, opened.files, dtype, prunable_layers(model))
 
 
 def pruned(folder, scratch, metric, kept=None, *, devices=1, memory=10_000, **plan):
     kept = kept or Kept()
     blocks = open_blocks(folder, scratch)
-    room = Room((CPU,) * devices, memory, scratch)
+    room = Resources((CPU,) * devices, memory, scratch)
     expression = find_metric(metric).expression
     prune_by_block(blocks, WINDOWS, Plan(expression, HALF, **plan), room, kept)
     return kept
@@ -150,7 +151,7 @@ def test_nothing_of_a_block_outlives_its_visit(folder, tmp_path):
 def test_losses_are_those_of_the_whole_model(folder, tmp_path):
     blocks = open_blocks(folder, tmp_path)
     visited = []
-    room = Room((CPU, CPU), 0, tmp_path)
+    room = Resources((CPU, CPU), 0, tmp_path)
     losses = losses_by_block(blocks, WINDOWS, room, lambda: visited.append(1))
     whole = load_model(ModelSource(str(folder / "model"))).model
     assert losses == [float(window_losses(whole, ids[None])) for ids in WINDOWS]
@@ -164,7 +165,7 @@ def test_weights_are_on_the_meta_device_unless_they_are_at_work(folder, tmp_path
         return [not any(p.is_meta for p in block.parameters()) for block in blocks.blocks]
 
     assert not any(there())
-    with blocks.at_work(1, CPU):
+    with blocks.loaded(1, CPU):
         assert there() == [index == 1 for index in range(len(blocks))]
     assert not any(there())
 

@@ -1,8 +1,8 @@
-"""Windows of text on their way through a model, with one block of it on a device at a time.
+"""Passes of all windows through a model, forward and backward, one block after the other.
 
-The hidden states of all windows between one block and the next are kept, so each block is read once
-a pass. Gradients of the model's loss take a pass backward after the pass forward: it is the chain
-rule, a block at a time, from the same hidden states.
+The hidden states of all windows between two blocks are kept, so that each block is loaded once a
+pass. The gradient of the model's loss takes a pass forward and a pass backward: the chain rule, one
+block at a time, from the kept hidden states.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch import Tensor
 
 from prunerzero.language.perplexity import window_losses
 from prunerzero.language.window_loss import plain_head
-from prunerzero.pruning.by_block.hidden_states import Budget, HiddenStates
+from prunerzero.pruning.by_block.block_calls import BlockCalls
+from prunerzero.pruning.by_block.hidden_states import HiddenStates, MemoryBudget
+from prunerzero.pruning.by_block.offloaded_blocks import OffloadedBlocks
 from prunerzero.pruning.by_block.pipeline import run_blocks
-from prunerzero.pruning.by_block.shards import FiledBlocks
 from prunerzero.pruning.calibration import run_back_from_loss
-from prunerzero.pruning.replay import Replay
 
 
 @dataclass(frozen=True)
-class Room:
-    """Where the work is done.
+class Resources:
+    """What the work may use.
 
     Attributes:
-        devices: blocks take turns on them, where no block has to wait for another to be pruned.
-        memory: bytes for hidden states; what is more goes to files.
+        devices: blocks take turns on them, unless each has to wait until the one before is pruned.
+        memory: bytes for hidden states; more than that goes to files.
         folder: for these files.
     """
 
@@ -38,30 +38,33 @@ class Room:
     folder: Path
 
 
-class Reading:
-    """Windows on their way through the blocks.
+class BlockPasses:
+    """The windows with their hidden states, and the steps of a pass through one block.
 
     Args:
         source: the model.
         windows: token ids [count, length], read one by one.
-        room: where.
-        kept: how many places between blocks are remembered; a pass forward needs two.
+        resources: devices, memory and folder to use.
+        kept: number of places between blocks whose hidden states are kept at a time; a pass forward
+            needs 2.
     """
 
-    def __init__(self, source: FiledBlocks, windows: Tensor, room: Room, kept: int = 2) -> None:
-        self.source, self.room, self.windows = source, room, windows
-        self._budget = Budget(room.memory)
-        self.replay = Replay(source.model, source.blocks)
+    def __init__(
+        self, source: OffloadedBlocks, windows: Tensor, resources: Resources, kept: int = 2
+    ) -> None:
+        self.source, self.windows = source, windows
+        self._resources, self._budget = resources, MemoryBudget(resources.memory)
+        self._calls = BlockCalls(source.model, source.blocks)
         self._stores: list[HiddenStates] = []
-        device = room.devices[0]
-        with source.outside_at_work(device), source.at_work(0, device):
+        device = resources.devices[0]
+        with source.outside_loaded(device), source.loaded(0, device):
             for window, ids in enumerate(windows.to(device)):
-                hidden = self.replay.capture(ids[None])
+                hidden = self._calls.capture(ids[None])
                 if window == 0:
-                    self.states = self._store(hidden, kept, "states")
-                self.states.put(0, window, hidden)
+                    self._states = self._store(hidden, kept, "states")
+                self._states.put(0, window, hidden)
 
-    def __enter__(self) -> Reading:
+    def __enter__(self) -> BlockPasses:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,13 +78,13 @@ class Reading:
             like.dtype,
             kept=kept,
             budget=self._budget,
-            folder=self.room.folder,
+            folder=self._resources.folder,
             name=name,
         )
         self._stores.append(store)
         return store
 
-    def advance(
+    def forward(
         self,
         index: int,
         device: torch.device,
@@ -90,28 +93,32 @@ class Reading:
         gradient: bool = False,
         keep: bool = True,
     ) -> None:
-        """Take the windows through a block that is at work.
+        """Run a loaded block on these windows.
 
-        With ``gradient`` a pass backward is made from the L2 norm of the block's output; without
-        ``keep`` the outputs are forgotten.
+        Args:
+            index: of the block.
+            device: where it is loaded.
+            windows: indices of windows, in order.
+            gradient: whether to make a pass backward from the L2 norm of the block's output.
+            keep: whether to keep the outputs, which are the inputs of the next block.
         """
         with torch.set_grad_enabled(gradient):
             for window in windows:
-                hidden = self.states.get(index, window, device)
-                output = self.replay.run(index, window, hidden)
+                hidden = self._states.get(index, window, device)
+                output = self._calls.run(index, window, hidden)
                 if gradient:
                     torch.linalg.vector_norm(output.float()).backward()
                 if keep:
-                    self.states.put(index + 1, window, output)
+                    self._states.put(index + 1, window, output)
 
     @torch.enable_grad()
     def begin_backward(self) -> None:
-        """Put the gradient of each window's loss behind the last block."""
-        last, device = len(self.source), self.room.devices[0]
-        with self.source.outside_at_work(device):
+        """Compute the gradient of each window's loss by the output of the last block."""
+        last, device = len(self.source), self._resources.devices[0]
+        with self.source.outside_loaded(device):
             for window, ids in enumerate(self.windows.to(device)):
-                hidden = self.states.get(last, window, device).requires_grad_(True)
-                with self.replay.read(hidden):
+                hidden = self._states.get(last, window, device).requires_grad_(True)
+                with self._calls.resume(hidden):
                     if window == 0:
                         head = plain_head(self.source.model, ids[None])
                     run_back_from_loss(self.source.model, head, ids[None])
@@ -121,35 +128,38 @@ class Reading:
                 self._gradients.put(last, window, hidden.grad)
 
     @torch.enable_grad()
-    def go_back(self, index: int, device: torch.device, windows: Iterator[int]) -> None:
-        """Take the gradients back through a block that is at work."""
+    def backward(self, index: int, device: torch.device, windows: Iterator[int]) -> None:
+        """Run a loaded block once more, and its pass backward, on these windows."""
         for window in windows:
-            hidden = self.states.get(index, window, device).requires_grad_(True)
-            output = self.replay.run(index, window, hidden)
+            hidden = self._states.get(index, window, device).requires_grad_(True)
+            output = self._calls.run(index, window, hidden)
             output.backward(self._gradients.get(index + 1, window, device))
             assert hidden.grad is not None
             self._gradients.put(index, window, hidden.grad)
 
     def losses(self) -> list[float]:
-        """Mean negative log-likelihood a token of each window that has been through all blocks."""
-        last, device, found = len(self.source), self.room.devices[0], []
-        with self.source.outside_at_work(device):
+        """Mean negative log-likelihood a token of each window, after the last block."""
+        last, device = len(self.source), self._resources.devices[0]
+        losses = []
+        with self.source.outside_loaded(device):
             for window, ids in enumerate(self.windows):
-                with self.replay.read(self.states.get(last, window, device)):
-                    found.append(float(window_losses(self.source.model, ids[None])))
-        return found
+                with self._calls.resume(self._states.get(last, window, device)):
+                    losses.append(float(window_losses(self.source.model, ids[None])))
+        return losses
 
 
 def losses_by_block(
-    source: FiledBlocks, windows: Tensor, room: Room, on_block: Callable[[], None]
+    source: OffloadedBlocks, windows: Tensor, resources: Resources, on_block: Callable[[], None]
 ) -> list[float]:
-    """Mean negative log-likelihood a token (nats) of each window [count, length]."""
-    with Reading(source, windows, room) as reading:
+    """Mean negative log-likelihood a token (nats) of each window [count, length].
+
+    ``on_block`` is called after each block.
+    """
+    with BlockPasses(source, windows, resources) as passes:
 
         def work(index: int, device: torch.device, mine: Iterator[int]) -> None:
-            with source.at_work(index, device):
-                reading.advance(index, device, mine)
-            on_block()
+            with source.loaded(index, device):
+                passes.forward(index, device, mine)
 
-        run_blocks(range(len(source)), room.devices, len(windows), work)
-        return reading.losses()
+        run_blocks(range(len(source)), resources.devices, len(windows), work, on_block)
+        return passes.losses()

@@ -10,24 +10,23 @@ import torch
 from torch import Tensor
 
 _PINNED = torch.cuda.is_available()
-"""Memory that a GPU copies from and to several times faster."""
+"""Whether to use pinned memory, which a GPU reads and writes several times faster."""
 
 
 class HiddenStates:
-    """The hidden states of every window at some places between the blocks.
+    """The hidden states of all windows at some places between the blocks.
 
-    Place ``i`` is the input of block ``i``. Only the last ``kept`` places written are remembered;
-    a later one takes the room of an earlier one. Whatever device they come from, they are kept on
-    the CPU, in a file of ``folder`` where ``budget`` has no room for another place. The files are
-    removed by ``close``.
+    Place ``i`` is the input of block ``i``. Only the last ``kept`` places written are kept: a later
+    place overwrites an earlier one. They are kept in CPU memory, and in a file where the budget
+    does not suffice for all windows of a place. ``close`` removes the files.
 
     Args:
-        windows: how many windows there are.
+        windows: number of windows.
         shape, dtype: of the hidden states of one window.
-        kept: how many places are remembered at a time.
-        budget: bytes of memory, shared by all that are given the same one.
+        kept: number of places kept at a time.
+        budget: bytes of memory; several objects may share one budget.
         folder: where files are made; must exist.
-        name: of the files.
+        name: how the names of the files begin.
     """
 
     def __init__(
@@ -37,26 +36,27 @@ class HiddenStates:
         dtype: torch.dtype,
         *,
         kept: int,
-        budget: Budget,
+        budget: MemoryBudget,
         folder: Path,
         name: str,
     ) -> None:
         self._shape, self._dtype = (windows, *shape), dtype
         self._budget, self._folder, self._name = budget, folder, name
-        self._rooms: list[Tensor | None] = [None] * kept
+        self._slots: list[Tensor | None] = [None] * kept
 
     def get(self, place: int, window: int, device: torch.device) -> Tensor:
         """A copy, on the device, of the hidden states of one window."""
-        room = self._rooms[place % len(self._rooms)]
-        assert room is not None, "nothing was put there"
-        return room[window].to(device, copy=True)
+        slot = self._slots[place % len(self._slots)]
+        assert slot is not None, "nothing was put there"
+        return slot[window].to(device, copy=True)
 
     def put(self, place: int, window: int, states: Tensor) -> None:
         """Keep the hidden states of one window."""
-        room = self._rooms[place % len(self._rooms)]
-        if room is None:
-            room = self._rooms[place % len(self._rooms)] = self._make(place % len(self._rooms))
-        room[window].copy_(states.detach())
+        index = place % len(self._slots)
+        slot = self._slots[index]
+        if slot is None:
+            slot = self._slots[index] = self._make(index)
+        slot[window].copy_(states.detach())
 
     def _make(self, index: int) -> Tensor:
         if self._budget.take(self._size()):
@@ -70,35 +70,36 @@ class HiddenStates:
         return flat.view(self._shape)
 
     def close(self) -> None:
-        """Let go of memory and files."""
-        for index, room in enumerate(self._rooms):
-            if room is not None and self._file(index).exists():
+        """Free the memory and remove the files."""
+        for index, slot in enumerate(self._slots):
+            if slot is not None and self._file(index).exists():
                 self._file(index).unlink()
-            elif room is not None:
+            elif slot is not None:
                 self._budget.give_back(self._size())
-            self._rooms[index] = None
+            self._slots[index] = None
 
     def _size(self) -> int:
         size = prod(self._shape) * self._dtype.itemsize
-        return int(2 ** (size - 1).bit_length()) if _PINNED else size  # torch pins powers of two
+        # torch rounds pinned memory up to a power of two
+        return int(2 ** (size - 1).bit_length()) if _PINNED else size
 
     def _file(self, index: int) -> Path:
         return self._folder / f"{self._name}-{index}.bin"
 
 
-class Budget:
-    """Bytes of memory that several may share."""
+class MemoryBudget:
+    """Bytes of memory that several ``HiddenStates`` may share."""
 
     def __init__(self, size: int) -> None:
         self._left = size
 
     def take(self, size: int) -> bool:
-        """Whether that much was left; it is taken then."""
+        """Take ``size`` bytes if they are left; returns whether they were."""
         if size > self._left:
             return False
         self._left -= size
         return True
 
     def give_back(self, size: int) -> None:
-        """What was taken is free again."""
+        """Return ``size`` bytes that were taken."""
         self._left += size

@@ -1,4 +1,4 @@
-"""A pruned checkpoint while it is written: a run that was stopped goes on from what is there."""
+"""A pruned checkpoint while it is written, so that a stopped run can be resumed."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from prunerzero.pruning.pruner import LayerSparsity
 _MANIFEST = Path(".work") / "manifest.jsonl"
 
 _BLOCK = "block "
-"""What the keys of finished blocks begin with."""
+"""How the keys of finished blocks begin."""
 
 
 def is_begun(output_dir: Path) -> bool:
-    """Whether an earlier run has left something to go on from."""
+    """Whether an earlier run can be resumed."""
     return (_partial(output_dir) / _MANIFEST).is_file()
 
 
@@ -41,20 +41,20 @@ def _partial(output_dir: Path) -> Path:
 
 
 class PartialCheckpoint:
-    """A folder ``.NAME.partial`` with finished shards, and what the next run must know in ``work``.
+    """A folder ``.NAME.partial`` with finished shards, and a manifest for the next run.
 
-    As a context it keeps other processes out, and removes the folder at the end where nothing in
-    it is worth going on from.
+    As a context manager it locks the folder against other processes, and at the end removes it
+    where it holds nothing to resume from.
 
     Args:
-        output_dir: what it will be called.
+        output_dir: the name of the folder when it is finished.
 
     Raises:
-        OutputError: it cannot be written, or what an earlier run has left is damaged.
+        OutputError: the folder cannot be written, or its manifest is damaged.
 
     Attributes:
         folder: the folder.
-        work: a folder inside for all that is not part of the checkpoint.
+        work: a folder in it for files that are not part of the checkpoint.
     """
 
     def __init__(self, output_dir: Path) -> None:
@@ -92,10 +92,10 @@ class PartialCheckpoint:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def begin(self, settings: Identity) -> int:
-        """Take up what is there, else begin; returns how many blocks are finished.
+        """Resume the earlier run, or begin; returns the number of finished blocks.
 
         Raises:
-            OtherRunError: what is there was begun with other settings.
+            OtherRunError: the earlier run had other settings.
         """
         if different := difference(self._memory.recall("settings", lambda: settings), settings):
             raise OtherRunError(
@@ -106,7 +106,7 @@ class PartialCheckpoint:
         return len(self._finished())
 
     def note(self, key: str, make: Callable[[], float]) -> float:
-        """The number noted under ``key``, else what ``make`` returns, which is noted."""
+        """The number under ``key`` in the manifest, or what ``make`` returns, which is added."""
         return float(self._memory.recall(key, make))
 
     def finished(self, index: int) -> bool:
@@ -116,7 +116,7 @@ class PartialCheckpoint:
     def keep(
         self, index: int, layers: tuple[LayerSparsity, ...], digests: Mapping[str, str]
     ) -> None:
-        """Note that a block is finished; call it when its shard is there.
+        """Note in the manifest that a block is finished, after its shard is written.
 
         Args:
             index: of the block.
@@ -135,13 +135,13 @@ class PartialCheckpoint:
         return {name: d for block in self._finished() for name, d in block["digests"].items()}
 
     def _finished(self) -> list[dict[str, Any]]:
-        """What was kept of each finished block, in the model's order."""
+        """The manifest's entries of finished blocks, in the model's order."""
         keys = [key for key in self._memory if key.startswith(_BLOCK)]
         keys.sort(key=lambda key: int(key.removeprefix(_BLOCK)))
         return [self._memory[key] for key in keys]
 
     def keep_zeros(self, index: int, tensors: Mapping[str, Tensor]) -> None:
-        """Keep where these tensors are zero, one bit a number."""
+        """Write where these tensors are zero, one bit a weight."""
         bits = {
             name: torch.from_numpy(np.packbits((tensor == 0).numpy()))
             for name, tensor in tensors.items()
@@ -150,7 +150,7 @@ class PartialCheckpoint:
         save_file(bits, self.zeros_file(index))
 
     def zeros(self, index: int) -> dict[str, Tensor]:
-        """What ``keep_zeros`` kept: flat, with up to seven more entries at the end."""
+        """What ``keep_zeros`` wrote: flat bools, with up to seven more entries at the end."""
         bits = load_file(self.zeros_file(index))
         return {
             name: torch.from_numpy(np.unpackbits(packed.numpy())).bool()
@@ -158,7 +158,7 @@ class PartialCheckpoint:
         }
 
     def finish(self) -> None:
-        """Give the folder its name. Raises OutputError if that is taken, and keeps the folder."""
+        """Rename the folder. Raises OutputError, and keeps the folder, if the name is taken."""
         place = real(self._output_dir)
         try:
             os.replace(self.folder, place)
@@ -174,7 +174,7 @@ class PartialCheckpoint:
             shutil.rmtree(place / self.work.name, ignore_errors=True)
 
     def _check(self) -> None:
-        """Raise OutputError if the manifest that an earlier run has left is another's."""
+        """Raise OutputError if the manifest is not one of a pruning by block."""
         try:
             for key in self._memory:
                 value = self._memory[key]
@@ -190,7 +190,7 @@ class PartialCheckpoint:
             ) from None
 
     def zeros_file(self, index: int) -> Path:
-        """Where ``keep_zeros`` keeps them."""
+        """The file that ``keep_zeros`` writes."""
         return self.work / f"zeros-of-block-{index}.safetensors"
 
 
@@ -198,20 +198,20 @@ def _layer(row: dict[str, Any]) -> LayerSparsity:
     return LayerSparsity(**{**row, "shape": tuple(row["shape"])})
 
 
-class KeptBlocks:
-    """The record of a pruning by block: shards of the new checkpoint, and its manifest.
+class FinishedBlocks:
+    """The ``Record`` of a pruning by block: shards of a partial checkpoint, and its manifest.
 
     Args:
         partial: the checkpoint.
-        writer: of its shards; the first is for what is outside the blocks.
-        with_zeros: whether ``zeros`` will be asked for.
+        writer: writes its shards; the first holds the tensors outside the blocks.
+        with_zeros: whether ``zeros`` is needed later.
     """
 
     def __init__(self, partial: PartialCheckpoint, writer: ShardWriter, with_zeros: bool) -> None:
         self._partial, self._writer, self._with_zeros = partial, writer, with_zeros
 
     def finished(self, index: int) -> bool:
-        """Whether a block is pruned and kept, in files that are whole."""
+        """Whether a block is pruned and kept in complete files."""
         whole = not self._with_zeros or is_whole(self._partial.zeros_file(index))
         return self._partial.finished(index) and whole and self._writer.has(index + 1)
 

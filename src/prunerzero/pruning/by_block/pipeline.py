@@ -1,4 +1,4 @@
-"""Blocks at work side by side on several devices, windows handed on from each to the next."""
+"""Pipeline parallelism: each device works on another block, and windows go from block to block."""
 
 from __future__ import annotations
 
@@ -11,24 +11,37 @@ import torch
 from prunerzero.scoring.devices import current_device
 
 Work = Callable[[int, torch.device, Iterator[int]], None]
-"""Told a block, its device, and the windows, each of which comes when the block before has it."""
+"""What is done with a block: takes its index, its device, and the windows, each of which comes as
+soon as the block before has finished it."""
 
 
 def run_blocks(
-    order: Sequence[int], devices: Sequence[torch.device], windows: int, work: Work
+    order: Sequence[int],
+    devices: Sequence[torch.device],
+    windows: int,
+    work: Work,
+    on_block: Callable[[], None] = lambda: None,
 ) -> None:
-    """Let ``work`` be done for each block in this order, by turns on the devices.
+    """Do ``work`` with each block in this order; the devices take turns.
 
-    A block reads its windows in their order and on one device, so that its sums are the same to the
-    bit on any number of devices. A block whose windows are not all taken counts as having read them
-    when its work is done.
+    Each block reads its windows in order and on one device, so that sums are the same to the bit on
+    any number of devices. ``work`` need not take all windows: the next block gets the rest when it
+    returns.
+
+    Args:
+        order: indices of blocks.
+        devices: where they are worked on.
+        windows: number of windows.
+        work: what is done with a block; called in a thread for each device where there are several.
+        on_block: called after each block, by one thread at a time.
     """
     if len(devices) == 1:
         with current_device(devices[0]):
             for block in order:
                 work(block, devices[0], iter(range(windows)))
+                on_block()
         return
-    progress = _Progress(len(order), windows)
+    progress = _Progress(len(order), windows, on_block)
     with ThreadPoolExecutor(len(devices)) as pool:
         futures = [
             pool.submit(_run, range(turn, len(order), len(devices)), order, device, progress, work)
@@ -43,18 +56,18 @@ def run_blocks(
 
 
 class _StoppedError(Exception):
-    """Another device's work failed."""
+    """The work on another device has failed."""
 
 
 class _Progress:
-    """How many windows each block has read."""
+    """How many windows each block has finished; places are positions in the order of blocks."""
 
-    def __init__(self, blocks: int, windows: int) -> None:
-        self._done, self._windows = [0] * blocks, windows
+    def __init__(self, blocks: int, windows: int, on_block: Callable[[], None]) -> None:
+        self._done, self._windows, self._on_block = [0] * blocks, windows, on_block
         self._changed, self._stopped = Condition(), False
 
     def windows(self, place: int) -> Iterator[int]:
-        """The windows, each when the block before has read it."""
+        """The windows, each when the block before has finished it."""
         for window in range(self._windows):
             with self._changed:
                 self._changed.wait_for(
@@ -65,15 +78,15 @@ class _Progress:
                 if self._stopped:
                     raise _StoppedError
             yield window
-            self.reached(place, window + 1)
+            with self._changed:
+                self._done[place] = window + 1
+                self._changed.notify_all()
 
-    def reached(self, place: int, windows: int) -> None:
+    def finish(self, place: int) -> None:
         with self._changed:
-            self._done[place] = windows
+            self._done[place] = self._windows
+            self._on_block()
             self._changed.notify_all()
-
-    def finished(self, place: int) -> None:
-        self.reached(place, self._windows)
 
     def stop(self) -> None:
         with self._changed:
@@ -92,7 +105,7 @@ def _run(
         with current_device(device):
             for place in places:
                 work(order[place], device, progress.windows(place))
-                progress.finished(place)
+                progress.finish(place)
     except _StoppedError:
         pass
     except BaseException:

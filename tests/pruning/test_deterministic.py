@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prunerzero.pruning.repeatable import repeatably
+from prunerzero.pruning.deterministic import deterministically
 
 
 def state():
@@ -23,17 +23,17 @@ def test_what_has_no_order_is_refused_at_first_and_allowed_in_a_second_try():
         return "done"
 
     before = state()
-    assert repeatably(work) == "done"
+    assert deterministically(work) == "done"
     assert tries == [(True, False), (True, True)]
     assert state() == before
 
 
 def test_one_try_is_enough_where_nothing_is_refused_and_other_errors_pass():
     tries = []
-    assert repeatably(lambda: tries.append(state())) is None
+    assert deterministically(lambda: tries.append(state())) is None
     assert tries == [(True, False)]
     with pytest.raises(RuntimeError, match="out of"):
-        repeatably(lambda: (_ for _ in ()).throw(RuntimeError("out of memory")))
+        deterministically(lambda: (_ for _ in ()).throw(RuntimeError("out of memory")))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -49,6 +49,6 @@ def test_the_gradient_of_attention_is_the_same_each_time():
         attention(*parts, is_causal=True).backward(out)
         return [t.grad for t in parts]
 
-    first = repeatably(gradients)
+    first = deterministically(gradients)
     for _ in range(5):
-        assert all(map(torch.equal, first, repeatably(gradients)))
+        assert all(map(torch.equal, first, deterministically(gradients)))

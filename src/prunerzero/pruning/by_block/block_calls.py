@@ -1,7 +1,8 @@
-"""A block's arguments, captured as the model's own forward pass makes them, and replayed.
+"""The arguments of each block's call, captured from the model's own forward pass, and replayed.
 
-No mask, position or rotary embedding is built by hand here. While the model reads a window, its
-blocks stand still: each notes what it is called with and hands on the hidden states it was given.
+No mask, position or rotary embedding is built by hand here. While the model reads a window, the
+forward methods of its blocks are replaced: each notes its arguments and returns the hidden states
+that it was given.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prunerzero.errors import ModelError
+from prunerzero.pruning.blocks import Forward, forwards_replaced
 
 _AS_A_WHOLE = (
     "so that they cannot be pruned one by one; leave out `block_by_block`, `propagate` and "
@@ -24,11 +26,11 @@ _AS_A_WHOLE = (
 
 @dataclass(frozen=True)
 class Call:
-    """What one block is called with for one window, its hidden states left out.
+    """The arguments of one block for one window, without the hidden states.
 
     Attributes:
         args, kwargs: all other arguments.
-        keyword: the name by which hidden states are passed; None where they come first.
+        keyword: the name of the argument for hidden states; None where they are the first one.
     """
 
     args: tuple[Any, ...]
@@ -48,8 +50,8 @@ class Call:
         """Call the block with these hidden states.
 
         Raises:
-            ModelError: the block leaves something for later ones, such as its keys and values, or
-                reads what an earlier one gave besides hidden states.
+            ModelError: the block passes something to later blocks, such as its keys and values, or
+                reads what an earlier block returned besides hidden states.
         """
         args, kwargs = _map((self.args, self.kwargs), lambda tensor: _moved(tensor, hidden.device))
         others = (*args, *kwargs.values())
@@ -64,7 +66,7 @@ class Call:
 
 
 class _Withheld(Tensor):
-    """What a block gives besides hidden states; a later one may be handed it, but not read it."""
+    """Stands for what a block returns besides hidden states: may be passed on, but not read."""
 
     @classmethod
     def __torch_function__(cls, *_: Any, **__: Any) -> Any:
@@ -75,13 +77,13 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor if isinstance(tensor, _Withheld) else tensor.to(device)
 
 
-class Replay:
+class BlockCalls:
     """The calls of a model's blocks on some windows.
 
     Args:
-        model: a transformers causal language model; what is outside its blocks must be in place
-            for ``capture`` and ``read``.
-        blocks: its blocks; the first must be in place for the first ``capture``.
+        model: a transformers causal language model; the weights outside its blocks must be loaded
+            for ``capture`` and ``resume``.
+        blocks: its blocks; the first must be loaded for the first ``capture``.
     """
 
     def __init__(self, model: Any, blocks: nn.ModuleList) -> None:
@@ -90,36 +92,37 @@ class Replay:
         self._windows = 0
         self._tensors: dict[tuple[Any, ...], list[Tensor]] = {}
         self._returned: tuple[type, list[_Withheld | None]] | None = None
-        """Tuple or list, and what stands for all but its first item; None for a tensor."""
+        """Tuple or list, with a stand-in for each item but the first; None where blocks return a
+        tensor."""
 
     @torch.no_grad()
     def capture(self, ids: Tensor) -> Tensor:
-        """Note the calls for one more window of ids [1, length].
+        """Capture the calls for one more window of ids [1, length].
 
         Returns:
-            the hidden states that go into the first block.
+            the input of the first block.
 
         Raises:
-            ModelError: the model does something between its blocks.
+            ModelError: the model computes something between its blocks.
         """
         if not self._calls[0]:
             self._learn_what_blocks_return(ids)
         hidden: list[Tensor] = []
-        known: dict[int, tuple[Tensor, Tensor]] = {}  # this window's own tensor, the one kept
+        known: dict[int, tuple[Tensor, Tensor]] = {}  # by id: a tensor, and the equal one kept
 
         def keep(tensor: Tensor) -> Tensor:
             return tensor if isinstance(tensor, _Withheld) else self._keep(tensor, known)
 
-        def note(index: int, found: Tensor, call: Call) -> Tensor:
+        def note(index: int, states: Tensor, call: Call) -> Tensor:
             if index == 0:
-                hidden.append(found)
-            if found is not hidden[0]:
+                hidden.append(states)
+            if states is not hidden[0]:
                 raise ModelError(f"the model computes between its blocks, {_AS_A_WHOLE}")
             args, kwargs = _map((call.args, call.kwargs), keep)
             self._calls[index].append(Call(args, kwargs, call.keyword))
-            return found
+            return states
 
-        with self._standing_still(note):
+        with self._replaced(note):
             self._model(input_ids=ids, use_cache=False)
         self._windows += 1
         if any(len(calls) != self._windows for calls in self._calls):
@@ -127,16 +130,16 @@ class Replay:
         return hidden[0]
 
     def run(self, index: int, window: int, hidden: Tensor) -> Tensor:
-        """The hidden states that block ``index`` makes of these in the given window."""
+        """The output of block ``index`` for these hidden states of the given window."""
         output = self._calls[index][window].run(self._blocks[index], hidden)
         after: Tensor = output[0] if isinstance(output, tuple | list) else output
         return after
 
     @contextmanager
-    def read(self, hidden: Tensor) -> Iterator[None]:
-        """Inside, the model's forward pass goes on from these hidden states of the last block."""
+    def resume(self, hidden: Tensor) -> Iterator[None]:
+        """Inside the ``with``, ``hidden`` is the output of the last block in a forward pass."""
         last = len(self._blocks) - 1
-        with self._standing_still(lambda index, found, _: hidden if index == last else found):
+        with self._replaced(lambda index, states, _: hidden if index == last else states):
             yield
 
     def _learn_what_blocks_return(self, ids: Tensor) -> None:
@@ -157,20 +160,20 @@ class Replay:
             hook.remove()
 
     def _keep(self, tensor: Tensor, known: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
-        """An equal tensor that was seen before, else this one: most are the same in every call."""
+        """An equal tensor that is kept already, else this one: most are equal in every call."""
         if id(tensor) not in known:
             alike = self._tensors.setdefault((tensor.shape, tensor.dtype, tensor.device), [])
             same = (kept for kept in alike if torch.equal(kept, tensor))
-            if (found := next(same, None)) is None:
-                alike.append(found := tensor.detach())
-            known[id(tensor)] = tensor, found
+            if (equal := next(same, None)) is None:
+                alike.append(equal := tensor.detach())
+            known[id(tensor)] = tensor, equal
         return known[id(tensor)][1]
 
     @contextmanager
-    def _standing_still(self, act: Callable[[int, Tensor, Call], Tensor]) -> Iterator[None]:
-        """Put ``act`` in the place of every block's forward; only the hidden states return."""
+    def _replaced(self, act: Callable[[int, Tensor, Call], Tensor]) -> Iterator[None]:
+        """Inside the ``with``, each block returns what ``act`` does: the hidden states alone."""
 
-        def stub(index: int) -> Callable[..., Any]:
+        def replacement(index: int, _forward: Forward) -> Forward:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 output = act(index, *Call.split(args, kwargs))
                 if self._returned is None:
@@ -180,23 +183,13 @@ class Replay:
 
             return forward
 
-        before = [block.__dict__.get("forward") for block in self._blocks]
-        for index, block in enumerate(self._blocks):
-            block.forward = stub(index)
-        try:
-            with _nothing_else_returned(self._model):
-                yield
-        finally:
-            for block, forward in zip(self._blocks, before, strict=True):
-                if forward is None:
-                    del block.forward
-                else:
-                    block.forward = forward
+        with forwards_replaced(self._blocks, replacement), _nothing_else_returned(self._model):
+            yield
 
 
 @contextmanager
 def _nothing_else_returned(model: Any) -> Iterator[None]:
-    """Inside, the config asks for no further outputs, such as router logits: they are of blocks."""
+    """Inside the ``with``, the config asks for no outputs of blocks, such as router logits."""
     if not hasattr(model, "config"):
         yield
         return
@@ -217,7 +210,7 @@ def _nothing_else_returned(model: Any) -> Iterator[None]:
 
 
 class _StopReadingError(Exception):
-    """The first block has run, which is all that was wanted."""
+    """Ends a forward pass after the first block."""
 
 
 def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, OpenAIGPTConfig
 
 from prunerzero.errors import ModelError
 from prunerzero.pruning.blocks import find_blocks
-from prunerzero.pruning.replay import Replay
+from prunerzero.pruning.by_block.block_calls import BlockCalls
 
 WINDOWS = torch.randint(0, 32, (3, 1, 20), generator=torch.Generator().manual_seed(1))
 
@@ -23,40 +23,40 @@ def tiny_openai() -> nn.Module:
 def test_blocks_run_one_by_one_give_the_logits_of_the_model(make):
     model = make()
     blocks = find_blocks(model)[1]
-    replay = Replay(model, blocks)
+    calls = BlockCalls(model, blocks)
     for number, ids in enumerate(WINDOWS):
-        hidden = replay.capture(ids)
+        hidden = calls.capture(ids)
         for index in range(len(blocks)):
-            hidden = replay.run(index, number, hidden)
-        with replay.read(hidden):
+            hidden = calls.run(index, number, hidden)
+        with calls.resume(hidden):
             logits = model(input_ids=ids, use_cache=False).logits
         assert torch.equal(logits, model(input_ids=ids, use_cache=False).logits)
 
 
 def test_local_and_global_blocks_get_their_own_arguments():
     model = tiny_gemma()
-    replay = Replay(model, find_blocks(model)[1])
-    replay.capture(WINDOWS[0])
-    local, everywhere, again, _ = (calls[0].kwargs for calls in replay._calls)
+    calls = BlockCalls(model, find_blocks(model)[1])
+    calls.capture(WINDOWS[0])
+    local, everywhere, again, _ = (calls[0].kwargs for calls in calls._calls)
     assert not torch.equal(local["position_embeddings"][0], everywhere["position_embeddings"][0])
     assert local["position_embeddings"][0] is again["position_embeddings"][0]
 
 
 def test_arguments_that_are_the_same_in_all_windows_are_kept_once():
     model = tiny_model()
-    replay = Replay(model, find_blocks(model)[1])
+    calls = BlockCalls(model, find_blocks(model)[1])
     for ids in WINDOWS:
-        replay.capture(ids)
-    kept = {id(call.kwargs["position_embeddings"][0]) for calls in replay._calls for call in calls}
+        calls.capture(ids)
+    kept = {id(call.kwargs["position_embeddings"][0]) for calls in calls._calls for call in calls}
     assert len(kept) == 1
 
 
 def test_the_model_is_left_as_it_was():
     model = tiny_model()
     blocks = find_blocks(model)[1]
-    replay = Replay(model, blocks)
-    hidden = replay.capture(WINDOWS[0])
-    with replay.read(hidden):
+    calls = BlockCalls(model, blocks)
+    hidden = calls.capture(WINDOWS[0])
+    with calls.resume(hidden):
         pass
     assert not any("forward" in block.__dict__ for block in blocks)
     assert not any(block._forward_hooks for block in blocks)
@@ -82,9 +82,9 @@ class Between(nn.Module):
 def test_a_model_that_cannot_be_taken_apart_is_refused(twice):
     model = Between(twice)
     with pytest.raises(ModelError, match="block"):
-        replay = Replay(model, model.blocks)
-        replay.capture(WINDOWS[0])
-        replay.run(0, 0, torch.zeros(1, 20, 4))
+        calls = BlockCalls(model, model.blocks)
+        calls.capture(WINDOWS[0])
+        calls.run(0, 0, torch.zeros(1, 20, 4))
 
 
 def test_blocks_that_leave_something_for_later_ones_are_refused():
@@ -101,10 +101,10 @@ def test_blocks_that_leave_something_for_later_ones_are_refused():
 
     model = Model(twice=False)
     model.blocks = nn.ModuleList([Leaving(4, 4), Leaving(4, 4)])
-    replay = Replay(model, model.blocks)
-    hidden = replay.capture(WINDOWS[0])
+    calls = BlockCalls(model, model.blocks)
+    hidden = calls.capture(WINDOWS[0])
     with pytest.raises(ModelError, match="hand on more than hidden states"):
-        replay.run(0, 0, hidden)
+        calls.run(0, 0, hidden)
 
 
 def test_blocks_that_hand_on_more_than_hidden_states_are_refused():
@@ -121,7 +121,7 @@ def test_blocks_that_hand_on_more_than_hidden_states_are_refused():
 
     model = Model(twice=False)
     model.blocks = nn.ModuleList([Handing(4, 4), Handing(4, 4)])
-    replay = Replay(model, model.blocks)
-    hidden = replay.run(0, 0, replay.capture(WINDOWS[0]))
+    calls = BlockCalls(model, model.blocks)
+    hidden = calls.run(0, 0, calls.capture(WINDOWS[0]))
     with pytest.raises(ModelError, match="hand on more than hidden states"):
-        replay.run(1, 0, hidden)
+        calls.run(1, 0, hidden)

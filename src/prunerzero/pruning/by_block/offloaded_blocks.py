@@ -1,0 +1,152 @@
+"""The blocks of a model whose weights stay on disk, but for the block that is at work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunerzero.errors import ModelError
+from prunerzero.pruning.blocks import Matrix, block_lists, check_apart, find_blocks
+
+
+class OffloadedBlocks:
+    """A model whose blocks are read from disk when they are needed, and dropped afterwards.
+
+    Args:
+        model: the model; its blocks are on the meta device, everything else is on the CPU.
+        files: the parameters of its blocks by full name, in the checkpoint's dtype.
+        dtype: the dtype to compute in, for parameters that have the checkpoint's main dtype.
+        layers: the prunable matrices of the model by full name.
+
+    Attributes:
+        model: as given.
+        blocks: its blocks.
+        dtype: as given.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        files: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        layers: Mapping[str, Matrix],
+    ) -> None:
+        self.model = model
+        self._prefix, self.blocks = find_blocks(model)
+        self.dtype, self._stored, self._files = dtype, model.dtype, files
+        self._layers = layers
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def layers(self, index: int) -> dict[str, Matrix]:
+        """The prunable layers of one block, by full name."""
+        start = f"{self._prefix}.{index}."
+        return {name: layer for name, layer in self._layers.items() if name.startswith(start)}
+
+    @contextmanager
+    def loaded(self, index: int, device: torch.device) -> Iterator[None]:
+        """Inside the ``with``, the weights of one block are on the device."""
+        block = self.blocks[index]
+        for module in block.modules():  # buffers are small, and some are in no file
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(device)
+        weights = {  # copies, because files must not change with the block
+            name: self._computed(tensor).to(device, copy=True)
+            for name, tensor in self._read(index).items()
+        }
+        nothing = {name: torch.empty_like(t, device="meta") for name, t in weights.items()}
+        block.load_state_dict(weights, strict=False, assign=True)
+        del weights
+        try:
+            yield
+        finally:
+            block.load_state_dict(nothing, strict=False, assign=True)
+
+    @contextmanager
+    def outside_loaded(self, device: torch.device) -> Iterator[None]:
+        """Inside the ``with``, the model outside its blocks (embedding, norm, head) is there."""
+        inside = {id(tensor) for tensor in [*self.blocks.parameters(), *self.blocks.buffers()]}
+        parameters = [p for p in self.model.parameters() if id(p) not in inside]
+        buffers = [b for b in self.model.buffers() if id(b) not in inside]
+        before = [tensor.data for tensor in [*parameters, *buffers]]
+        for parameter in parameters:
+            parameter.data = self._computed(parameter.data).to(device)
+        for buffer in buffers:
+            buffer.data = buffer.data.to(device)
+        try:
+            yield
+        finally:
+            for tensor, data in zip([*parameters, *buffers], before, strict=True):
+                tensor.data = data
+
+    def outside(self) -> dict[str, Tensor]:
+        """The tensors of a checkpoint that are outside the blocks, unchanged."""
+        start = f"{self._prefix}."
+        tensors = self.model.state_dict()
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith(start)}
+
+    @torch.no_grad()
+    def zero(self, index: int, zeros: Mapping[str, Tensor]) -> None:
+        """Set weights of a loaded block to zero.
+
+        Args:
+            index: of the block.
+            zeros: full name of a parameter → bool, flat, True for zero; entries beyond the
+                parameter's size are ignored.
+        """
+        start = f"{self._prefix}.{index}."
+        for name, where in zeros.items():
+            parameter = self.blocks[index].get_parameter(name.removeprefix(start))
+            where = where[: parameter.numel()].view(parameter.shape)
+            parameter.masked_fill_(where.to(parameter.device), 0)
+
+    def pruned(self, index: int) -> dict[str, Tensor]:
+        """The tensors of a loaded and pruned block for a checkpoint, on the CPU.
+
+        Weights that are zero in the block are zero; all others have the values and the dtype that
+        they have on disk.
+        """
+        stored, tensors = self._read(index), {}
+        for name, tensor in self.blocks[index].state_dict().items():
+            before = stored.get(name)
+            now = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            now.copy_(tensor)  # torch reuses pinned memory for the next block
+            if before is not None and before.dtype != now.dtype:
+                now = before.masked_fill((now == 0) & (before != 0), 0)
+            tensors[f"{self._prefix}.{index}.{name}"] = now
+        return tensors
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """All parameters in the computing dtype, sorted by name, read one at a time."""
+        for name, parameter in sorted(self.model.named_parameters()):
+            inside = name.startswith(f"{self._prefix}.")
+            yield name, self._computed(self._files[name] if inside else parameter)
+
+    def _read(self, index: int) -> dict[str, Tensor]:
+        start = f"{self._prefix}.{index}."
+        names = [name for name, _ in self.blocks[index].named_parameters(remove_duplicate=False)]
+        return {name: self._files[start + name] for name in names}
+
+    def _computed(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if tensor.dtype == self._stored else tensor
+
+
+def block_names(model: nn.Module) -> list[str]:
+    """The full names of the blocks of a model, which may be on the meta device.
+
+    Raises:
+        ModelError: the model has several lists of blocks, or blocks share weights.
+    """
+    (prefix, blocks), *others = block_lists(model)
+    if others:
+        raise ModelError(
+            f"the model's blocks stand in several lists, {prefix} and {others[0][0]}; prune it as "
+            "a whole, without `block_by_block`."
+        )
+    check_apart(blocks)
+    return [f"{prefix}.{index}" for index in range(len(blocks))]

@@ -1,0 +1,56 @@
+"""Whether a model fits in the free memory of its device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import torch
+
+from prunerzero.language.devices import compute_dtype, find_devices
+from prunerzero.language.kinds import empty_model
+from prunerzero.language.locate import locate
+from prunerzero.language.source import BUNDLED
+from prunerzero.metrics import Metric
+from prunerzero.pruning.blocks import block_lists
+from prunerzero.tasks.setup import Setup
+from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH
+
+_SHARE = 0.8
+"""The share of free memory that a model may take as a whole."""
+
+
+def fits(setup: Setup, metric: Metric) -> bool:
+    """Estimate whether the whole model fits on its device, with what the metric needs.
+
+    Counted are the weights and, where the metric reads G, G in fp32 and 34 bytes an activation and
+    block in bf16 for the pass backward (Korthikanti et al., 2022, without attention scores). The
+    bundled model and GGUF files, which are read whole in any case, always count as fitting.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    from transformers import AutoConfig
+
+    if setup.model == BUNDLED or Path(setup.model).suffix.lower() == ".gguf":
+        return True
+    where, options = locate(setup)
+    try:
+        config = AutoConfig.from_pretrained(where, **options)
+        model = empty_model(config, setup.trust_remote_code)
+    except Exception:  # loading the model will say what is wrong with it
+        return True
+    text = config.get_text_config()
+    devices = find_devices(setup.device)
+    item = compute_dtype(setup.dtype, text.dtype or torch.float32, devices[0]).itemsize
+    need = item * sum(p.numel() for p in model.parameters())
+    if "G" in metric.expression.terminals:
+        length = setup.max_seq_length or DEFAULT_WINDOW_LENGTH
+        parameters = (p for _, blocks in block_lists(model) for p in blocks.parameters())
+        need += 4 * sum(p.numel() for p in parameters)
+        need += 17 * item * length * text.hidden_size * text.num_hidden_layers
+    if devices[0].type == "cuda":
+        free = sum(torch.cuda.mem_get_info(device)[0] for device in devices)
+    else:
+        free = psutil.virtual_memory().available
+    return bool(need < _SHARE * free)
