@@ -17,7 +17,6 @@ from prunerzero.metrics import canonical, simplify
 from prunerzero.metrics.errors import OperatorError
 from prunerzero.metrics.explain import in_words
 from prunerzero.metrics.operators import OPERATORS
-from prunerzero.report import tune_japanese
 from prunerzero.scoring import prune_mask
 from prunerzero.scoring.program import compiled
 
@@ -73,7 +72,7 @@ def test_it_is_read_written_and_explained() -> None:
     assert str(e) == "W * softrow(G + X)"
     assert Expression.from_json(json.loads(json.dumps(e.to_json()))) == e
     assert "the softmax of (the magnitude" in in_words(e)
-    assert "の値" in tune_japanese.words(e.to_json())
+    assert "の値" in in_words(e, "ja")
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ import pytest
 from tune_case import CASES, tuned
 
 from prunerzero.metrics.operators import OPERATORS, TERMINALS, TERMINALS_JA
-from prunerzero.report import tune_japanese, write_tune_report
+from prunerzero.report import tune_words, write_tune_report
 from prunerzero.report.tune_charts import quality_chart, rise_chart
-from prunerzero.report.tune_page import strings_of
+from prunerzero.report.tune_words import strings_of
 from prunerzero.report.wording import (
     change_text,
     nats_text,
@@ -91,7 +91,8 @@ def figures_of_json(result: dict[str, Any]) -> set[str]:
         if isinstance(value, int | float) and not isinstance(value, bool):
             ways = [perplexity_text(value), percent_text(value), percent_text(round(value, 3))]
             ways += [change_text(1 + value), nats_text(value), f"{value:,.0f}", f"{value:,}"]
-            ways += [f"{value:g}", f"{value:.4f}"]
+            ways += [f"{value:g}", f"{value:.4f}", f"{value:.2f}", f"{value:.4g}"]
+            ways += [f"{100 * value:+.1f} %", f"{100 * value:.3g} %"]
             allowed.update(*(FIGURE.findall(way) for way in ways))
         elif isinstance(value, str):
             allowed.update(FIGURE.findall(value), FIGURE.findall(sparsity_text(value)))
@@ -214,19 +215,25 @@ def test_both_languages_say_the_same_things_with_the_same_figures():
 
 
 def test_every_string_is_used():
-    sources = Path(tune_japanese.__file__).parent
+    sources = Path(tune_words.__file__).parent
     files = [*sources.glob("tune_*.py"), sources / "templates" / "tune.html.j2"]
     code = " ".join(path.read_text() for path in files)
     built = (
+        "allowed",
         "group_",
+        "kept_",
+        "kind_",
         "limit_",
+        "opening_",
         "pattern_",
         "step_",
         "part_",
         "row_",
         "sensitivity_",
+        "split_",
         "terminal_",
         "term_",
+        "text_",
         "tile_",
     )
     for key in strings_of("en"):
@@ -240,15 +247,30 @@ def test_japanese_has_words_for_the_whole_metric_language():
             assert f"{{{place}}}" in OPERATORS[name].meaning_ja
 
 
+CUT = {
+    "kind": "cut",
+    "text": "mine.txt",
+    "blocks": 16,
+    "turns": ["calibration", "validation", "test", "validation"],
+    "folder": "tuned/texts",
+}
+
+
 @pytest.mark.parametrize(
-    ("english", "japanese"),
+    ("facts", "english", "japanese"),
     [
-        ("Each part is a text of its own.", "各パートには別々のテキストを使用しています。"),
         (
+            {"kind": "own"},
+            "Each part is a text of its own.",
+            "各パートには別々のテキストを使用しています。",
+        ),
+        (
+            {"kind": "dataset", "dataset": "c4"},
             "The parts are those of the dataset c4, or the files named.",
             "データセット c4 の各パート、または指定されたファイルを使用しています。",
         ),
         (
+            CUT,
             "mine.txt was cut into 16 consecutive blocks, taken in turns: 1 of every 4 for "
             "calibration (statistics), 2 of every 4 for validation (choosing), 1 of every 4 for "
             "test (the final check). The parts share no text and are in tuned/texts.",
@@ -257,11 +279,20 @@ def test_japanese_has_words_for_the_whole_metric_language():
             " validation（選択）、4 ブロックごとに 1 ブロックを test（最終確認）。"
             "パート間でテキストの重複はありません。保存先：tuned/texts",
         ),
-        ("Told in some other way.", "Told in some other way."),
     ],
 )
-def test_japanese_tells_how_the_texts_were_set_apart(english, japanese):
-    assert tune_japanese.split(english) == japanese
+def test_both_languages_say_how_the_texts_were_set_apart(facts, english, japanese):
+    assert tune_words.split(facts, "en") == english
+    assert tune_words.split(facts, "ja") == japanese
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_languages_answer_with_the_same_figures(case):
+    result = json.loads(json.dumps(CASES[case]()))
+    english, japanese = (
+        sorted(FIGURE.findall(tune_words.answer(result, language))) for language in LANGUAGES
+    )
+    assert english == japanese
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -298,7 +329,12 @@ def test_of_blocks_that_were_pruned_whole_each_is_listed_once():
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_hostile_names_stay_text(tmp_path, language):
-    result = tuned(model=HOSTILE, answer=HOSTILE, split=HOSTILE, commands=[HOSTILE])
+    result = tuned(
+        model=HOSTILE,
+        answer=HOSTILE,
+        split={"kind": "dataset", "dataset": HOSTILE},
+        commands=[HOSTILE],
+    )
     result["metric"] |= {"name": HOSTILE, "formula": HOSTILE, "words": HOSTILE}
     result["metric"]["tree"]["data"] = HOSTILE
     for point in result["curve"]:

@@ -92,7 +92,7 @@ def tuned(**changes: Any) -> dict[str, Any]:
             "windows": {"calibration": 48, "validation": 64, "test": 64},
             "versions": {"prunerzero": "0.1.0", "torch": "2.13.0"},
         },
-        "split": "The parts are those of the dataset python-docs, or the files named.",
+        "split": {"kind": "dataset", "dataset": "python-docs"},
         "commands": [
             "prunerzero tune --model bundled --max-degradation 25% --output-dir tuned",
             "prunerzero prune --recipe tuned/model/recipe.yaml --output-dir again",

@@ -152,7 +152,7 @@ def test_parts_are_files_that_share_no_text(tuned, workplace):
     parts = [p.read_text() for p in sorted((workplace / "tuned" / "texts").iterdir())]
     assert len(parts) == 3
     assert sum(len("".join(part.split())) for part in parts) == len("".join(whole.split()))
-    assert "16 consecutive blocks" in tuned["split"]
+    assert (tuned["split"]["kind"], tuned["split"]["blocks"]) == ("cut", 16)
 
 
 def test_samples_stand_side_by_side(tuned):

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import yaml
+from prunerzero.metrics import Expression, NotationError
+from prunerzero.metrics.explain import in_words
 
-from . import charts, layer_charts, tune_charts, tune_japanese
+from . import charts, layer_charts, tune_charts, tune_words
 from .rendering import render, write_page
 from .tree_drawing import draw_tree
+from .tune_words import Language, Say, strings_of
 from .wording import (
     MISSING,
     change_text,
@@ -19,10 +20,6 @@ from .wording import (
     perplexity_text,
     sparsity_text,
 )
-
-Language = Literal["en", "ja"]
-Say = Callable[..., str]
-"""A string of the page by its key, with its figures."""
 
 _MOST = 5
 """So many of the most sensitive layers or blocks are listed."""
@@ -39,26 +36,11 @@ def write_tune_report(result: Mapping[str, Any], path: Path, language: Language 
     write_page(path, _render(dict(result), language))
 
 
-def strings_of(language: Language) -> dict[str, str]:
-    """The page's own words by their keys."""
-    source = files(__package__) / "languages" / f"{language}.yaml"
-    strings: dict[str, str] = yaml.safe_load(source.read_text(encoding="utf-8"))
-    return strings
-
-
 def _render(result: dict[str, Any], language: Language) -> str:
     strings = strings_of(language)
     say = partial(_say, strings)
     named = partial(tune_charts.metric_name, strings=strings)
     metric = result["metric"]
-    if language == "ja":
-        answer, words, split = (
-            tune_japanese.answer(result),
-            tune_japanese.words(metric["tree"]),
-            tune_japanese.split(result["split"]),
-        )
-    else:
-        answer, words, split = result["answer"], metric["words"], result["split"]
     layers = result["layers"]
     axis = strings["axis_block"]
     figures = {
@@ -82,10 +64,10 @@ def _render(result: dict[str, Any], language: Language) -> str:
         language=language,
         say=say,
         headline=_headline(result, say),
-        answer=_unbroken(answer),
+        answer=_unbroken(tune_words.answer(result, language)),
         warnings=result.get("warnings") or [],
-        words=words,
-        split=split,
+        words=_words(metric, language),
+        split=tune_words.split(result["split"], language),
         tiles=_tiles(result, named(metric["name"]), say),
         part_rows=_part_rows(result, say),
         decision=_decision(result, say),
@@ -102,6 +84,14 @@ def _render(result: dict[str, Any], language: Language) -> str:
         # plotly writes "<" inside JSON as \u003c, so that no name can end the script.
         figures={name: figure.to_json() for name, figure in figures.items()},
     )
+
+
+def _words(metric: dict[str, Any], language: Language) -> str:
+    """What the metric means; as ``tune`` wrote it where an operator is not known here."""
+    try:
+        return in_words(Expression.from_json(metric["tree"]), language)
+    except NotationError:
+        return str(metric["words"])
 
 
 def _say(strings: dict[str, str], key: str, **values: object) -> str:

@@ -10,8 +10,7 @@ from prunerzero.evolution.settings import SeedMetrics, Strategy
 from prunerzero.evolution.variation import OperatorSet
 from prunerzero.metrics import Sparsity
 from prunerzero.options import AS_GIVEN, NUMBER, TEXT, Options, one_of, option, whole_number
-
-Language = Literal["en", "ja"]
+from prunerzero.report.tune_words import Language
 
 GroupChoice = Literal["auto", "row", "layer", "model"]
 

@@ -18,7 +18,7 @@ from prunerzero.files import read_json, writing
 from prunerzero.identity import difference
 from prunerzero.metrics import CATALOG, Expression, MetricError, canonical
 from prunerzero.report import write_run_report, write_tune_report
-from prunerzero.report.tune_page import Language
+from prunerzero.report.tune_words import Language
 from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.tune import RESULT
 from prunerzero.tasks.tune_result import read_result

@@ -6,6 +6,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from prunerzero import evolution
 from prunerzero.arguments import path
@@ -17,8 +18,8 @@ from prunerzero.metrics import Sparsity
 from prunerzero.metrics.explain import in_words
 from prunerzero.options import takes
 from prunerzero.pruning.blocks import check_widths
-from prunerzero.report import write_tune_report
-from prunerzero.report.tune_page import Language
+from prunerzero.report import tune_words, write_tune_report
+from prunerzero.report.tune_words import Language
 from prunerzero.tasks.duration import in_minutes, parse_duration
 from prunerzero.tasks.metric_sources import sparsity_of
 from prunerzero.tasks.observer import Observer
@@ -39,8 +40,8 @@ from prunerzero.tasks.tuning.bench import (
 )
 from prunerzero.tasks.tuning.course import GROUPS, Course
 from prunerzero.tasks.tuning.limit import Wish, limit_on
+from prunerzero.tasks.tuning.repeat import commands
 from prunerzero.tasks.tuning.texts import cut_parts, fitting_length, write_parts
-from prunerzero.tasks.tuning.words import answer, commands
 from prunerzero.tasks.workspace import Workspace
 
 RESULT = "tune.json"
@@ -173,7 +174,7 @@ def tune(
             seconds=ledger.seconds,
             warnings=doubts,
         )
-        result = replace(result, answer=answer(result))
+        result = replace(result, answer=tune_words.answer(asdict(result)))
         write_json(folder / RESULT, asdict(result))
         return _delivered(result, folder, language, push_to_hub, work)
 
@@ -195,8 +196,8 @@ def _delivered(
 
 def _open(
     setup: Setup, folder: Path, pattern: Sparsity | None, observer: Observer | None
-) -> tuple[Workspace, str]:
-    """The workspace with its three parts, and how they came about, in words."""
+) -> tuple[Workspace, dict[str, Any]]:
+    """The workspace with its three parts, and how they came about."""
     setup = replace(
         setup,
         num_validation_samples=setup.num_validation_samples or DEFAULT_WINDOWS,

@@ -223,7 +223,9 @@ class TuneResult:
         task: of a task limit.
         evaluations: metrics measured by the evolution.
         settings: all that the result depends on.
-        split: how the parts were set aside, in words.
+        split: how the parts of the text came about. ``kind`` is "own" (a text each), "dataset" (the
+            parts of ``dataset``), or "cut": ``text`` was cut into ``blocks`` blocks, which the
+            parts in ``turns`` take in turns, and the parts are in ``folder``.
         commands: to repeat it: ``tune``, then ``prune`` and ``eval`` of the result.
         seconds: of work, pauses left out.
         warnings: what cannot be right about these figures, a sentence each.
@@ -250,7 +252,7 @@ class TuneResult:
     task: TaskFigures | None
     evaluations: int
     settings: dict[str, Any]
-    split: str
+    split: dict[str, Any]
     commands: tuple[str, ...]
     seconds: float
     warnings: tuple[str, ...] = ()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from prunerzero import Setup
+from prunerzero.report import tune_words
 from prunerzero.tasks.tune_result import Limit, TaskFigures, TestDecision, TuneResult, read_result
 from prunerzero.tasks.tuning.limit import Wish
-from prunerzero.tasks.tuning.words import answer, commands
+from prunerzero.tasks.tuning.repeat import commands
+
+
+def answer(result: TuneResult) -> str:
+    return tune_words.answer(asdict(result))
+
 
 EXAMPLE = Path(__file__).parents[2] / "report" / "tune_example.json"
 

@@ -15,7 +15,6 @@ from prunerzero.tasks.setup import Setup
 BLOCKS = 16
 ENOUGH_WINDOWS = 12
 LEAST_LENGTH = 128
-_WORDS = {"calibration": "statistics", "validation": "choosing", "test": "the final check"}
 
 _LINE_END, _SPACE = re.compile(r"\n+"), re.compile(r"\s")
 
@@ -27,7 +26,7 @@ _TURNS: dict[frozenset[Part], tuple[Part, ...]] = {
 """Missing parts → which part takes which block, in turns."""
 
 
-def cut_parts(setup: Setup, folder: Path) -> tuple[dict[Part, str], str]:
+def cut_parts(setup: Setup, folder: Path) -> tuple[dict[Part, str], dict[str, Any]]:
     """Cut the parts that are missing out of the validation text.
 
     With a validation file, the test part is the test file or else set aside from that text; the
@@ -36,10 +35,10 @@ def cut_parts(setup: Setup, folder: Path) -> tuple[dict[Part, str], str]:
 
     Args:
         setup: as the user gave it.
-        folder: where the parts are going to be, for the words.
+        folder: where the parts are going to be.
 
     Returns:
-        the text of each part that was cut, and how the parts came about, in words.
+        the text of each part that was cut, and how the parts came about: ``TuneResult.split``.
 
     Raises:
         TextError: a text is missing, empty, unreadable or too short.
@@ -47,28 +46,27 @@ def cut_parts(setup: Setup, folder: Path) -> tuple[dict[Part, str], str]:
     if setup.validation is None:
         if setup.corpus() is None:
             raise TextError('no text is named; pass `validation=FILE` or `dataset="wikitext2"`.')
-        return {}, f"The parts are those of the dataset {setup.corpus()}, or the files named."
+        return {}, {"kind": "dataset", "dataset": setup.corpus()}
     missing: set[Part] = set()
     if setup.test is None:
         missing.add("test")
     if setup.calibration is None and setup.dataset is None:
         missing.add("calibration")
     if not missing:
-        return {}, "Each part is a text of its own."
+        return {}, {"kind": "own"}
     turns = _TURNS[frozenset(missing)]
     [text] = read_file(setup.validation)
     shares: dict[Part, list[str]] = {part: [] for part in turns}
     for index, block in enumerate(cut_blocks(text, BLOCKS)):
         shares[turns[index % len(turns)]].append(block)
-    told = ", ".join(
-        f"{turns.count(part)} of every {len(turns)} for {part} ({_WORDS[part]})"
-        for part in PARTS
-        if part in turns
-    )
-    return {part: "\n\n".join(found) for part, found in shares.items()}, (
-        f"{setup.validation} was cut into {BLOCKS} consecutive blocks, taken in turns: {told}. "
-        f"The parts share no text and are in {folder}."
-    )
+    facts = {
+        "kind": "cut",
+        "text": str(setup.validation),
+        "blocks": BLOCKS,
+        "turns": list(turns),
+        "folder": str(folder),
+    }
+    return {part: "\n\n".join(found) for part, found in shares.items()}, facts
 
 
 def write_parts(setup: Setup, texts: dict[Part, str], folder: Path) -> Setup:

@@ -1,0 +1,48 @@
+"""The commands that repeat a tuning."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from prunerzero.tasks.commands import setup_options
+from prunerzero.tasks.setup import Setup
+from prunerzero.tasks.tuning.limit import Wish
+
+
+def commands(
+    setup: Setup, measured: dict[str, Any], folder: Path, wish: Wish, asked: dict[str, Any]
+) -> tuple[str, ...]:
+    """To ask again, to prune so again, and to measure the result again.
+
+    Args:
+        setup: as the user gave it.
+        measured: the settings as they came out.
+        folder: of the answer.
+        wish: the limit.
+        asked: the other options.
+    """
+    limit = {
+        "degradation": ("--max-degradation", f"{100 * wish.value:.10g}%"),
+        "perplexity": ("--max-perplexity", repr(wish.value)),
+        "task": ("--task-metric", f"{wish.task}:{wish.task_metric}:{wish.value:g}"),
+    }[wish.kind]
+    ask = [*setup_options(setup), *limit]
+    for name, value in asked.items():
+        ask += [] if value is None else [f"--{name}", str(value)]
+    measure = ["--model", str(folder / "model")]
+    measure += ["--max-seq-length", str(measured["max_seq_length"])]
+    measure += ["--num-test-samples", str(measured["num_test_samples"])]
+    if measured["test"] is not None:
+        measure += ["--text", measured["test"]]
+    else:
+        measure += ["--dataset", setup.corpus() or ""]
+    return (
+        shlex.join(["prunerzero", "tune", *ask, "--output-dir", str(folder)]),
+        shlex.join(
+            ["prunerzero", "prune", "--recipe", str(folder / "model" / "recipe.yaml")]
+            + ["--output-dir", "again"]
+        ),
+        shlex.join(["prunerzero", "eval", *measure]),
+    )
