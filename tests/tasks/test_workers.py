@@ -158,11 +158,11 @@ def test_the_same_search_resumes_with_several_workers_and_keeps_to_its_budget(
 def test_a_full_disk_is_told_in_one_sentence_and_the_search_resumes(
     installed: Installed, workplace: Path, texts: list[str], found: Any
 ) -> None:
-    """A limit on the size of files cuts a write short, as a full disk does."""
+    """A limit on the size of files cuts a write short, as a full disk does: in the evaluations."""
     command = [str(COMMAND), "search", *texts, "--output-dir", "full", "--json"]
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (14_000, resource.RLIM_INFINITY))
 
     full = subprocess.run(
         [*command, "--evaluations", "12"],
