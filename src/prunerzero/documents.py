@@ -1,4 +1,4 @@
-"""Files that a user wrote or names: text, JSON and YAML, read so that nothing is lost unseen."""
+"""Text, JSON and YAML files that a user wrote: read as they are meant, or refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from prunerzero.errors import InputError
+from prunerzero.errors import InputError, first_line
+from prunerzero.files import refusal
 
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -20,7 +21,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-"""How files in other encodings begin; the longer marks first, as one begins like another."""
+"""First bytes of files in other encodings; longer marks first, as UTF-32's begins with UTF-16's."""
 
 
 _LONGEST_NAME = 255
@@ -43,28 +44,31 @@ def path_of(name: str | os.PathLike[str]) -> Path:
         raise InputError(f"'{name}' is no path: there is no home folder of that user.") from None
 
 
-def read_text(path: Path, what: str, refusal: type[InputError] = InputError) -> str:
+def read_text(path: Path, what: str, error_class: type[InputError] = InputError) -> str:
     """The text of a UTF-8 file, without the mark U+FEFF that some editors put at its beginning.
 
     Args:
         path: of the file.
-        what: the file as an error is to call it, such as ``text file 'my.txt'``.
-        refusal: the class of that error.
+        what: name of the file in errors, such as ``text file 'my.txt'``.
+        error_class: class of that error.
+
+    Raises:
+        InputError: it cannot be read, or is not UTF-8 text; of the class ``error_class``.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        reason = (error.strerror or "unknown reason").lower()
-        raise refusal(f"{what} cannot be read: {reason}.") from None
+        reason = refusal(error) or first_line(error)
+        raise error_class(f"{what} cannot be read: {reason}.") from None
     for mark, encoding in _MARKS.items():
         if content.startswith(mark):
-            raise refusal(f"{what} is {encoding}, not UTF-8 text; save it as UTF-8.")
+            raise error_class(f"{what} is {encoding}, not UTF-8 text; save it as UTF-8.")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise refusal(f"{what} is not UTF-8 text; save it as UTF-8.") from None
+        raise error_class(f"{what} is not UTF-8 text; save it as UTF-8.") from None
     if "\0" in text:
-        raise refusal(f"{what} holds zero bytes, so it is not UTF-8 text; save it as UTF-8.")
+        raise error_class(f"{what} holds zero bytes, so it is not UTF-8 text; save it as UTF-8.")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -82,10 +86,10 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """The value of a YAML file, with ``true``, ``false`` and ``null`` and all else as text.
+    """The value of a YAML file; scalars are text, except ``true``, ``false`` and ``null``.
 
-    What is not quoted stays as it is written: YAML 1.1 would read 2:4 as the number 124, 010 as 8
-    and ``no`` as false. Whoever takes a value knows whether it is a number.
+    YAML 1.1 would read 2:4 as the number 124, 010 as 8 and ``no`` as false. So what is not quoted
+    stays as written, and the code that uses a value knows whether it is a number.
 
     Raises:
         InputError: it cannot be read, or a mapping has a key twice.
@@ -107,19 +111,19 @@ class _RepeatedKeyError(Exception):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in content:
             raise _RepeatedKeyError(key)
-        found[key] = value
-    return found
+        content[key] = value
+    return content
 
 
 _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 
 
 class _AsWritten(yaml.SafeLoader):
-    """Knows no numbers, no dates, and of booleans only true and false."""
+    """Reads every scalar as text, except true, false and null."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag in (_NULL, _MERGE)]

@@ -1,4 +1,4 @@
-"""What a user can mend: told in one sentence, without a traceback, with exit code 2.
+"""Errors that a user can mend: shown as one sentence, without a traceback, with exit code 2.
 
 InputError
 ├── ModelError   a model that cannot be found, read, or pruned as asked
@@ -6,12 +6,12 @@ InputError
 └── OutputError  an output folder that cannot be written, or would be overwritten
     └── OtherRunError  a folder that holds a run with other settings
 
-The metric language has its own ``prunerzero.metrics.MetricError``, told the same way.
+The metric language has its own ``prunerzero.metrics.MetricError``, shown the same way.
 """
 
 
 class InputError(ValueError):
-    """Base of every refusal outside the metric language."""
+    """Base of all errors that a user can mend, except those of the metric language."""
 
 
 class ModelError(InputError):

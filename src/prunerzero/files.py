@@ -1,4 +1,4 @@
-"""Output: refused before the work begins, never half written, never over what is there already."""
+"""Output files: checked before the work begins, written whole or not at all, never overwriting."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _ELSEWHERE = "name another folder"
 
 
 def real(path: Path | str) -> Path:
-    """The absolute path behind symbolic links, of which the last may lead to nothing yet.
+    """The absolute path behind symbolic links; the file there may not exist yet.
 
-    What is renamed into place is written beside this path, so that a link stays a link.
+    Results are written beside this path and then renamed to it, so that a link stays a link.
     """
     try:
         return Path(os.path.realpath(path))
@@ -41,7 +41,7 @@ def check_new(folder: Path | str) -> None:
 def check_replaceable(folder: Path | str) -> None:
     """Raise OutputError unless a finished result can take the place of ``folder``.
 
-    It is tried: a folder is made where the result will be written, and removed again.
+    To find out, a folder is made where the result will be written, and removed again.
     """
     place = real(folder)
     with writing(folder, _ELSEWHERE):
@@ -65,7 +65,7 @@ def check_empty(folder: Path | str) -> None:
 
 
 def check_fillable(folder: Path | str) -> None:
-    """Raise OutputError unless files can be written into ``folder``, which may be there already."""
+    """Raise OutputError unless files can be written into ``folder``, which may exist already."""
     place = real(folder)
     with writing(folder, _ELSEWHERE):
         if os.path.lexists(place) and not place.is_dir():
@@ -96,9 +96,9 @@ def check_apart(folder: Path | str, model: Path) -> None:
 
 
 def _try_to_write(folder: Path, name: str) -> None:
-    """Make a folder as it will be made to write ``name`` into ``folder``, and remove it.
+    """Make a folder inside ``folder``, as writing ``name`` there will do, and remove it again.
 
-    What is missing above it is made under another name, so that nobody takes it for the real one.
+    Missing folders above it are made under other names, so that nobody takes them for results.
     """
     missing = [partial_name(name)]
     while not os.path.lexists(folder):
@@ -115,7 +115,7 @@ def _try_to_write(folder: Path, name: str) -> None:
 
 
 def partial_name(name: str) -> str:
-    """A name that is nobody else's, for what will be called ``name``."""
+    """A unique name for a file or folder to be renamed to ``name`` when it is finished."""
     return f".{name}.{uuid.uuid4().hex[:8]}.partial"
 
 
@@ -124,11 +124,11 @@ def partial_name(name: str) -> str:
 
 @contextmanager
 def writing(what: Path | str, remedy: str = "") -> Iterator[None]:
-    """Tell in one sentence that ``what`` cannot be written, whichever library says so.
+    """Inside, an error of any library about writing becomes an OutputError of one sentence.
 
     Args:
-        what: the file or folder that is written inside.
-        remedy: what is kept and what to do, as another part of that sentence.
+        what: the file or folder that is written.
+        remedy: what to do, or what is kept, as the end of that sentence.
     """
     try:
         yield
@@ -143,23 +143,23 @@ def writing(what: Path | str, remedy: str = "") -> Iterator[None]:
 
 
 def refusal(error: BaseException) -> str | None:
-    """Why the system refused to write, in words; None if ``error`` is about something else.
+    """The system's reason for refusing a file, in words; None if ``error`` is about something else.
 
-    safetensors, tokenizers and torch have their own exceptions for a full disk, which hold the
-    system's answer as text alone.
+    safetensors, tokenizers and torch raise exceptions of their own on a full disk, which have the
+    system's reason only in their text.
     """
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
     for pattern in (r"\(os error (\d+)\)", r"\[Errno (\d+)\]", r"file write failed.*\((\d+)\)"):
-        if found := re.search(pattern, str(error)):
-            return os.strerror(int(found[1])).lower()
+        if number := re.search(pattern, str(error)):
+            return os.strerror(int(number[1])).lower()
     if "PytorchStreamWriter" in str(error):
         return "the disk is full, or does not take more"
     return None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside, then rename; through a symbolic link, beside what it leads to."""
+    """Write a file beside ``path``, then rename it; a symbolic link is followed."""
     place = real(path)
     partial = place.with_name(partial_name(place.name))
     try:
@@ -192,16 +192,16 @@ def _finite(value: Any) -> Any:
 
 
 def make_folder(folder: Path | str) -> None:
-    """Make a folder that is filled in place, with those above it, unless it is there."""
+    """Make a folder that is filled in place, and those above it, unless they exist."""
     with writing(folder, _ELSEWHERE):
         real(folder).mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the name ``folder`` only when all of it is written.
+    """A folder to fill; it is renamed to ``folder`` when everything in it is written.
 
-    If that name is taken meanwhile, the finished folder keeps another one, which is told.
+    If that name is taken meanwhile, the result is kept under another name, which the error says.
     """
     check_new(folder)
     place = real(folder)
@@ -211,7 +211,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
             partial.mkdir(parents=True)
             try:
                 yield partial
-            except OutputError as error:  # of a file inside, which nobody knows by that name
+            except OutputError as error:  # its message names the unfinished folder
                 raise OutputError(str(error).replace(str(partial), str(folder))) from error
         put_in_place(partial, folder)
     finally:
@@ -219,11 +219,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def put_in_place(partial: Path, folder: Path) -> None:
-    """Give a finished folder its name, which may be that of an empty folder.
+    """Rename a finished folder to its name, where an empty folder may be.
 
     Raises:
-        OutputError: something else has that name by now; nothing of it is replaced, and the
-            finished folder is kept under another one.
+        OutputError: something else has that name by now; it is left as it is, and the finished
+            folder is kept under another name.
     """
     place = real(folder)
     try:
@@ -241,7 +241,7 @@ def put_in_place(partial: Path, folder: Path) -> None:
 
 
 def replace_folder(partial: Path, folder: Path) -> None:
-    """Give a finished folder its name in place of what has it, which is removed afterwards."""
+    """Rename a finished folder to its name; what had that name before is removed."""
     place = real(folder)
     old = place.with_name(partial_name(place.name))
     try:
@@ -261,7 +261,7 @@ def replace_folder(partial: Path, folder: Path) -> None:
 
 
 def read_json(path: Path, remedy: str) -> Any:
-    """What a file of ours holds.
+    """The value of a JSON file that this package wrote.
 
     Args:
         path: the file.

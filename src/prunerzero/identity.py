@@ -5,7 +5,7 @@ every byte of the weights that transformers would load, its config and its token
 is spelt is nothing. A text is its windows of tokens.
 
 An identity is a mapping from names to JSON values. A value that would be long is replaced by its
-digest: ``difference`` tells digests from values by their form.
+digest; ``difference`` recognises digests by their form.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _READERS = 4
 """Threads that hash the tensors of a file: hashing is slower than a disk's cache."""
 
 _SETTLED = 2_000_000_000
-"""Nanoseconds after its last change from which a file's time of change tells a further change."""
+"""Nanoseconds. A file that changes twice within this time may keep its time of change."""
 
 _NOT_OF_A_MODEL = frozenset(
     {"_name_or_path", "_commit_hash", "transformers_version", "transformers_weights"}
 )
-"""What a config holds of paths and versions."""
+"""Keys of a config that hold paths and versions."""
 
 
 def digest(*parts: str | bytes) -> str:
@@ -71,15 +71,15 @@ def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
 def of_weights(files: Sequence[Path], on_bytes: Callable[[int], None] = lambda done: None) -> str:
     """The digest of the weights in these files, each byte of them.
 
-    Of safetensors, names, dtypes, shapes and bytes of the tensors count, not how they are spread
-    over files; of a tensor that several files hold, the last one counts, as in transformers. Other
-    files (GGUF, pickles) count byte by byte.
+    In safetensors, the names, dtypes, shapes and bytes of the tensors count, and not which file
+    holds them; where several files hold a tensor, the last one counts, as in transformers. Of other
+    files (GGUF, pickles) every byte counts.
 
-    A file is read once: digests are remembered with its path, size and time of change.
+    A file is read once: its digests are cached under its path, size and time of change.
 
     Args:
         files: in the order in which transformers reads them.
-        on_bytes: told how many bytes are done.
+        on_bytes: called with the number of bytes done.
     """
     tensors: dict[str, str] = {}
     done = 0
@@ -87,7 +87,7 @@ def of_weights(files: Sequence[Path], on_bytes: Callable[[int], None] = lambda d
         tensors |= _of_file(path)
         done += path.stat().st_size
         on_bytes(done)
-    return digest(*(f"{name} {found}" for name, found in sorted(tensors.items())))
+    return digest(*(f"{name} {its_digest}" for name, its_digest in sorted(tensors.items())))
 
 
 def _of_file(path: Path) -> dict[str, str]:
@@ -114,10 +114,10 @@ def _of_file(path: Path) -> dict[str, str]:
 
 
 def _read_json(path: Path) -> dict[str, str]:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
+    digests = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(digests, dict):
         raise ValueError("no digests")
-    return found
+    return digests
 
 
 def _write_json(value: dict[str, str], path: Path) -> None:
@@ -127,8 +127,8 @@ def _write_json(value: dict[str, str], path: Path) -> None:
 def of_config(config: Any, code: Sequence[Path] = ()) -> str:
     """The digest of a transformers config, and of the model's own code if it brings some.
 
-    Only what differs from the defaults of its class counts, so that another release of transformers
-    that knows more options does not make another model of it. Paths and versions do not count.
+    Only values that differ from the defaults of its class count, so that a release of transformers
+    with more options does not change the digest. Paths and versions do not count.
 
     Args:
         config: as ``AutoConfig`` reads it, before a model is made with it.
@@ -147,11 +147,11 @@ def _without_paths(value: Any) -> Any:
 
 
 def of_tokenizer(tokenizer: Any) -> str:
-    """The digest of a transformers tokenizer: how it cuts text into which tokens."""
+    """The digest of a transformers tokenizer: how it cuts text into tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         content = json.loads(backend.to_str())
-        for state in ("padding", "truncation"):  # of a call, not of the tokenizer
+        for state in ("padding", "truncation"):  # settings of a call, not of the tokenizer
             content.pop(state, None)
     else:
         content = [sorted(tokenizer.get_vocab().items()), type(tokenizer).__name__]
@@ -168,12 +168,12 @@ def of_windows(windows: Tensor) -> str:
 
 
 def of_names(names: Iterable[str]) -> str:
-    """The digest of a set of names, in whatever order."""
+    """The digest of a set of names; their order does not count."""
     return digest(*sorted(names))
 
 
 def difference(before: Identity, now: Identity) -> str | None:
-    """What differs, as a phrase to follow "with"; None where nothing does.
+    """What differs, as a phrase to follow the word "with"; None where nothing differs.
 
     >>> difference({"sparsity": "0.5", "seed": 0}, {"sparsity": "0.7", "seed": 0})
     "sparsity '0.5', not '0.7'"
@@ -186,13 +186,13 @@ def difference(before: Identity, now: Identity) -> str | None:
 
 
 def _flat(identity: Identity, prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in json.loads(json.dumps(dict(identity), default=str)).items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name} ")
+            flat |= _flat(value, f"{prefix}{name} ")
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def _phrase(name: str, then: Any, now: Any) -> str:

@@ -1,7 +1,7 @@
-"""What the package remembers on disk: caches that all runs share, and what one run has measured.
+"""What the package keeps on disk: caches that all runs share, and what one run has measured.
 
-Both bear a kill at any moment: a cache entry is written beside and then renamed, and the last line
-of a run's memory is left out where it was cut short.
+A process may be killed at any moment. So a cache entry is written beside its place and then
+renamed, and a last line of a run's memory that was cut short is dropped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CACHE_VARIABLE = "PRUNERZERO_CACHE"
 
 
 def cache_folder() -> Path:
-    """The folder of all caches; it need not exist."""
+    """The folder of all caches; it may not exist yet."""
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/prunerzero").expanduser()
 
 
@@ -41,17 +41,17 @@ def cached(
     read: Callable[[Path], T],
     write: Callable[[T, Path], None],
 ) -> T:
-    """The value of ``key`` from the cache, or else made and put there.
+    """The value of ``key`` from the cache; where it is missing, it is made and stored.
 
-    Of several processes that want the same value, the first makes it and the others wait. A cache
-    that cannot be used stops nothing: the value is made, and a warning names the variable that
-    moves the cache.
+    Where several processes want the same value, the first makes it and the others wait. A cache
+    that cannot be used is no error: the value is made, and a warning names the environment variable
+    that moves the cache.
 
     Args:
         kind: name of a folder inside ``cache_folder()``.
-        key: everything that the value depends on; its parts have to be JSON values.
+        key: everything that the value depends on, as JSON values.
         make: computes the value.
-        read: reads it from a file; raises OSError or ValueError where the file holds none.
+        read: reads it from a file; raises OSError or ValueError where that is not possible.
         write: writes it to a new file.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
@@ -83,7 +83,7 @@ def cached(
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock of a cache entry, where the cache can be written."""
+    """Hold the lock of a cache entry; without effect where the cache cannot be written."""
     lock = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,12 +117,12 @@ def _warn_once(folder: str, reason: str) -> None:
 class Memory:
     """What one run has measured: a value for each key, in a file of JSON lines.
 
-    A line is appended as soon as a value is known, so that a run that is stopped at any moment goes
-    on from there.
+    A line is appended as soon as a value is known, so that a run can be stopped at any moment and
+    continued later.
     """
 
     def __init__(self, path: Path, remedy: str) -> None:
-        """Read what is there; the folder is made with the first value.
+        """Read the file, if there is one; its folder is made with the first value.
 
         Args:
             path: the file.
@@ -146,7 +146,7 @@ class Memory:
 
     @property
     def seconds(self) -> float:
-        """Seconds of work, those of earlier sessions included."""
+        """Seconds of work, including earlier sessions."""
         return time.monotonic() - self._began
 
     def __iter__(self) -> Iterator[str]:
@@ -159,7 +159,7 @@ class Memory:
         return self._values[key]
 
     def keep(self, key: str, value: Any) -> None:
-        """Remember a JSON value. Raises OutputError where it cannot be written."""
+        """Store a JSON value. Raises OutputError where it cannot be written."""
         entry = {"key": key, "value": value, "at": round(self.seconds, 3)}
         with self._lock:
             with writing(self._path, "what was measured before is kept"):
@@ -169,13 +169,13 @@ class Memory:
             self._values[key] = json.loads(json.dumps(value, default=str))
 
     def recall(self, key: str, make: Callable[[], Any]) -> Any:
-        """The value of ``key``, or what ``make`` returns, which is remembered."""
+        """The value of ``key``; where it is missing, what ``make`` returns, which is stored."""
         if key not in self._values:
             self.keep(key, make())
         return self._values[key]
 
     def _whole_lines(self) -> list[bytes]:
-        """All lines; one that was cut short, which a power cut leaves at the end, is cut off."""
+        """All lines; a last line that was cut short, as by a power cut, is removed."""
         with writing(self._path):
             content = self._path.read_bytes() if self._path.exists() else b""
             whole = content[: content.rfind(b"\n") + 1]

@@ -1,4 +1,4 @@
-"""How sure a perplexity is: bootstrap over windows."""
+"""Confidence intervals of perplexities, by bootstrap over windows."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 RESAMPLES = 2000
 
 LEAST_WINDOWS = 8
-"""Fewer give no interval: resamples of so few are always the same few, and say less than they seem
-to (the interval of one window has no width)."""
+"""Fewer windows give no interval: their resamples hardly differ, so the interval would come out too
+narrow (that of one window has no width)."""
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """What resampling whole windows says of two models' perplexities on the same text.
+    """Perplexities of two models on the same text, over resampled windows.
 
     Attributes:
         dense, pruned: 95 % intervals of the perplexities.
-        rise: that of pruned / dense − 1, the windows resampled in pairs: what makes a window hard
-            for both cancels out.
-        ratios: pruned / dense of each resample.
-        perplexities: pruned of each resample.
+        rise: 95 % interval of pruned / dense − 1. Both models are resampled alike, window by
+            window, so what makes a window hard for both cancels out.
+        ratios: pruned / dense, one value a resample.
+        perplexities: of the pruned model, one value a resample.
     """
 
     dense: Interval
@@ -37,11 +37,11 @@ class Resampled:
 
 
 def paired_bootstrap(dense: Sequence[float], pruned: Sequence[float], seed: int = 0) -> Resampled:
-    """Resample windows with replacement, 2,000 times; percentiles 2.5 and 97.5.
+    """Resample windows with replacement, 2,000 times, and take percentiles 2.5 and 97.5.
 
     Args:
-        dense, pruned: the mean loss (nats) of each window, in the same order, of windows with
-            equally many tokens.
+        dense, pruned: mean loss (nats) of each window, in the same order; all windows have the same
+            number of tokens.
         seed: of the resampling.
 
     Source: Efron, Bootstrap methods: another look at the jackknife (1979); percentile intervals.

@@ -1,4 +1,4 @@
-"""The files of a checkpoint: whether they are all there, and which go along with the weights."""
+"""The files of a checkpoint: are they complete, and which belong to it beside the weights."""
 
 from __future__ import annotations
 
@@ -24,24 +24,23 @@ COMPANIONS = (
     "chat_template.json",
     "chat_template.jinja",
 )
-"""What a processor of images, sound or chats reads, beside the tokenizer's own files."""
-
+"""Files for images, sound and chats, which a tokenizer does not save."""
 
 ADAPTER = "adapter_config.json"
 
 _ORDINARY = frozenset({"F64", "F32", "F16", "BF16"})
-"""Types of weights that are not quantised, as safetensors names them."""
+"""Names that safetensors has for the dtypes of weights that are not quantised."""
 
 
 def weight_files(folder: Path, allow_pickle: bool = False) -> tuple[Path, ...]:
-    """The files that ``from_pretrained`` reads the weights in a folder from, in its order.
+    """The files of a folder that ``from_pretrained`` would read weights from, in its order.
 
-    That is the file which the config names, else ``model.safetensors``, else the files in the map
-    of its index, and likewise of pickles where these are allowed. Whatever else lies in the folder,
-    such as the files of a variant, is no source of weights. Empty where there are none.
+    These are the file that the config names, else ``model.safetensors``, else the files in the map
+    of its index; then the same of pickles, where they are allowed. Other files in the folder, such
+    as those of a variant, are not read. Empty where there are no weights.
 
     Raises:
-        ModelError: an index that does not say which weights lie in which file.
+        ModelError: an index without a map from weights to files.
     """
     config = _read_object(folder / "config.json") or {}
     names = [config.get("transformers_weights"), SINGLE, INDEX]
@@ -60,9 +59,10 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 
 def check_folder(folder: Path, allow_pickle: bool = False) -> None:
-    """Raise ModelError unless the folder holds a config and whole weights that can be pruned.
+    """Check that a folder holds a config and complete weights that can be pruned.
 
-    Pickled weights count where they are allowed.
+    Raises:
+        ModelError: it does not; pickled weights count where they are allowed.
     """
     config = folder / "config.json"
     if (folder / ADAPTER).is_file():
@@ -73,7 +73,7 @@ def check_folder(folder: Path, allow_pickle: bool = False) -> None:
     if not config.is_file():
         raise ModelError(f"folder '{folder}' holds no config.json, so it is no model.")
     if _read_object(config) is None:
-        raise ModelError(f"'{config}' is no valid JSON object.")
+        raise ModelError(f"'{config}' is not a valid JSON object.")
     files = weight_files(folder, allow_pickle)
     if not files:
         pickled = weight_files(folder, allow_pickle=True)
@@ -114,10 +114,10 @@ def _check_file(path: Path) -> None:
 
 def _read_object(path: Path) -> dict[str, object] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ class CheckpointFiles:
 
     Attributes:
         weights: the files of weights, in the order in which transformers reads them.
-        companions: those of ``COMPANIONS`` that lie beside them.
-        code: Python files beside them, which run with ``trust_remote_code`` alone.
+        companions: the files of ``COMPANIONS`` beside them.
+        code: Python files beside them, which run only with ``trust_remote_code``.
     """
 
     weights: tuple[Path, ...] = ()
@@ -136,7 +136,7 @@ class CheckpointFiles:
 
     @classmethod
     def of(cls, name: str, revision: str | None, allow_pickle: bool = False) -> CheckpointFiles:
-        """Those of a folder, a GGUF file, or a hub repository that has been loaded."""
+        """The files of a folder, a GGUF file, or a hub repository that has been downloaded."""
         path = Path(name).expanduser()
         if path.is_file():
             return cls(weights=(path,))
@@ -151,21 +151,25 @@ class CheckpointFiles:
         )
 
     def tensors(self) -> dict[str, Path]:
-        """In which safetensors file each tensor lies; of several, the one that is read last."""
-        found: dict[str, Path] = {}
+        """Tensor name → the safetensors file that holds it; of several, the one read last."""
+        files: dict[str, Path] = {}
         for path in self.weights:
             if path.suffix == ".safetensors":
                 with safe_open(path, framework="pt") as file:
-                    found.update(dict.fromkeys(file.keys(), path))
-        return found
+                    files.update(dict.fromkeys(file.keys(), path))
+        return files
 
 
 def restore_dtypes(folder: Path, source: Mapping[str, Path]) -> None:
-    """Give tensors of a checkpoint just written the dtypes that they have in ``source``.
+    """Give the tensors of a checkpoint just written the dtypes that they have in ``source``.
 
-    A model may hold some of them in another: transformers keeps some modules in float32, and
-    rounds what does not have the dtype that the config names. What was rounded is read again, but
-    for where it is zero now.
+    A model may hold some tensors in another dtype: transformers keeps some modules in float32, and
+    rounds tensors whose dtype is not the one that the config names. Rounded values are taken from
+    ``source`` again, except where pruning has set them to zero.
+
+    Args:
+        folder: of the checkpoint just written.
+        source: tensor name → file of the original checkpoint.
     """
     for path in folder.glob("*.safetensors"):
         wanted: dict[str, Tensor] = {}
@@ -192,7 +196,7 @@ _FLOATING = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def _folder(name: str, revision: str | None) -> Path | None:
-    """Where the files are: the folder itself, or what the hub's cache has of the repository."""
+    """The folder itself, or that of the repository in the hub's cache; None without one."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -203,5 +207,5 @@ def _folder(name: str, revision: str | None) -> Path | None:
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(COMPANIONS)))
-    except LocalEntryNotFoundError:  # out of reach, and nothing of it is in the cache
+    except LocalEntryNotFoundError:  # no connection, and not in the cache
         return None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prunerzero.errors import ModelError
 from prunerzero.language.corpora import evenly_spaced
-from prunerzero.language.devices import device_of, logits_of
+from prunerzero.language.devices import logits_of
 
 MEMORY = 512 * 2**20
 """Bytes of logits that are kept at most."""
@@ -26,7 +26,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Divergence:
-    """Of a model from a reference, over the same tokens.
+    """How far a model's predictions are from a reference's, over the same tokens.
 
     Attributes:
         kl: mean Kullback-Leibler divergence from the reference's next-token distribution to the
@@ -70,7 +70,6 @@ def remember(
         memory: bytes of logits to keep at most; where they are more, evenly spaced tokens are kept.
         on_window: called with the number of windows done.
     """
-    device = device_of(model)
     predictions = windows.shape[0] * (windows.shape[1] - 1)
     positions: Tensor | None = None
     kept = []
@@ -82,7 +81,7 @@ def remember(
                 fits = max(1, memory // (logits.shape[-1] * logits.element_size()))
                 positions = evenly_spaced(fits, predictions)
             rows, columns = _within(positions, windows.shape[1] - 1, start, len(batch))[1:]
-            kept.append(logits[rows.to(device), columns.to(device)].clone())
+            kept.append(logits[rows.to(logits.device), columns.to(logits.device)].clone())
         on_window(start + len(batch))
     assert positions is not None
     return Reference(positions, torch.cat(kept))

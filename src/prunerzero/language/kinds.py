@@ -1,4 +1,4 @@
-"""Kinds of models: which can be pruned, and the class of transformers that loads each."""
+"""Kinds of models: which can be pruned, and which class of transformers loads each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from prunerzero.errors import ModelError
 
 _LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-"""What configs call the longest window; a model without a limit has none of these."""
+"""Names that configs have for the longest window; a model without a limit has none of them."""
 
 
 def check_config(name: str, config: Any, from_gguf: bool) -> None:
@@ -30,7 +30,7 @@ def check_config(name: str, config: Any, from_gguf: bool) -> None:
 
 
 def check_inputs(name: str, model: Any) -> None:
-    """Raise ModelError where the model cannot be run on text alone."""
+    """Raise ModelError where the model needs more than text to run."""
     for parameter in signature(model.forward).parameters.values():
         required = parameter.default is parameter.empty and "VAR" not in parameter.kind.name
         if required and parameter.name != "input_ids":
@@ -47,11 +47,11 @@ def context_length(config: Any) -> int:
 
 
 def auto_class(config: Any) -> Any:
-    """The class family whose model of this config predicts text, with all of its towers.
+    """The auto class of transformers that loads the whole model of this config.
 
-    A config with a text config inside describes a model that also reads something else; as a
-    causal language model, transformers would load no more than its text tower. Some models that
-    also see have a config in one piece.
+    A config with a text config inside is that of a model that also reads images or sound;
+    ``AutoModelForCausalLM`` would load its text part only. Some vision-language models have a
+    config without such a part.
     """
     import transformers
 
@@ -59,9 +59,9 @@ def auto_class(config: Any) -> Any:
     text_first = config.get_text_config() is config
     families.insert(0 if text_first else len(families), "AutoModelForCausalLM")
     for family in families:
-        found = getattr(transformers, family, None)
-        if found is not None and type(config) in found._model_mapping:
-            return found
+        auto = getattr(transformers, family, None)
+        if auto is not None and type(config) in auto._model_mapping:
+            return auto
     return transformers.AutoModelForCausalLM
 
 

@@ -28,7 +28,7 @@ class LanguageModel:
         model: the transformers model, in evaluation mode, on its device.
         tokenizer: the transformers tokenizer.
         stored_dtype: dtype of the checkpoint, which a pruned checkpoint keeps.
-        dtypes: that of each parameter and buffer, for checkpoints that keep some apart.
+        dtypes: dtype of each parameter and buffer in the checkpoint: some keep a few in float32.
         files: the checkpoint's files.
         config_digest: ``identity.of_config`` of the checkpoint's config.
         unused: tensors of the checkpoint that the model has no place for.
@@ -45,7 +45,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device that token ids go to."""
         return device_of(self.model)
 
     @property
@@ -55,9 +55,9 @@ class LanguageModel:
 
     @property
     def begin(self) -> int | None:
-        """The token to begin every window with: Gemma models predict poorly without theirs.
+        """The token that begins every window: Gemma models predict poorly without theirs.
 
-        Others read text from its middle, as the tables of the pruning literature are made.
+        Other models get text without one, as in the tables of the pruning literature.
         """
         family: str = self.model.config.get_text_config().model_type
         begin: int | None = self.tokenizer.bos_token_id if "gemma" in family else None
@@ -65,7 +65,7 @@ class LanguageModel:
 
     @property
     def embeddings(self) -> int | None:
-        """How many tokens the model has an embedding for; None where that cannot be told."""
+        """Number of tokens that the model has an embedding for; None where it is not known."""
         try:
             weight = self.model.get_input_embeddings().weight
         except (AttributeError, NotImplementedError):
@@ -75,11 +75,11 @@ class LanguageModel:
     def identity(self, on_bytes: Callable[[int], None] = lambda done: None) -> dict[str, str]:
         """What the model is: digests of its weights, config and tokenizer.
 
-        Every byte of the weights files is read, unless that was done before. Weights whose files
-        are not known are taken from memory.
+        Every byte of the weights files is read, once: their digests are cached. Where the files are
+        not known, the weights in memory are read.
 
         Args:
-            on_bytes: told how many bytes of the files are done.
+            on_bytes: called with the number of bytes done.
         """
         if self.files.weights:
             weights = identity.of_weights(self.files.weights, on_bytes)
@@ -106,14 +106,14 @@ class LanguageModel:
             token = self.tokenizer.convert_ids_to_tokens(highest)
             raise TextError(
                 f"{name} holds the token {token!r} (number {highest}), but the model {self.name!r} "
-                f"has embeddings for {known} tokens alone: its tokenizer, of {len(self.tokenizer)} "
+                f"has embeddings for only {known} tokens: its tokenizer, of {len(self.tokenizer)} "
                 "tokens, belongs to another model; pass the model with its own tokenizer."
             )
         return text
 
     @quiet_transformers()
     def save(self, folder: Path) -> None:
-        """Write a checkpoint like the one that was read; the model is in its dtype afterwards."""
+        """Write a checkpoint with the dtypes of the original; the model has them too afterwards."""
         for name, tensor in floating_tensors(self.model).items():
             tensor.data = tensor.data.to(self.dtypes[name])
         self.model.config.transformers_weights = None  # the files get their usual names
@@ -122,7 +122,7 @@ class LanguageModel:
         self.save_companions(folder)
 
     def save_companions(self, folder: Path) -> None:
-        """Write what a checkpoint holds beside the model itself."""
+        """Write the tokenizer, and the files for images, sound and chats."""
         self.tokenizer.save_pretrained(folder)
         for file in self.files.companions:
             if not (folder / file.name).exists():

@@ -1,4 +1,4 @@
-"""Keeping other libraries quiet for as long as ours is at work with them, and no longer."""
+"""Keep other libraries quiet while we work with them; their settings are restored afterwards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Inside, transformers shows no progress bars, for ours say more, and no warnings."""
+    """Inside, transformers shows no warnings and no progress bars: ours say more."""
     from transformers.utils import logging as of_transformers
 
     verbosity = of_transformers.get_verbosity()
@@ -43,7 +43,7 @@ def quiet_datasets() -> Iterator[None]:
 
 @contextmanager
 def quiet_logger(name: str) -> Iterator[None]:
-    """Inside, the logger of that name tells of errors alone."""
+    """Inside, the logger of that name shows errors only."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,8 +1,8 @@
 """A function of token ids, replayed from a CUDA graph where that is the same and faster.
 
-The forward pass of a small model is bound by the launching of its kernels. A CUDA graph launches
-them all at once; recorded once, it reads and writes the same addresses whenever it is replayed, so
-that weights may be changed in place between calls, but never be moved.
+A small model's forward pass takes as long as launching its kernels does. A CUDA graph launches them
+all at once. It reads and writes the same addresses each time it is replayed, so weights may be
+changed in place between calls, but must not be moved.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ import torch
 from torch import Tensor
 
 _CALLS_BEFORE = 8
-"""Calls of one shape before it is recorded: recording costs as much as some calls."""
+"""Calls of one shape before it is recorded: recording takes as long as several calls."""
 
 
 class Replayed:
     """Calls a function of token ids [batch, length] on a GPU.
 
-    The function must do the same whatever the ids are; a model that looks at values (a router that
-    asks how many tokens an expert has) cannot be recorded, and is called as ever.
+    The function must launch the same kernels for all ids. A model that looks at values, such as a
+    router that counts the tokens of an expert, cannot be recorded and is called as usual.
 
     Args:
-        function: gives a tensor on the device of the ids.
-        worth: a replay that takes more than this share of the time is not worth the memory that it
-            holds. Infinity keeps every replay, however the device is occupied meanwhile.
+        function: returns a tensor on the device of the ids.
+        worth: keep a recording only if its replay takes at most this share of the function's time:
+            a recording holds memory. Infinity keeps every recording, whatever else the device does
+            meanwhile.
 
     >>> mean = Replayed(lambda windows: windows.double().mean(dim=1))
     >>> mean(torch.tensor([[1, 2, 3]]))
@@ -53,21 +54,21 @@ class Replayed:
         return self._function(windows)
 
     def _record(self, windows: Tensor) -> None:
-        """Keep a graph for windows of this shape if it gives what the function gives, sooner."""
+        """Keep a graph for windows of this shape if it returns the same as the function, sooner."""
         stream = torch.cuda.current_stream(windows.device)
         try:
             with torch.cuda.device(windows.device):
                 with _no_waiting():  # a recording that fails leaves torch's random numbers unusable
                     self._function(windows)
-                replay = self._recorded(windows.roll(1, 1))  # so that the check sees other ids
+                replay = self._recorded(windows.roll(1, 1))  # the check below then sees other ids
                 taken, expected = _timed(self._function, windows)
-                taken_replayed, found = _timed(replay, windows)
-        except RuntimeError:  # what cannot be recorded, or does not fit beside the model
-            torch.cuda.set_stream(stream)  # which a recording that fails leaves changed
+                taken_replayed, replayed = _timed(replay, windows)
+        except RuntimeError:  # it cannot be recorded, or does not fit beside the model
+            torch.cuda.set_stream(stream)  # a recording that fails leaves it changed
             self._refused = True
             torch.cuda.empty_cache()
             return
-        if torch.equal(found, expected) and taken_replayed <= self._worth * taken:
+        if torch.equal(replayed, expected) and taken_replayed <= self._worth * taken:
             self._replays[windows.shape] = replay
 
     def _recorded(self, windows: Tensor) -> Callable[[Tensor], Tensor]:
@@ -87,9 +88,9 @@ class Replayed:
 
 @contextmanager
 def _no_waiting() -> Iterator[None]:
-    """RuntimeError where the CPU waits for a value from the GPU, which cannot be recorded."""
+    """Inside, waiting for a value from the GPU, which cannot be recorded, raises RuntimeError."""
     before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings(action="ignore"):  # that not everything is noticed
+    with warnings.catch_warnings(action="ignore"):  # torch warns that it misses some waits
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -98,7 +99,7 @@ def _no_waiting() -> Iterator[None]:
 
 
 def _timed(function: Callable[[Tensor], Tensor], windows: Tensor) -> tuple[float, Tensor]:
-    """Milliseconds and result of one call."""
+    """Milliseconds that one call takes, and its result."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()

@@ -11,7 +11,7 @@ from prunerzero.arguments import text
 from prunerzero.options import FLAG, TEXT, Kind, Options, option
 
 BUNDLED = "bundled"
-"""The model that ships inside the package; see ``bundled/model/README.md``."""
+"""The model that is part of the package; see ``bundled/model/README.md``."""
 
 _PANEL = "Model"
 

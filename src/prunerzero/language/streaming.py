@@ -1,4 +1,4 @@
-"""A model most of whose weights stay in their files, read tensor by tensor when they are wanted."""
+"""A model whose blocks stay in their files and are read tensor by tensor when they are needed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class StreamedModel:
     """A language model with parts of it on the meta device.
 
     Attributes:
-        language_model: all that is outside these parts is in CPU memory, in the checkpoint's dtype.
-        files: parameters of these parts by their full names, read when asked for; in the
-            checkpoint's dtype.
+        language_model: everything outside these parts is in CPU memory, in the checkpoint's dtype.
+        files: the parameters of these parts by their full names, each read from its file on
+            access; in the checkpoint's dtype.
     """
 
     language_model: LanguageModel
@@ -66,7 +66,7 @@ def open_streamed(
 
 
 def _outside(module: nn.Module, name: str, left: list[str]) -> dict[str, str]:
-    """Everything but the modules in ``left``, in pieces as large as can be, for the CPU."""
+    """Places everything except the modules in ``left`` on the CPU, in as few pieces as possible."""
     prefix = f"{name}." if name else ""
     children = tuple(f"{key}." for key, _ in module.named_children())
     own = (key for key in module.state_dict() if not key.startswith(children))
@@ -89,6 +89,6 @@ def _files(model: Any, left: list[str]) -> Mapping[str, Tensor]:
     modules = (module for part in left for module in model.get_submodule(part).modules())
     hooks = (getattr(module, "_hf_hook", None) for module in modules)
     maps = (getattr(hook, "weights_map", None) for hook in hooks)
-    files: Mapping[str, Tensor] = next(found.dataset for found in maps if found is not None)
+    files: Mapping[str, Tensor] = next(one.dataset for one in maps if one is not None)
     remove_hook_from_submodules(model)
     return files

@@ -1,20 +1,20 @@
-"""Zero-shot tasks, by lm-evaluation-harness, which ``pip install prunerzero[eval]`` brings."""
+"""Zero-shot tasks, by lm-evaluation-harness, which ``pip install prunerzero[eval]`` installs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from prunerzero.documents import path_of
 from prunerzero.errors import InputError, first_line
 from prunerzero.language.hub import ask_hub, caches_alone
 from prunerzero.language.models import LanguageModel
 from prunerzero.language.quiet import quiet_datasets, quiet_logger
 
 _ANY_DATA = "allenai/ai2_arc"
-"""A repository to ask the hub for, where only the connection is in question."""
+"""A repository to ask the hub for, to find out whether there is a connection."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TaskScore:
         task, metric: such as ``arc_easy`` and ``acc``.
         value: the score.
         error: its standard error; None where the task has none.
-        examples: how many were answered.
+        examples: number of examples answered.
         shots: solved examples in the prompt.
         version: of the task in the harness.
     """
@@ -57,58 +57,57 @@ def load_tasks(names: Iterable[str]) -> Any:
             "tasks need lm-evaluation-harness: pip install 'prunerzero[eval]'."
         ) from None
     wanted: list[str] = []
-    paths: list[str] = []
-    own: set[str] = set()
+    folders: list[str] = []
+    from_files: set[str] = set()
     for name in names:
-        path = Path(name).expanduser()
+        path = path_of(name)
         if path.is_dir():
-            found = TaskManager(include_path=str(path), include_defaults=False).all_subtasks
-            if not found:
+            tasks = TaskManager(include_path=str(path), include_defaults=False).all_subtasks
+            if not tasks:
                 raise InputError(f"task folder '{name}' holds no task's .yaml file.")
-            paths.append(str(path))
-            wanted.extend(found)
-            own.update(found)
+            folders.append(str(path))
+        elif path.is_file():
+            tasks = [str(path)]
+        elif path.suffix == ".yaml":
+            raise InputError(f"there is no task file '{name}'.")
         else:
-            if path.suffix == ".yaml" and not path.is_file():
-                raise InputError(f"there is no task file '{name}'.")
             wanted.append(name)
+            continue
+        wanted.extend(tasks)
+        from_files.update(tasks)
     if not wanted:
         raise InputError('no task is named; pass for example `tasks=["arc_easy", "hellaswag"]`.')
-    # reading the harness's own thousands takes seconds
-    by_path = all(name in own or Path(name).is_file() for name in wanted)
-    manager = TaskManager(include_path=paths or None, include_defaults=not by_path)
+    only_files = from_files.issuperset(wanted)  # reading the harness's own thousands takes seconds
+    manager = TaskManager(include_path=folders or None, include_defaults=not only_files)
     for name in wanted:
-        if name not in manager.all_tasks and not Path(name).is_file():
+        if name not in from_files and name not in manager.all_tasks:
             raise InputError(f"lm-evaluation-harness has no task {name!r}.")
-    # what is named by a file is mostly data of one's own, for which nobody need be asked
-    reachable = by_path or ask_hub(_ANY_DATA, "dataset") != "unreachable"
+    # a user's own task mostly has data of its own, so the hub is not asked
+    reachable = only_files or ask_hub(_ANY_DATA, "dataset") != "unreachable"
     try:
         with nullcontext() if reachable else caches_alone():
             return manager.load(wanted)
     except Exception as error:  # the libraries below raise almost anything without a connection
+        tasks_data = f"the data of {', '.join(wanted)} could not be loaded"
         if not reachable:
             raise InputError(
-                f"the data of {', '.join(wanted)} could not be loaded: the hub cannot be reached, "
-                "and they were not downloaded before; connect, or pass a task's .yaml file with "
-                "data of your own."
+                f"{tasks_data}: the hub cannot be reached, and they were not downloaded before; "
+                "connect, or pass a task's .yaml file with data of your own."
             ) from error
-        raise InputError(
-            f"the data of {', '.join(wanted)} could not be loaded from the hub or from disk: "
-            f"{first_line(error)}."
-        ) from error
+        raise InputError(f"{tasks_data} from the hub or from disk: {first_line(error)}.") from error
 
 
 @quiet_logger("lm_eval")
 def score_tasks(
     loaded: LanguageModel, tasks: Any, batch_size: int, examples: int | None = None
 ) -> list[TaskScore]:
-    """Answer the tasks that ``load_tasks`` gave.
+    """Let the model, as it is now, answer tasks.
 
     Args:
-        loaded: the model as it is now.
-        tasks: as loaded.
+        loaded: the model with its tokenizer.
+        tasks: from ``load_tasks``.
         batch_size: requests read at once.
-        examples: at most so many of each task, the first ones; None for all.
+        examples: answer only the first ones of each task, this many; None for all.
     """
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
@@ -119,9 +118,9 @@ def score_tasks(
         batch_size=batch_size,
         max_length=loaded.context_length,
     )
-    found = evaluate(harness, tasks, limit=examples, log_samples=False)
+    results = evaluate(harness, tasks, limit=examples, log_samples=False)
     scores = []
-    for task, values in found["results"].items():
+    for task, values in results["results"].items():
         for key, value in values.items():
             metric, _, filtered = key.partition(",")
             if not filtered or metric.endswith("_stderr") or isinstance(value, str):
@@ -133,9 +132,9 @@ def score_tasks(
                     metric=metric,
                     value=float(value),
                     error=float(error) if isinstance(error, int | float) else None,
-                    examples=int(found["n-samples"].get(task, {}).get("effective", 0)),
-                    shots=int(found["n-shot"].get(task, 0)),
-                    version=str(found["versions"].get(task, "")),
+                    examples=int(results["n-samples"].get(task, {}).get("effective", 0)),
+                    shots=int(results["n-shot"].get(task, 0)),
+                    version=str(results["versions"].get(task, "")),
                 )
             )
     return scores
