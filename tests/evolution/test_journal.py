@@ -170,3 +170,18 @@ def test_a_lock_of_another_machine_is_taken_away_when_it_is_held_for_too_long(
         Path(f"{journal}.lock").unlink()
         Path(f"{journal}.lock").symlink_to("elsewhere-1/1")  # which took it while this one slept
     assert Path(f"{journal}.lock").is_symlink(), "what others hold is not released"
+
+
+def test_a_lock_whose_link_cannot_be_removed_is_let_go_of_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="space"):
+        patch.setattr("pathlib.Path.unlink", fail)
+        with SharedLock(tmp_path / "journal.log"):
+            pass
+    with SharedLock(tmp_path / "journal.log"):
+        assert (tmp_path / "journal.log.lock").is_symlink()
+    assert not (tmp_path / "journal.log.lock").is_symlink()

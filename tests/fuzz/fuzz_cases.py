@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import math
 import os
@@ -14,12 +16,14 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import yaml
@@ -71,7 +75,11 @@ class Place:
         return self.folder / (name or self.random.choice(list(MODELS)))
 
     def run(
-        self, *arguments: str, may_write: tuple[str, ...] = (), wants: int | None = None
+        self,
+        *arguments: str,
+        may_write: tuple[str, ...] = (),
+        wants: int | None = None,
+        may_stop: bool = False,
     ) -> Any:
         """Run a command in this process, and check how it ends."""
         from prunerzero.cli.commands import app
@@ -83,11 +91,14 @@ class Place:
         error = done.exception
         if error is not None and not isinstance(error, SystemExit):
             raise error
+        if may_stop and done.exit_code == 130:
+            return done
         check_words(done.exit_code, done.stdout, done.stderr)
         if wants is not None and done.exit_code != wants:
             raise Fault(f"exit code {done.exit_code}, not {wants}: {done.stderr}")
         kept = tuple(f"{name}/{part}" for name in may_write for part in ("run", "texts"))
-        refused = kept if arguments[0] == "tune" else ()  # what was measured before is kept
+        # what was measured before is kept
+        refused = may_write if may_stop else kept if arguments[0] == "tune" else ()
         self.check_files(before, refused if done.exit_code == 2 else may_write)
         if done.exit_code == 0 and "--json" in arguments and "--help" not in arguments:
             return json.loads(done.stdout, parse_constant=_no_constant)
@@ -99,7 +110,8 @@ class Place:
             path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
         }
         wrong = {p for p in changed if not p.startswith(tuple(may_write) or ("\0",))}
-        wrong |= {p for p in changed if p.endswith(".partial")}
+        begun = tuple(name for name in may_write if name.startswith("."))  # and gone on with
+        wrong |= {p for p in changed if p.endswith(".partial") and not p.startswith(begun or "\0")}
         if wrong:
             raise Fault(f"written, changed or left behind: {sorted(wrong)[:5]}")
 
@@ -985,6 +997,63 @@ def surroundings(place: Place) -> None:
         raise Fault(f"exit code {process.returncode} without a sentence: {words_of[-500:]}")
 
 
+CALLS = ("replace", "rename", "fsync", "mkdir", "rmdir", "unlink", "write", "link")
+"""Of ``os``, what a full disk or a signal may come in the midst of."""
+
+
+@contextmanager
+def failing(folder: Path, number: int, error: BaseException) -> Any:
+    """Inside, the call of that number of those that write into the folder fails with ``error``."""
+    left = number
+    before = {name: getattr(os, name) for name in CALLS} | {"open": io.open}
+
+    def instead(name: str, first: Any, *more: Any, **options: Any) -> Any:
+        nonlocal left
+        writes = name != "open" or any(letter in str(more[:1]) for letter in "wax+")
+        named = isinstance(first, str | os.PathLike)
+        if writes and (not named or Path(first).absolute().is_relative_to(folder)):
+            left -= 1
+            if left == 0:
+                raise error
+        return before[name](first, *more, **options)
+
+    with ExitStack() as stack:
+        for name in CALLS:
+            stack.enter_context(patch.object(os, name, partial(instead, name)))
+        stack.enter_context(patch("io.open", partial(instead, "open")))
+        yield
+
+
+def cut_short(place: Place) -> None:
+    """A full disk or Ctrl-C at some write; the same command again does it all."""
+    random = place.random
+    command = random.choice(["prune", "prune", "prune", "search", "tune"])
+    options = [*_sensible(command, random), *_bounded(command)]
+    if command == "prune":
+        options += ["--metric", "fisher", *random.choice([[], ["--block-by-block"]])]
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    error = random.choice([full, full, KeyboardInterrupt()])
+    number = random.choice([random.randrange(1, 15), random.randrange(1, 80)])
+    place.told.append(f"write {number} fails with {error!r}")
+    mine = place.folder / "cache of its own"
+    with patch.dict(os.environ, {"PRUNERZERO_CACHE": str(mine)}):
+        with failing(place.folder, number, error):
+            may = ("out", "cache of", *([".out"] if "--block-by-block" in options else []))
+            done = place.run(command, *options, may_write=may, may_stop=True)
+        if done.exit_code == 2 and command == "prune" and (place.folder / "out").exists():
+            raise Fault("refused, and yet there is a folder")
+        if random.random() < 0.3 and (files := sorted(mine.rglob("*.safetensors"))):
+            _damage_one(place, files)
+        if command != "prune" or not (place.folder / "out").exists():
+            place.run(command, *options, may_write=("out", ".out", "cache of"), wants=0)
+    if command == "prune":
+        asked = Asked(
+            place.folder / "llama", place.folder / "calibration.txt", 32, 128, CATALOG["fisher"],
+            0.5, None, "row",
+        )  # fmt: skip
+        check_pruned(asked, place.folder / "out")
+
+
 def interrupted(place: Place) -> None:
     """The installed command, stopped at some moment; the same command again then succeeds."""
     random = place.random
@@ -1032,6 +1101,7 @@ KINDS: dict[str, tuple[Callable[[Place], None], int]] = {
     "python": (python_api, 3),
     "search": (searched, 2),
     "tune": (tuned, 1),
+    "cut short": (cut_short, 4),
     "interrupt": (interrupted, 2),
     "natural python": (natural_python, 1),
     "identity": (identity, 2),

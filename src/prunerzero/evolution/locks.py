@@ -56,8 +56,10 @@ class SharedLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._remove_link(self._token)
-        self._here.release()
+        try:
+            self._remove_link(self._token)
+        finally:  # a link that stays is of the dead for whoever comes next
+            self._here.release()
 
     def _make_link(self, owner: str) -> None:
         self._token = f"{owner}/{uuid.uuid4().hex}"
