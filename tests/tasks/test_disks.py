@@ -267,7 +267,9 @@ def test_a_damaged_result_is_named_by_the_report(
     run = tmp_path / "run"
     shutil.copytree(workplace / "run", run)
     (run / file).write_text(damage)
-    refused(in_workplace("report", str(run)), str(run / file), "the search command that made")
+    done = in_workplace("report", str(run))
+    refused(done, str(run / file), "the search command that made")
+    assert "Error:" not in done.stderr.removeprefix("Error:"), "no names of Python's errors"
     assert not (run / "report.html").exists()
 
 

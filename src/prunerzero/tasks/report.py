@@ -110,9 +110,8 @@ def _damage_told(folder: Path, *names: str) -> Iterator[None]:
         UndefinedError,
     ) as error:
         files = " and ".join(f"'{folder / name}'" for name in names)
-        raise InputError(
-            f"{files} do not hold what a search writes ({type(error).__name__}: {error}); {_AGAIN}."
-        ) from error
+        lacks = f": one lacks {error}" if isinstance(error, KeyError) else ""
+        raise InputError(f"{files} do not hold what a search writes{lacks}; {_AGAIN}.") from error
 
 
 def _random_beside(folder: Path, found: dict[str, Any]) -> Path | None:

@@ -269,9 +269,8 @@ def read_result(path: Path) -> TuneResult:
     try:
         return _result(content)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"'{path}' does not hold what tune writes ({type(error).__name__}: {error}); {again}."
-        ) from error
+        lacks = f": it lacks {error}" if isinstance(error, KeyError) else ""
+        raise InputError(f"'{path}' does not hold what tune writes{lacks}; {again}.") from error
 
 
 def _result(content: dict[str, Any]) -> TuneResult:
