@@ -12,6 +12,8 @@ from functools import partial as bind
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from prunerzero.errors import InputError
 from prunerzero.identity import Identity
 from prunerzero.language.corpora import Part
@@ -184,7 +186,7 @@ def prune_blocks(
     opened = open_streamed(written, block_names, partial.work / "pruned-weights")
     read_back.compare(
         ((name, opened.files[name]) for name in partial.digests()),
-        {name: (opened.files[name].dtype, digest) for name, digest in partial.digests().items()},
+        {name: (getattr(torch, dtype), d) for name, (dtype, d) in partial.digests().items()},
         partial.folder,
     )
     pruned = OffloadedBlocks(opened.language_model.model, opened.files, source.dtype, {})

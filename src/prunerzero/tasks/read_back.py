@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunerzero.errors import ModelError, OutputError
+from prunerzero.errors import ModelError
 from prunerzero.identity import of_tensor
 from prunerzero.language.loading import load_model
 from prunerzero.language.source import ModelSource
@@ -35,13 +35,13 @@ def check_written(folder: Path, scratch: Path, measured: Measured, trust_remote_
         trust_remote_code: whether the model's own code may run.
 
     Raises:
-        OutputError: a tensor differs; names the first one.
+        ModelError: a tensor differs; names the first one.
     """
     compare(_parameters(folder, scratch, trust_remote_code), measured, folder)
 
 
 def compare(read: Iterable[tuple[str, Tensor]], measured: Measured, folder: Path) -> None:
-    """Raise OutputError where a tensor that was read differs from what was measured."""
+    """Raise ModelError where a tensor that was read differs from what was measured."""
     left = dict(measured)
     for name, tensor in read:
         dtype, digest = left.pop(name, (tensor.dtype, ""))
@@ -51,8 +51,8 @@ def compare(read: Iterable[tuple[str, Tensor]], measured: Measured, folder: Path
         raise _different(next(iter(left)), folder)
 
 
-def _different(name: str, folder: Path) -> OutputError:
-    return OutputError(
+def _different(name: str, folder: Path) -> ModelError:
+    return ModelError(
         f"the checkpoint in '{folder}' does not hold the weights that were measured ({name} "
         "differs), so it is not kept: this is a fault of prunerzero, please report it with the "
         "name of the model."

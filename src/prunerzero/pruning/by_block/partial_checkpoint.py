@@ -18,13 +18,16 @@ from torch import Tensor
 
 from prunerzero.errors import InputError, OtherRunError, OutputError
 from prunerzero.files import check_new, real, refusal, writing
-from prunerzero.identity import Identity, difference, of_tensors
+from prunerzero.identity import Identity, difference, of_tensor
 from prunerzero.memory import Memory
 from prunerzero.metrics import MetricError
 from prunerzero.pruning.by_block.shards import ShardWriter, is_whole
 from prunerzero.pruning.pruner import LayerSparsity
 
 _MANIFEST = Path(".work") / "manifest.jsonl"
+
+TypedDigest = tuple[str, str]
+"""The dtype of a tensor and its digest in that dtype: a checkpoint may store it in another."""
 
 _BLOCK = "block "
 """How the keys of finished blocks begin."""
@@ -114,14 +117,14 @@ class PartialCheckpoint:
         return f"{_BLOCK}{index}" in self._memory
 
     def keep(
-        self, index: int, layers: tuple[LayerSparsity, ...], digests: Mapping[str, str]
+        self, index: int, layers: tuple[LayerSparsity, ...], digests: Mapping[str, TypedDigest]
     ) -> None:
         """Note in the manifest that a block is finished, after its shard is written.
 
         Args:
             index: of the block.
             layers: how much of each of its layers is zero.
-            digests: of its tensors as they were written.
+            digests: of its tensors as they were pruned, by their full names.
         """
         rows = [asdict(layer) for layer in layers]
         self._memory.keep(f"{_BLOCK}{index}", {"layers": rows, "digests": dict(digests)})
@@ -130,9 +133,13 @@ class PartialCheckpoint:
         """All layers of finished blocks, in the model's order."""
         return tuple(_layer(row) for block in self._finished() for row in block["layers"])
 
-    def digests(self) -> dict[str, str]:
+    def digests(self) -> dict[str, TypedDigest]:
         """Digests of the tensors of finished blocks, by their full names."""
-        return {name: d for block in self._finished() for name, d in block["digests"].items()}
+        return {
+            name: (str(dtype), str(digest))
+            for block in self._finished()
+            for name, (dtype, digest) in block["digests"].items()
+        }
 
     def _finished(self) -> list[dict[str, Any]]:
         """The manifest's entries of finished blocks, in the model's order."""
@@ -226,4 +233,8 @@ class FinishedBlocks:
         if self._with_zeros:
             self._partial.keep_zeros(index, tensors)
         self._writer.write(index + 1, tensors)
-        self._partial.keep(index, layers, of_tensors(tensors.items()))
+        digests = {
+            name: (str(tensor.dtype).removeprefix("torch."), of_tensor(tensor))
+            for name, tensor in tensors.items()
+        }
+        self._partial.keep(index, layers, digests)
