@@ -140,7 +140,7 @@ def crossover(rng: Random, a: Expression, b: Expression, limits: Limits) -> Expr
 
 
 def mutate_node(rng: Random, tree: Expression, primitives: PrimitiveSet) -> Expression:
-    """Replace one node by another of the same arity; multiply it instead if it is a constant."""
+    """Replace one node by another of the same arity; a constant is mostly multiplied instead."""
     path, node = _random_node(rng, tree)
     if node.value is not None and rng.random() < 0.75:
         return tree.replace(path, _moved(rng, node.value, 1.0))
