@@ -3,13 +3,13 @@
     python benchmarks/engine_overhead.py --sizes 0 500 2000 --output overhead.json
     python benchmarks/engine_overhead.py --wait 0.01 0.03
 
-A search on a journal (or, with --storage, in a database) with a fitness that costs next to nothing;
-told is the engine's time for one evaluation when the study holds so many already, with its parts
-and the processor time among it, and the share of a worker's time that this is where measuring takes
-0.3 s and 10 s. The aim is 10 % and 1 %.
+Runs a search on a journal (or, with --storage, in a database) with a fitness that costs next to
+nothing. Prints the engine's time for one evaluation when the study holds the given number of them,
+its processor time, its parts, and its share of a worker's time where measuring takes 0.3 s and
+10 s. The aim is 10 % and 1 %.
 
-With ``--wait``, instead: milliseconds a candidate where the fitness waits so many seconds for each
-chunk, as for a GPU, when candidates are proposed at once and when they are proposed ahead.
+With ``--wait``, prints instead the milliseconds for each candidate where the fitness waits that
+many seconds for each chunk, as for a GPU: proposed at once, and proposed ahead.
 """
 
 from __future__ import annotations

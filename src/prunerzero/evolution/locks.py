@@ -24,10 +24,11 @@ class SharedLock:
     dies. So a link of this machine that its holder meets was left by a dead process, and is removed
     at once. A link of another machine is removed when it has stayed the same for 30 seconds.
 
-    Optuna's locks have the link alone: after a kill within a write, every worker waits for 30
-    seconds. ``tests/evolution/test_survival.py`` with 50 kills took 22 s with this lock, and more
-    than 240 s with ``JournalFileSymlinkLock`` or ``JournalFileOpenLock``. They also release a lock
-    that another worker has taken over in the meantime, which lets two workers write at once.
+    Optuna's locks have the link alone: after a kill within a write, every worker waits for the
+    grace period of 30 seconds. The test with 50 kills (``tests/evolution/test_survival.py``) took
+    22 s with this lock, more than 240 s with ``JournalFileSymlinkLock`` or ``JournalFileOpenLock``,
+    and 83 s with a grace period of 3 s. After that period they also release a lock that another
+    worker has taken in the meantime, so that two workers may write at once.
     """
 
     def __init__(self, path: Path) -> None:
