@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import sqrt
+from math import inf, sqrt
 from statistics import fmean, stdev
 
 from prunerzero.evolution.records import EvaluationRecord
@@ -11,11 +11,17 @@ from prunerzero.evolution.records import EvaluationRecord
 
 def pareto_front(evaluations: Iterable[EvaluationRecord]) -> tuple[EvaluationRecord, ...]:
     """The metrics that finished the race and are better than all smaller ones, smallest first."""
-    finished = [e for e in evaluations if e.state == "complete" and e.loss is not None]
+    finished = [
+        (e.size, e.loss, e.number, e)
+        for e in evaluations
+        if e.state == "complete" and e.loss is not None
+    ]
     front: list[EvaluationRecord] = []
-    for e in sorted(finished, key=lambda e: (e.size, e.loss or 0.0, e.number)):
-        if not front or (e.loss or 0.0) < (front[-1].loss or 0.0):
+    best = inf
+    for _, loss, _, e in sorted(finished, key=lambda f: f[:3]):
+        if loss < best:
             front.append(e)
+            best = loss
     return tuple(front)
 
 
