@@ -1,4 +1,4 @@
-"""What each matrix reads while the model runs: squared norms of its input features."""
+"""Activations: sums of squares of the input features of each matrix, while the model runs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ from prunerzero.pruning.calibration_pass import CalibrationPass
 def watch_inputs(
     layers: Mapping[str, Matrix], squares: dict[str, Tensor], current: CalibrationPass
 ) -> Iterator[None]:
-    """Add to ``squares`` [in] the squares of all that each matrix reads inside the ``with``.
+    """Add the squares of each matrix's input features to ``squares`` [in] inside the ``with``.
 
-    A matrix that is a module reads what the module is called with. Fused experts route tokens
-    inside one module: there the matrix products themselves are watched, and each expert's input is
-    what its slice of the parameter is multiplied with. The same is done where the module around a
-    matrix runs without calling it, as some state-space layers multiply with a weight themselves.
+    Where the matrix is a module, its input is the module's argument. Fused experts route tokens
+    inside one module: there the matrix products are watched, and an expert's input is the other
+    factor of a product with its slice of the parameter. Products are also watched in a module that
+    runs without calling one of its parts, as some state-space layers multiply with a part's weight
+    themselves.
+
+    Args:
+        layers: the matrices by full name.
+        squares: fp32 zeros [in] for each matrix.
+        current: the current pass.
 
     Raises:
         ModelError: experts ran, but no product with their weights was recognised.
@@ -48,7 +54,7 @@ def watch_inputs(
         products.append(watch := _Products(matrices, squares, current))
         hooks += watch.hooks(module)
     for module, matrices in around.items():
-        hooks += called.hooks(module, matrices, lambda found: _Products(found, squares, current))
+        hooks += called.hooks(module, matrices, lambda parts: _Products(parts, squares, current))
     try:
         yield
     finally:
@@ -64,20 +70,19 @@ def _adder(
     def add(_module: Any, inputs: tuple[Tensor, ...]) -> None:
         if not current.in_backward and not called.again:
             called.names.add(name)
-            found = norms.of(inputs[0])
-            current.once(("read", name), lambda: squares[name].add_(found))
+            squared = norms.of(inputs[0])
+            current.once(("read", name), lambda: squares[name].add_(squared))
 
     return add
 
 
 class _Called:
-    """Which matrices are called, and what becomes of those that are not.
+    """Which matrices were called as modules; watches the products of those that were not.
 
     Attributes:
         names: of the matrices that were called.
-        again: whether a module runs once more, which is not counted by what its parts are called
-            with.
-        more_hooks: those that were made later.
+        again: whether a module is run a second time, in which calls of its parts do not count.
+        more_hooks: hooks that were added while the model ran.
     """
 
     def __init__(self) -> None:
@@ -88,7 +93,7 @@ class _Called:
     def hooks(
         self, module: nn.Module, parts: list[Matrix], watch: Callable[[list[Matrix]], _Products]
     ) -> list[Any]:
-        """See to the ``parts`` of a module that it did not call when it first ran."""
+        """After a module's first run, watch the products of those ``parts`` it did not call."""
 
         def end(_module: Any, args: Any, kwargs: Any, _output: Any) -> None:
             hook.remove()
@@ -111,36 +116,36 @@ class _Called:
 
 
 class _Norms:
-    """Squares of what was read last, which often several matrices read."""
+    """Caches the squares of the last features, which several matrices often read."""
 
     def __init__(self) -> None:
         self._seen: Callable[[], Tensor | None] = lambda: None
         self._version = 0
-        self._found: Tensor | None = None
+        self._squares: Tensor | None = None
 
     def of(self, features: Tensor) -> Tensor:
         """``_squares`` of these features."""
         if (
-            self._found is None
+            self._squares is None
             or self._seen() is not features
             or self._version != features._version
         ):
-            self._found = _squares(features)
+            self._squares = _squares(features)
             self._seen, self._version = weakref.ref(features), features._version
-        return self._found
+        return self._squares
 
 
 def _squares(features: Tensor) -> Tensor:
     """Sum of squares [in] over all but the last dimension."""
     rows = features.detach().reshape(-1, features.shape[-1])
-    if rows.is_cuda:  # in one pass over what is read
+    if rows.is_cuda:  # reads the features once
         norms: Tensor = torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32)
         return norms.square_()
     return rows.float().square().sum(0)
 
 
 class _Products(TorchDispatchMode):
-    """While one module runs: its matrix products, and what weights of some matrices meet.
+    """Watches the matrix products of a module for those with the weights of some matrices.
 
     Attributes:
         seen: whether there was such a product.
@@ -168,14 +173,14 @@ class _Products(TorchDispatchMode):
         ]
 
     def begin(self, *_: Any) -> None:
-        """The module starts."""
+        """Called when the module starts."""
         if self._current.in_backward:
             return
         self._ran = self._within = True
         self.__enter__()  # type: ignore[no-untyped-call]
 
     def end(self, *_: Any) -> None:
-        """The module has finished, or failed."""
+        """Called when the module has finished, or failed."""
         if not self._within:
             return
         self._within = False
@@ -183,7 +188,7 @@ class _Products(TorchDispatchMode):
         self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def check(self) -> None:
-        """Raise ModelError where the module ran and a parameter's products were not seen."""
+        """Raise ModelError if the module ran and no product with one of the parameters was seen."""
         for key, matrix in self._unseen.items() if self._ran else ():
             pattern = matrix.name.removesuffix(f"{matrix.expert}.{key}") + f"*.{key}"
             raise ModelError(
@@ -210,10 +215,10 @@ class _Products(TorchDispatchMode):
         """Count the product of two ``factors`` if one of them holds weights of these experts."""
         matrix = next(iter(experts.values()))
         for position, factor in enumerate(factors):
-            held = self._held(matrix, factor)
+            held = self._experts_in(matrix, factor)
             if held is None:
                 continue
-            # the dimension that is summed over has the stride of the matrix's inputs
+            # in the dimension that is summed over, the factor has the stride of the inputs
             summed, weight = -2 if position else -1, matrix.weight
             if (factor.stride(summed), factor.shape[summed]) != (weight.stride(1), weight.shape[1]):
                 raise ModelError(
@@ -230,14 +235,15 @@ class _Products(TorchDispatchMode):
                 if expert in experts:
                     self._count(experts[expert].name, _squares(rows))
 
-    def _count(self, name: str, found: Tensor) -> None:
-        self._current.once(("read", name), lambda: self._squares[name].add_(found))
+    def _count(self, name: str, squares: Tensor) -> None:
+        self._current.once(("read", name), lambda: self._squares[name].add_(squares))
 
-    def _held(self, matrix: Matrix, factor: Tensor) -> Tensor | None:
-        """Whose weights a factor holds: the expert of each of its matrices, or None.
+    def _experts_in(self, matrix: Matrix, factor: Tensor) -> Tensor | None:
+        """The expert of each matrix in a factor; None where it holds no weights of these experts.
 
-        It is a view of the parameter, or was copied from it for each token. It may be some rows of
-        each matrix, such as the gate alone; only those with the first row are counted.
+        A factor with weights is a view of the parameter, or a copy of an expert for each token. It
+        may hold some rows of each matrix only, such as the gate; it counts if the first row is
+        among them.
         """
         stored = matrix.stored
         for copy, source, chosen in self._copies:
@@ -253,7 +259,11 @@ class _Products(TorchDispatchMode):
 def _by_expert(
     features: Tensor, held: Tensor, offsets: list[Tensor]
 ) -> Iterator[tuple[int, Tensor]]:
-    """The features [tokens, in] of each expert: of one, grouped by offsets, or in a batch."""
+    """The features [tokens, in] of each expert.
+
+    ``features`` are those of one expert [tokens, in]; those of all experts [tokens, in], separated
+    by ``offsets``; or one matrix for each batch entry, whose experts are ``held``.
+    """
     if features.dim() == 2 and not offsets:
         yield int(held), features
     elif offsets:

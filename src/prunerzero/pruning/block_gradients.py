@@ -1,4 +1,4 @@
-"""Gradients of each block's own output, from a pass forward alone."""
+"""Gradients of the norm of each block's own output, without a pass backward through the model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from prunerzero.pruning.blocks import block_lists
 
 @contextmanager
 def from_each_block(model: nn.Module) -> Iterator[None]:
-    """Inside, each block that has run is followed by a pass backward through it alone.
+    """Inside the ``with``, each run of a block is followed by a pass backward through it alone.
 
-    The pass begins at the L2 norm of the block's output, of each window on its own, and ends at the
-    block's input: no more than one block's activations are held.
+    The pass backward begins at the L2 norm of the block's output, separately for each window, and
+    ends at the block's input, so that only the activations of one block are in memory.
 
     Source: the regional gradient of Wanda++ (Yang et al., 2025, arXiv 2503.04992).
     """
@@ -27,7 +27,7 @@ def from_each_block(model: nn.Module) -> Iterator[None]:
 
     def leave(_block: nn.Module, _inputs: Any, output: Any) -> Any:
         hidden = output[0] if isinstance(output, tuple | list) else output
-        if hidden.requires_grad:  # not where all of the block is left alone
+        if hidden.requires_grad:  # false where no matrix of the block is watched
             torch.linalg.vector_norm(hidden.float(), dim=(-2, -1)).sum().backward()
         torch.set_grad_enabled(False)
         if isinstance(output, tuple | list):

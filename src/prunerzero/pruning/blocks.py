@@ -1,4 +1,4 @@
-"""Where a model keeps its blocks and the matrices in them, found by structure, not by name."""
+"""The blocks of a model and the matrices in them, recognised by structure, not by name."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Forward = Callable[..., Any]
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """One prunable linear map, in whatever form the model stores it.
+    """One prunable linear map, in any form that a model may store it in.
 
     Attributes:
-        name: full name; of one expert ``…experts.3.gate_up_proj``, of one group ``…proj.3``.
+        name: full name; of an expert ``…experts.3.gate_up_proj``, of a group ``…proj.3``.
         module: the module that owns the parameter.
         parameter: the parameter's name in that module.
         transposed: whether it is stored [in, out], as in GPT-2, instead of [out, in].
-        expert: which of several that one parameter holds, those of experts or of groups with
-            features of their own; None where it is a whole parameter.
-        experts: how many the parameter holds, along its first dimension.
-        sharing: further modules that own the same parameter.
-        parent: the module around the one that owns the parameter, where it is whole.
+        expert: index of the matrix in a parameter that holds several, those of experts or of groups
+            with input features of their own; None where the parameter is one matrix.
+        experts: number of matrices in the parameter, along its first dimension.
+        sharing: other modules that own the same parameter.
+        parent: the module around ``module``, where the parameter is one matrix.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Matrix:
     @property
     def stored(self) -> nn.Parameter:
         """The whole parameter, as the model stores it."""
-        found: nn.Parameter = getattr(self.module, self.parameter)
-        return found
+        parameter: nn.Parameter = getattr(self.module, self.parameter)
+        return parameter
 
     @property
     def weight(self) -> Tensor:
@@ -73,12 +73,12 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
-    """The names and lists of the model's blocks: one, but for models that have twin lists.
+    """The names and lists of the model's blocks; most models have one list.
 
-    Of all outermost lists of modules it is the one that stands closest to the embedding of text
-    tokens, which tells the text tower of a vision-language model from the other, and the longest
-    of these. Its modules need not be of one class. Lists of one length that stand equally close
-    belong together, such as one of attentions and one of feed-forward parts.
+    Of all outermost lists of modules, the blocks are in the one closest to the embedding of text
+    tokens, as in the text tower of a vision-language model; of several equally close, in the
+    longest. Its modules may have different classes. Several lists of that length belong together,
+    such as one of attentions and one of feed-forward parts.
 
     Raises:
         ModelError: the model has no such list.
@@ -95,7 +95,7 @@ def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
 
 
 def _outermost_lists(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
-    """Lists of modules that hold linear maps and stand in no other such list."""
+    """Lists of modules with submodules, which are inside no other such list."""
     outer: list[str] = []
     for name, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or any(name.startswith(o) for o in outer):
@@ -106,7 +106,7 @@ def _outermost_lists(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
 
 
 def _token_embedding(model: nn.Module) -> str:
-    """The name of the text's embedding, or nothing where the model does not tell."""
+    """The name of the text's embedding; empty where the model has no ``get_input_embeddings``."""
     ask = getattr(model, "get_input_embeddings", None)
     try:
         wanted = ask() if ask is not None else None
@@ -129,14 +129,14 @@ def prunable_layers(
 ) -> dict[str, Matrix]:
     """Every linear map inside the blocks, by its full name, in the model's order.
 
-    Embeddings, norms and the output head are outside the blocks and so are left alone; so are the
-    routers of experts, and what shares its weights with an embedding. A parameter that several
+    Left out are embeddings, norms and the output head, which are outside the blocks; routers of
+    experts; and matrices that share their weights with an embedding. A parameter that several
     modules share appears once.
 
     Args:
         model: any model built of blocks.
-        ignore: patterns such as ``"*.down_proj"`` of full names to leave out.
-        target: patterns of full names to keep to; none for all.
+        ignore: patterns of full names to leave out, such as ``"*.down_proj"``.
+        target: patterns of full names to keep; empty for all.
 
     Raises:
         ModelError: nothing is left to prune.
@@ -179,7 +179,7 @@ def _wanted(name: str, ignore: tuple[str, ...], target: tuple[str, ...]) -> bool
 def _matrices(
     prefix: str, block: nn.Module, width: int | None, owners: dict[int, list[nn.Module]]
 ) -> Iterator[Matrix]:
-    """The matrices of one block, routers left out."""
+    """The matrices of one block, without its routers."""
     forms = {name: is_transposed(module) for name, module in block.named_modules()}
     linears = {
         name: block.get_submodule(name).get_parameter("weight").shape[1 if transposed else 0]
@@ -207,13 +207,13 @@ def _matrices(
 
 
 def check_widths(layers: Mapping[str, Any], sparsity: Sparsity) -> None:
-    """Raise SparsityError where a layer's inputs cannot be pruned in that pattern."""
+    """Raise SparsityError if the number of a layer's inputs does not fit the pattern."""
     for name, layer in layers.items():
         sparsity.check(layer.weight.shape[1], f"layer {name}")
 
 
 def check_apart(blocks: nn.ModuleList) -> None:
-    """Raise ModelError where blocks share parameters, so that they cannot be pruned one by one."""
+    """Raise ModelError if blocks share parameters: they cannot be pruned one by one then."""
     owner: dict[int, str] = {}
     for index, block in blocks.named_children():
         for parameter in block.parameters():

@@ -1,4 +1,4 @@
-"""The fused expert tensors of a mixture of experts, and what routes tokens to them."""
+"""Mixtures of experts: parameters that hold several experts, and routers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Fused:
     """How a parameter holds one matrix for each expert.
 
     Attributes:
-        count: experts, along the first dimension: [experts, …, …], or [experts · …, …].
-        transposed: whether a matrix is stored [in, out], not [out, in].
+        count: number of experts, along the first dimension: [experts, …, …] or [experts · …, …].
+        transposed: whether a matrix is stored [in, out] instead of [out, in].
     """
 
     count: int
@@ -22,7 +22,7 @@ class Fused:
 
 
 FusedExperts = dict[tuple[str, str], Fused]
-"""By the name of the owning module within the block, and the name of the parameter."""
+"""Fused parameters by the name of their module in the block, and their own name."""
 
 
 def fused_experts(block: nn.Module, linears: dict[str, int], width: int | None) -> FusedExperts:
@@ -30,8 +30,8 @@ def fused_experts(block: nn.Module, linears: dict[str, int], width: int | None) 
 
     Args:
         block: one block.
-        linears: outputs of each linear map in it, by name.
-        width: of the features that go from block to block.
+        linears: number of outputs of each linear map in it, by name.
+        width: of the hidden states between blocks.
     """
     return _pairs(block, width) | _stacks(block, linears, width)
 
@@ -39,10 +39,10 @@ def fused_experts(block: nn.Module, linears: dict[str, int], width: int | None) 
 def _pairs(block: nn.Module, width: int | None) -> FusedExperts:
     """3-D parameters, [experts, …, …].
 
-    They come in pairs: one or more that read the block's features and write the hidden ones
-    (``2 × hidden`` where gate and up are one), then one that goes back. Which of the two last
-    dimensions is the input follows from how the shapes of the pair fit together and from the
-    block's width. A 3-D parameter that belongs to no such pair is none of ours.
+    They come in pairs: one or more that map the hidden states up (to twice the width where gate and
+    up are one), then one that maps down. Which of the last two dimensions is the input follows from
+    the shapes of the pair and the width of the hidden states. A 3-D parameter that is in no such
+    pair is not pruned.
     """
     groups: dict[str, list[tuple[str, str, Size]]] = {}
     for name, module in block.named_modules():
@@ -51,13 +51,13 @@ def _pairs(block: nn.Module, width: int | None) -> FusedExperts:
             for key, parameter in module.named_parameters(recurse=False)
             if parameter.dim() == 3 and min(parameter.shape[1:]) > 1 and not _is_convolution(module)
         ]
-        if owned:  # a module that owns one alone has its counterpart beside it
+        if owned:  # a module with one such parameter has its counterpart in a module beside it
             home = name if len(owned) > 1 else name.rpartition(".")[0]
             groups.setdefault(home, []).extend(owned)
     forms = {
         home: _transposed([shape for *_, shape in group], width) for home, group in groups.items()
     }
-    known = {  # where shapes fit both ways, the same class elsewhere in the block tells
+    known = {  # where shapes fit both ways, the same class elsewhere in the block decides
         type(block.get_submodule(module)): forms[home]
         for home, group in groups.items()
         for module, *_ in group
@@ -80,10 +80,10 @@ def _is_convolution(module: nn.Module) -> bool:
 
 
 def _transposed(shapes: list[Size], width: int | None) -> bool | None:
-    """Whether the matrices are [in, out]; None where the shapes fit both ways, or neither."""
+    """Whether the matrices are [in, out]; None where the shapes fit both ways or neither."""
 
     def fits(transposed: bool, width: int | None = None) -> bool:
-        """Down writes what up reads, and reads what up writes, or half of it."""
+        """Whether down writes what up reads, and reads what up writes or half of it."""
         turn = -1 if transposed else 1
         *ups, (written, read) = (tuple(shape[1:])[::turn] for shape in shapes)
         return bool(ups) and all(
@@ -97,10 +97,10 @@ def _transposed(shapes: list[Size], width: int | None) -> bool | None:
 
 
 def _stacks(block: nn.Module, linears: dict[str, int], width: int | None) -> FusedExperts:
-    """2-D parameters of one shape with the experts' rows below each other, as in DBRX.
+    """2-D parameters of one shape, [experts · hidden, width], as in DBRX.
 
-    Rows are hidden features, columns the block's: all but the last read the block's features. How
-    many experts there are is told by the router, the only linear map that stands next to them.
+    All but the last of a module map up. The number of experts is the number of outputs of the
+    router, the only linear map beside them.
     """
     found: FusedExperts = {}
     for name, module in block.named_modules():
@@ -122,19 +122,19 @@ def _stacks(block: nn.Module, linears: dict[str, int], width: int | None) -> Fus
 def routers(
     block: nn.Module, linears: dict[str, int], fused: FusedExperts, width: int | None
 ) -> set[str]:
-    """Those of a block's linear maps that route tokens to experts.
+    """The names of a block's linear maps that route tokens to experts.
 
-    Experts are fused tensors or a list of modules. Of what stands nearest to them, a part whose
-    linear maps all have as many outputs as there are experts, or one, is a router or a gate. So is
-    a part of several linear maps that ends in about as many outputs, and gives nothing back to the
-    features that go from block to block: a router may have hidden layers, and choices that are no
-    expert, such as to skip all.
+    Experts are fused parameters or a list of modules. Looked at are the modules closest to them. A
+    module is a router or a gate if each of its linear maps has one output, or as many as there are
+    experts. It is a router with hidden layers if it has several linear maps, none of which has the
+    width of the hidden states, and the last has fewer than twice as many outputs as there are
+    experts: some outputs may stand for other choices, such as to skip all experts.
 
     Args:
         block: one block.
-        linears: outputs of each linear map in it, by name.
-        fused: what ``fused_experts`` found in it.
-        width: of the features that go from block to block.
+        linears: number of outputs of each linear map in it, by name.
+        fused: what ``fused_experts`` returned for it.
+        width: of the hidden states between blocks.
     """
     counts: dict[str, set[int]] = {}
     for (name, _), form in fused.items():
@@ -158,7 +158,7 @@ def routers(
 
 
 def _nearest(path: str, names: Iterable[str]) -> tuple[int, list[str]]:
-    """The names that share most of the way with ``path`` and lie outside; and how much they share.
+    """The length of the longest prefix of ``path`` shared with names outside it, and those names.
 
     >>> _nearest("mlp.experts.up", ["mlp.experts.up.0", "mlp.router", "mlp.shared", "attention"])
     (1, ['mlp.router', 'mlp.shared'])

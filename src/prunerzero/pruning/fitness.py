@@ -1,4 +1,4 @@
-"""The bridge from pruning to evolution: expression → losses of the pruned model, chunk by chunk."""
+"""What evolution needs of pruning: expression → losses of the pruned model, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -15,19 +15,28 @@ from prunerzero.pruning.pruned_weights import PrunedWeights
 from prunerzero.pruning.statistics import Statistics
 
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 1 << 15}
-"""Tokens read at once: a GPU is idle between the kernels of less, a CPU's cache holds no more."""
+"""Tokens in a batch: fewer leave a GPU idle between kernels, more do not fit in a CPU's cache."""
 
 
 class PrunedLoss:
-    """The loss that a model has on a text once it is pruned with a metric.
+    """The loss of a model on a text after pruning with a metric.
 
-    The model is pruned in place and restored. Chunks are equal numbers of windows in one fixed,
-    shuffled order, so that the first ones already speak for the whole text and every metric is
-    judged on the same. Windows that do not fill the last chunk are left out.
+    The model is pruned in place and restored. Chunks are equal numbers of windows in a shuffled
+    order, the same for every metric, so that the first chunks already represent the whole text.
+    Windows that do not fill the last chunk are left out.
 
-    Chunks are read one, one, two, four, eight … at once, up to what keeps the device busy: a race
-    that gives up at the first of them has read no more, and the losses of a chunk are the same
-    wherever reading starts.
+    Chunks are read in batches of one, one, two, four, eight …, up to what keeps the device busy. So
+    a metric that is raced out at the first chunk costs that chunk only, and the losses of a chunk
+    are the same wherever reading starts.
+
+    Args:
+        model: a transformers causal language model.
+        layers: its prunable matrices by full name.
+        statistics: X and G of each.
+        sparsity: the share or pattern of weights to prune.
+        windows: token ids [count, length] of the text.
+        windows_per_chunk: windows in a chunk.
+        race_chunks: number of chunks that a race reads at most.
 
     Attributes:
         chunks: number of chunks that a race reads.
@@ -52,7 +61,7 @@ class PrunedLoss:
         tokens = windows_per_chunk * windows.shape[1]
         device = next(model.parameters()).device
         most = max(1, _BATCH_TOKENS.get(device.type, 1) // tokens)
-        self._most = 1 << (most.bit_length() - 1)  # so that batches divide each other
+        self._most = 1 << (most.bit_length() - 1)  # a power of two, as each batch is
         self._loss = WindowLoss(model)
         self._weights = PrunedWeights(layers, statistics, sparsity)
 
@@ -78,7 +87,7 @@ class PrunedLoss:
             self._weights.restore()
 
     def _batch_of(self, chunk: int) -> tuple[int, int]:
-        """Which chunks are read together with this one: the first, and the first after them."""
+        """The chunks in the batch of this one, as a half-open range."""
         size = min(1 << max(0, chunk.bit_length() - 1), self._most)
         first = chunk - chunk % size
         if chunk < self.chunks:  # a race reads nothing beyond its end

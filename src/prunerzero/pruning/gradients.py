@@ -1,8 +1,8 @@
-"""Squared gradients of each window's loss, added up for each matrix during the pass backward.
+"""Gradients: sums of squares of each window's gradient, for each matrix, in the pass backward.
 
-The gradient of a linear map's weights is the product of what it read with the gradient of what it
-gave. Both are at hand in the pass backward, window by window, so windows are read in batches and
-each one's product is squared on its own, without a gradient of the weights being stored.
+The gradient of a linear map's weights is the product of its input with the gradient of its output.
+The pass backward has both for each window. So windows are read in batches, the product of each
+window is squared separately, and no gradient of the weights is stored.
 """
 
 from __future__ import annotations
@@ -21,23 +21,31 @@ from prunerzero.pruning.linear_maps import is_plain
 from prunerzero.pruning.square_products import add_squared_products
 
 GRADIENT_SCALE = 100.0
-"""Published: gradients are multiplied by this before they are squared."""
+"""Gradients are multiplied by this before they are squared, as in the published method."""
 
 
 @contextmanager
 def watch_gradients(
     layers: Mapping[str, Matrix], squares: dict[str, Tensor], current: CalibrationPass
 ) -> Iterator[None]:
-    """Put into ``squares`` [out, in] the sums over windows of (100 · gradient)².
+    """Put the sums over windows of (100 · gradient)² into ``squares`` [out, in].
 
-    Weights that are used in another way than by calling their module, such as fused experts, get
-    their gradient from torch, added and freed as soon as it is there; so do modules that do more
-    than multiply. Then windows must be read one at a time: ``current.separable`` turns false.
+    Where a weight is used without calling its module, as in fused experts, and where a module does
+    more than multiply, torch computes the gradient, which is added and freed at once. Windows must
+    then be read one at a time: ``current.separable`` turns false.
+
+    Args:
+        layers: the matrices by full name.
+        squares: gets fp32 [out, in] for each matrix.
+        current: the current pass.
+
+    Raises:
+        WindowsMixedError: in a pass, where the windows of its batch cannot be separated.
     """
     hooks: list[Any] = []
     factors = _Factors(squares, current)
     current.at_end.append(factors.end)
-    wholes: dict[int, Tensor] = {}  # experts are slices of one parameter, which has one gradient
+    wholes: dict[int, Tensor] = {}  # by id: experts are slices of one parameter with one gradient
     for name, layer in layers.items():
         stored = layer.stored
         if id(stored) in wholes:
@@ -57,7 +65,7 @@ def watch_gradients(
         yield
         factors.end(failed=False)
     finally:
-        current.at_end.remove(factors.end)  # else they would keep each other, and the sums, alive
+        current.at_end.remove(factors.end)  # a cycle would keep the sums in memory
         for hook in hooks:
             hook.remove()
         for layer in layers.values():
@@ -72,7 +80,7 @@ def _adder(total: Tensor, current: CalibrationPass) -> Callable[[Tensor], None]:
         current.separable = False
         if current.windows > 1:
             raise WindowsMixedError
-        # in one pass over the gradient: for large models this is bound by memory
+        # one operation, as memory bandwidth limits this in large models
         current.once(
             ("whole", id(stored)),
             lambda: total.addcmul_(gradient, gradient, value=GRADIENT_SCALE**2),
@@ -82,7 +90,7 @@ def _adder(total: Tensor, current: CalibrationPass) -> Callable[[Tensor], None]:
 
 
 class _Factors:
-    """The factors of gradients: what modules read, and the gradient of what they gave."""
+    """The factors of gradients: inputs of modules, and the gradients of their outputs."""
 
     def __init__(self, squares: dict[str, Tensor], current: CalibrationPass) -> None:
         self._squares, self._current = squares, current
@@ -91,7 +99,7 @@ class _Factors:
         self._anchors: dict[torch.device, Tensor] = {}
 
     def hooks(self, name: str, module: nn.Module) -> list[Any]:
-        """Watch one module that multiplies with the matrix."""
+        """Watch a module that multiplies with the matrix ``name``."""
         weight = module.get_parameter("weight")
 
         def enter(_module: Any, _inputs: Any) -> None:
@@ -110,7 +118,7 @@ class _Factors:
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
     def _anchor(self, device: torch.device) -> Tensor:
-        """What has a gradient, so that there is a pass backward; the first block reads nothing."""
+        """A tensor that requires a gradient, so that the first block has a pass backward too."""
         if device not in self._anchors:
             self._anchors[device] = torch.zeros((), device=device, requires_grad=True)
         return self._anchors[device]
@@ -120,7 +128,7 @@ class _Factors:
         self._current.separable &= apart
         if self._current.windows > 1 and not apart:
             raise WindowsMixedError
-        if self._pairs[name]:  # of the pass before, some calls of which the loss did not depend on
+        if self._pairs[name]:  # from the pass before, whose loss did not depend on all calls
             self._finish(name)
         self._calls[name] += 1
 
@@ -130,7 +138,7 @@ class _Factors:
             self._finish(name)
 
     def _finish(self, name: str) -> None:
-        """All factors of this pass are there: a matrix used twice has the sum of both products."""
+        """Count the sum of all products of a pass: a matrix may be used more than once."""
         pairs, self._pairs[name], self._calls[name] = self._pairs[name], [], 0
         right, left = (
             torch.cat(
@@ -147,7 +155,7 @@ class _Factors:
         )
 
     def end(self, failed: bool) -> None:
-        """Finish what the loss depended on in part, and forget the rest."""
+        """At the end of a pass, finish matrices with gradients from some of their calls only."""
         for name, pairs in self._pairs.items():
             if pairs and not failed:
                 self._finish(name)
@@ -156,7 +164,7 @@ class _Factors:
 
 
 class _Product(torch.autograd.Function):
-    """Leaves a linear map's output as it is, and hands over both factors in the pass backward."""
+    """Returns a linear map's output unchanged; its pass backward gives both factors to ``take``."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Linear maps in every form that models keep them in, told by what they compute."""
+"""Linear maps in any form that models have, recognised by what they compute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 
 def is_transposed(module: nn.Module) -> bool | None:
-    """How a module stores the matrix of the linear map that it is.
+    """How a module that is a linear map stores its matrix.
 
     Returns:
         False for [out, in], as ``nn.Linear``; True for [in, out], as the ``Conv1D`` of GPT-2; None
@@ -24,7 +24,7 @@ def is_transposed(module: nn.Module) -> bool | None:
     shape = weight.shape[0], weight.shape[1]
     if shape[0] != shape[1]:
         return _probe(module, shape)
-    # a square one tells by its values: one weight, row 0, column 1, leads input 1 to output 0
+    # a square matrix needs values: the weight in row 0, column 1 maps input 1 to output 0
     one = torch.zeros(shape)
     one[0, 1] = 1
     features = torch.zeros(1, shape[1])
@@ -36,9 +36,9 @@ def is_transposed(module: nn.Module) -> bool | None:
 
 
 def groups(module: nn.Module) -> int:
-    """How many parts a linear map [out, in] has whose rows each read features of their own.
+    """The number of blocks of a block-diagonal linear map; 1 for any other.
 
-    One, but for block-diagonal maps: those take features [..., groups, in] and give
+    A block-diagonal map with a matrix [out, in] takes features [..., groups, in] and returns
     [..., groups, out / groups].
     """
     if type(module).forward is nn.Linear.forward or not isinstance(module, nn.Linear):
@@ -47,14 +47,14 @@ def groups(module: nn.Module) -> int:
     weight = torch.empty(module.weight.shape, device="meta")
     for count in (count for count in range(1, out) if out % count == 0):
         answer = _call(module, weight, torch.empty(1, count, width, device="meta"))
-        if answer is not None:  # a plain map takes whatever comes
+        if answer is not None:  # a plain map takes this number of groups too
             return count if answer.shape == (1, count, out // count) else 1
     return 1
 
 
 @torch.no_grad()
 def is_plain(module: nn.Module) -> bool:
-    """Whether a linear map does no more than multiply with its weight and add its bias."""
+    """Whether a linear map only multiplies with its weight and adds its bias."""
     if type(module).forward is nn.Linear.forward:
         return True
     transposed, weight = is_transposed(module), module.get_parameter("weight")
@@ -66,12 +66,12 @@ def is_plain(module: nn.Module) -> bool:
     features[1] = 0
     answer = module(features)
     expected = torch.nn.functional.linear(features[:1], matrix)
-    found = answer[:1] - answer[1:]  # without the bias
-    return bool((found - expected).abs().amax() <= 1e-2 * expected.abs().amax())
+    product = answer[:1] - answer[1:]  # without the bias
+    return bool((product - expected).abs().amax() <= 1e-2 * expected.abs().amax())
 
 
 def _probe(module: nn.Module, shape: tuple[int, int]) -> bool | None:
-    """Whether features of the one or the other width go through, without computing anything."""
+    """Try features of both widths on the meta device, without computing anything."""
     weight = torch.empty(shape, device="meta")
     for width, out, transposed in ((shape[1], shape[0], False), (shape[0], shape[1], True)):
         answer = _call(module, weight, torch.empty(1, width, device="meta"))
@@ -88,6 +88,6 @@ def _call(module: nn.Module, weight: Tensor, features: Tensor) -> Tensor | None:
     try:
         with torch.no_grad():
             answer = functional_call(module, {**others, "weight": weight}, (features,))
-    except Exception:  # whatever it raises, it takes no features and so is no linear map
+    except Exception:  # whatever it raises, a module that does not take features is no linear map
         return None
     return answer if isinstance(answer, Tensor) else None

@@ -1,4 +1,4 @@
-"""Prune the same layers with one metric after another, always from the dense weights."""
+"""Pruning the same layers with one metric after another, each time from the dense weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prunerzero.metrics import Expression, ScoreError, Sparsity
 from prunerzero.pruning.blocks import Matrix
-from prunerzero.pruning.pruner import MAGNITUDE, masks, one_by_one
+from prunerzero.pruning.pruner import MAGNITUDE, is_zero, masks, one_by_one
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
 from prunerzero.scoring.mask import nan_error
 from prunerzero.scoring.selection import prune_into, use_gpu_kernels, write_pruned
@@ -19,8 +19,13 @@ from prunerzero.scoring.selection import prune_into, use_gpu_kernels, write_prun
 class PrunedWeights:
     """The weights of some layers, which ``prune`` and ``restore`` overwrite in place.
 
-    One dense copy is kept beside the model; nothing is allocated that grows. On a GPU all layers
-    of one shape are pruned by one launch.
+    One dense copy is kept beside the model, and memory does not grow from metric to metric. On a
+    GPU all layers of one shape are pruned by one launch.
+
+    Args:
+        layers: the matrices by full name.
+        statistics: X and G of each.
+        sparsity: the share or pattern of weights to prune.
     """
 
     def __init__(
@@ -32,7 +37,7 @@ class PrunedWeights:
         self._groups = self._grouped()
 
     def prune(self, expression: Expression) -> None:
-        """Write the weights pruned with a metric; those no token reached, by magnitude.
+        """Write the weights pruned with a metric; layers that no token reached, by magnitude.
 
         Raises:
             ScoreError: the metric gives NaN on a layer; names the layer.
@@ -63,7 +68,7 @@ class PrunedWeights:
                 )
             except ScoreError as error:
                 raise ScoreError(f"on layer {name}, {error}") from None
-        for group_names, nans in counts:  # looked at only now, so that the GPU never waits
+        for group_names, nans in counts:  # read only now, so that the GPU need not wait
             for name, count in zip(group_names, nans.tolist(), strict=True):
                 if count:
                     raise nan_error(count, self._dense[name].numel(), f"on layer {name}, ")
@@ -79,16 +84,16 @@ class PrunedWeights:
             others(list(left), list(left.values()))
 
         others = one_by_one(self._dense, self._statistics, expression)
-        found = masks(
+        named_masks = masks(
             self._dense, self._statistics, expression, self._sparsity, unreached, write_scores
         )
         with torch.no_grad():
-            for name, mask in found:
+            for name, mask in named_masks:
                 write_pruned(self._layers[name].weight, self._dense[name], mask)
 
     def restore(self) -> None:
         """Write the dense weights back."""
-        with torch.no_grad():  # all in one launch where they are on a GPU
+        with torch.no_grad():  # one launch for all where they are on a GPU
             weights = [layer.weight for layer in self._layers.values()]
             torch._foreach_copy_(weights, list(self._dense.values()))
 
@@ -121,6 +126,5 @@ class PrunedWeights:
 
 
 def _zero(known: LayerStatistics) -> frozenset[str]:
-    """Which statistics hold nothing but zeros: no calibration token reached the layer."""
-    found = {"X": known.X, "G": known.G}
-    return frozenset(name for name, t in found.items() if t is not None and not t.any())
+    """The statistics that are zero throughout, as no calibration token reached the layer."""
+    return frozenset(name for name in ("X", "G") if is_zero(known, name))

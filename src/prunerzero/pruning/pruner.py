@@ -1,4 +1,4 @@
-"""A pass over the model: each layer's weights with the lowest scores are set to zero."""
+"""Pruning a model: in each layer, the weights with the lowest scores are set to zero."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prunerzero.scoring.ranking import check_ranks
 from prunerzero.scoring.selection import write_scores
 
 MAGNITUDE = Expression.parse("W")
-"""What a layer is pruned by that no calibration token reached."""
+"""The metric for layers that no calibration token reached."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,10 @@ class LayerSparsity:
     """How much of one layer is zero after pruning.
 
     Attributes:
-        unreached: no calibration token was seen to reach it, as can happen to an expert; it was
-            pruned by magnitude instead.
+        name, shape: of the layer [out, in].
+        zeros, sparsity: number and share of weights that are zero.
+        unreached: whether no calibration token reached it, as can happen to an expert; it was
+            pruned by magnitude then.
     """
 
     name: str
@@ -38,8 +40,13 @@ class LayerSparsity:
 
 def is_unreached(statistics: LayerStatistics, expression: Expression) -> bool:
     """Whether one of the statistics that the metric reads is zero throughout."""
-    read = (getattr(statistics, name) for name in expression.terminals & {"X", "G"})
-    return any(found is not None and not found.any() for found in read)
+    return any(is_zero(statistics, name) for name in expression.terminals & {"X", "G"})
+
+
+def is_zero(statistics: LayerStatistics, name: str) -> bool:
+    """Whether X or G, as named, is zero throughout."""
+    tensor: Tensor | None = getattr(statistics, name)
+    return tensor is not None and not tensor.any()
 
 
 def check_differs(
@@ -48,10 +55,10 @@ def check_differs(
     expression: Expression,
     sparsity: Sparsity,
 ) -> None:
-    """Raise ScoreError where all weights that are compared in this model score the same.
+    """Raise ScoreError if all scores that are compared in this model are equal.
 
-    In the precision that scores are computed in, powers of small weights may all be zero. A few
-    layers that tokens reached are looked at, evenly spaced through the model.
+    That happens where powers of small weights are all zero in the precision of scores. A few layers
+    that tokens reached are tried, evenly spaced through the model.
     """
     names = [name for name in layers if not is_unreached(statistics[name], expression)]
     if not names:
@@ -69,16 +76,17 @@ def masks(
 ) -> Iterator[tuple[str, Tensor]]:
     """The mask [out, in] of each layer, True where pruned.
 
-    A layer that no calibration token reached has nothing but zeros for X and G: its weights are
-    compared by magnitude, whatever the metric, and among themselves.
+    X and G of a layer that no calibration token reached are zero. Its weights compete by magnitude
+    and within the layer, whatever the metric and the group.
 
     Args:
-        weights: dense, [out, in] of each layer; they may be pruned one by one as their masks come.
+        weights: dense weights [out, in] of each layer; each may be pruned as soon as its mask is
+            yielded.
         statistics: X and G of each layer.
         expression: the metric.
-        sparsity: how much to prune, and among which weights.
-        unreached: names of layers without a token.
-        scorer: a faster way to the scores that compete in the whole model.
+        sparsity: the share or pattern to prune, and the group in which scores compete.
+        unreached: names of layers that no token reached.
+        scorer: writes scores that compete in the whole model; by default ``one_by_one``.
 
     Raises:
         ScoreError: the metric gives NaN on a layer; names the layer.
@@ -102,7 +110,7 @@ def masks(
 def one_by_one(
     weights: Mapping[str, Tensor], statistics: Statistics, expression: Expression
 ) -> Scorer:
-    """Scores the layers one after the other."""
+    """A scorer that computes the scores of one layer after the other."""
 
     def write(names: Sequence[str], out: Sequence[Tensor]) -> None:
         for name, scores in zip(names, out, strict=True):
@@ -118,7 +126,16 @@ def prune_model(
     expression: Expression,
     sparsity: Sparsity,
 ) -> tuple[LayerSparsity, ...]:
-    """Prune the layers in place, by statistics taken before.
+    """Prune the layers in place.
+
+    Args:
+        layers: the matrices by full name.
+        statistics: X and G of each, from the dense model.
+        expression: the metric.
+        sparsity: the share or pattern to prune, and the group in which scores compete.
+
+    Returns:
+        how much of each layer is zero.
 
     Raises:
         ScoreError: the metric gives NaN on a layer; names the layer.

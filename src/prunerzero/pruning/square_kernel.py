@@ -1,4 +1,4 @@
-"""Triton kernel: the squares of a matrix product, added up over windows without being stored."""
+"""Triton kernel: squares of matrix products, added up over windows without storing the products."""
 
 import triton
 import triton.language as tl
@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def _add(total, square, row, column, rows, columns, scale):
-    """Add a part of a tile, or its halves where it is wide, which takes fewer registers."""
+    """Add a part of a tile; a wide one in halves, which takes fewer registers."""
     HEIGHT: tl.constexpr = square.shape[0]
     WIDTH: tl.constexpr = square.shape[1]
     if WIDTH > 64:

@@ -1,4 +1,4 @@
-"""Squares of matrix products, added up: what the squared gradients of windows are."""
+"""Sums of squares of matrix products: the squared gradients of windows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Tile(NamedTuple):
 
     Attributes:
         rows, columns: of the result, computed by one program.
-        depth: how much of the sum is read at a time.
+        depth: number of terms of a product that are read at a time.
         held: whether the sum over windows stays in registers.
-        warps, stages: as Triton means them.
+        warps, stages: ``num_warps`` and ``num_stages`` of Triton.
     """
 
     rows: int
@@ -57,11 +57,11 @@ def by_torch(total: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
 
 
 def launch(total: Tensor, left: Tensor, right: Tensor, scale: float, tile: Tile = TILE) -> None:
-    """``add_squared_products`` by the kernel; ``total`` is contiguous, types are of 16 bits."""
+    """``add_squared_products`` by the kernel: ``total`` is contiguous, types have 16 bits."""
     from prunerzero.pruning.square_kernel import add_squares
 
     windows, length = left.shape[:2]
-    if length % tile.depth and windows > 1:  # what lies beyond a window's end would be read
+    if length % tile.depth and windows > 1:  # a tile would reach into the next window
         for a, b in zip(left.split(1), right.split(1), strict=True):
             launch(total, a, b, scale, tile)
         return
@@ -78,7 +78,7 @@ def launch(total: Tensor, left: Tensor, right: Tensor, scale: float, tile: Tile 
 
 
 def _described(factor: Tensor, depth: int, width: int) -> Any:
-    """For the GPU's memory unit, which loads whole tiles and zeros for what is outside."""
+    """A descriptor for the GPU's tensor memory unit, which loads whole tiles, padded with zeros."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     flat = factor.reshape(-1, factor.shape[-1]).contiguous()
@@ -90,14 +90,14 @@ def _has_kernel(left: Tensor, right: Tensor) -> bool:
         left.is_cuda
         and left.dtype in (torch.bfloat16, torch.float16)
         and left.dtype == right.dtype
-        and left.shape[-1] % 8 == right.shape[-1] % 8 == 0  # the memory unit wants 16 bytes
+        and left.shape[-1] % 8 == right.shape[-1] % 8 == 0  # as rows are aligned to 16 bytes
         and has_triton()
     )
 
 
 @lru_cache
 def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernel gives what torch does in fp32, found out once on this device."""
+    """Whether the kernel gives the result of torch in fp32; tried once on each device."""
     from triton.errors import TritonError
 
     generator = torch.Generator().manual_seed(0)
@@ -107,12 +107,12 @@ def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
             for width in (264, 520)
         )
         expected = torch.ones(264, 520, device=device)
-        found = expected.clone()
+        result = expected.clone()
         by_torch(expected, left.float(), right.float(), 0.5)
         try:
-            launch(found, left, right, 0.5)
+            launch(result, left, right, 0.5)
         except TritonError:  # a smaller GPU, on which a tile does not fit
             return False
-        if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
+        if not torch.allclose(result, expected, rtol=1e-3, atol=1e-3):
             return False
     return True

@@ -1,8 +1,8 @@
-"""Which weights of a whole model have the lowest scores, exactly.
+"""Masks where the scores of all layers of a model compete with each other.
 
-Scores of all layers compete, so a threshold has to be found before the first layer can be pruned.
-It is found in two counts, of the upper and then of the lower half of the scores' bits, so that
-scores need not be kept: a model of any size takes little more memory than its largest layer.
+The threshold must be known before the first layer is pruned. Two histograms give it, of the upper
+and then of the lower half of the scores' bits. So scores need not be kept, and a model of any size
+takes little more memory than its largest layer.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch import Tensor
 from prunerzero.scoring.mask import nan_error
 
 KEPT = 1 << 28
-"""Scores that are kept for the second count and for the masks, 1 GB; more are computed anew."""
+"""Up to this number (1 GB), scores are kept from one step to the next; more are computed anew."""
 
 TOGETHER = {"cpu": 1 << 18, "cuda": 1 << 26}
-"""Scores of several layers that are looked at together: what a CPU has in its cache, 1 MB; and
-256 MB, so that a GPU has seldom to answer."""
+"""Scores of several layers that are processed together: 1 MB, which fits in a CPU's cache; 256 MB,
+so that a CPU seldom waits for a GPU."""
 
 _HALF = 1 << 16
 
 Scorer = Callable[[Sequence[str], Sequence[Tensor]], None]
-"""Writes the scores of the layers named to as many tensors, fp32 [out, in]."""
+"""Takes names of layers and a tensor [out, in] in fp32 for each; writes the scores to them."""
 
 
 def lowest_of_all(
@@ -34,8 +34,8 @@ def lowest_of_all(
     """The mask [out, in] of each layer, True where pruned, of ``int(ratio * weights)`` in all.
 
     Args:
-        weights: [out, in] of each layer that competes.
-        write_scores: what they are compared by; called until the last mask was given.
+        weights: [out, in] of each layer.
+        write_scores: computes the scores; may be called until the last mask is yielded.
         ratio: share of the weights of all layers to prune, in [0, 1).
 
     Equal scores are pruned in the order of layers, and in column order within one.
@@ -45,7 +45,7 @@ def lowest_of_all(
     """
 
     def keys(part: tuple[str, ...]) -> Tensor:
-        """The scores of some layers, one after the other, as int32 in the same order."""
+        """The scores of some layers, concatenated, as int32 that compare as the scores do."""
         size = sum(weights[name].numel() for name in part)
         scores = torch.empty(size, device=weights[part[0]].device)
         of_layers = split(scores, part)
@@ -54,13 +54,13 @@ def lowest_of_all(
             for name, score in zip(part, of_layers, strict=True):
                 if nans := int(score.isnan().sum()):
                     raise nan_error(nans, score.numel(), f"on layer {name}, ")
-        bits = scores.add_(0.0).view(torch.int32)  # there is one zero
+        bits = scores.add_(0.0).view(torch.int32)  # -0.0 becomes 0.0
         return bits.bitwise_xor_((bits >> 31).bitwise_and_(0x7FFF_FFFF))
 
     def split(flat: Tensor, part: tuple[str, ...]) -> list[Tensor]:
         shapes = [weights[name].shape for name in part]
         of_layers = flat.split([shape.numel() for shape in shapes])
-        return [found.view(shape) for found, shape in zip(of_layers, shapes, strict=True)]
+        return [one.view(shape) for one, shape in zip(of_layers, shapes, strict=True)]
 
     parts = _parts(weights)
     total = sum(weight.numel() for weight in weights.values())
@@ -68,16 +68,16 @@ def lowest_of_all(
         keys = cache(keys)
     threshold, ties = _threshold(keys, parts, int(total * ratio))
     for part in parts:
-        found = keys(part)
-        mask = found <= threshold
-        tied = (found == threshold).nonzero().squeeze(1)
+        scores = keys(part)
+        mask = scores <= threshold
+        tied = (scores == threshold).nonzero().squeeze(1)
         mask[tied[ties:]] = False
         ties -= min(ties, len(tied))
         yield from zip(part, split(mask, part), strict=True)
 
 
 def _parts(weights: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
-    """The layers in order, those together that are on one device and not too many."""
+    """The layers in order, in parts that are on one device and have at most ``TOGETHER`` scores."""
     parts: list[list[str]] = []
     room, device = 0, None
     for name, weight in weights.items():
@@ -92,21 +92,21 @@ def _parts(weights: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
 def _threshold(
     keys: Callable[[tuple[str, ...]], Tensor], parts: Sequence[tuple[str, ...]], count: int
 ) -> tuple[int, int]:
-    """The key of rank ``count``, and how many of those that equal it are to be pruned."""
+    """The key of rank ``count``, and how many of the keys equal to it are pruned."""
     if count == 0:
         return -(1 << 31), 0
     high, below = _bin_of(count, ((keys(part) >> 16).add_(_HALF // 2) for part in parts))
     prefix = high - _HALF // 2
 
-    def lower_half(found: Tensor) -> Tensor:
-        return found[(found >> 16) == prefix] & (_HALF - 1)
+    def lower_half(scores: Tensor) -> Tensor:
+        return scores[(scores >> 16) == prefix] & (_HALF - 1)
 
     low, below_low = _bin_of(count - below, (lower_half(keys(part)) for part in parts))
     return prefix * _HALF + low, count - below - below_low
 
 
 def _bin_of(count: int, parts: Iterator[Tensor]) -> tuple[int, int]:
-    """The value of rank ``count`` (from 1) among numbers 0 … 65535, and how many are lower."""
+    """The number of rank ``count`` (from 1) among numbers 0 … 65535, and how many are lower."""
     histogram = torch.zeros(_HALF, dtype=torch.int64)
     for values in parts:
         histogram += torch.bincount(values, minlength=_HALF).cpu()

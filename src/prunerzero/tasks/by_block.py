@@ -45,20 +45,19 @@ class Way(Options):
 
     block_by_block: bool = option(
         False,
-        "Hold one block on the device, the rest in files; done unasked where the model does not "
-        "fit.",
+        "Hold one block on the device, the rest on disk; the default where the model does not fit.",
         FLAG,
         panel=_PANEL,
     )
     propagate: Propagate = option(
         "dense",
-        "Statistics of the dense model, or of each block behind those already pruned.",
+        "Where a block's inputs come from: the dense blocks before it, or the pruned ones.",
         one_of(Propagate),
         panel=_PANEL,
     )
     activation_memory: str = option(
         "4GiB",
-        "For hidden states, block by block; more than that goes to files.",
+        "Memory for hidden states, block by block; more than that goes to files.",
         TEXT,
         panel=_PANEL,
     )

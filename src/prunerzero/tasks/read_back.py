@@ -1,4 +1,4 @@
-"""What a checkpoint says after it was written has to be what was measured before."""
+"""Reading a checkpoint back: it must hold the weights that were measured."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from prunerzero.language.streaming import open_streamed
 from prunerzero.pruning.by_block.offloaded_blocks import OffloadedBlocks, block_names
 
 Measured = Mapping[str, tuple[torch.dtype, str]]
-"""The dtype and the digest of each parameter, as the model was measured with it."""
+"""Dtype and digest of each parameter, by name, at the time of measuring."""
 
 
 def digests_of(model: Any) -> Measured:
-    """What ``check_written`` compares with; call it before the model is saved."""
+    """Dtypes and digests for ``check_written``, to be taken before the model is saved."""
     return {name: (p.dtype, of_tensor(p)) for name, p in model.named_parameters()}
 
 
@@ -32,7 +32,7 @@ def check_written(folder: Path, scratch: Path, measured: Measured, trust_remote_
         folder: of the checkpoint.
         scratch: folder for weights that cannot be read from the checkpoint one by one.
         measured: dtypes and digests of the parameters.
-        trust_remote_code: whether the model's own code may run.
+        trust_remote_code: whether code from the model's repository may run.
 
     Raises:
         ModelError: a tensor differs; names the first one.
@@ -41,7 +41,7 @@ def check_written(folder: Path, scratch: Path, measured: Measured, trust_remote_
 
 
 def compare(read: Iterable[tuple[str, Tensor]], measured: Measured, folder: Path) -> None:
-    """Raise ModelError where a tensor that was read differs from what was measured."""
+    """Raise ModelError if a tensor that was read differs from the measured one."""
     left = dict(measured)
     for name, tensor in read:
         dtype, digest = left.pop(name, (tensor.dtype, ""))
@@ -62,11 +62,11 @@ def _different(name: str, folder: Path) -> ModelError:
 def _parameters(
     folder: Path, scratch: Path, trust_remote_code: bool
 ) -> Iterator[tuple[str, Tensor]]:
-    """The parameters of a checkpoint, one block in memory at a time where that is possible."""
+    """The parameters of a checkpoint, one block in memory at a time where possible."""
     source = ModelSource(str(folder), device="cpu", trust_remote_code=trust_remote_code)
     try:
         opened = open_streamed(source, block_names, scratch)
-    except ModelError:  # its blocks do not stand apart
+    except ModelError:  # its blocks cannot be read one by one
         loaded = load_model(source)
         yield from loaded.model.named_parameters()
         return
