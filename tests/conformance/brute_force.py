@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from prunerzero.pruning.blocks import Matrix
 
 FACTORS = {"linear": 0, "matmul": 0, "__matmul__": 0, "mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}
-"""Where the features stand among the arguments; the weights come next."""
+"""The position of the features among the arguments; the weights come next."""
 
 
 class Products(TorchFunctionMode):

@@ -11,15 +11,14 @@ from safetensors.torch import load_file
 from tiny_model import some_text
 
 from prunerzero import Setup, prune
-from prunerzero.errors import ModelError
 from prunerzero.tasks.by_block import Way
 
 SOME = [
     *("gemma3_text", "opt", "bloom", "falcon", "gpt_oss", "qwen3_moe", "openai-gpt"),
     *("qwen3_next", "llama4", "gemma3"),
 ]
-"""Their blocks differ in arguments, in what they return, in how weights lie in files; the last two
-also read images."""
+"""Their blocks differ in arguments, in what they return, and in how their weights are stored; the
+last two also read images."""
 
 METRIC = "W * sqrt(X) * G"
 
@@ -57,9 +56,3 @@ def test_a_config_that_asks_for_router_logits_keeps_asking(tmp_path):
     expected, found = weights(tmp_path / "whole"), weights(tmp_path / "blocks")
     assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
     assert json.loads((tmp_path / "blocks" / "config.json").read_text())["output_router_logits"]
-
-
-def test_blocks_that_share_weights_are_refused(tmp_path):
-    setup = dense("zamba2", tmp_path)
-    with pytest.raises(ModelError, match="share weights"):
-        prune(setup, METRIC, "0.5", tmp_path / "blocks", way=Way(block_by_block=True))

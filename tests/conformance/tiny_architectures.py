@@ -19,7 +19,7 @@ COMMON = {
     "bos_token_id": 0,
     "eos_token_id": 0,
     **dict.fromkeys(["max_position_embeddings", "n_positions", "max_seq_len"], 64),
-    # the width of the model, of its feed-forward part, and how often: as many words as authors
+    # each author has other names for width, feed-forward width and number of blocks
     **dict.fromkeys(["hidden_size", "n_embd", "d_model", "word_embed_proj_dim"], 32),
     **dict.fromkeys(["intermediate_size", "ffn_dim", "n_inner", "decoder_ffn_dim"], 48),
     **dict.fromkeys(["num_hidden_layers", "n_layer", "n_layers", "num_layers"], 2),
@@ -57,7 +57,7 @@ COMMON = {
     "lru_width": 32,
     "attention_hidden_size": 32,
 }
-"""What each config is given of this, as far as it knows the word."""
+"""Settings for any config; each takes those that it has."""
 
 
 def known(model_type: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def known(model_type: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def knows(config: Any, key: str) -> bool:
-    """Whether a config has the word, be it for each layer another value."""
+    """Whether a config has this setting, even with a different value for each layer."""
     try:
         return hasattr(config, key)
     except RuntimeError:

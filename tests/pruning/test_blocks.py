@@ -64,7 +64,7 @@ def test_writing_to_a_weight_prunes_the_model():
 
 
 @pytest.mark.parametrize("outputs", [16, 24])
-def test_a_transposed_linear_map_is_told_by_what_it_computes(outputs):
+def test_a_transposed_linear_map_is_recognised_by_what_it_computes(outputs):
     class Turned(nn.Module):  # like the Conv1D of GPT-2
         def __init__(self):
             super().__init__()
@@ -139,7 +139,7 @@ def test_blocks_that_share_weights_cannot_be_pruned_one_by_one():
         check_apart(model.model.layers)
 
 
-def test_of_towers_that_part_at_the_same_place_it_is_the_one_that_is_nearer():
+def test_of_equally_close_towers_the_one_with_the_shorter_path_has_the_blocks():
     model = nn.Module()
     model.text, model.see = nn.Module(), nn.Module()
     model.words = nn.Embedding(8, 4)
@@ -158,5 +158,5 @@ def test_twin_lists_are_pruned_both_but_not_block_by_block():
     assert list(prunable_layers(model)) == [
         *("attentions.0.0", "attentions.1.0", "ffns.0.0", "ffns.1.0")
     ]
-    with pytest.raises(ModelError, match="stand in several lists, attentions and ffns"):
+    with pytest.raises(ModelError, match="has several lists of blocks, attentions and ffns"):
         block_names(model)

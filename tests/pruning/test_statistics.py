@@ -50,7 +50,7 @@ def test_gradient_magnitudes_equal_a_brute_force_computation(model, layers):
 
 
 @pytest.mark.parametrize("batch", [2, 3, 7])
-def test_windows_read_together_give_what_they_give_one_by_one(model, layers, batch):
+def test_a_batch_of_windows_gives_the_statistics_of_each_window_alone(model, layers, batch):
     windows = torch.randint(0, 32, (7, 20), generator=torch.Generator().manual_seed(2))
     alone = collect_statistics(model, layers, windows, batch=1)
     seen = []
@@ -60,10 +60,10 @@ def test_windows_read_together_give_what_they_give_one_by_one(model, layers, bat
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_what_fails_for_want_of_memory_is_read_in_parts_and_counted_once(
+def test_a_batch_that_does_not_fit_in_memory_is_read_in_parts_and_counted_once(
     model, layers, seed, monkeypatch
 ):
-    """A batch is halved; blocks of a single window are run again in the pass backward."""
+    """Batches are halved; for a single window, blocks run again in the pass backward."""
     windows = torch.randint(0, 32, (7, 20), generator=torch.Generator().manual_seed(2))
     alone = collect_statistics(model, layers, windows, batch=1)
     rng, batches = random.Random(seed), []
@@ -104,7 +104,7 @@ def test_where_one_window_does_not_fit_its_blocks_run_twice(model, layers, monke
     assert runs.count([]) == 2 * len(WINDOWS)
 
 
-def test_where_nothing_fits_the_error_is_raised_and_the_model_left_as_it_was(
+def test_where_nothing_fits_the_error_is_raised_and_the_model_is_unchanged(
     model, layers, monkeypatch
 ):
     def none(*_):
@@ -125,7 +125,7 @@ def assert_alike(found, expected):
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_of_a_matrix_used_twice_the_gradients_are_added_before_they_are_squared(batch):
+def test_gradients_of_a_matrix_used_twice_are_added_before_they_are_squared(batch):
     model, reference = tiny_model(), tiny_model()
     for one in (model, reference):
         first, second = one.model.layers
@@ -135,7 +135,7 @@ def test_of_a_matrix_used_twice_the_gradients_are_added_before_they_are_squared(
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("weight_first", [False, True])
-def test_a_matrix_that_is_used_past_its_module_is_seen_all_the_same(batch, weight_first):
+def test_a_matrix_that_is_used_without_calling_its_module_is_seen(batch, weight_first):
     model, reference = tiny_model(), tiny_model()
     for one in (model, reference):
         linear = one.model.layers[1].mlp.up_proj
@@ -160,7 +160,7 @@ class Past(torch.nn.Module):
         return features @ self.linear.weight.t()
 
 
-def test_a_matrix_of_groups_is_one_matrix_for_each_that_reads_features_of_its_own():
+def test_each_block_of_a_block_diagonal_map_is_a_matrix_of_its_own():
     class Grouped(torch.nn.Linear):  # like the output projection of DeepSeek-V4
         def forward(self, features):
             rows = features.reshape(-1, 2, 8).transpose(0, 1)
@@ -273,7 +273,7 @@ def test_several_workers_at_once_compute_statistics_once(model, layers, tmp_path
         assert all(torch.equal(statistics[name].G, whole[name].G) for name in layers)
 
 
-def test_the_work_of_a_killed_worker_is_taken_over(model, layers, tmp_path, monkeypatch):
+def test_another_worker_takes_over_from_a_killed_one(model, layers, tmp_path, monkeypatch):
     """It held the lock and had written half of the file."""
     monkeypatch.setenv("PRUNERZERO_CACHE", str(tmp_path))
 

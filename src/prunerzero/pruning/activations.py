@@ -192,8 +192,8 @@ class _Products(TorchDispatchMode):
         for key, matrix in self._unseen.items() if self._ran else ():
             pattern = matrix.name.removesuffix(f"{matrix.expert}.{key}") + f"*.{key}"
             raise ModelError(
-                f"what the experts {pattern} read cannot be seen in this model; leave them alone "
-                f"with `ignore={pattern!r}`."
+                f"the inputs of the experts {pattern} cannot be measured in this model; leave them "
+                f"out with `ignore={pattern!r}`."
             )
 
     def __torch_dispatch__(

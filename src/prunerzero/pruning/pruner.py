@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from prunerzero.metrics import Expression, ScoreError, Sparsity
+from prunerzero.pruning.across_layers import Scorer, lowest_of_all
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.statistics import LayerStatistics, Statistics, probes_of
-from prunerzero.pruning.whole_model import Scorer, lowest_of_all
 from prunerzero.scoring import score_mask
 from prunerzero.scoring.ranking import check_ranks
 from prunerzero.scoring.selection import write_scores

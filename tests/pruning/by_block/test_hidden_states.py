@@ -35,14 +35,14 @@ def test_what_was_put_comes_back_wherever_it_was_kept(tmp_path_factory, room, se
 
 
 @pytest.mark.parametrize(("room", "files"), [(0, 3), (PLACE, 2), (2 * PLACE + 1, 1), (99999, 0)])
-def test_only_what_the_budget_has_no_room_for_goes_to_files(tmp_path, room, files):
+def test_only_what_exceeds_the_budget_goes_to_files(tmp_path, room, files):
     kept = states(tmp_path, MemoryBudget(room), kept=3)
     for place in range(3):
         kept.put(place, 0, torch.zeros(SHAPE))
     assert sum(f.stat().st_size for f in tmp_path.iterdir()) == files * PLACE
 
 
-def test_memory_that_was_let_go_is_there_for_others(tmp_path):
+def test_memory_that_is_freed_can_be_taken_again(tmp_path):
     budget = MemoryBudget(PLACE)
     first = states(tmp_path, budget, kept=1)
     first.put(0, 0, torch.zeros(SHAPE))
@@ -51,7 +51,7 @@ def test_memory_that_was_let_go_is_there_for_others(tmp_path):
     assert budget.take(PLACE)
 
 
-def test_changing_what_was_got_changes_nothing_that_is_kept(tmp_path):
+def test_changing_a_copy_leaves_the_kept_states_unchanged(tmp_path):
     kept = states(tmp_path, MemoryBudget(0))
     kept.put(0, 0, torch.ones(SHAPE))
     kept.get(0, 0, CPU).zero_()

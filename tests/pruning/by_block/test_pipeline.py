@@ -9,7 +9,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 5])
-def test_each_window_comes_when_the_block_before_has_read_it(devices):
+def test_each_window_comes_after_the_block_before_has_finished_it(devices):
     read: list[tuple[int, int]] = []
     lock = threading.Lock()
 
@@ -29,7 +29,7 @@ def test_each_window_comes_when_the_block_before_has_read_it(devices):
                 assert when[block, window - 1] < when[block, window]
 
 
-def test_blocks_really_are_at_work_at_the_same_time():
+def test_blocks_are_worked_on_at_the_same_time():
     together = threading.Barrier(3, timeout=20)
 
     def work(block, _device, windows):
@@ -40,13 +40,20 @@ def test_blocks_really_are_at_work_at_the_same_time():
     run_blocks(range(3), [CPU] * 3, 3, work)
 
 
-def test_a_block_that_reads_no_window_holds_up_no_other():
+def test_a_block_that_takes_no_windows_holds_up_no_other():
     done = []
     run_blocks([5, 1, 3], [CPU] * 2, 4, lambda block, _device, _windows: done.append(block))
     assert sorted(done) == [1, 3, 5]
 
 
-def test_what_goes_wrong_on_one_device_stops_the_others():
+@pytest.mark.parametrize("devices", [1, 3])
+def test_progress_is_reported_once_for_each_block(devices):
+    reports = []
+    run_blocks(range(4), [CPU] * devices, 2, lambda *_: None, lambda: reports.append(1))
+    assert len(reports) == 4
+
+
+def test_an_error_on_one_device_stops_the_others():
     def work(block, _device, windows):
         for window in windows:
             if (block, window) == (1, 2):

@@ -31,14 +31,14 @@ def random_model(config):
 
 
 def gpt2():
-    """Weights lie transposed, and blocks carry buffers."""
+    """Weights are stored transposed, and blocks have buffers."""
     return random_model(
         GPT2Config(vocab_size=32, n_positions=32, n_embd=16, n_layer=3, n_head=2, bos_token_id=0)
     )
 
 
 def mixtral():
-    """In files experts lie apart, in the model they are one parameter."""
+    """The files hold each expert separately, the model all of them in one parameter."""
     return random_model(
         MixtralConfig(
             vocab_size=32,
@@ -52,11 +52,11 @@ def mixtral():
     )
 
 
-MODELS = {"llama": lambda: tiny_model(num_hidden_layers=4), "gpt2": gpt2, "mixtral": mixtral}
+MODELS = {"llama": lambda: tiny_model(num_hidden_layers=3), "gpt2": gpt2, "mixtral": mixtral}
 
 
 class Kept:
-    """What was pruned, block by block; ``stop_after`` blocks, as if the process was killed."""
+    """Keeps pruned blocks; interrupts the run after ``stop_after`` of them."""
 
     def __init__(self, stop_after=None):
         self.blocks, self.layers, self.stop_after = {}, {}, stop_after
@@ -97,9 +97,9 @@ def open_blocks(folder, scratch, dtype=torch.float32):
 def pruned(folder, scratch, metric, kept=None, *, devices=1, memory=10_000, **plan):
     kept = kept or Kept()
     blocks = open_blocks(folder, scratch)
-    room = Resources((CPU,) * devices, memory, scratch)
+    resources = Resources((CPU,) * devices, memory, scratch)
     expression = find_metric(metric).expression
-    prune_by_block(blocks, WINDOWS, Plan(expression, HALF, **plan), room, kept)
+    prune_by_block(blocks, WINDOWS, Plan(expression, HALF, **plan), resources, kept)
     return kept
 
 
@@ -132,7 +132,7 @@ def test_the_gradient_of_each_block_takes_a_pass_forward_alone(folder, batch):
 
 
 def test_nothing_of_a_block_outlives_its_visit(folder, tmp_path):
-    """Not even until the garbage collector comes by: what cycles hold is memory of a device."""
+    """Nor until the next garbage collection: cycles would hold memory of the device."""
 
     class Counted(Kept):
         def keep(self, index, tensors, layers):
@@ -151,14 +151,14 @@ def test_nothing_of_a_block_outlives_its_visit(folder, tmp_path):
 def test_losses_are_those_of_the_whole_model(folder, tmp_path):
     blocks = open_blocks(folder, tmp_path)
     visited = []
-    room = Resources((CPU, CPU), 0, tmp_path)
-    losses = losses_by_block(blocks, WINDOWS, room, lambda: visited.append(1))
+    resources = Resources((CPU, CPU), 0, tmp_path)
+    losses = losses_by_block(blocks, WINDOWS, resources, lambda: visited.append(1))
     whole = load_model(ModelSource(str(folder / "model"))).model
     assert losses == [float(window_losses(whole, ids[None])) for ids in WINDOWS]
     assert len(visited) == len(blocks)
 
 
-def test_weights_are_on_the_meta_device_unless_they_are_at_work(folder, tmp_path):
+def test_weights_are_on_the_meta_device_unless_their_block_is_loaded(folder, tmp_path):
     blocks = open_blocks(folder, tmp_path)
 
     def there():
@@ -221,9 +221,7 @@ def test_statistics_of_the_pruned_model_are_those_by_brute_force(folder, tmp_pat
         {"propagate": "pruned", "gradient": "block"},
     ],
 )
-def test_stopped_after_any_block_and_gone_on_it_is_the_same_to_the_bit(
-    folder, tmp_path, plan, devices
-):
+def test_a_run_resumed_after_any_block_is_the_same_to_the_bit(folder, tmp_path, plan, devices):
     scratch = tmp_path / "at once"
     at_once = pruned(folder, scratch, "power-law", devices=devices, **plan).tensors()
     for stop_after in range(1, len(block_names(open_blocks(folder, scratch).model))):

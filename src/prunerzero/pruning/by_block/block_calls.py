@@ -19,8 +19,8 @@ from prunerzero.errors import ModelError
 from prunerzero.pruning.blocks import Forward, forwards_replaced
 
 _AS_A_WHOLE = (
-    "so that they cannot be pruned one by one; leave out `block_by_block`, `propagate` and "
-    "`gradient`, on a device that holds the model."
+    "so they cannot be pruned one by one; leave out `block_by_block`, `propagate` and `gradient`, "
+    "and use a device that holds the model."
 )
 
 

@@ -145,7 +145,7 @@ def block_names(model: nn.Module) -> list[str]:
     (prefix, blocks), *others = block_lists(model)
     if others:
         raise ModelError(
-            f"the model's blocks stand in several lists, {prefix} and {others[0][0]}; prune it as "
+            f"the model has several lists of blocks, {prefix} and {others[0][0]}; prune it as "
             "a whole, without `block_by_block`."
         )
     check_apart(blocks)

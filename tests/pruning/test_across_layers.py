@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity
-from prunerzero.pruning import whole_model
+from prunerzero.pruning import across_layers
+from prunerzero.pruning.across_layers import lowest_of_all
 from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.pruned_weights import PrunedWeights
 from prunerzero.pruning.pruner import one_by_one, prune_model
 from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
-from prunerzero.pruning.whole_model import lowest_of_all
 
 WINDOWS = torch.randint(0, 32, (10, 20), generator=torch.Generator().manual_seed(1))
 THIRD = Sparsity.parse("0.3", "model")
@@ -52,9 +52,9 @@ def test_any_scores_give_the_masks_of_one_stable_sort(scores, ratio, data):
     known = {str(i): LayerStatistics(X=None, G=score) for i, score in enumerate(scores)}
     scorer = one_by_one(weights, known, Expression.parse("G - W"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(whole_model, "KEPT", data.draw(st.sampled_from([0, 1 << 28])))
+        patch.setattr(across_layers, "KEPT", data.draw(st.sampled_from([0, 1 << 28])))
         patch.setattr(
-            whole_model, "TOGETHER", {"cpu": data.draw(st.sampled_from([0, 20, 1 << 26]))}
+            across_layers, "TOGETHER", {"cpu": data.draw(st.sampled_from([0, 20, 1 << 26]))}
         )
         found = dict(lowest_of_all(weights, scorer, ratio))
     for mask, expected in zip(found.values(), by_a_stable_sort(scores, ratio), strict=True):
@@ -112,7 +112,7 @@ def test_a_score_that_is_not_a_number_names_the_layer(layers, statistics):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("together", [0, 30_000, 1 << 26])
 def test_a_gpu_prunes_the_lowest_of_all_too(model, statistics, metric, together, monkeypatch):
-    monkeypatch.setattr(whole_model, "TOGETHER", {"cuda": together})
+    monkeypatch.setattr(across_layers, "TOGETHER", {"cuda": together})
     layers = prunable_layers(model.to("cuda", torch.bfloat16))
     known = {name: LayerStatistics(s.X.cuda(), s.G.cuda()) for name, s in statistics.items()}
     e = Expression.parse(metric)
