@@ -98,7 +98,7 @@ def test_with_the_blocks_own_gradient_both_ways_write_the_same_bytes(setup, whol
         (Way(propagate="pruned"), "block"),
     ],
 )
-def test_stopped_at_any_shard_and_given_again_it_writes_the_same_bytes(
+def test_a_run_stopped_at_any_shard_and_resumed_writes_the_same_bytes(
     setup, tmp_path, monkeypatch, way, gradient
 ):
     setup = replace(setup, gradient=gradient)
@@ -146,7 +146,7 @@ prune(setup, "W * sqrt(X) * G", "0.5", output, way=Way(block_by_block=True))
 """
 
 
-def test_a_process_that_was_killed_is_gone_on_with_to_the_same_bytes(setup, tmp_path):
+def test_a_killed_process_is_resumed_to_the_same_bytes(setup, tmp_path):
     arguments = [setup.model, str(setup.calibration), str(setup.test)]
     for blocks in ("2", "99"):
         command = [sys.executable, "-c", KILLED, blocks, *arguments, str(tmp_path / "killed")]

@@ -150,7 +150,7 @@ def prunable_layers(
     }
     embedding = _token_embedding(model)
     width = model.get_parameter(f"{embedding}.weight").shape[1] if embedding else None
-    found: dict[str, Matrix] = {}
+    layers: dict[str, Matrix] = {}
     example = ""
     blocks = (
         (f"{prefix}.{index}", block)
@@ -163,11 +163,11 @@ def prunable_layers(
             key = id(matrix.stored), matrix.expert
             if key not in taken and _wanted(matrix.name, ignore, target):
                 taken.add(key)
-                found[matrix.name] = matrix
-    if not found:
+                layers[matrix.name] = matrix
+    if not layers:
         like = f"; its layers have names such as {example!r}" if example else ""
         raise ModelError(f"no linear layer of the model is left to prune{like}.")
-    return found
+    return layers
 
 
 def _wanted(name: str, ignore: tuple[str, ...], target: tuple[str, ...]) -> bool:

@@ -63,7 +63,7 @@ def _pairs(block: nn.Module, width: int | None) -> FusedExperts:
         for module, *_ in group
         if forms[home] is not None
     }
-    found: FusedExperts = {}
+    fused: FusedExperts = {}
     for home, group in groups.items():
         for module, key, shape in group:
             owner = block.get_submodule(module)
@@ -71,8 +71,8 @@ def _pairs(block: nn.Module, width: int | None) -> FusedExperts:
             if form is None:
                 form = known.get(type(owner), getattr(owner, "is_transposed", None))
             if form is not None:
-                found[module, key] = Fused(shape[0], bool(form))
-    return found
+                fused[module, key] = Fused(shape[0], bool(form))
+    return fused
 
 
 def _is_convolution(module: nn.Module) -> bool:
@@ -102,7 +102,7 @@ def _stacks(block: nn.Module, linears: dict[str, int], width: int | None) -> Fus
     All but the last of a module map up. The number of experts is the number of outputs of the
     router, the only linear map beside them.
     """
-    found: FusedExperts = {}
+    fused: FusedExperts = {}
     for name, module in block.named_modules():
         owned = {
             key: parameter.shape
@@ -115,8 +115,8 @@ def _stacks(block: nn.Module, linears: dict[str, int], width: int | None) -> Fus
         rows, count = next(iter(owned.values()))[0], linears[near[0]] if len(near) == 1 else 1
         if count > 1 and rows > count and rows % count == 0:
             last = list(owned)[-1]
-            found.update({(name, key): Fused(count, transposed=key == last) for key in owned})
-    return found
+            fused.update({(name, key): Fused(count, transposed=key == last) for key in owned})
+    return fused
 
 
 def routers(
@@ -142,7 +142,7 @@ def routers(
     for name, module in block.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) > 1:
             counts.setdefault(name, set()).add(len(module))
-    found: set[str] = set()
+    routing: set[str] = set()
     for path, of_experts in counts.items():
         depth, near = _nearest(path, linears)
         parts: dict[str, list[str]] = {}
@@ -153,8 +153,8 @@ def routers(
             alone = all(count in {1, *of_experts} for count in outputs)
             deep = len(names) > 1 and width not in outputs and outputs[-1] < 2 * max(of_experts)
             if "router" in part or alone or deep:
-                found.update(names)
-    return found
+                routing.update(names)
+    return routing
 
 
 def _nearest(path: str, names: Iterable[str]) -> tuple[int, list[str]]:

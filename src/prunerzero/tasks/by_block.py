@@ -69,11 +69,11 @@ class Way(Options):
 
 def read_size(text: str) -> int:
     """Bytes of "4GiB", "500MB" or "0". Raises InputError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
-    if found is None:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if match is None:
         raise InputError(f"a size must be given as 4GiB or 500MB, not {text!r}.")
-    power = " KMGT".index(found[2].upper() or " ")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    power = " KMGT".index(match[2].upper() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 class BlockByBlock:
@@ -134,7 +134,7 @@ class BlockByBlock:
         """Everything that must be equal in a run that is resumed."""
         described = self.describe()
         return {
-            **self.work.identity(*_calibration(metric), *parts),
+            **self.work.identity(*parts_read(metric), *parts),
             "dtype": described["dtype"],
             "metric": str(metric.expression),
             "sparsity": str(sparsity),
@@ -163,8 +163,7 @@ def prune_blocks(
     """
     work = run.work
     check_widths(work.layers, sparsity)
-    calibration = [work.text(part).windows for part in _calibration(metric)]
-    for part in parts:
+    for part in (*parts_read(metric), *parts):
         work.text(part)
     begun = partial.begin(run.identity(metric, sparsity, parts))
     source, loaded = run.source, work.language_model
@@ -175,7 +174,7 @@ def prune_blocks(
     writer = ShardWriter(partial.folder, loaded.model, len(source) + 1, loaded.files.tensors())
     writer.write(0, source.outside())
     record = FinishedBlocks(partial, writer, with_zeros=plan.propagate == "pruned")
-    windows = calibration[0] if calibration else None
+    windows = work.text("calibration").windows if parts_read(metric) else None
     with work.observer.count("pruning", plan.visits * len(source), "blocks") as advance:
         prune_by_block(source, windows, plan, run.resources, record, _one_more(advance))
     writer.finish()
@@ -194,8 +193,8 @@ def prune_blocks(
     return partial.layers(), perplexity
 
 
-def _calibration(metric: Metric) -> list[Part]:
-    """The calibration text, where the metric reads more than W."""
+def parts_read(metric: Metric) -> list[Part]:
+    """The parts of the text that statistics are taken from: none where the metric reads W alone."""
     return ["calibration"] if metric.expression.terminals - {"W"} else []
 
 

@@ -25,7 +25,7 @@ from prunerzero.pruning.by_block.partial_checkpoint import PartialCheckpoint, is
 from prunerzero.pruning.pruner import LayerSparsity, check_differs, prune_model
 from prunerzero.pruning.statistics import LayerStatistics
 from prunerzero.report import model_card
-from prunerzero.tasks.by_block import BlockByBlock, Way, prune_blocks
+from prunerzero.tasks.by_block import BlockByBlock, Way, parts_read, prune_blocks
 from prunerzero.tasks.doubts import dense_doubt, pruned_doubt, told
 from prunerzero.tasks.fits import fits
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
@@ -190,10 +190,10 @@ def _read_texts(work: Workspace, metric: Metric, recipe: Mapping[str, Any] | Non
     """Read the texts that are needed; returns those to measure perplexity on."""
     choices: tuple[Part, ...] = ("test", "validation")
     parts = [part for part in choices if work.has(part)][:1]
-    reads: list[Part] = ["calibration"] if metric.expression.terminals - {"W"} else []
-    work.read(*reads, *parts)
+    needed = [*parts_read(metric), *parts]
+    work.read(*needed)
     if recipe is not None:
-        check_same(work, recipe, [*reads, *parts])
+        check_same(work, recipe, needed)
     return parts
 
 
