@@ -35,5 +35,10 @@ def first_line(error: BaseException) -> str:
 
     >>> first_line(OSError("no such file."))
     'no such file'
+    >>> first_line(FileNotFoundError(2, "No such file or directory", "my.txt"))
+    "no such file or directory: 'my.txt'"
     """
+    if isinstance(error, OSError) and error.strerror:  # its own text begins with a number
+        where = f": {str(error.filename)!r}" if error.filename else ""
+        return error.strerror.lower() + where
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
