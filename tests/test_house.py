@@ -20,7 +20,7 @@ HOUSE = Path(prunerzero.__file__).parent
 _LEAVES = {"arguments", "documents", "errors", "files", "identity", "memory", "options"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "documents": {"errors"},
+    "documents": {"errors", "files"},
     "files": {"errors"},
     "memory": {"errors", "files"},
     "identity": {"errors", "files", "memory"},
