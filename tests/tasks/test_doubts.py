@@ -54,10 +54,12 @@ def test_a_search_on_a_model_without_sense_says_so(found, workplace):
     assert json.loads((workplace / "run" / "best.json").read_text())["warnings"]
 
 
-def test_a_pruning_tells_them_in_figures_and_card(installed, texts, workplace):
-    result = installed.json("prune", *texts, "--metric", "wanda", "--output-dir", "doubted")
+@pytest.mark.parametrize("way", [[], ["--block-by-block"]], ids=["whole", "by block"])
+def test_a_pruning_tells_them_in_figures_and_card(installed, texts, workplace, way):
+    folder = f"doubted{len(way)}"
+    result = installed.json("prune", *texts, *way, "--metric", "wanda", "--output-dir", folder)
     assert any("no working model" in warning for warning in result["warnings"])
-    assert "no working model" in (workplace / "doubted" / "README.md").read_text()
+    assert "no working model" in (workplace / folder / "README.md").read_text()
     installed.run("report", "run")
     assert "no working model" in (workplace / "run" / "report.html").read_text()
 

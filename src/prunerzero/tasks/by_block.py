@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from prunerzero.identity import Identity
 from prunerzero.language.corpora import Part
 from prunerzero.language.devices import compute_dtype, find_devices
 from prunerzero.language.models import LanguageModel
-from prunerzero.language.perplexity import exp
 from prunerzero.language.source import ModelSource
 from prunerzero.language.streaming import open_streamed
 from prunerzero.metrics import Metric, Sparsity
@@ -113,13 +111,12 @@ class BlockByBlock:
         """Devices, memory and folder to use."""
         return Resources(self._devices, read_size(self.way.activation_memory), self._scratch)
 
-    def measure(self, source: OffloadedBlocks, part: Part, label: str) -> float:
-        """Perplexity of a model on a part of the text, block by block."""
+    def measure(self, source: OffloadedBlocks, part: Part, label: str) -> list[float]:
+        """The loss of each window of a part of the text (nats per token), block by block."""
         windows = self.work.text(part).windows
         what = f"{label}, {part} text"
         with self.work.observer.count(what, len(source), "blocks") as advance:
-            losses = losses_by_block(source, windows, self.resources, _one_more(advance))
-        return exp(math.fsum(losses) / len(losses))
+            return losses_by_block(source, windows, self.resources, _one_more(advance))
 
     def describe(self) -> dict[str, Any]:
         """All settings as they came out, and how the model was worked on."""
@@ -151,11 +148,12 @@ def prune_blocks(
     metric: Metric,
     sparsity: Sparsity,
     parts: list[Part],
-) -> tuple[tuple[LayerSparsity, ...], dict[str, dict[str, float]]]:
+) -> tuple[tuple[LayerSparsity, ...], dict[Part, dict[str, list[float]]]]:
     """Prune a model into a checkpoint; an earlier run that was stopped is resumed.
 
     Returns:
-        how much of each layer is zero, and part → perplexity ``dense`` and ``pruned``.
+        how much of each layer is zero, and part → the losses of its windows, ``dense`` and
+        ``pruned``.
 
     Raises:
         OutputError: the earlier run had other settings.
@@ -189,8 +187,7 @@ def prune_blocks(
     )
     pruned = OffloadedBlocks(opened.language_model.model, opened.files, source.dtype, {})
     after = {part: run.measure(pruned, part, "pruned") for part in parts}
-    perplexity = {str(part): {"dense": before[part], "pruned": after[part]} for part in parts}
-    return partial.layers(), perplexity
+    return partial.layers(), {p: {"dense": before[p], "pruned": after[p]} for p in parts}
 
 
 def parts_read(metric: Metric) -> list[Part]:

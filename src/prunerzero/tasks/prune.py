@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,6 +19,7 @@ from prunerzero.language.cards import inherited_fields
 from prunerzero.language.corpora import Part
 from prunerzero.language.divergence import Divergence
 from prunerzero.language.kinds import auto_class
+from prunerzero.language.perplexity import exp
 from prunerzero.metrics import Expression, Metric, Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.pruning.blocks import check_widths
@@ -150,11 +152,16 @@ def _prune_by_block(
         work = run.work
         parts = _read_texts(work, metric, recipe)
         try:
-            layers, perplexity = prune_blocks(run, partial, metric, sparsity, parts)
+            layers, losses = prune_blocks(run, partial, metric, sparsity, parts)
         except KeyboardInterrupt:
             observer.stage(f"stopped; the same command goes on from '{partial.folder}'")
             raise
+        perplexity = {
+            str(part): {what: exp(fmean(of_each)) for what, of_each in found.items()}
+            for part, found in losses.items()
+        }
         result = _result(work, metric, layers, perplexity, output_dir, run.describe())
+        result = _with_doubts(work, result, losses)
         observer.stage(f"writing {output_dir}")
         result = _write_results(partial.folder, work, metric, sparsity, result, repository)
         partial.finish()
@@ -225,17 +232,11 @@ def prune_in(
     perplexity = {str(part): {"dense": before[part], "pruned": after[part].value} for part in parts}
     divergence = {str(part): d for part in parts if (d := after[part].divergence) is not None}
     result = _result(work, metric, layers, perplexity, output_dir, work.describe())
-    doubts = [
-        doubt
+    losses = {
+        part: {"dense": work.dense_figures(part).losses, "pruned": after[part].losses}
         for part in parts
-        for doubt in (
-            dense_doubt(part, before[part], work.text(part).windows),
-            pruned_doubt(part, work.dense_figures(part).losses, after[part].losses),
-        )
-    ]
-    result = replace(result, divergence=divergence, warnings=told(doubts))
-    for doubt in result.warnings:
-        work.observer.note(doubt)
+    }
+    result = _with_doubts(work, replace(result, divergence=divergence), losses)
     work.observer.stage(f"writing {output_dir}")
     measured = digests_of(work.language_model.model)
     with new_folder(output_dir) as folder:
@@ -245,6 +246,26 @@ def prune_in(
         with TemporaryDirectory(dir=folder, prefix=".read-back-") as scratch:
             check_written(folder, Path(scratch), measured, work.setup.trust_remote_code)
         return _write_results(folder, work, metric, sparsity, result, repository)
+
+
+def _with_doubts(
+    work: Workspace, result: Pruned, losses: Mapping[Part, Mapping[str, Sequence[float]]]
+) -> Pruned:
+    """The result with what cannot be right in it, which is told too.
+
+    Args:
+        work: its texts.
+        result: its perplexities.
+        losses: part → the losses of its windows, ``dense`` and ``pruned``.
+    """
+    doubts: list[str | None] = []
+    for part, found in losses.items():
+        dense = result.perplexity[part]["dense"]
+        doubts.append(dense_doubt(part, dense, work.text(part).windows))
+        doubts.append(pruned_doubt(part, found["dense"], found["pruned"]))
+    for doubt in told(doubts):
+        work.observer.note(doubt)
+    return replace(result, warnings=told(doubts))
 
 
 def _result(

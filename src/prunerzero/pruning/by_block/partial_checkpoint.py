@@ -108,9 +108,9 @@ class PartialCheckpoint:
         self._begun = True
         return len(self._finished())
 
-    def note(self, key: str, make: Callable[[], float]) -> float:
-        """The number under ``key`` in the manifest, or what ``make`` returns, which is added."""
-        return float(self._memory.recall(key, make))
+    def note(self, key: str, make: Callable[[], list[float]]) -> list[float]:
+        """The numbers under ``key`` in the manifest, or what ``make`` returns, which is added."""
+        return list(map(float, self._memory.recall(key, make)))
 
     def finished(self, index: int) -> bool:
         """Whether a block is pruned and kept."""
@@ -188,7 +188,7 @@ class PartialCheckpoint:
                 if key == "settings":
                     dict(value)
                 elif not key.startswith(_BLOCK):
-                    float(value)
+                    [float(number) for number in value]
             self.layers(), self.digests()
         except (TypeError, KeyError, ValueError, AttributeError):
             raise OutputError(
