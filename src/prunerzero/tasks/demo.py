@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import time
 from dataclasses import asdict, replace
@@ -132,7 +133,12 @@ def run_demo(
         "patterns": {SECOND_PATTERN: second},
         "finalists": list(found.finalists),
         "catalog": {name: str(metric.expression) for name, metric in CATALOG.items()},
-        "command": f"prunerzero demo --sparsity {wanted} --seed {seed}",
+        "command": shlex.join(
+            ["prunerzero", "demo", "--sparsity", str(wanted), "--seed", str(seed)]
+            + ([] if evaluations is None else ["--evaluations", str(evaluations)])
+            + ([] if seconds is None else ["--time", f"{seconds:g}s"])
+            + ["--output-dir", f"{output_dir}-again"]
+        ),
         "versions": versions(),
         "warnings": [*dict.fromkeys((*found.warnings, *pruned.warnings))],
         "machine": f"{os.cpu_count()} × {platform.processor() or platform.machine()}",

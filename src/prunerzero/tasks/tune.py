@@ -170,7 +170,7 @@ def tune(
             evaluations=course.evaluations,
             settings=settings,
             split=split,
-            commands=commands(setup, settings, folder, wish, asked),
+            commands=commands(setup, settings, folder, wish, asked, reached=found.reached),
             seconds=ledger.seconds,
             warnings=doubts,
         )

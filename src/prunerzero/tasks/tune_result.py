@@ -226,7 +226,7 @@ class TuneResult:
         split: how the parts of the text came about. ``kind`` is "own" (a text each), "dataset" (the
             parts of ``dataset``), or "cut": ``text`` was cut into ``blocks`` blocks, which the
             parts in ``turns`` take in turns, and the parts are in ``folder``.
-        commands: to repeat it: ``tune``, then ``prune`` and ``eval`` of the result.
+        commands: to repeat it: ``tune``, and where a model was written its ``prune`` and ``eval``.
         seconds: of work, pauses left out.
         warnings: what cannot be right about these figures, a sentence each.
     """

@@ -103,7 +103,9 @@ def test_commands_name_what_differs_from_the_defaults():
     measured = {"max_seq_length": 512, "num_test_samples": 64, "test": "out/texts/test.txt"}
     asked = {"pattern": "2:4", "evaluations": 200, "time": None}
     wish = Wish("degradation", 0.05)
-    ask, prune, measure = commands(setup, measured, Path("out"), wish, asked)
+    given = (setup, measured, Path("out"), wish, asked)
+    ask, prune, measure = commands(*given, reached=True)
+    assert commands(*given, reached=False) == (ask,)
     assert ask == (
         "prunerzero tune --model ORG/NAME --allow-pickle --validation 'my text.txt' --ignore '*.q' "
         "--ignore '*.k' --max-degradation 5% --pattern 2:4 --evaluations 200 --output-dir out"

@@ -12,9 +12,15 @@ from prunerzero.tasks.tuning.limit import Wish
 
 
 def commands(
-    setup: Setup, measured: dict[str, Any], folder: Path, wish: Wish, asked: dict[str, Any]
+    setup: Setup,
+    measured: dict[str, Any],
+    folder: Path,
+    wish: Wish,
+    asked: dict[str, Any],
+    *,
+    reached: bool,
 ) -> tuple[str, ...]:
-    """To ask again, to prune so again, and to measure the result again.
+    """To ask again, and where there is a pruned model, to prune and to measure it again.
 
     Args:
         setup: as the user gave it.
@@ -22,6 +28,7 @@ def commands(
         folder: of the answer.
         wish: the limit.
         asked: the other options.
+        reached: whether a pruned model was written.
     """
     limit = {
         "degradation": ("--max-degradation", f"{100 * wish.value:.10g}%"),
@@ -31,6 +38,9 @@ def commands(
     ask = [*setup_options(setup), *limit]
     for name, value in asked.items():
         ask += [] if value is None else [f"--{name}", str(value)]
+    again = shlex.join(["prunerzero", "tune", *ask, "--output-dir", str(folder)])
+    if not reached:
+        return (again,)
     measure = ["--model", str(folder / "model")]
     measure += ["--max-seq-length", str(measured["max_seq_length"])]
     measure += ["--num-test-samples", str(measured["num_test_samples"])]
@@ -39,7 +49,7 @@ def commands(
     else:
         measure += ["--dataset", setup.corpus() or ""]
     return (
-        shlex.join(["prunerzero", "tune", *ask, "--output-dir", str(folder)]),
+        again,
         shlex.join(
             ["prunerzero", "prune", "--recipe", str(folder / "model" / "recipe.yaml")]
             + ["--output-dir", "again"]
