@@ -64,7 +64,7 @@ def read_text(path: Path, what: str, error_class: type[InputError] = InputError)
         if content.startswith(mark):
             raise error_class(f"{what} is {encoding}, not UTF-8 text; save it as UTF-8.")
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8").lstrip("\ufeff")  # also the marks of files put together
     except UnicodeDecodeError:
         raise error_class(f"{what} is not UTF-8 text; save it as UTF-8.") from None
     if "\0" in text:

@@ -19,7 +19,7 @@ MARK = "\ufeff"
 
 def test_a_mark_at_the_beginning_of_a_text_is_no_text(tmp_path):
     path = tmp_path / "a.txt"
-    path.write_bytes(f"{MARK}one\r\ntwo {MARK}three".encode())
+    path.write_bytes(f"{MARK}{MARK}one\r\ntwo {MARK}three".encode())
     assert read_file(path) == [f"one\ntwo {MARK}three"]
 
 

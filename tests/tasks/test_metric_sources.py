@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunerzero import Expression, InputError, MetricError, Setup, Sparsity
-from prunerzero.metrics import CATALOG
+from prunerzero.metrics import CATALOG, NotationError
 from prunerzero.scoring.ranking import check_ranks
 from prunerzero.tasks.metric_sources import read_metric, read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
@@ -245,3 +245,9 @@ def test_a_metric_that_float32_makes_constant_is_refused(in_workplace, workplace
     assert done.exit_code == 2, done.output
     assert "constant" in done.stderr
     assert not (workplace / "new").exists()
+
+
+@pytest.mark.parametrize("nothing", ["", " "])
+def test_an_empty_metric_is_no_folder(nothing):
+    with pytest.raises(NotationError, match="the formula is empty"):
+        read_metric(nothing)

@@ -85,7 +85,7 @@ def read_metric_and_origin(
     text = os.fspath(named)
     if not isinstance(text, str):
         raise InputError("a metric must be named by text, not by bytes.")
-    path = _path(text)
+    path = _path(text) if text.strip() else None
     if path is not None and (isinstance(named, os.PathLike) or not _goes_before(text, path)):
         return _read_path(path, text)
     return find_metric(text), Origin(text)

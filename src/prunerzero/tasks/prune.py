@@ -20,7 +20,7 @@ from prunerzero.language.corpora import Part
 from prunerzero.language.divergence import Divergence
 from prunerzero.language.kinds import auto_class
 from prunerzero.language.perplexity import exp
-from prunerzero.metrics import Expression, Metric, Sparsity
+from prunerzero.metrics import Expression, Metric, ScoreError, Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.by_block.partial_checkpoint import PartialCheckpoint, is_begun
@@ -224,7 +224,10 @@ def prune_in(
         statistics = work.statistics(gradients="G" in terminals)
     else:
         statistics = {name: LayerStatistics(X=None, G=None) for name in work.layers}
-    check_differs(work.layers, statistics, metric.expression, sparsity)
+    try:
+        check_differs(work.layers, statistics, metric.expression, sparsity)
+    except ScoreError as error:
+        raise ScoreError(f"{metric.name!r}, with this model: {error}") from None
     before = {part: work.dense(part) for part in parts}
     references = {part: work.remember(part) for part in parts}
     layers = prune_model(work.layers, statistics, metric.expression, sparsity)
