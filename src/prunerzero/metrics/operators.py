@@ -2,8 +2,10 @@
 
 Semantics of the published operators follow the published search space of Pruner-Zero (Dong et al.,
 ICML 2024): no input makes one raise, and a non-finite result is passed on, never hidden. To add an
-operator, add a row; parsing, printing, JSON, words, simplification, evolution and the engine read
-the table. ``register`` adds one from outside the package.
+operator, add a row, with ``published=False`` as it is not the paper's; parsing, printing, JSON,
+words, simplification, evolution and the engine read the table. Leave ``power`` out unless it is a
+power of two: simplification writes powers with ``sqr`` and ``sqrt``. ``register`` adds one from
+outside the package.
 """
 
 import math
