@@ -130,7 +130,7 @@ def _key_figures(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("Evaluations", _plain(summary.get("evaluations")), "metrics tried on the model"),
         ("Duplicates skipped", _plain(skipped), "known by text or by ranking"),
         ("Time", f"{seconds:.0f} s" if seconds is not None else MISSING, pace),
-        ("Seed", _plain(summary.get("seed")), "the same seed repeats the search"),
+        ("Seed", _plain(summary.get("seed")), "of the random choices of the search"),
         ("Model", _plain(summary.get("model")), _plain(summary.get("machine", ""))),
         ("Text", _plain(summary.get("text")), "search: validation part; answer: test part"),
         ("Window", f"{_plain(summary.get('window_length'))} tokens", _windows_text(windows)),

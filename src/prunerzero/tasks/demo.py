@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shlex
 import shutil
@@ -11,6 +10,8 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from prunerzero import evolution
 from prunerzero.arguments import path, whole
@@ -141,7 +142,7 @@ def run_demo(
         ),
         "versions": versions(),
         "warnings": [*dict.fromkeys((*found.warnings, *pruned.warnings))],
-        "machine": f"{os.cpu_count()} × {platform.processor() or platform.machine()}",
+        "machine": f"{torch.get_num_threads()} × {platform.processor() or platform.machine()}",
     }
     write_json(partial / "history.json", history)
     write_json(partial / "summary.json", summary)
