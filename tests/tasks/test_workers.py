@@ -187,4 +187,4 @@ def test_sqlite_is_refused_for_several_workers(in_workplace: Any, texts: list[st
     asked = ["--workers", "2", "--storage", "sqlite:///study.db", "--output-dir", "with-sqlite"]
     done = in_workplace("search", *texts, *asked)
     assert done.exit_code == 2
-    assert "SQLite does not bear several workers" in done.stderr
+    assert "SQLite cannot serve several workers" in done.stderr

@@ -19,9 +19,9 @@ def demo(
     output_dir: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("demo"),
     sparsity: SparsityOption = "0.5",
     seed: Annotated[int, typer.Option(help="Another seed, another search.")] = 0,
-    evaluations: Annotated[int | None, typer.Option(help="At most so many evaluations.")] = None,
+    evaluations: Annotated[int | None, typer.Option(help="At most this many evaluations.")] = None,
     time: Annotated[
-        str | None, typer.Option(help="At most so long a search: 90s, 3m.", metavar="DURATION")
+        str | None, typer.Option(help="Search at most this long: 90s, 3m.", metavar="DURATION")
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the folder of an earlier demo.")

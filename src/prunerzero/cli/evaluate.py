@@ -29,7 +29,7 @@ TextsOption = Annotated[list[Path], typer.Option(help="Text file to measure on; 
 StrideOption = Annotated[
     int | None,
     typer.Option(
-        help="Slide windows by so many tokens, each counting its new ones only; side by side by "
+        help="Slide windows by this many tokens, each counting its new ones only; side by side by "
         "default."
     ),
 ]

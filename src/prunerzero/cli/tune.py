@@ -23,7 +23,7 @@ def tune(
     setup: Setup,
     options: TuneOptions,
     output_dir: Annotated[
-        Path, typer.Option(help="Folder of the answer; gone on with if it is one.")
+        Path, typer.Option(help="Folder of the answer. A tuning begun there is continued.")
     ],
     json: JsonOption = False,
 ) -> None:

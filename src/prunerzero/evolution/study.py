@@ -124,7 +124,7 @@ class SearchStudy:
                 study.require("settings", settings)
             presence.refresh()
             if str(storage).startswith("sqlite") and presence.others:
-                raise ValueError("SQLite does not bear several workers; use a journal.")
+                raise ValueError("SQLite cannot serve several workers; use a journal.")
             presence.enter()
             study._to_close = stack.pop_all()
         study.refresh(look=True)

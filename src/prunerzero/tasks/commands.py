@@ -1,4 +1,4 @@
-"""Commands that can be pasted: they do again, or go on with, what was done with a setup."""
+"""Commands that can be pasted: they repeat, or continue, what was done with a setup."""
 
 from __future__ import annotations
 

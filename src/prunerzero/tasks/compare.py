@@ -90,7 +90,7 @@ def compare(
             ``sparsity`` or of the metrics' runs.
         datasets, texts: named corpora, of which the test part is read, and files, to measure on
             instead of the setup's parts.
-        stride: windows slide by so many tokens, and count only those that are new; None for
+        stride: windows slide by this many tokens, and count only those that are new; None for
             windows side by side.
         samples: how many continuations to show side by side.
 

@@ -104,13 +104,13 @@ def evaluate(
         part: of the setup's text and of datasets.
         observer: told of progress.
         datasets, texts: named corpora and text files to measure on.
-        stride: windows slide by so many tokens, and count only those that are new; None for
+        stride: windows slide by this many tokens, and count only those that are new; None for
             windows side by side.
         reference: a model with the same tokenizer, such as the dense one: how far the model has
             moved from it is measured too.
         samples: how many continuations to show side by side; needs a reference.
         tasks: of lm-evaluation-harness: names, .yaml files, or folders of such.
-        examples: at most so many of each task.
+        examples: at most this many of each task.
 
     Raises:
         InputError: a text, a task or a model that cannot be had, or two that do not fit.

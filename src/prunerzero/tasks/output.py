@@ -40,7 +40,7 @@ def check_output(folder: Path | str, setup: Setup, *, replaces: str | None = Non
 
 
 def check_run(folder: Path | str, setup: Setup, holds_run: Callable[[Path], bool]) -> None:
-    """Raise OutputError unless a run can be begun or gone on with there.
+    """Raise OutputError unless a run can begin or continue there.
 
     The folder is filled in place: it is absent, empty, or ``holds_run`` says that it is that of a
     run.

@@ -104,7 +104,7 @@ def search(
         found, result = run_order(order, observer)
     else:
         if str(storage).startswith("sqlite"):
-            raise InputError("SQLite does not bear several workers; use a journal or PostgreSQL.")
+            raise InputError("SQLite cannot serve several workers; use a journal or PostgreSQL.")
         with open_study(storage) as study:  # refused here, it is refused once
             if study.arrival:
                 observer.note(study.arrival)
@@ -114,7 +114,7 @@ def search(
 
 
 def run_order(order: Order, observer: Observer) -> tuple[Found, evolution.SearchResult]:
-    """A worker's part of the search, from an empty hand."""
+    """Read the model and the texts in a new process, then search: a worker's part."""
     work = Workspace(order.setup, observer)
     work.read("calibration", "validation", *_optional(work))
     return _search(work, order.sparsity, order.folder, order.settings, order.storage)

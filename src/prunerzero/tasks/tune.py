@@ -79,7 +79,7 @@ def tune(
         setup: model and texts, or the model alone where it brings its text. With a validation file
             alone, calibration and test parts are set aside from it, as files under ``texts/``. At
             most 64 windows of the validation and the test part are read unless it says otherwise.
-        output_dir: absent, empty, or the folder of the tuning to go on with.
+        output_dir: absent, empty, or the folder of the tuning to continue.
         options: the limit, and how to look; each field of ``TuneOptions`` is a keyword too.
         observer: told of progress.
 
