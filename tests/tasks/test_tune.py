@@ -19,6 +19,7 @@ import prunerzero
 from prunerzero.files import to_json
 from prunerzero.language.perplexity import window_losses
 from prunerzero.tasks.tune_result import read_result
+from prunerzero.tasks.tuning.bench import is_tuning
 from prunerzero.tasks.workspace import Workspace
 
 MINE = ["--model", "model", "--validation", "mine.txt"]
@@ -205,6 +206,28 @@ def test_after_an_interruption_the_same_command_goes_on(installed, in_workplace,
     assert ledger.read_text().startswith(kept), "nothing is measured again"
     for name in ("sparsity", "metric", "curve", "decision", "layers"):
         assert result[name] == tuned[name]
+
+
+def leave(folder: Path, names: list[str]) -> None:
+    """Make those files, and a folder for each name without a dot."""
+    for place in map(folder.joinpath, names):
+        (place.parent if place.suffix else place).mkdir(exist_ok=True)
+        if place.suffix:
+            place.touch()
+
+
+@pytest.mark.parametrize(
+    "left", [["run"], ["run", "texts/test.txt"], ["run/.identity.json.0.partial"]]
+)
+def test_a_tuning_that_stopped_before_its_question_was_written_is_known(left, tmp_path):
+    leave(tmp_path, left)
+    assert is_tuning(tmp_path)
+
+
+@pytest.mark.parametrize("left", [["texts/mine.txt"], ["run/mine.txt"], ["run", "mine.txt"], []])
+def test_a_folder_of_other_things_is_no_tuning(left, tmp_path):
+    leave(tmp_path, left)
+    assert not is_tuning(tmp_path)
 
 
 def test_a_pattern_is_answered_yes_or_no(in_workplace, workplace):

@@ -10,7 +10,7 @@ from typing import Any
 
 from prunerzero import evolution
 from prunerzero.arguments import path
-from prunerzero.files import write_json, writing
+from prunerzero.files import make_folder, write_json, writing
 from prunerzero.language.corpora import PARTS
 from prunerzero.language.source import BUNDLED
 from prunerzero.language.zero_shot import load_tasks
@@ -33,6 +33,7 @@ from prunerzero.tasks.tuning import figures
 from prunerzero.tasks.tuning.bench import (
     IDENTITY,
     RUN,
+    TEXTS,
     Bench,
     is_tuning,
     open_ledger,
@@ -50,7 +51,6 @@ RESULT = "tune.json"
 REPORT = "report.html"
 
 MODEL = "model"
-TEXTS = "texts"
 
 DEFAULT_WINDOWS = 64
 DEFAULT_EVALUATIONS = 200
@@ -210,6 +210,7 @@ def _open(
         check_widths(work.layers, pattern)
     loaded = work.language_model
     try:
+        make_folder(folder / RUN)  # by which this folder is known from now on
         setup = write_parts(setup, texts, folder / TEXTS)
         if setup.max_seq_length is None:
             setup = replace(
@@ -223,6 +224,7 @@ def _open(
         if not (folder / RUN / IDENTITY).is_file():  # leave nothing behind
             shutil.rmtree(folder / TEXTS, ignore_errors=True)
             with suppress(OSError):
+                (folder / RUN).rmdir()
                 folder.rmdir()
         raise
     return work, split

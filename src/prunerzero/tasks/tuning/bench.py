@@ -28,6 +28,9 @@ from prunerzero.tasks.workspace import Workspace
 RUN = "run"
 """What was measured, in the folder of a tuning."""
 
+TEXTS = "texts"
+"""The parts that were set aside from the validation text, beside it."""
+
 LEDGER = "measured.jsonl"
 IDENTITY = "identity.json"
 
@@ -55,8 +58,17 @@ class Score:
 
 
 def is_tuning(folder: Path) -> bool:
-    """Whether a tuning was begun in ``folder``."""
-    return (folder / RUN / IDENTITY).is_file()
+    """Whether a tuning was begun in ``folder``.
+
+    ``run/`` is made first of all, so that a tuning that stopped before its question was written is
+    known by it: then there is nothing beside it but ``texts/``, and nothing finished in it.
+    """
+    if (folder / RUN / IDENTITY).is_file():
+        return True
+    found = {entry.name for entry in folder.iterdir()} if (folder / RUN).is_dir() else set()
+    return RUN in found <= {RUN, TEXTS} and all(
+        entry.name.endswith(".partial") for entry in (folder / RUN).iterdir()
+    )
 
 
 def open_ledger(folder: Path, question: Identity) -> Memory:
