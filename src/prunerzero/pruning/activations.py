@@ -1,4 +1,4 @@
-"""Activations: sums of squares of the input features of each matrix, while the model runs."""
+"""Activations: what is summed over the input features of each matrix while the model runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,27 @@ from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.calibration_pass import CalibrationPass
 
 
+Measure = Callable[[Tensor], Tensor]
+"""Features [..., in] → what is summed of them."""
+
+
+def squares(features: Tensor) -> Tensor:
+    """Sum of squares [in] over all but the last dimension."""
+    rows = features.detach().reshape(-1, features.shape[-1])
+    if rows.is_cuda:  # reads the features once
+        norms: Tensor = torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32)
+        return norms.square_()
+    return rows.float().square().sum(0)
+
+
 @contextmanager
 def watch_inputs(
-    layers: Mapping[str, Matrix], squares: dict[str, Tensor], current: CalibrationPass
+    layers: Mapping[str, Matrix],
+    totals: dict[str, Tensor],
+    current: CalibrationPass,
+    measure: Measure = squares,
 ) -> Iterator[None]:
-    """Add the squares of each matrix's input features to ``squares`` [in] inside the ``with``.
+    """Add a measure of each matrix's input features to ``totals`` inside the ``with``.
 
     Where the matrix is a module, its input is the module's argument. Fused experts route tokens
     inside one module: there the matrix products are watched, and an expert's input is the other
@@ -30,14 +46,15 @@ def watch_inputs(
 
     Args:
         layers: the matrices by full name.
-        squares: fp32 zeros [in] for each matrix.
+        totals: fp32 zeros for each matrix, in the shape of the measure.
         current: the current pass.
+        measure: what is summed: squares [in] by default.
 
     Raises:
         ModelError: experts ran, but no product with their weights was recognised.
     """
     hooks: list[Any] = []
-    norms, called = _Norms(), _Called()
+    measured, called = _Last(measure), _Called()
     fused: dict[nn.Module, list[Matrix]] = {}
     around: dict[nn.Module, list[Matrix]] = {}
     for name, layer in layers.items():
@@ -47,14 +64,16 @@ def watch_inputs(
         if layer.parent is not None:
             around.setdefault(layer.parent, []).append(layer)
         for module in (layer.module, *layer.sharing):
-            add = _adder(squares, name, norms, current, called)
+            add = _adder(totals, name, measured, current, called)
             hooks.append(module.register_forward_pre_hook(add))
     products = []
     for module, matrices in fused.items():
-        products.append(watch := _Products(matrices, squares, current))
+        products.append(watch := _Products(matrices, totals, current, measure))
         hooks += watch.hooks(module)
     for module, matrices in around.items():
-        hooks += called.hooks(module, matrices, lambda parts: _Products(parts, squares, current))
+        hooks += called.hooks(
+            module, matrices, lambda parts: _Products(parts, totals, current, measure)
+        )
     try:
         yield
     finally:
@@ -65,13 +84,17 @@ def watch_inputs(
 
 
 def _adder(
-    squares: dict[str, Tensor], name: str, norms: _Norms, current: CalibrationPass, called: _Called
+    totals: dict[str, Tensor],
+    name: str,
+    measured: _Last,
+    current: CalibrationPass,
+    called: _Called,
 ) -> Callable[[Any, tuple[Tensor, ...]], None]:
     def add(_module: Any, inputs: tuple[Tensor, ...]) -> None:
         if not current.in_backward and not called.again:
             called.names.add(name)
-            squared = norms.of(inputs[0])
-            current.once(("read", name), lambda: squares[name].add_(squared))
+            value = measured.of(inputs[0])
+            current.once(("read", name), lambda: totals[name].add_(value))
 
     return add
 
@@ -115,33 +138,25 @@ class _Called:
         return [hook]
 
 
-class _Norms:
-    """Caches the squares of the last features, which several matrices often read."""
+class _Last:
+    """Caches the measure of the last features, which several matrices often read."""
 
-    def __init__(self) -> None:
+    def __init__(self, measure: Measure) -> None:
+        self._measure = measure
         self._seen: Callable[[], Tensor | None] = lambda: None
         self._version = 0
-        self._squares: Tensor | None = None
+        self._value: Tensor | None = None
 
     def of(self, features: Tensor) -> Tensor:
-        """``_squares`` of these features."""
+        """The measure of these features."""
         if (
-            self._squares is None
+            self._value is None
             or self._seen() is not features
             or self._version != features._version
         ):
-            self._squares = _squares(features)
+            self._value = self._measure(features)
             self._seen, self._version = weakref.ref(features), features._version
-        return self._squares
-
-
-def _squares(features: Tensor) -> Tensor:
-    """Sum of squares [in] over all but the last dimension."""
-    rows = features.detach().reshape(-1, features.shape[-1])
-    if rows.is_cuda:  # reads the features once
-        norms: Tensor = torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32)
-        return norms.square_()
-    return rows.float().square().sum(0)
+        return self._value
 
 
 class _Products(TorchDispatchMode):
@@ -152,10 +167,14 @@ class _Products(TorchDispatchMode):
     """
 
     def __init__(
-        self, matrices: list[Matrix], squares: dict[str, Tensor], current: CalibrationPass
+        self,
+        matrices: list[Matrix],
+        totals: dict[str, Tensor],
+        current: CalibrationPass,
+        measure: Measure,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._squares, self._current = squares, current
+        self._totals, self._current, self._measure = totals, current, measure
         self._within = False
         self._ran = self.seen = False
         self._copies: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -229,14 +248,15 @@ class _Products(TorchDispatchMode):
             self.seen = True
             features = factors[1 - position] if position else factors[1 - position].mT
             if matrix.expert is None:
-                self._count(matrix.name, _squares(features))
+                self._count(matrix.name, features)
                 continue
             for expert, rows in _by_expert(features, held, offsets):
                 if expert in experts:
-                    self._count(experts[expert].name, _squares(rows))
+                    self._count(experts[expert].name, rows)
 
-    def _count(self, name: str, squares: Tensor) -> None:
-        self._current.once(("read", name), lambda: self._squares[name].add_(squares))
+    def _count(self, name: str, features: Tensor) -> None:
+        value = self._measure(features)
+        self._current.once(("read", name), lambda: self._totals[name].add_(value))
 
     def _experts_in(self, matrix: Matrix, factor: Tensor) -> Tensor | None:
         """The expert of each matrix in a factor; None where it holds no weights of these experts.
