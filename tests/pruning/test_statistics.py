@@ -67,7 +67,7 @@ def test_a_batch_that_does_not_fit_in_memory_is_read_in_parts_and_counted_once(
     windows = torch.randint(0, 32, (7, 20), generator=torch.Generator().manual_seed(2))
     alone = collect_statistics(model, layers, windows, batch=1)
     rng, batches = random.Random(seed), []
-    products, norms = gradients.add_squared_products, activations._squares
+    products, norms = gradients.add_squared_products, activations.squares
 
     def fail(room):
         if room < rng.random():
@@ -83,7 +83,7 @@ def test_a_batch_that_does_not_fit_in_memory_is_read_in_parts_and_counted_once(
         return norms(features)
 
     monkeypatch.setattr(gradients, "add_squared_products", scarce_products)
-    monkeypatch.setattr(activations, "_squares", scarce_norms)
+    monkeypatch.setattr(statistics_module, "squares", scarce_norms)
     assert_alike(collect_statistics(model, layers, windows, batch=6), alone)
     assert len(set(batches)) > 1
     assert not any("forward" in vars(block) for block in model.model.layers)

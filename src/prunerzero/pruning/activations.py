@@ -15,7 +15,6 @@ from prunerzero.errors import ModelError
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.calibration_pass import CalibrationPass
 
-
 Measure = Callable[[Tensor], Tensor]
 """Features [..., in] → what is summed of them."""
 
@@ -34,7 +33,7 @@ def watch_inputs(
     layers: Mapping[str, Matrix],
     totals: dict[str, Tensor],
     current: CalibrationPass,
-    measure: Measure = squares,
+    measure: Measure,
 ) -> Iterator[None]:
     """Add a measure of each matrix's input features to ``totals`` inside the ``with``.
 
@@ -48,7 +47,7 @@ def watch_inputs(
         layers: the matrices by full name.
         totals: fp32 zeros for each matrix, in the shape of the measure.
         current: the current pass.
-        measure: what is summed: squares [in] by default.
+        measure: what is summed of the features, such as `squares`.
 
     Raises:
         ModelError: experts ran, but no product with their weights was recognised.

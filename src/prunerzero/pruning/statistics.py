@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prunerzero.memory import cached
-from prunerzero.pruning.activations import watch_inputs
+from prunerzero.pruning.activations import squares, watch_inputs
 from prunerzero.pruning.block_gradients import from_each_block
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.calibration import CalibrationRun
@@ -110,7 +110,7 @@ def watch(
         a function: number of windows read → statistics.
     """
     current = current or CalibrationPass()
-    squares = {
+    totals = {
         name: torch.zeros(layer.weight.shape[1], device=layer.weight.device)
         for name, layer in layers.items()
     }
@@ -119,7 +119,7 @@ def watch(
     def statistics_over(windows: int) -> Statistics:
         return {
             name: LayerStatistics(
-                squares[name] / windows,
+                totals[name] / windows,
                 gradient_squares[name].sqrt_() if gradients else None,
             )
             for name in layers
@@ -128,7 +128,7 @@ def watch(
     watching_gradients = (
         watch_gradients(layers, gradient_squares, current) if gradients else nullcontext()
     )
-    with watching_gradients, watch_inputs(layers, squares, current):
+    with watching_gradients, watch_inputs(layers, totals, current, squares):
         yield statistics_over
 
 
