@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installed_command import Installed
+from installed_command import InProcess, Installed
 from tiny_model import save_tiny_model, some_text
 
 # a shell starts what it runs in the background with Ctrl-C ignored, and children inherit that
@@ -28,6 +28,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def installed(workplace: Path) -> Installed:
     return Installed(workplace)
+
+
+@pytest.fixture(scope="session")
+def here(workplace: Path) -> InProcess:
+    """The command line in this process, for fixtures of any scope; else ``in_workplace``."""
+    return InProcess(workplace)
 
 
 @pytest.fixture(scope="session")

@@ -6,15 +6,17 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from installed_command import COMMAND
+from installed_command import COMMAND, InProcess
 from safetensors.torch import load_file
 from small_disk import enlarge, read_only, small_disk
 
 from prunerzero.language import loading, streaming
 
+FULL = "Error: standard output cannot be written: no space left on device.\n"
 AMOUNTS = ["--num-calibration-samples", "4", "--num-test-samples", "4"]
 PRUNE = ["prune", "--calibration", "calibration.txt", "--test", "test.txt", *AMOUNTS]
 SEARCH = ["search", "--calibration", "calibration.txt", "--validation", "validation.txt"]
@@ -107,11 +109,10 @@ def test_a_storage_that_cannot_be_one_is_refused_before_a_model_is_loaded(
     assert everything_in(workplace) == before
 
 
-def test_a_current_folder_that_is_empty_is_filled_or_refused_in_a_sentence(
-    installed, workplace, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(installed, "folder", tmp_path)
-    done = installed.run("prune", "--model", str(workplace / "model"), "--output-dir", ".")
+def test_a_current_folder_that_is_empty_is_filled_or_refused_in_a_sentence(workplace, tmp_path):
+    done = InProcess(tmp_path).run(
+        "prune", "--model", str(workplace / "model"), "--output-dir", "."
+    )
     assert done.returncode == 2
     assert "'.' is the current folder" in done.stderr
     assert not list(tmp_path.iterdir())
@@ -297,9 +298,7 @@ def test_a_tuning_on_a_full_disk_keeps_what_it_measured_and_the_command_goes_on(
 
 
 @pytest.mark.parametrize("file", ["measured.jsonl", "tune.json"])
-def test_what_a_tuning_has_kept_is_named_where_it_is_damaged(
-    installed, in_workplace, tmp_path, file
-):
+def test_what_a_tuning_has_kept_is_named_where_it_is_damaged(in_workplace, tmp_path, file):
     command = [*TUNE, "--model", "model", "--evaluations", "0", "--max-degradation", "50%"]
     command += ["--max-seq-length", "16", "--num-validation-samples", "4", "--samples", "1"]
     command += ["--num-test-samples", "4", "--num-calibration-samples", "4"]
@@ -343,25 +342,31 @@ def test_a_run_folder_that_becomes_read_only_in_the_midst_of_a_search_loses_noth
 
 
 def test_home_and_temporary_folders_that_cannot_be_written_are_no_reason_to_stop(
-    installed, workplace, tmp_path, monkeypatch
+    installed, workplace, tmp_path
 ):
     nowhere = {name: "/proc/nowhere" for name in ("HOME", "HF_HOME", "TMPDIR", "XDG_CACHE_HOME")}
-    monkeypatch.setattr(installed, "environment", {**installed.environment, **nowhere})
-    texts = [
-        "--calibration",
-        "calibration.txt",
-        "--validation",
-        "validation.txt",
-        "--model",
-        "model",
-    ]
-    for arguments in (
+    commands = [
         [*PRUNE, "--model", "model", "--output-dir", str(tmp_path / "pruned")],
-        ["search", *texts, "--evaluations", "5", "--output-dir", str(tmp_path / "run")],
+        [*SEARCH, "--model", "model", "--evaluations", "5", "--output-dir", str(tmp_path / "run")],
         ["report", str(tmp_path / "run")],
-    ):
-        done = installed.run(*arguments)
-        assert done.returncode == 0, done.stderr
+    ]
+    one_after_the_other = f"""
+from prunerzero.cli.commands import app
+for command in {commands}:
+    try:
+        app(command)
+    except SystemExit as ended:
+        assert ended.code == 0, command
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", one_after_the_other],
+        env={**os.environ, **installed.environment, **nowhere},
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -390,15 +395,21 @@ Path.write_text = write_and_stop
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("arguments", [["metrics"], ["metrics", "--json"], ["explain", "wanda"]])
-def test_standard_output_on_a_full_disk_is_told_in_one_sentence(installed, arguments):
+def test_standard_output_on_a_full_disk_is_told_in_one_sentence(arguments, monkeypatch, capsys):
+    from prunerzero.cli.commands import app
+
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            app(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == FULL
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_the_installed_command_tells_it_once_too():
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [str(COMMAND), *arguments],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=installed.environment,
-            cwd=installed.folder,
+            [str(COMMAND), "metrics"], stdout=full, stderr=subprocess.PIPE, text=True
         )
-    assert done.returncode == 2
-    assert done.stderr == "Error: standard output cannot be written: no space left on device.\n"
+    assert (done.returncode, done.stderr) == (2, FULL)

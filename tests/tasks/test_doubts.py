@@ -55,17 +55,17 @@ def test_a_search_on_a_model_without_sense_says_so(found, workplace):
 
 
 @pytest.mark.parametrize("way", [[], ["--block-by-block"]], ids=["whole", "by block"])
-def test_a_pruning_tells_them_in_figures_and_card(installed, texts, workplace, way):
+def test_a_pruning_tells_them_in_figures_and_card(here, texts, workplace, way):
     folder = f"doubted{len(way)}"
-    result = installed.json("prune", *texts, *way, "--metric", "wanda", "--output-dir", folder)
+    result = here.json("prune", *texts, *way, "--metric", "wanda", "--output-dir", folder)
     assert any("no working model" in warning for warning in result["warnings"])
     assert "no working model" in (workplace / folder / "README.md").read_text()
-    installed.run("report", "run")
+    here.run("report", "run")
     assert "no working model" in (workplace / "run" / "report.html").read_text()
 
 
-def test_measuring_and_comparing_tell_them_too(installed, texts):
-    told = installed.json("eval", "--model", "model", "--text", "test.txt")["warnings"]
+def test_measuring_and_comparing_tell_them_too(here, texts):
+    told = here.json("eval", "--model", "model", "--text", "test.txt")["warnings"]
     assert any("Model 'model' has perplexity" in warning for warning in told)
-    compared = installed.json("compare", *texts, "--metrics", "wanda", "--sparsity", "0.5")
+    compared = here.json("compare", *texts, "--metrics", "wanda", "--sparsity", "0.5")
     assert any("The unpruned model has perplexity" in warning for warning in compared["warnings"])

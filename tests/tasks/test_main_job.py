@@ -1,4 +1,4 @@
-"""Search, prune, compare, evaluate: through the installed command, on a tiny model."""
+"""Search, prune, compare, evaluate: through the command line, on a tiny model."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_the_finalists_are_in_order(found):
     assert perplexities == sorted(perplexities)
 
 
-def test_no_known_metric_is_better_on_the_whole_validation_text(installed, texts, found):
+def test_no_known_metric_is_better_on_the_whole_validation_text(here, texts, found):
     """Brute force: each is pruned with and measured as ``compare`` does it."""
-    measured = installed.json("compare", *texts)["perplexity"]["validation"]
+    measured = here.json("compare", *texts)["perplexity"]["validation"]
     dense = measured.pop("dense")
     best = min(measured, key=measured.get)
     result = found["perplexity"]["validation"]
@@ -64,18 +64,18 @@ def test_the_front_of_size_against_loss_and_the_known_metrics_are_told(found):
     assert {"magnitude", "wanda", "ria", "power-law"} <= set(found["known"])
 
 
-def test_a_report_of_the_run_opens_without_a_network(installed, workplace, found):
-    done = installed.run("report", "run")
+def test_a_report_of_the_run_opens_without_a_network(here, workplace, found):
+    done = here.run("report", "run")
     assert done.returncode == 0 and "report.html" in done.stdout
     html = (workplace / "run" / "report.html").read_text(encoding="utf-8")
     assert ("found no metric better than" in html) == (found["origin"] == "known")
     assert "12 evaluations" in html and "default-src 'none'" in html
 
 
-def test_the_same_command_again_goes_on_where_it_was(installed, texts, found):
+def test_the_same_command_again_goes_on_where_it_was(here, texts, found):
     begun = ["search", *texts, "--output-dir", "longer", "--evaluations"]
-    first = installed.json(*begun, "6")
-    second = installed.json(*begun, "12")
+    first = here.json(*begun, "6")
+    second = here.json(*begun, "12")
     assert first["evaluations"] == 6
     assert {k: second[k] for k in ("metric", "finalists", "perplexity", "duplicates_skipped")} == {
         k: found[k] for k in ("metric", "finalists", "perplexity", "duplicates_skipped")
@@ -86,8 +86,8 @@ def test_the_same_command_again_goes_on_where_it_was(installed, texts, found):
     ("changed", "named"),
     [(["--seed", "1"], "seed"), (["--sparsity", "2:4"], "sparsity")],
 )
-def test_a_run_is_not_resumed_as_another(installed, texts, found, changed, named):
-    done = installed.run("search", *texts, "--evaluations", "12", "--output-dir", "run", *changed)
+def test_a_run_is_not_resumed_as_another(here, texts, found, changed, named):
+    done = here.run("search", *texts, "--evaluations", "12", "--output-dir", "run", *changed)
     assert done.returncode == 2
     assert named in done.stderr
     assert "Traceback" not in done.stderr
@@ -95,7 +95,7 @@ def test_a_run_is_not_resumed_as_another(installed, texts, found, changed, named
 
 @pytest.mark.parametrize(("stop", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_search_that_is_stopped_keeps_what_was_evaluated(
-    installed, workplace, texts, stop, exit_code
+    installed, here, workplace, texts, stop, exit_code
 ):
     folder = f"stopped-by-{stop.name}"
     command = ["search", *texts, "--output-dir", folder, "--evaluations"]
@@ -111,7 +111,7 @@ def test_a_search_that_is_stopped_keeps_what_was_evaluated(
     kept = json.loads((workplace / folder / "best.json").read_text())
     assert kept["interrupted"]
     assert kept["metric"] in printed
-    resumed = installed.json(*command, str(kept["evaluations"] + 1))
+    resumed = here.json(*command, str(kept["evaluations"] + 1))
     assert resumed["evaluations"] == kept["evaluations"] + 1
 
 
@@ -134,7 +134,7 @@ def test_a_pruned_model_has_the_perplexity_that_was_reported(installed, pruned):
     assert (again["windows"], again["window_length"]) == (31, 64)
 
 
-def test_a_pruned_folder_tells_how_it_was_made(installed, workplace, found, pruned):
+def test_a_pruned_folder_tells_how_it_was_made(here, workplace, found, pruned):
     folder = workplace / "pruned"
     assert json.loads((folder / "metric.json").read_text())["tree"] == found["tree"]
     assert json.loads((folder / "figures.json").read_text())["perplexity"] == pruned["perplexity"]
@@ -142,7 +142,7 @@ def test_a_pruned_folder_tells_how_it_was_made(installed, workplace, found, prun
     assert found["metric"] in card
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     assert recipe["metric"] == found["metric"]
-    again = installed.json(
+    again = here.json(
         "prune", "--config", str(folder / "recipe.yaml"), "--output-dir", "from-recipe"
     )
     assert again["perplexity"] == pruned["perplexity"]
@@ -150,11 +150,9 @@ def test_a_pruned_folder_tells_how_it_was_made(installed, workplace, found, prun
     assert (workplace / "from-recipe" / weights).read_bytes() == (folder / weights).read_bytes()
 
 
-def test_compare_gives_each_metric_under_the_text_by_which_it_was_given(
-    installed, texts, found, pruned
-):
+def test_compare_gives_each_metric_under_the_text_by_which_it_was_given(here, texts, found, pruned):
     metrics = ["wanda", "div(W, X + G)", "pruned/metric.json", "run"]
-    result = installed.json("compare", *texts, "--metrics", ",".join(metrics))
+    result = here.json("compare", *texts, "--metrics", ",".join(metrics))
     for part in ("validation", "test"):
         assert list(result["perplexity"][part]) == ["dense", *metrics]
         assert all(math.isfinite(value) for value in result["perplexity"][part].values())
@@ -165,16 +163,16 @@ def test_compare_gives_each_metric_under_the_text_by_which_it_was_given(
         assert result["perplexity"][part]["dense"] == pytest.approx(expected["dense"], rel=1e-6)
 
 
-def test_a_pattern_is_kept_in_every_run_of_inputs(installed, workplace, texts):
-    installed.json("prune", *texts, "--sparsity", "2:4", "--output-dir", "pattern")
+def test_a_pattern_is_kept_in_every_run_of_inputs(here, workplace, texts):
+    here.json("prune", *texts, "--sparsity", "2:4", "--output-dir", "pattern")
     model = AutoModelForCausalLM.from_pretrained(workplace / "pattern")
     for name, weight in model.named_parameters():
         if "_proj" in name:
             assert torch.all((weight.reshape(-1, 4) == 0).sum(1) == 2), name
 
 
-def test_a_table_is_what_a_person_sees(installed, texts):
-    done = installed.run("compare", *texts, "--metrics", "magnitude,wanda")
+def test_a_table_is_what_a_person_sees(here, texts):
+    done = here.run("compare", *texts, "--metrics", "magnitude,wanda")
     assert done.returncode == 0, done.stderr
     for word in ("dense", "magnitude", "wanda", "validation", "test"):
         assert word in done.stdout

@@ -32,8 +32,8 @@ def mine(workplace: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def tuned(installed: Any, mine: None) -> Any:
-    return installed.json("tune", *MINE, *FEW, "--max-degradation", "2%", "--output-dir", "tuned")
+def tuned(here: Any, mine: None) -> Any:
+    return here.json("tune", *MINE, *FEW, "--max-degradation", "2%", "--output-dir", "tuned")
 
 
 def test_the_answer_is_the_highest_sparsity_that_was_found_within_the_limit(tuned):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from installed_command import COMMAND, Installed
+from installed_command import COMMAND, CommandLine, Installed
 
 from prunerzero.errors import InputError
 from prunerzero.tasks.duration import parse_duration
@@ -156,7 +156,7 @@ def test_the_same_search_resumes_with_several_workers_and_keeps_to_its_budget(
 
 
 def test_a_full_disk_is_told_in_one_sentence_and_the_search_resumes(
-    installed: Installed, workplace: Path, texts: list[str], found: Any
+    installed: Installed, here: CommandLine, workplace: Path, texts: list[str], found: Any
 ) -> None:
     """A limit on the size of files cuts a write short, as a full disk does: in the evaluations."""
     command = [str(COMMAND), "search", *texts, "--output-dir", "full", "--json"]
@@ -167,7 +167,7 @@ def test_a_full_disk_is_told_in_one_sentence_and_the_search_resumes(
     full = subprocess.run(
         [*command, "--evaluations", "12"],
         cwd=workplace,
-        env=installed.environment,
+        env={**os.environ, **installed.environment},
         preexec_fn=limit,
         capture_output=True,
         text=True,
@@ -175,7 +175,7 @@ def test_a_full_disk_is_told_in_one_sentence_and_the_search_resumes(
     assert full.returncode == 2
     assert "cannot be written" in full.stderr and "the same command goes on" in full.stderr
     assert "Traceback" not in full.stderr
-    again = installed.run("search", *texts, "--output-dir", "full", "--evaluations", "12", "--json")
+    again = here.run("search", *texts, "--output-dir", "full", "--evaluations", "12", "--json")
     assert "resumed: " in again.stderr
     resumed = json.loads(again.stdout)
     assert {k: resumed[k] for k in ("metric", "finalists", "evaluations")} == {
