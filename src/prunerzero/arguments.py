@@ -11,10 +11,12 @@ import operator
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prunerzero.documents import path_of
 from prunerzero.errors import InputError
+
+_T = TypeVar("_T")
 
 
 def kind(value: object) -> str:
@@ -53,6 +55,23 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
 def paths(name: str, value: Any) -> tuple[Path, ...]:
     """Several paths, or a single one."""
     return tuple(path(name, item) for item in _several(name, value))
+
+
+def text_or_texts(name: str, value: Any) -> str | tuple[str, ...] | None:
+    """A text, or several; a list of one is that one, and an empty one None."""
+    return _one_or_several(name, texts(name, value))
+
+
+def path_or_paths(name: str, value: Any) -> Path | tuple[Path, ...] | None:
+    """A path, or several; a list of one is that one, and an empty one None."""
+    return _one_or_several(name, paths(name, value))
+
+
+def _one_or_several(name: str, values: tuple[_T, ...]) -> _T | tuple[_T, ...] | None:
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise InputError(f"`{name}` names '{value}' twice; leave one of them out.")
+    return values if len(values) > 1 else next(iter(values), None)
 
 
 def _several(name: str, value: Any) -> Sequence[Any]:

@@ -114,11 +114,11 @@ def test_a_group_that_contradicts_the_sparsity_is_refused(given, group):
 
 WRONG = {
     "model": [3, ["m"], None],
-    "calibration": [3, ["a.txt"], b"a.txt", ""],
+    "calibration": [3, ["a.txt", 3], [["a.txt"]], b"a.txt", "", [""]],
     "test": [{"a": 1}, 1.5],
     "dtype": [16, None],
     "device": [0, ["cpu"]],
-    "dataset": [1, ["c4"]],
+    "dataset": [1, ["c4", 1], [["c4"]], {"c4": 1}],
     "revision": [1],
     "trust_remote_code": ["yes", 1, None],
     "allow_pickle": ["no", 0],

@@ -14,6 +14,7 @@ from rich.text import Text
 from prunerzero.cli.app import OwnGroupOption, OwnSparsityOption, app, out
 from prunerzero.cli.options import JsonOption, one_sentence, with_options
 from prunerzero.cli.plain_output import print_json
+from prunerzero.language.corpora import PARTS
 from prunerzero.metrics import CATALOG
 from prunerzero.tasks.setup import Setup
 
@@ -78,8 +79,8 @@ def evaluate(
     from prunerzero.cli.terminal import TerminalObserver
     from prunerzero.tasks.evaluate import evaluate as run
 
-    if len(text) + len(dataset) == 1:
-        named: dict[str, Any] = {"dataset": dataset[0]} if dataset else {part: text[0]}
+    if not text or (len(text) == 1 and not dataset):  # as every command takes them
+        named: dict[str, Any] = {"dataset": dataset} if dataset else {part: text} if text else {}
         setup, text, dataset = replace(setup, **named), [], []
     observer = TerminalObserver()
     with observer.shown():
@@ -185,8 +186,8 @@ def compare(
 ) -> None:
     """Prune with each of several metrics and show perplexity and divergence side by side.
 
-    With --text, or with several --dataset, these are what is measured on; statistics come from
-    --calibration, or else from the first dataset.
+    With --text, that and the test part of each --dataset are what is measured on; statistics come
+    from --calibration, or else from the datasets.
 
     Example: [bold]prunerzero compare --metrics "magnitude,wanda,W * X * G,run" --sparsity 2:4[/]
 
@@ -200,8 +201,8 @@ def compare(
     from prunerzero.tasks.compare import compare as run
 
     if dataset:
-        setup = replace(setup, dataset=dataset[0])
-    if len(dataset) == 1 and not text:  # its validation and test parts, as for every command
+        setup = replace(setup, dataset=dataset)
+    if not text:  # the validation and test parts, as for every command
         dataset = []
     observer = TerminalObserver()
     with observer.shown():
@@ -224,7 +225,7 @@ def compare(
     if result.group != "row":
         title += f", scores compared within the {result.group}"
     figures = asdict(result)
-    if dataset or text:
+    if dataset or text or any(name not in PARTS for name in result.perplexity):
         console.print(texts_table(figures["perplexity"], figures["divergence"], title))
     else:
         console.print(perplexity_table(figures["perplexity"], title, figures["divergence"]))

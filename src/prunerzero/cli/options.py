@@ -152,10 +152,10 @@ def _parameter(one: Field[Any]) -> inspect.Parameter:
     kind: Any = about["kind"].on_command_line
     default: Any = one.default
     flag = [f"--{one.name.replace('_', '-')}"] if kind is bool else []
-    if get_origin(kind) is list:
-        default = list(default)
-    elif default is None:
+    if default is None:
         kind = kind | None
+    elif get_origin(kind) is list:
+        default = list(default)
     told = typer.Option(
         *flag,
         help=escape(in_flags(about["meaning"])),

@@ -12,6 +12,7 @@ from rich.markup import escape
 from prunerzero.cli.app import OwnGroupOption, OwnSparsityOption, app, out
 from prunerzero.cli.options import JsonOption, RecipeOption, one_sentence, with_options
 from prunerzero.cli.plain_output import print_json
+from prunerzero.language.corpora import the_text
 from prunerzero.tasks.by_block import Way
 from prunerzero.tasks.options import PUSH_TO_HUB
 from prunerzero.tasks.setup import Setup
@@ -80,14 +81,14 @@ def prune(
         console.print(
             f"No calibration token reached {unreached[0]}{more}: pruned by magnitude instead."
         )
-    for part, figures in result.perplexity.items():
+    for place, figures in result.perplexity.items():
         console.print(
-            f"Perplexity on the {part} text: {figures['dense']:.3f} dense, "
+            f"Perplexity on the {escape(the_text(place))}: {figures['dense']:.3f} dense, "
             f"{figures['pruned']:.3f} pruned "
-            f"({result.settings['windows'][part]} windows of "
+            f"({result.settings['windows'][place]} windows of "
             f"{result.settings['max_seq_length']} tokens)."
         )
-        if (moved := result.divergence.get(part)) is not None:
+        if (moved := result.divergence.get(place)) is not None:
             console.print(
                 f"Divergence from dense there: {moved.kl:.3g} nats per token; the same likeliest "
                 f"token for {moved.agreement:.1%} of {moved.tokens} tokens."

@@ -7,7 +7,7 @@ the figures that are reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,10 +32,12 @@ class Text:
     Attributes:
         name: the corpus and part, or the file, as shown to the user.
         windows: token ids [count, length], in the text's order.
+        texts: where it is a mixture, those that its windows are of, by turns; else empty.
     """
 
     name: str
     windows: Tensor
+    texts: tuple[Text, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -43,10 +45,64 @@ class Text:
         return identity.of_windows(self.windows)
 
     def spread(self, count: int | None) -> Text:
-        """At most ``count`` windows, evenly spaced over the text."""
+        """At most ``count`` windows, evenly spaced over the text; of a mixture, see ``mixed``."""
         if count is None:
             return self
+        if self.texts:
+            return mixed(self.texts, count)
         return Text(self.name, self.windows[evenly_spaced(count, len(self.windows))])
+
+
+def mixed(texts: Sequence[Text], count: int | None = None) -> Text:
+    """A mixture of texts in equal numbers of windows, of each text evenly spaced over it.
+
+    The texts take turns, so that the first windows are a mixture too. Where ``count`` is no
+    multiple of the number of texts, the first ones give one window more; where a text is too short
+    for its share, each gives as many as the shortest has.
+
+    Args:
+        texts: two or more, whose windows are of one length.
+        count: windows at most in all, but one of each text at least; None for as many as the
+            shortest text allows.
+    """
+    shares = shares_of([len(text.windows) for text in texts], count)
+    parts = [text.spread(share) for text, share in zip(texts, shares, strict=True)]
+    turns = [
+        part.windows[turn]
+        for turn in range(max(shares))
+        for part in parts
+        if turn < len(part.windows)
+    ]
+    return Text(", ".join(text.name for text in texts), torch.stack(turns), tuple(parts))
+
+
+def shares_of(lengths: Sequence[int], count: int | None) -> list[int]:
+    """How many windows each of several texts gives to a mixture of ``count``; see ``mixed``.
+
+    >>> shares_of([100, 100, 100], 128)
+    [43, 43, 42]
+    >>> shares_of([100, 100, 20], 128)
+    [20, 20, 20]
+    """
+    shortest = min(lengths)
+    if count is None:
+        return [shortest] * len(lengths)
+    each, more = divmod(max(count, len(lengths)), len(lengths))
+    shares = [each + (place < more) for place in range(len(lengths))]
+    if any(share > length for share, length in zip(shares, lengths, strict=True)):
+        return [shortest] * len(lengths)
+    return shares
+
+
+def places_of(part: Part, texts: Sequence[Text]) -> tuple[str, ...]:
+    """What figures of these texts of a part are called: the part, or ``"test: mine.txt"`` …
+
+    >>> places_of("test", [Text("a.txt", torch.zeros(1, 2))])
+    ('test',)
+    """
+    if len(texts) == 1:
+        return (part,)
+    return tuple(f"{part}: {text.name.removesuffix(f' ({part})')}" for text in texts)
 
 
 def evenly_spaced(count: int, length: int) -> Tensor:
@@ -57,6 +113,21 @@ def evenly_spaced(count: int, length: int) -> Tensor:
     """
     count = min(count, length)
     return torch.arange(count) * length // max(1, count)
+
+
+def part_of(place: str) -> Part:
+    """The part that one of its ``places_of`` belongs to; the part itself is one of them."""
+    return next(part for part in PARTS if place == part or place.startswith(f"{part}: "))
+
+
+def the_text(place: str) -> str:
+    """A place in the midst of a sentence.
+
+    >>> the_text("test"), the_text("test: a.txt"), the_text("a.txt")
+    ('test text', 'test text a.txt', 'a.txt text')
+    """
+    part, separator, name = place.partition(": ")
+    return f"{part} text {name}" if separator and part in PARTS else f"{place} text"
 
 
 def _python_docs(part: Part) -> list[str]:

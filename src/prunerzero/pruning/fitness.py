@@ -37,6 +37,8 @@ class PrunedLoss:
         windows: token ids [count, length] of the text.
         windows_per_chunk: windows in a chunk.
         race_chunks: number of chunks that a race reads at most.
+        turns: of how many texts the windows are, which take turns; they do so in the shuffled
+            order too.
 
     Attributes:
         chunks: number of chunks that a race reads.
@@ -53,8 +55,9 @@ class PrunedLoss:
         *,
         windows_per_chunk: int,
         race_chunks: int,
+        turns: int = 1,
     ) -> None:
-        order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))
+        order = _shuffled(len(windows), turns)
         self.total_chunks = max(1, len(windows) // windows_per_chunk)
         self.chunks = min(race_chunks, self.total_chunks)
         self._windows = windows[order[: self.total_chunks * windows_per_chunk]]
@@ -98,3 +101,16 @@ class PrunedLoss:
         per_chunk = len(self._windows) // self.total_chunks
         losses = self._loss(self._windows[first * per_chunk : last * per_chunk])
         return losses.reshape(last - first, per_chunk).mean(1).tolist()
+
+
+def _shuffled(count: int, turns: int) -> Tensor:
+    """The indices below ``count`` in a random order, each in the place of one of its own text.
+
+    >>> _shuffled(5, 2) % 2
+    tensor([0, 1, 0, 1, 0])
+    """
+    order = torch.empty(count, dtype=torch.long)
+    for text in range(turns):
+        own = torch.arange(text, count, turns)
+        order[own] = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(text))]
+    return order

@@ -98,15 +98,17 @@ def _what_was_done(recipe: dict[str, Any], model: str, sparsity: str) -> str:
 
 
 def _calibration(recipe: dict[str, Any]) -> str:
-    text = (recipe.get("texts") or {}).get("calibration")
+    texts = recipe.get("texts") or {}
+    text = texts.get("calibration")
     if text is None:
         return "; this one reads the weights alone, so no calibration text was needed"
     count = (recipe.get("windows") or {}).get("calibration", MISSING)
     length = recipe.get("max_seq_length", MISSING)
-    return (
-        f" over the calibration text: {_code(text)}, {_inline(count)} windows of"
-        f" {_inline(length)} tokens"
-    )
+    amount = f"{_inline(count)} windows of {_inline(length)} tokens"
+    if several := [name for place, name in texts.items() if place.startswith("calibration: ")]:
+        names = ", ".join(map(_code, several))
+        return f" over {len(several)} calibration texts: {names}, {amount} in equal shares"
+    return f" over the calibration text: {_code(text)}, {amount}"
 
 
 def _perplexity(recipe: dict[str, Any], figures: dict[str, Any]) -> str:
@@ -123,7 +125,7 @@ def _perplexity_table(recipe: dict[str, Any], figures: dict[str, Any]) -> str:
         dense, pruned = finite(values.get("dense")), finite(values.get("pruned"))
         change = change_text(pruned / dense) if dense and pruned else MISSING
         lines.append(
-            f"| {_inline(part)} | {_code(texts.get(part, MISSING))}"
+            f"| {_inline(part.partition(': ')[0])} | {_code(texts.get(part, MISSING))}"
             f" | {_inline(windows.get(part, MISSING))} | {perplexity_text(dense)}"
             f" | {perplexity_text(pruned)} | {change} |"
         )

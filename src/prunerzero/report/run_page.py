@@ -16,6 +16,7 @@ from .wording import (
     finite,
     percent_text,
     perplexity_text,
+    places_of,
     sparsity_text,
     spoken_name,
 )
@@ -136,13 +137,28 @@ def _aside(found: dict[str, Any], known: dict[str, float], history: list[dict[st
         )
     perplexity = found.get("perplexity") or {}
     for part in ("test", "validation"):
-        measured = perplexity.get(part) or {}
-        pruned, dense = finite(measured.get(origin)), finite(measured.get("dense"))
-        if pruned is not None and dense is not None:
-            whole = "the test text, which no search reads" if part == "test" else "all of that text"
-            words.append(f"On {whole}: {perplexity_text(pruned)}, dense {perplexity_text(dense)}.")
+        places = places_of(perplexity, part)
+        figures = [_pruned_and_dense(perplexity[place], origin) for place in places]
+        if not any(figures):
+            continue
+        whole = "the test text, which no search reads" if part == "test" else "all of that text"
+        if len(places) == 1:
+            words.append(f"On {whole}: {figures[0]}.")
             break
+        whole = "the test texts, which no search reads" if part == "test" else "each of those texts"
+        each = [
+            f"{p.partition(': ')[2]} {f or MISSING}" for p, f in zip(places, figures, strict=True)
+        ]
+        words.append(f"On {whole}: {'; '.join(each)}.")
+        break
     return " ".join([*words, "Lower is better."])
+
+
+def _pruned_and_dense(measured: dict[str, Any], origin: str) -> str | None:
+    pruned, dense = finite(measured.get(origin)), finite(measured.get("dense"))
+    if pruned is None or dense is None:
+        return None
+    return f"{perplexity_text(pruned)}, dense {perplexity_text(dense)}"
 
 
 def _in_a_sentence(metric: str) -> str:
@@ -168,17 +184,19 @@ def _key_figures(
         (
             "Text",
             _text_name(settings),
-            ", ".join(f"{count} {part}" for part, count in windows.items())
+            ", ".join(f"{count} {part}" for part, count in windows.items() if ": " not in part)
             + f" windows of {settings.get('max_seq_length', MISSING)} tokens",
         ),
     ]
 
 
 def _text_name(settings: dict[str, Any]) -> str:
-    if settings.get("dataset"):
-        return str(settings["dataset"])
+    if dataset := settings.get("dataset"):
+        return ", ".join(dataset) if isinstance(dataset, list | tuple) else str(dataset)
     texts = settings.get("texts") or {}
-    return Path(str(texts.get("validation", MISSING))).name
+    several = [name for place, name in texts.items() if place.startswith("validation: ")]
+    names = several or [texts.get("validation", MISSING)]
+    return ", ".join(Path(str(name)).name for name in names)
 
 
 def _duration(seconds: float) -> str:

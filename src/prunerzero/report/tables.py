@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from .wording import change_text, comparison_rows, finite, judged_part, perplexity_text
+from .wording import change_text, comparison_rows, finite, judged_part, perplexity_text, places_of
 
 
 def perplexity_table(
@@ -13,18 +13,20 @@ def perplexity_table(
 ) -> Table:
     """Dense first, then the metrics from best to worst, the evolved one in bold.
 
-    A part that was not measured has no column, and without Wanda nothing is compared with it.
+    A part that was not measured has no column, and one with several texts has one for each, behind
+    that of their mixture if there is one. Without Wanda nothing is compared with it.
     ``divergence`` from dense is shown on the part that metrics are compared on.
     """
-    parts = [part for part in ("validation", "test") if perplexity.get(part)]
-    judged = perplexity.get(judged_part(perplexity)) or {}
-    with_wanda = finite(judged.get("wanda")) is not None
+    parts = [p for part in ("validation", "test") for p in _columns(perplexity, part)]
+    rows = comparison_rows(perplexity)
+    with_wanda = any(row.name == "wanda" and row.judged is not None for row in rows)
 
     # Text, not str: a formula such as [W] is no markup.
     table = Table(title=Text(title), title_justify="left", caption="perplexity, lower is better")
     table.add_column("metric", overflow="fold")
     for part in parts:
-        table.add_column(part, justify="right")
+        is_mixture = perplexity.get(part) and places_of(perplexity, part) not in ([part], [])
+        table.add_column(Text(f"{part}, mixed" if is_mixture else part), justify="right")
     if with_wanda:
         table.add_column("vs Wanda", justify="right")
     moved = (divergence or {}).get(judged_part(perplexity)) or {}
@@ -32,15 +34,19 @@ def perplexity_table(
         table.add_column("KL to dense", justify="right")
         table.add_column("same top-1", justify="right")
 
-    for row in comparison_rows(perplexity):
-        values = {"validation": row.validation, "test": row.test}
-        cells = [Text(row.name), *(Text(perplexity_text(values[part])) for part in parts)]
+    for row in rows:
+        cells = [Text(row.name), *(Text(perplexity_text(row.places[part])) for part in parts)]
         if with_wanda:
             cells.append(Text("" if row.name == "dense" else change_text(row.versus_wanda)))
         if moved:
             cells += map(Text, _divergence_cells(moved.get(row.name)))
         table.add_row(*cells, style="bold" if row.name == "evolved" else None)
     return table
+
+
+def _columns(perplexity: dict[str, Any], part: str) -> list[str]:
+    """A part's mixture, where it was measured, and its texts."""
+    return list(dict.fromkeys([part] * bool(perplexity.get(part)) + places_of(perplexity, part)))
 
 
 def texts_table(perplexity: dict[str, Any], divergence: dict[str, Any], title: str) -> Table:

@@ -78,18 +78,29 @@ class Row:
     judged: float | None
     """The perplexity that decides the order: test, or validation where there is no test."""
     versus_wanda: float | None
+    places: dict[str, float | None]
+    """Its perplexity on each text, as ``places_of`` calls them, and on mixtures."""
+
+
+def places_of(perplexity: dict[str, Any], part: str) -> list[str]:
+    """What was measured of a part: the part itself, or each of its texts, ``test: mine.txt`` …"""
+    texts = [place for place in perplexity if place.startswith(f"{part}: ") and perplexity[place]]
+    return texts or ([part] if perplexity.get(part) else [])
 
 
 def judged_part(perplexity: dict[str, Any]) -> str:
     """The part that comparisons are made on."""
-    return "test" if perplexity.get("test") else "validation"
+    return "test" if places_of(perplexity, "test") else "validation"
 
 
 def comparison_rows(perplexity: dict[str, Any]) -> list[Row]:
-    """Dense first, then the metrics from best to worst; those that gave no number come last."""
+    """Dense first, then the metrics from best to worst; those that gave no number come last.
+
+    Of several texts the geometric mean of the perplexities decides, in which each weighs the same.
+    """
     validation = perplexity.get("validation") or {}
     test = perplexity.get("test") or {}
-    judged = perplexity.get(judged_part(perplexity)) or {}
+    judged = _judged(perplexity)
     wanda = finite(judged.get("wanda"))
 
     def row(name: str) -> Row:
@@ -101,8 +112,25 @@ def comparison_rows(perplexity: dict[str, Any]) -> list[Row]:
             test=finite(test.get(name)),
             judged=value,
             versus_wanda=value / wanda if compared and value and wanda else None,
+            places={p: finite(v.get(name)) for p, v in perplexity.items() if isinstance(v, dict)},
         )
 
     rows = [row(name) for name in {**judged, **validation}]
     rows.sort(key=lambda row: (row.name != "dense", row.judged is None, row.judged or 0.0))
     return rows
+
+
+def _judged(perplexity: dict[str, Any]) -> dict[str, Any]:
+    """The perplexities that comparisons are made by."""
+    measured = [perplexity[p] for p in places_of(perplexity, judged_part(perplexity))]
+    if len(measured) < 2:
+        return measured[0] if measured else {}
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(name for of_text in measured for name in of_text):
+        values = [finite(of_text.get(name)) for of_text in measured]
+        positive = [value for value in values if value]
+        if len(positive) == len(values):
+            found[name] = math.exp(math.fsum(map(math.log, positive)) / len(values))
+        else:
+            found[name] = None
+    return found

@@ -15,7 +15,7 @@ import torch
 
 from prunerzero.errors import InputError
 from prunerzero.identity import Identity
-from prunerzero.language.corpora import Part
+from prunerzero.language.corpora import Part, the_text
 from prunerzero.language.devices import compute_dtype, find_devices
 from prunerzero.language.models import LanguageModel
 from prunerzero.language.source import ModelSource
@@ -111,10 +111,10 @@ class BlockByBlock:
         """Devices, memory and folder to use."""
         return Resources(self._devices, read_size(self.way.activation_memory), self._scratch)
 
-    def measure(self, source: OffloadedBlocks, part: Part, label: str) -> list[float]:
-        """The loss of each window of a part of the text (nats per token), block by block."""
-        windows = self.work.text(part).windows
-        what = f"{label}, {part} text"
+    def measure(self, source: OffloadedBlocks, place: str, label: str) -> list[float]:
+        """The loss of each window of a part, or of one of its texts, in nats per token."""
+        windows = self.work.text(place).windows
+        what = f"{label}, {the_text(place)}"
         with self.work.observer.count(what, len(source), "blocks") as advance:
             return losses_by_block(source, windows, self.resources, _one_more(advance))
 
@@ -148,12 +148,12 @@ def prune_blocks(
     metric: Metric,
     sparsity: Sparsity,
     parts: list[Part],
-) -> tuple[tuple[LayerSparsity, ...], dict[Part, dict[str, list[float]]]]:
+) -> tuple[tuple[LayerSparsity, ...], dict[str, dict[str, list[float]]]]:
     """Prune a model into a checkpoint; an earlier run that was stopped is resumed.
 
     Returns:
-        how much of each layer is zero, and part → the losses of its windows, ``dense`` and
-        ``pruned``.
+        how much of each layer is zero, and text of a part → the losses of its windows, ``dense``
+        and ``pruned``, as ``Workspace.places`` calls it.
 
     Raises:
         OutputError: the earlier run had other settings.
@@ -161,13 +161,14 @@ def prune_blocks(
     """
     work = run.work
     check_widths(work.layers, sparsity)
-    for part in (*parts_read(metric), *parts):
+    for part in parts_read(metric):
         work.text(part)
+    places = [place for part in parts for place in work.places(part)]
     begun = partial.begin(run.identity(metric, sparsity, parts))
     source, loaded = run.source, work.language_model
     if begun:
         work.observer.stage(f"going on in {partial.folder}: {begun} blocks are finished")
-    before = {part: partial.note(part, bind(run.measure, source, part, "dense")) for part in parts}
+    before = {p: partial.note(p, bind(run.measure, source, p, "dense")) for p in places}
     plan = Plan(metric.expression, sparsity, run.way.propagate, work.gradient)
     writer = ShardWriter(partial.folder, loaded.model, len(source) + 1, loaded.files.tensors())
     writer.write(0, source.outside())
@@ -186,8 +187,8 @@ def prune_blocks(
         partial.folder,
     )
     pruned = OffloadedBlocks(opened.language_model.model, opened.files, source.dtype, {})
-    after = {part: run.measure(pruned, part, "pruned") for part in parts}
-    return partial.layers(), {p: {"dense": before[p], "pruned": after[p]} for p in parts}
+    after = {place: run.measure(pruned, place, "pruned") for place in places}
+    return partial.layers(), {p: {"dense": before[p], "pruned": after[p]} for p in places}
 
 
 def parts_read(metric: Metric) -> list[Part]:

@@ -26,7 +26,7 @@ def setup_options(setup: Setup) -> list[str]:
         elif value is None:
             options += [name, str(_ALL)]
         elif isinstance(value, tuple):
-            options += [word for item in value for word in (name, item)]
+            options += [word for item in value for word in (name, str(item))]
         else:
             options += [name, str(value)]
     return options

@@ -10,7 +10,7 @@ from typing import Any
 from prunerzero.arguments import choice, kind, paths, whole
 from prunerzero.arguments import texts as several
 from prunerzero.errors import InputError
-from prunerzero.language.corpora import PARTS, Part, Text
+from prunerzero.language.corpora import PARTS, Part, Text, places_of
 from prunerzero.language.divergence import MEMORY, Divergence, Reference, remember
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.samples import continuations, prompts_of
@@ -44,7 +44,8 @@ class Comparison:
         sparsity: as text.
         group: within which scores compete.
         perplexity: text → name → perplexity; ``dense`` is the model unpruned. A text is called by
-            its part where it is the setup's, else by its name.
+            its part where it is the setup's, such as ``test``, or ``test: mine.txt`` where the part
+            has several; else by its name.
         divergence: text → name → how far the metric moves the model from the dense one.
         formulas: each metric's formula by its name.
         samples: prompts of the first text, with their continuations by name.
@@ -115,7 +116,8 @@ def compare(
         sources = sources_of(setup, "test", datasets, texts)
         work.read("calibration")
         check_widths(work.layers, sparsity)
-        cut = {source.name: windows_of(work, source, "test", stride) for source in sources}
+        named_texts = windows_of(work, sources, "test", stride, own=False)
+        cut = {text.name: text for text in named_texts}
     else:
         if isinstance(parts, str):
             parts = (parts,)
@@ -128,8 +130,8 @@ def compare(
         check_widths(work.layers, sparsity)
         cut = {}
         for part in parts:
-            [source] = sources_of(setup, part)
-            cut[part] = windows_of(work, source, part, stride)
+            own = windows_of(work, sources_of(setup, part), part, stride, own=True)
+            cut |= zip(places_of(part, own), own, strict=True)
     return compare_on(work, found, sparsity, cut, stride=stride, samples=samples)
 
 

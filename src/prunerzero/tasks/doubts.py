@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunerzero.language.bootstrap import LEAST_WINDOWS, paired_bootstrap
+from prunerzero.language.corpora import the_text
 
 
 def frequency_perplexity(windows: Tensor) -> float:
@@ -26,9 +27,9 @@ def frequency_perplexity(windows: Tensor) -> float:
     return math.exp(entropy + (len(counts) - 1) / (2 * int(counts.sum())))
 
 
-def dense_doubt(part: str, perplexity: float, windows: Tensor) -> str | None:
+def dense_doubt(place: str, perplexity: float, windows: Tensor) -> str | None:
     """A sentence where the unpruned model predicts worse than token frequencies do."""
-    doubt = model_doubt("The unpruned model", f"the {part} text", perplexity, windows)
+    doubt = model_doubt("The unpruned model", f"the {the_text(place)}", perplexity, windows)
     return doubt and f"{doubt} What is measured of its pruning then means little."
 
 
@@ -52,12 +53,12 @@ def model_doubt(who: str, where: str, perplexity: float, windows: Tensor) -> str
 
 
 def pruned_doubt(
-    part: str, dense: Sequence[float], pruned: Sequence[float], by: str = ""
+    place: str, dense: Sequence[float], pruned: Sequence[float], by: str = ""
 ) -> str | None:
     """A sentence where pruning has made the model better, by more than the noise.
 
     Args:
-        part: of the text.
+        place: part of the text, or one of its texts.
         dense, pruned: losses of the same windows.
         by: what it was pruned with, where several metrics are compared.
     """
@@ -67,18 +68,33 @@ def pruned_doubt(
     if high >= 0:
         return None
     return (
-        f"On the {part} text the model pruned{by and f' with {by}'} is better than the unpruned "
-        "one by more than the noise: that is no gain of pruning, but a sign that the unpruned "
-        "model does not work on this text as it should."
+        f"On the {the_text(place)} the model pruned{by and f' with {by}'} is better than the "
+        "unpruned one by more than the noise: that is no gain of pruning, but a sign that the "
+        "unpruned model does not work on this text as it should."
     )
 
 
-def interval_doubt(part: str, windows: int) -> str | None:
+def interval_doubt(place: str, windows: int) -> str | None:
     """A sentence where the windows are too few for an interval."""
     if windows >= LEAST_WINDOWS:
         return None
     count = "1 window is" if windows == 1 else f"{windows} windows are"
-    return f"{count} read of the {part} text: too few for an interval, which takes {LEAST_WINDOWS}."
+    few = f"too few for an interval, which takes {LEAST_WINDOWS}"
+    return f"{count} read of the {the_text(place)}: {few}."
+
+
+def one_text_doubt(names: Sequence[str]) -> str | None:
+    """A sentence where weights are refitted to one text alone.
+
+    Args:
+        names: of the calibration texts, as ``Workspace.texts`` gives them.
+    """
+    if len(names) != 1:
+        return None
+    return (
+        f"The weights are refitted to one text, {names[0]}; on text of another kind the model can "
+        "be worse: give `calibration` several times."
+    )
 
 
 def told(doubts: Iterable[str | None]) -> tuple[str, ...]:

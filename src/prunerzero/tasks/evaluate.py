@@ -18,9 +18,10 @@ from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.language.zero_shot import TaskScore, load_tasks, score_tasks
 from prunerzero.tasks.doubts import model_doubt, told
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.own_texts import Source
 from prunerzero.tasks.protocol import protocol_of
 from prunerzero.tasks.setup import Setup
-from prunerzero.tasks.sources import Source, check_stride, sources_of, windows_of
+from prunerzero.tasks.sources import check_stride, sources_of, windows_of
 from prunerzero.tasks.tune_result import Sample
 from prunerzero.tasks.workspace import Workspace
 
@@ -127,12 +128,13 @@ def evaluate(
     if samples and reference is None:
         raise InputError("samples are shown side by side; name the other model: `reference=MODEL`.")
     sources = sources_of(setup, part, datasets, texts, required=not tasks)
+    own = not datasets and not texts
     loaded_tasks = load_tasks(tasks) if tasks else None
     before = None
     if reference is not None:
-        other = _Bench(replace(setup, model=reference, revision=None), observer, stride, part)
+        other = _Bench(replace(setup, model=reference, revision=None), observer, stride, part, own)
         before = other.measured(sources, None, samples, loaded_tasks, examples, keep=True)
-    bench = _Bench(setup, observer, stride, part)
+    bench = _Bench(setup, observer, stride, part, own)
     after = bench.measured(sources, before, samples, loaded_tasks, examples)
     first = after.texts[0] if after.texts else None
     return Evaluation(
@@ -174,11 +176,17 @@ class _Measured:
 
 class _Bench:
     def __init__(
-        self, setup: Setup, observer: Observer | None, stride: int | None, part: Part
+        self,
+        setup: Setup,
+        observer: Observer | None,
+        stride: int | None,
+        part: Part,
+        own: bool,
     ) -> None:
         self.work = Workspace(setup, observer)
         self.stride = stride
         self.part = part
+        self.own = own
 
     @property
     def loaded(self) -> LanguageModel:
@@ -206,7 +214,7 @@ class _Bench:
                 f"{self.work.setup.model!r} predicts {outputs} tokens and its reference "
                 f"{before.outputs}, so that they cannot be compared token by token."
             )
-        texts = [windows_of(self.work, source, self.part, self.stride) for source in sources]
+        texts = windows_of(self.work, sources, self.part, self.stride, own=self.own)
         figures = [self._figures(text, before) for text in texts]
         kept = {}
         if keep:

@@ -17,7 +17,7 @@ from prunerzero.errors import InputError
 from prunerzero.files import new_folder, write_json, write_text, writing
 from prunerzero.language.cards import inherited_fields
 from prunerzero.language.corpora import Part
-from prunerzero.language.divergence import Divergence
+from prunerzero.language.divergence import MEMORY, Divergence
 from prunerzero.language.kinds import auto_class
 from prunerzero.language.perplexity import exp
 from prunerzero.metrics import Expression, Metric, ScoreError, Sparsity
@@ -157,8 +157,8 @@ def _prune_by_block(
             observer.stage(f"stopped; the same command goes on from '{partial.folder}'")
             raise
         perplexity = {
-            str(part): {what: exp(fmean(of_each)) for what, of_each in found.items()}
-            for part, found in losses.items()
+            place: {what: exp(fmean(of_each)) for what, of_each in found.items()}
+            for place, found in losses.items()
         }
         result = _result(work, metric, layers, perplexity, output_dir, run.describe())
         result = _with_doubts(work, result, losses)
@@ -217,8 +217,7 @@ def prune_in(
     Nothing is pushed: ``repository`` is where the model card says that the model is.
     """
     check_widths(work.layers, sparsity)
-    for part in parts:
-        work.text(part)
+    places = [place for part in parts for place in work.places(part)]
     terminals = metric.expression.terminals
     if terminals - {"W"}:
         statistics = work.statistics(gradients="G" in terminals)
@@ -228,16 +227,16 @@ def prune_in(
         check_differs(work.layers, statistics, metric.expression, sparsity)
     except ScoreError as error:
         raise ScoreError(f"{metric.name!r}, with this model: {error}") from None
-    before = {part: work.dense(part) for part in parts}
-    references = {part: work.remember(part) for part in parts}
+    before = {place: work.dense(place) for place in places}
+    references = {place: work.remember(place, MEMORY // len(places)) for place in places}
     layers = prune_model(work.layers, statistics, metric.expression, sparsity)
-    after = {part: work.compare(part, "pruned", references[part]) for part in parts}
-    perplexity = {str(part): {"dense": before[part], "pruned": after[part].value} for part in parts}
-    divergence = {str(part): d for part in parts if (d := after[part].divergence) is not None}
+    after = {place: work.compare(place, "pruned", references[place]) for place in places}
+    perplexity = {p: {"dense": before[p], "pruned": after[p].value} for p in places}
+    divergence = {p: d for p in places if (d := after[p].divergence) is not None}
     result = _result(work, metric, layers, perplexity, output_dir, work.describe())
     losses = {
-        part: {"dense": work.dense_figures(part).losses, "pruned": after[part].losses}
-        for part in parts
+        place: {"dense": work.dense_figures(place).losses, "pruned": after[place].losses}
+        for place in places
     }
     result = _with_doubts(work, replace(result, divergence=divergence), losses)
     work.observer.stage(f"writing {output_dir}")
@@ -252,20 +251,20 @@ def prune_in(
 
 
 def _with_doubts(
-    work: Workspace, result: Pruned, losses: Mapping[Part, Mapping[str, Sequence[float]]]
+    work: Workspace, result: Pruned, losses: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> Pruned:
     """The result with what cannot be right in it, which is told too.
 
     Args:
         work: its texts.
         result: its perplexities.
-        losses: part → the losses of its windows, ``dense`` and ``pruned``.
+        losses: place → the losses of its windows, ``dense`` and ``pruned``.
     """
     doubts: list[str | None] = []
-    for part, found in losses.items():
-        dense = result.perplexity[part]["dense"]
-        doubts.append(dense_doubt(part, dense, work.text(part).windows))
-        doubts.append(pruned_doubt(part, found["dense"], found["pruned"]))
+    for place, found in losses.items():
+        dense = result.perplexity[place]["dense"]
+        doubts.append(dense_doubt(place, dense, work.text(place).windows))
+        doubts.append(pruned_doubt(place, found["dense"], found["pruned"]))
     for doubt in told(doubts):
         work.observer.note(doubt)
     return replace(result, warnings=told(doubts))

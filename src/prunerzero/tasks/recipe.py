@@ -59,9 +59,9 @@ def check_same(work: Workspace, recipe: Mapping[str, Any], parts: Sequence[Part]
     for part in parts:
         options = [part, f"num_{part}_samples", "max_seq_length"]
         options += [] if recipe.get(part) else ["dataset"]
-        changed = then.get(part) not in (None, work.text(part).fingerprint)
+        changed = then.get(part) not in (None, work.fingerprint(part))
         if changed and _as_told(work, recipe, "model", *options):
-            name = recipe.get(part) or work.setup.corpus()
+            name = ", ".join(text.name for text in work.texts(part))
             raise TextError(
                 f"the {part} text '{name}' has changed since the recipe was written; restore it, "
                 f"or pass `{part}=FILE` to prune with another."
@@ -96,4 +96,6 @@ def _as_told(work: Workspace, recipe: Mapping[str, Any], *options: str) -> bool:
 
 
 def _text(value: object) -> str:
-    return "" if value is None else str(list(value) if isinstance(value, tuple) else value)
+    if isinstance(value, list | tuple):
+        return str([str(item) for item in value])
+    return "" if value is None else str(value)

@@ -164,8 +164,11 @@ def _search(
 ) -> tuple[Found, evolution.SearchResult]:
     check_widths(work.layers, sparsity)
     judged: list[Part] = ["validation", *(_optional(work) if test else [])]
-    for part in ("calibration", *judged):
-        work.text(part)
+    work.text("calibration")
+    places = [place for part in judged for place in work.places(part)]
+    text = work.text("validation")
+    if text.texts:  # mixed, as it is searched on, and each by itself
+        places.insert(0, "validation")
     identity = _identity(work, sparsity, settings)
     if Path(storage).exists():
         with open_study(storage, identity):
@@ -178,9 +181,9 @@ def _search(
             work.observer.note(study.arrival)
         lost_before = study.lost
         shared = SharedPerplexities(work, study.jobs, statistics, sparsity)
-        for part in judged:
-            shared.try_dense(part)
-            if (doubt := _dense_doubt(work, shared, part)) is not None:
+        for place in places:
+            shared.try_dense(place)
+            if (doubt := _dense_doubt(work, shared, place)) is not None:
                 work.observer.note(doubt)
         known = KnownMetrics(fitness, study.jobs)
         known.measure()
@@ -205,15 +208,15 @@ def _search(
                 "allow more evaluations."
             )
         perplexity: dict[str, dict[str, float]] = {}
-        for part in judged:
+        for place in places:
             if not result.interrupted:
-                measured = shared.pruned(part, {best.name: best.expression})[best.name]
-                perplexity[part] = {"dense": shared.dense(part), best.origin: measured}
-            elif (dense := shared.measured(part, "dense")) is not None:
-                perplexity[part] = {"dense": dense}
+                measured = shared.pruned(place, {best.name: best.expression})[best.name]
+                perplexity[place] = {"dense": shared.dense(place), best.origin: measured}
+            elif (dense := shared.measured(place, "dense")) is not None:
+                perplexity[place] = {"dense": dense}
             else:
-                perplexity[part] = {}
-        warnings = told(_dense_doubt(work, shared, part) for part in judged)
+                perplexity[place] = {}
+        warnings = told(_dense_doubt(work, shared, place) for place in places)
     found = Found(
         output_dir=str(folder),
         answer=best.answer,
@@ -247,23 +250,27 @@ def _search(
     return found, result
 
 
-def _dense_doubt(work: Workspace, shared: SharedPerplexities, part: Part) -> str | None:
-    dense = shared.measured(part, "dense")
-    return None if dense is None else dense_doubt(part, dense, work.text(part).windows)
+def _dense_doubt(work: Workspace, shared: SharedPerplexities, place: str) -> str | None:
+    dense = shared.measured(place, "dense")
+    return None if dense is None else dense_doubt(place, dense, work.text(place).windows)
 
 
 def fitness_of(work: Workspace, sparsity: Sparsity) -> PrunedLoss:
-    """What measures a metric on the validation text."""
-    windows = work.text("validation").windows
-    per_chunk = min(_CHUNK_TOKENS // work.window_length, len(windows) // _RACE_CHUNKS)
+    """What measures a metric on the validation text; of several texts on their mixture."""
+    text = work.text("validation")
+    count, turns = len(text.windows), max(1, len(text.texts))
+    per_chunk = max(1, min(_CHUNK_TOKENS // work.window_length, count // _RACE_CHUNKS))
+    if turns > 1 and count // _RACE_CHUNKS >= turns:  # a window of each text, or more, in a chunk
+        per_chunk = max(turns, per_chunk // turns * turns)
     return PrunedLoss(
         work.language_model.model,
         work.layers,
         work.statistics(gradients=True),
         sparsity,
-        windows,
-        windows_per_chunk=max(1, per_chunk),
+        text.windows,
+        windows_per_chunk=per_chunk,
         race_chunks=_RACE_CHUNKS,
+        turns=turns,
     )
 
 

@@ -26,7 +26,8 @@ class Found:
         seconds: of search, pauses left out.
         interrupted: whether Ctrl-C ended it before its budget did.
         perplexity: part → ``dense``, and the metric's under its ``origin``, on all windows of the
-            part; what an interrupted search has not measured is absent.
+            part; what an interrupted search has not measured is absent. Of several texts each has
+            an entry such as ``test: mine.txt``, and ``validation`` is their mixture.
         finalists: the best evolved metrics, judged on the whole validation part, the best first.
         pareto: the metrics that none is both smaller and better than, the smallest first; with
             ``known``, the named metrics, judged by perplexity on the chunks that a race reads.

@@ -6,11 +6,21 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prunerzero.arguments import kind
 from prunerzero.errors import InputError
+from prunerzero.language.corpora import Part
 from prunerzero.language.source import BUNDLED, ModelSource
-from prunerzero.options import PATH, TEXT, TEXTS, Options, one_of, option, whole_number
+from prunerzero.options import (
+    PATH_OR_PATHS,
+    TEXT_OR_TEXTS,
+    TEXTS,
+    Options,
+    one_of,
+    option,
+    whole_number,
+)
 from prunerzero.pruning.statistics import GradientOf
 
 _TEXT, _AMOUNTS, _LAYERS = "Text", "Amounts", "Layers"
@@ -20,20 +30,33 @@ _TEXT, _AMOUNTS, _LAYERS = "Text", "Amounts", "Layers"
 class Texts(Options):
     """Which texts are read, and how much of them."""
 
-    dataset: str | None = option(
+    dataset: str | Iterable[str] | None = option(
         None,
         "Named text with all three parts: wikitext2, c4 (from the hub), python-docs (from this "
-        "Python; the bundled model's own).",
-        TEXT,
+        "Python; the bundled model's own); may be repeated.",
+        TEXT_OR_TEXTS,
         panel=_TEXT,
     )
-    calibration: Path | str | None = option(
-        None, "Text file for activations and gradients.", PATH, panel=_TEXT
+    calibration: Path | str | Iterable[Path | str] | None = option(
+        None,
+        "Text file for activations and gradients; may be repeated, and each gives equally many "
+        "windows.",
+        PATH_OR_PATHS,
+        panel=_TEXT,
     )
-    validation: Path | str | None = option(
-        None, "Text file that metrics are judged by.", PATH, panel=_TEXT
+    validation: Path | str | Iterable[Path | str] | None = option(
+        None,
+        "Text file that metrics are judged by; may be repeated, and each gives equally many "
+        "windows.",
+        PATH_OR_PATHS,
+        panel=_TEXT,
     )
-    test: Path | str | None = option(None, "Text file that no search reads.", PATH, panel=_TEXT)
+    test: Path | str | Iterable[Path | str] | None = option(
+        None,
+        "Text file that no search reads; may be repeated, and each has figures of its own.",
+        PATH_OR_PATHS,
+        panel=_TEXT,
+    )
     max_seq_length: int | None = option(
         None,
         "Window length in tokens; by default 2048, or the model's limit if smaller.",
@@ -41,13 +64,22 @@ class Texts(Options):
         panel=_AMOUNTS,
     )
     num_calibration_samples: int | None = option(
-        128, "Calibration windows at most, evenly spaced.", whole_number(1), panel=_AMOUNTS
+        128,
+        "Calibration windows at most, of all texts together, evenly spaced.",
+        whole_number(1),
+        panel=_AMOUNTS,
     )
     num_validation_samples: int | None = option(
-        None, "Validation windows at most; all by default.", whole_number(1), panel=_AMOUNTS
+        None,
+        "Validation windows at most, of all texts together; all by default.",
+        whole_number(1),
+        panel=_AMOUNTS,
     )
     num_test_samples: int | None = option(
-        None, "Test windows at most; all by default.", whole_number(1), panel=_AMOUNTS
+        None,
+        "Test windows at most, of all texts together; all by default.",
+        whole_number(1),
+        panel=_AMOUNTS,
     )
     batch_size: int | None = option(
         None,
@@ -100,6 +132,18 @@ class Setup(Scope, Texts, ModelSource):
             raise InputError(f"`setup` must be a Setup or a model, not {kind(given)}.")
         return cls(model=os.fspath(given))
 
-    def corpus(self) -> str | None:
-        """The named corpus; the bundled model brings its own."""
-        return self.dataset or ("python-docs" if self.model == BUNDLED else None)
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """The named corpora; the bundled model brings its own."""
+        return _each(self.dataset) or (("python-docs",) if self.model == BUNDLED else ())
+
+    def files(self, part: Part) -> tuple[Path, ...]:
+        """The files named for a part, which go before the corpora."""
+        return _each(getattr(self, part))
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    """What an option of one or several values holds, one by one."""
+    if value is None:
+        return ()
+    return value if isinstance(value, tuple) else (value,)

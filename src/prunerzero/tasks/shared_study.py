@@ -12,7 +12,6 @@ from prunerzero.errors import InputError, OtherRunError, OutputError
 from prunerzero.evolution import SearchStudy, StudyMismatchError
 from prunerzero.evolution.errors import DamagedJournalError, StorageError
 from prunerzero.evolution.jobs import Jobs
-from prunerzero.language.corpora import Part
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import Statistics
@@ -58,8 +57,8 @@ def _shown(storage: str | Path) -> str:
 
 
 class SharedPerplexities:
-    """Perplexities on whole parts, which one of the workers measures and the others read in the
-    study."""
+    """Perplexities on whole parts and their texts, which one of the workers measures and the others
+    read in the study."""
 
     def __init__(
         self, work: Workspace, jobs: Jobs, statistics: Statistics, sparsity: Sparsity
@@ -69,38 +68,38 @@ class SharedPerplexities:
         self._statistics = statistics
         self._sparsity = sparsity
 
-    def try_dense(self, part: Part) -> None:
+    def try_dense(self, place: str) -> None:
         """Measure the model as it came, unless another worker is at it."""
-        self._jobs.once(self._name("dense", part), partial(self._dense, part))
+        self._jobs.once(self._name("dense", place), partial(self._dense, place))
 
-    def measured(self, part: Part, what: str | Expression) -> float | None:
+    def measured(self, place: str, what: str | Expression) -> float | None:
         """What has been measured so far of a metric or of "dense", without measuring."""
-        result = self._jobs.result(self._name(str(what), part))
+        result = self._jobs.result(self._name(str(what), place))
         return result[0] if result else None
 
-    def dense(self, part: Part) -> float:
+    def dense(self, place: str) -> float:
         """The model as it came."""
         [[value]] = self._jobs.all_of(
-            {self._name("dense", part): partial(self._dense, part)}
+            {self._name("dense", place): partial(self._dense, place)}
         ).values()
         return value
 
-    def pruned(self, part: Part, metrics: Mapping[str, Expression]) -> dict[str, float]:
+    def pruned(self, place: str, metrics: Mapping[str, Expression]) -> dict[str, float]:
         """The model pruned with each of several metrics, by the name that they are shown under."""
         jobs = {
-            self._name(str(expression), part): partial(self._pruned, part, name, expression)
+            self._name(str(expression), place): partial(self._pruned, place, name, expression)
             for name, expression in metrics.items()
         }
         done = self._jobs.all_of(jobs)
-        return {name: done[self._name(str(e), part)][0] for name, e in metrics.items()}
+        return {name: done[self._name(str(e), place)][0] for name, e in metrics.items()}
 
-    def _dense(self, part: Part) -> list[float]:
-        return [self._work.dense(part)]
+    def _dense(self, place: str) -> list[float]:
+        return [self._work.dense(place)]
 
-    def _pruned(self, part: Part, name: str, expression: Expression) -> list[float]:
+    def _pruned(self, place: str, name: str, expression: Expression) -> list[float]:
         with self._work.pruned_for_now():
             prune_model(self._work.layers, self._statistics, expression, self._sparsity)
-            return [self._work.measure(part, name).value]
+            return [self._work.measure(place, name).value]
 
-    def _name(self, what: str, part: Part) -> str:
-        return f"perplexity of {what} on {part} {self._work.text(part).fingerprint}"
+    def _name(self, what: str, place: str) -> str:
+        return f"perplexity of {what} on {place} {self._work.text(place).fingerprint}"

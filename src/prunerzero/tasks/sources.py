@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from prunerzero.arguments import whole
 from prunerzero.errors import InputError, TextError
 from prunerzero.language.corpora import Part, Text, read_corpus, read_file
+from prunerzero.tasks.own_texts import Source, limited, own_sources
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Source:
-    """A text before it is cut into windows: its name as shown to the user, and its documents."""
-
-    name: str
-    documents: list[str]
 
 
 def sources_of(
@@ -29,7 +21,7 @@ def sources_of(
     *,
     required: bool = True,
 ) -> list[Source]:
-    """The texts named, or else the setup's own.
+    """The texts named, or else the setup's own of the part.
 
     Args:
         setup: names a text for the part, or a corpus.
@@ -48,12 +40,8 @@ def sources_of(
     named += [Source(str(path), read_file(path)) for path in texts]
     if named:
         return named
-    own: Path | None = getattr(setup, part)
-    if own is not None:
-        return [Source(str(own), read_file(own))]
-    corpus = setup.corpus()
-    if corpus is not None:
-        return [Source(f"{corpus} ({part})", read_corpus(corpus, part))]
+    if own := own_sources(setup, part):
+        return own
     if required:
         raise TextError(
             f'no {part} text is named; pass `texts=FILE`, `{part}=FILE` or `dataset="wikitext2"`.'
@@ -69,8 +57,18 @@ def check_stride(stride: int | None, length: int | None) -> None:
         raise InputError(f"`stride={stride}` must be from 1 to the window's {length} tokens.")
 
 
-def windows_of(work: Workspace, source: Source, part: Part, stride: int | None) -> Text:
-    """The source cut into the model's windows, at most as many as the setup allows the part.
+def windows_of(
+    work: Workspace, sources: Sequence[Source], part: Part, stride: int | None, *, own: bool
+) -> tuple[Text, ...]:
+    """The sources cut into the model's windows, at most as many as the setup allows the part.
+
+    Args:
+        work: knows the model.
+        sources: as ``sources_of`` gives them.
+        part: whose number of windows counts.
+        stride: tokens by which windows slide; None for side by side.
+        own: whether they are the setup's own texts of the part, which share that number; of
+            others each may have as many.
 
     Raises:
         InputError: the stride does not fit the window.
@@ -78,5 +76,6 @@ def windows_of(work: Workspace, source: Source, part: Part, stride: int | None) 
     """
     length = work.window_length
     check_stride(stride, length)
-    text = work.language_model.windows(source.documents, length, source.name, stride)
-    return text.spread(getattr(work.setup, f"num_{part}_samples"))
+    cut = [work.language_model.windows(s.documents, length, s.name, stride) for s in sources]
+    count = getattr(work.setup, f"num_{part}_samples")
+    return limited(cut, count) if own else tuple(text.spread(count) for text in cut)

@@ -6,7 +6,7 @@ or a rise a share (0.05 is 5 %), an interval a pair (low, high).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,12 +65,16 @@ class CurvePoint:
         metric: name, as in ``ChosenMetric``.
         formula: of that metric.
         perplexity: on ``windows`` windows of the validation part.
-        rise: perplexity / dense perplexity of the same windows − 1.
-        within: whether the limit holds there; None where the limit is a task that was not answered.
+        rise: perplexity / dense perplexity of the same windows − 1; of several texts the highest of
+            theirs.
+        within: whether the limit holds there, on each text; None where the limit is a task that was
+            not answered.
         windows: how many were read; all of the part, except where metrics were only told apart.
         score: of the task; None without one.
         step: why it was measured: ``choice`` of a metric, ``bracket`` of the sparsity with a known
             metric, ``evolved`` for the bracket with the evolved one, ``outline`` for the curve.
+        perplexities, rises: on each text of the validation part, by its name, where it has several;
+            ``perplexity`` is then that of their mixture.
     """
 
     sparsity: float
@@ -84,6 +88,8 @@ class CurvePoint:
     windows: int
     score: float | None
     step: Literal["choice", "bracket", "evolved", "outline"]
+    perplexities: dict[str, float] = field(default_factory=dict)
+    rises: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,13 +104,15 @@ class PartFigures:
             too few for one.
         rise, rise_interval: pruned / dense − 1, by paired bootstrap over windows; the interval
             is None where the windows are too few.
-        allowed: the perplexity that the limit allows here; None with a task.
-        within: whether ``pruned`` is at most that; None with a task.
-        confidence: share of bootstrap resamples in which it is; None with a task or
-            without an interval.
+        allowed: the perplexity that the limit allows here; None with a task, and of several texts.
+        within: whether ``pruned`` is at most that, on each text; None with a task.
+        confidence: share of bootstrap resamples in which it is, the lowest of several texts; None
+            with a task or without an interval.
         divergence: mean Kullback-Leibler divergence from dense to pruned, nats per token.
         agreement: share of tokens for which both find the same token the likeliest.
         compared_tokens: over how many tokens, evenly spaced, those two were taken.
+        texts: the same of each text, where the part has several; the other figures are then those
+            of their mixture in equal numbers of windows.
     """
 
     text: str
@@ -122,6 +130,7 @@ class PartFigures:
     divergence: float
     agreement: float
     compared_tokens: int
+    texts: tuple[PartFigures, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,9 +138,12 @@ class TestDecision:
     """What the test part was used for.
 
     Attributes:
-        held: whether what was found on the validation part keeps the limit on the test part.
+        held: whether what was found on the validation part keeps the limit on the test part, on
+            each of its texts.
         stepped_back: whether a lower one was taken because it did not.
         tried: (sparsity, perplexity on the test part) of each that was measured, in that order.
+        tried_texts: of each of them, the perplexity on each text by its name, where the part has
+            several; empty where it has one.
     """
 
     __test__ = False  # no test class, whatever pytest thinks of the name
@@ -139,6 +151,7 @@ class TestDecision:
     held: bool
     stepped_back: bool
     tried: tuple[tuple[float, float], ...]
+    tried_texts: tuple[dict[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -225,7 +238,8 @@ class TuneResult:
         settings: all that the result depends on.
         split: how the parts of the text came about. ``kind`` is "own" (a text each), "dataset" (the
             parts of ``dataset``), or "cut": ``text`` was cut into ``blocks`` blocks, which the
-            parts in ``turns`` take in turns, and the parts are in ``folder``.
+            parts in ``turns`` take in turns, and the parts are in ``folder``. Of several texts,
+            ``dataset`` or ``text`` is a list, and each was cut so.
         commands: to repeat it: ``tune``, and where a model was written its ``prune`` and ``eval``.
         seconds: of work, pauses left out.
         warnings: what cannot be right about these figures, a sentence each.
@@ -283,7 +297,13 @@ def _result(content: dict[str, Any]) -> TuneResult:
             "curve": tuple(CurvePoint(**point) for point in content["curve"]),
             "parts": {name: _part(figures) for name, figures in content["parts"].items()},
             "decision": decision
-            and TestDecision(**decision | {"tried": tuple(map(tuple, decision["tried"]))}),
+            and TestDecision(
+                **decision
+                | {
+                    "tried": tuple(map(tuple, decision["tried"])),
+                    "tried_texts": tuple(decision.get("tried_texts", ())),
+                }
+            ),
             "layers": tuple(
                 LayerFigures(**layer | {"shape": tuple(layer["shape"])})
                 for layer in content["layers"]
@@ -298,4 +318,5 @@ def _result(content: dict[str, Any]) -> TuneResult:
 
 def _part(figures: dict[str, Any]) -> PartFigures:
     intervals = {name: v and tuple(v) for name, v in figures.items() if name.endswith("_interval")}
-    return PartFigures(**figures | intervals)
+    texts = tuple(map(_part, figures.get("texts", ())))
+    return PartFigures(**figures | intervals | {"texts": texts})

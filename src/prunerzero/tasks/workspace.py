@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import cached_property
@@ -18,10 +18,13 @@ from prunerzero.errors import ModelError, TextError
 from prunerzero.language.corpora import (
     Part,
     Text,
-    read_corpus,
-    read_file,
+    mixed,
+    part_of,
+    places_of,
+    shares_of,
+    the_text,
 )
-from prunerzero.language.divergence import Reference, remember
+from prunerzero.language.divergence import MEMORY, Reference, remember
 from prunerzero.language.loading import load_model
 from prunerzero.language.models import LanguageModel
 from prunerzero.language.perplexity import Perplexity, perplexity
@@ -34,6 +37,7 @@ from prunerzero.pruning.statistics import (
     collect_statistics,
 )
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.own_texts import Source, limited, own_sources
 from prunerzero.tasks.setup import Setup
 
 DEFAULT_WINDOW_LENGTH = 2048
@@ -66,29 +70,26 @@ class Workspace:
         self.setup = replace(setup, gradient=self.gradient)
         self.observer = observer or Observer()
         self._load = load
-        self._documents: dict[Part, tuple[str, list[str]]] = {}
-        self._texts: dict[Part, Text] = {}
-        self._dense: dict[Part, Perplexity] = {}
+        self._sources: dict[Part, list[Source]] = {}
+        self._texts: dict[Part, tuple[Text, ...]] = {}
+        self._mixed: dict[Part, Text] = {}
+        self._dense: dict[str, Perplexity] = {}
         self._statistics: dict[bool, Statistics] = {}
 
     def read(self, *parts: Part) -> None:
         """Read these parts now. Raises TextError where one is not named or not readable."""
         for part in parts:
-            if part in self._documents:
+            if part in self._sources:
                 continue
-            path: Path | None = getattr(self.setup, part)
-            if path is not None:
-                self._documents[part] = str(path), read_file(path)
-            elif (corpus := self.setup.corpus()) is not None:
-                self._documents[part] = f"{corpus} ({part})", read_corpus(corpus, part)
-            else:
+            self._sources[part] = own_sources(self.setup, part)
+            if not self._sources[part]:
                 raise TextError(
                     f'no {part} text is named; pass `{part}=FILE` or `dataset="wikitext2"`.'
                 )
 
     def has(self, part: Part) -> bool:
         """Whether the user named a text for this part."""
-        return getattr(self.setup, part) is not None or self.setup.corpus() is not None
+        return bool(self.setup.files(part) or self.setup.corpora)
 
     @cached_property
     def language_model(self) -> LanguageModel:
@@ -130,7 +131,7 @@ class Workspace:
             "dtype": str(self.language_model.model.dtype).removeprefix("torch."),
             "gradient": self.setup.gradient,
             "layers to prune": identity.of_names(self.layers),
-            **{f"{part} text": self.text(part).fingerprint for part in parts},
+            **{f"{part} text": self.fingerprint(part) for part in parts},
         }
 
     @cached_property
@@ -155,15 +156,58 @@ class Workspace:
         wanted = self.setup.batch_size or max(1, _BATCH_TOKENS // self.window_length)
         return min(wanted, _MOST_WINDOWS)
 
-    def text(self, part: Part) -> Text:
-        """The windows of a part. Raises TextError."""
+    def texts(self, part: Part) -> tuple[Text, ...]:
+        """The texts of a part, one by one, which share the number of windows that it may have.
+
+        Raises:
+            TextError: one cannot be read, or is too short for one window.
+        """
         if part not in self._texts:
             self.read(part)
-            name, documents = self._documents[part]
-            loaded = self.language_model
-            text = loaded.windows(documents, self.window_length, name)
-            self._texts[part] = text.spread(getattr(self.setup, f"num_{part}_samples"))
+            loaded, length = self.language_model, self.window_length
+            whole = [loaded.windows(s.documents, length, s.name) for s in self._sources[part]]
+            count = getattr(self.setup, f"num_{part}_samples")
+            self._texts[part] = limited(whole, count)
+            if count is not None and len(whole) > 1:
+                self._tell_if_short(part, whole, count)
         return self._texts[part]
+
+    def _tell_if_short(self, part: Part, texts: Sequence[Text], count: int | None) -> None:
+        """Say so where the shortest of several texts decides how much of all is mixed."""
+        lengths = [len(text.windows) for text in texts]
+        shares = shares_of(lengths, count)
+        if sum(shares) < sum(lengths) and (count is None or sum(shares) < count):
+            shortest = texts[lengths.index(min(lengths))]
+            self.observer.note(
+                f"{shortest.name} has only {min(lengths)} windows of {self.window_length} tokens, "
+                f"so each of the {len(texts)} {part} texts gives as many; pass a longer text, or a "
+                "smaller `max_seq_length`, for more."
+            )
+
+    def places(self, part: Part) -> tuple[str, ...]:
+        """What figures of the texts of a part are called, one by one: the part itself where it has
+        one text, else ``"test: mine.txt"`` and so on."""
+        return places_of(part, self.texts(part))
+
+    def text(self, place: str) -> Text:
+        """The windows of a part, mixed where it has several texts; or those of one of its
+        ``places``. Raises TextError."""
+        part = part_of(place)
+        if place != part:
+            return self.texts(part)[self.places(part).index(place)]
+        if part not in self._mixed:
+            texts, count = self.texts(part), getattr(self.setup, f"num_{part}_samples")
+            self._mixed[part] = texts[0] if len(texts) == 1 else mixed(texts, count)
+            if len(texts) > 1 and count is None:
+                self._tell_if_short(part, texts, None)
+        return self._mixed[part]
+
+    def fingerprint(self, part: Part) -> str:
+        """The digest of the texts of a part: equal windows of each, equal digest."""
+        texts = self.texts(part)
+        if len(texts) == 1:
+            return texts[0].fingerprint
+        return identity.digest("mixed by turns", *(text.fingerprint for text in texts))
 
     def statistics(self, gradients: bool) -> Statistics:
         """X, and G where wanted, of every layer on the dense model; from the cache if there.
@@ -197,33 +241,33 @@ class Workspace:
 
         return cached_statistics(key, self.layers, collect)
 
-    def measure(self, part: Part, label: str) -> Perplexity:
-        """Perplexity of the model, as it is now, on a part."""
-        return self.compare(part, label, None)
+    def measure(self, place: str, label: str) -> Perplexity:
+        """Perplexity of the model, as it is now, on a part, or on one of its ``places``."""
+        return self.compare(place, label, None)
 
-    def compare(self, part: Part, label: str, reference: Reference | None) -> Perplexity:
+    def compare(self, place: str, label: str, reference: Reference | None) -> Perplexity:
         """The same, and how far the model is from what ``remember`` gave."""
-        windows = self.text(part).windows
+        windows = self.text(place).windows
         model = self.language_model.model
-        with self.observer.count(f"{label}, {part} text", len(windows)) as advance:
+        with self.observer.count(f"{label}, {the_text(place)}", len(windows)) as advance:
             return perplexity(model, windows, self.batch_size, advance, reference=reference)
 
-    def remember(self, part: Part) -> Reference:
+    def remember(self, place: str, memory: int = MEMORY) -> Reference:
         """Logits of the model, as it is now, to compare it with later."""
-        windows = self.text(part).windows
+        windows = self.text(place).windows
         model = self.language_model.model
-        with self.observer.count(f"logits, {part} text", len(windows)) as advance:
-            return remember(model, windows, self.batch_size, on_window=advance)
+        with self.observer.count(f"logits, {the_text(place)}", len(windows)) as advance:
+            return remember(model, windows, self.batch_size, memory=memory, on_window=advance)
 
-    def dense(self, part: Part) -> float:
+    def dense(self, place: str) -> float:
         """Perplexity of the model as it came; measured once, before anything is pruned."""
-        return self.dense_figures(part).value
+        return self.dense_figures(place).value
 
-    def dense_figures(self, part: Part) -> Perplexity:
+    def dense_figures(self, place: str) -> Perplexity:
         """The same with the loss of each window."""
-        if part not in self._dense:
-            self._dense[part] = self.measure(part, "dense")
-        return self._dense[part]
+        if place not in self._dense:
+            self._dense[place] = self.measure(place, "dense")
+        return self._dense[place]
 
     @contextmanager
     def pruned_for_now(self) -> Iterator[None]:
@@ -239,21 +283,33 @@ class Workspace:
     def describe(self) -> dict[str, Any]:
         """All settings as they came out, for results: text names, window length and counts."""
         given = {f.name: getattr(self.setup, f.name) for f in fields(self.setup)}
+        texts: dict[str, Text] = {}
+        for part, of_part in self._texts.items():
+            if len(of_part) == 1 or part in self._mixed:
+                texts[part] = self.text(part)
+            texts |= zip(self.places(part), of_part, strict=True)
         return {
-            **{k: str(v) if isinstance(v, Path) else v for k, v in given.items()},
+            **{name: _plain(value) for name, value in given.items()},
             "revision": getattr(self.language_model.model.config, "_commit_hash", None)
             or self.setup.revision,
             "max_seq_length": self.window_length,
             "dtype": str(self.language_model.model.dtype).removeprefix("torch."),
             "device": str(self.language_model.device),
-            "texts": {part: text.name for part, text in self._texts.items()},
-            "windows": {part: len(text.windows) for part, text in self._texts.items()},
+            "texts": {place: text.name for place, text in texts.items()},
+            "windows": {place: len(text.windows) for place, text in texts.items()},
             "fingerprints": {
                 "model": self.model_identity,
-                **{part: text.fingerprint for part, text in self._texts.items()},
+                **{part: self.fingerprint(part) for part in self._texts},
             },
             "versions": versions(),
         }
+
+
+def _plain(value: Any) -> Any:
+    """A setting with text in place of paths."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def versions() -> dict[str, str]:

@@ -23,7 +23,11 @@ class Bench:
 
     def __init__(self, evolved: float) -> None:
         self.evolved = evolved
-        self.work = SimpleNamespace(observer=Observer())
+        self.work = SimpleNamespace(
+            observer=Observer(),
+            texts=lambda part: [SimpleNamespace(name="mine.txt")],
+            places=lambda part: [part],
+        )
 
     def dense(self, part: str, windows: int | None = None) -> Measured:
         return Measured((log(10),), 0.0)

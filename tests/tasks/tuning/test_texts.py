@@ -53,14 +53,15 @@ def test_missing_parts_are_cut_from_the_validation_text(mine, tmp_path, named, c
     setup = Setup(validation=mine, **dict.fromkeys(named, other))
     texts, facts = cut_parts(setup, tmp_path / "texts")
     assert set(texts) == set(cut)
-    lines = {part: [x for x in text.splitlines() if x] for part, text in texts.items()}
+    assert all(list(cut_out) == [part] for part, cut_out in texts.items())
+    lines = {part: [x for x in cut_out[part].splitlines() if x] for part, cut_out in texts.items()}
     assert Counter(sum(lines.values(), [])) == Counter(LINES), "each line in exactly one part"
     for part, blocks in cut.items():
         assert len(lines[part]) == pytest.approx(len(LINES) * blocks / BLOCKS, abs=8)
         assert facts["turns"].count(part) == round(blocks * len(facts["turns"]) / BLOCKS)
     written = write_parts(setup, texts, tmp_path / "texts")
-    for part, text in texts.items():
-        assert getattr(written, part).read_text() == text
+    for part, cut_out in texts.items():
+        assert getattr(written, part).read_text() == cut_out[part]
     assert mine.read_text() == "\n".join(LINES)
 
 

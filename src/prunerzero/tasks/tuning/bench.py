@@ -15,7 +15,7 @@ from torch import Tensor
 from prunerzero.errors import InputError, OtherRunError, OutputError
 from prunerzero.files import make_folder, read_json, write_json
 from prunerzero.identity import Identity, difference
-from prunerzero.language.corpora import PARTS, Part
+from prunerzero.language.corpora import PARTS, Part, part_of
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.zero_shot import score_tasks
 from prunerzero.memory import Memory
@@ -108,15 +108,18 @@ class Bench:
         """X and G of every layer of the dense model."""
         return self.work.statistics(gradients=True)
 
-    def dense(self, part: Part, windows: int | None = None) -> Measured:
-        """The model as it came, on a part or on so many evenly spaced windows of it."""
-        return self._measure("dense", part, windows, "dense", lambda: None)
+    def dense(self, place: str, windows: int | None = None) -> Measured:
+        """The model as it came, on a part or on so many evenly spaced windows of it.
+
+        The place may be one of the texts of a part, whose windows are among those of the part.
+        """
+        return self._measure("dense", place, windows, "dense", lambda: None)
 
     def pruned(
         self,
         metric: Metric,
         sparsity: Sparsity,
-        part: Part,
+        place: str,
         windows: int | None = None,
         *,
         shown: bool = True,
@@ -125,7 +128,7 @@ class Bench:
         formula = str(metric.expression)
         return self._measure(
             f"{formula} at {sparsity.in_words}",
-            part,
+            place,
             windows,
             f"{metric.name} at {sparsity.in_words}" if shown else None,
             lambda: prune_model(self.work.layers, self.statistics, metric.expression, sparsity),
@@ -180,11 +183,13 @@ class Bench:
     def _measure(
         self,
         what: str,
-        part: Part,
+        place: str,
         windows: int | None,
         label: str | None,
         prune: Callable[[], Any],
     ) -> Measured:
+        part = part_of(place)
+
         def losses() -> dict[str, Any]:
             with self.work.pruned_for_now():
                 prune()
@@ -193,7 +198,12 @@ class Bench:
 
         count = windows or len(self.work.text(part).windows)
         found = self.ledger.recall(f"{what}, {part}, {count} windows", losses)
-        return Measured(tuple(found["losses"]), found["seconds"])
+        measured = Measured(tuple(found["losses"]), found["seconds"])
+        if place == part:
+            return measured
+        places = self.work.places(part)  # whose windows take turns
+        own = measured.losses[places.index(place) :: len(places)]
+        return Measured(own, measured.seconds * len(own) / len(measured.losses))
 
     def _read(self, part: Part, windows: int | None, label: str | None) -> Measured:
         begun = time.monotonic()

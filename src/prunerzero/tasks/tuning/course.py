@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from prunerzero import evolution
+from prunerzero.language.corpora import Part
 from prunerzero.language.perplexity import exp
 from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity, simplify
 from prunerzero.metrics.catalog import power_law
@@ -59,6 +60,15 @@ class Answer:
     decision: TestDecision | None
 
 
+@dataclass(frozen=True)
+class OnText:
+    """One text: the perplexities of the dense and the pruned model, and the second's rise."""
+
+    dense: float
+    pruned: float
+    rise: float
+
+
 def candidates() -> list[Metric]:
     """The metrics to choose from before any is evolved: the catalog and a grid of power laws."""
     grid = (power_law(a, b) for a in _EXPONENTS for b in _EXPONENTS)
@@ -96,7 +106,7 @@ class Course:
         curve: what was measured on the validation part, each once.
         evaluations: metrics that the evolution measured.
         dense: perplexity of the unpruned model on the validation part.
-        allowed: the rise allowed there, or the drop of the task's score.
+        allowed: the rise allowed there, on each text, or the drop of the task's score.
     """
 
     def __init__(self, bench: Bench, limit: Limit) -> None:
@@ -107,7 +117,7 @@ class Course:
         self.dense = exp(bench.dense("validation").loss)
         self.allowed = limit.value
         if limit.max_perplexity is not None:
-            self.allowed = limit.max_perplexity / self.dense - 1
+            self.allowed = self._allowed_on("validation")
 
     def about_seconds(
         self, pattern: Sparsity | None, groups: int, search: evolution.SearchSettings | None
@@ -170,7 +180,10 @@ class Course:
         if self.limit.kind == "task":
             return Answer(metric, pattern, reached, None)
         perplexity, held = self._on_test(metric, pattern)
-        decision = TestDecision(held, False, ((pattern.fraction, perplexity),))
+        texts = self._on_texts("test", metric, pattern)
+        each = {name: text.pruned for name, text in texts.items()}
+        tried = ((pattern.fraction, perplexity),)
+        decision = TestDecision(held, False, tried, (each,) if len(each) > 1 else ())
         return Answer(metric, pattern, reached and held, decision)
 
     def outline(self, metric: Metric, found: Sparsity) -> None:
@@ -185,11 +198,10 @@ class Course:
         self, metric: Metric, sparsity: Sparsity, step: Step, windows: int | None = None
     ) -> CurvePoint:
         """The point of the curve, measured unless it is there already."""
-        dense = self.bench.dense("validation", windows)
         shown = step != "choice"  # which counts metrics
         pruned = self.bench.pruned(metric, sparsity, "validation", windows, shown=shown)
-        rise = exp(pruned.loss - dense.loss) - 1
-        within: bool | None = rise <= self.allowed
+        texts = self._on_texts("validation", metric, sparsity, windows)
+        within: bool | None = self._decisive(texts) <= self.allowed
         score: float | None = None
         if self.limit.min_score is not None:  # too dear to answer for what decides nothing
             if step in ("bracket", "evolved"):
@@ -202,11 +214,13 @@ class Course:
             metric=metric.name,
             formula=str(metric.expression),
             perplexity=exp(pruned.loss),
-            rise=rise,
+            rise=max(text.rise for text in texts.values()),
             within=within,
             windows=len(pruned.losses),
             score=score,
             step=step,
+            perplexities={name: text.pruned for name, text in texts.items() if len(texts) > 1},
+            rises={name: text.rise for name, text in texts.items() if len(texts) > 1},
         )
         if all(replace(known, step=step) != point for known in self.curve):
             self.curve.append(point)
@@ -225,7 +239,8 @@ class Course:
         def loss(at: int) -> float:
             point = self.measure(metric, at_step(at, group), step, windows)
             if self.limit.min_score is None or point.score is None:
-                return point.rise
+                texts = self._on_texts("validation", metric, at_step(at, group), windows)
+                return self._decisive(texts)
             return self.limit.min_score + self.limit.value - point.score
 
         return highest_within(loss, self.allowed, first=first, low=low)
@@ -279,19 +294,26 @@ class Course:
         """Check on the test part, and step back if the limit is missed there."""
         if self.limit.kind == "task":
             return Answer(metric, at_step(step, group), True, None)
-        dense = exp(self.bench.dense("test").loss)
-        allowed = (allowed_on(self.limit, dense) or 0.0) / dense - 1
+        allowed = self._allowed_on("test")
         tried: list[tuple[float, float]] = []
+        on_texts: list[dict[str, float]] = []
 
         def rise(at: int) -> float:
-            perplexity, _ = self._on_test(metric, at_step(at, group))
+            sparsity = at_step(at, group)
+            perplexity, _ = self._on_test(metric, sparsity)
             tried.append((at / STEPS, perplexity))
-            return perplexity / dense - 1
+            texts = self._on_texts("test", metric, sparsity)
+            if len(texts) > 1:
+                on_texts.append({name: text.pruned for name, text in texts.items()})
+                return self._decisive(texts)
+            return perplexity / exp(self.bench.dense("test").loss) - 1
+
+        def decided(*, held: bool, stepped_back: bool) -> TestDecision:
+            return TestDecision(held, stepped_back, tuple(tried), tuple(on_texts))
 
         if rise(step) <= allowed:
-            return Answer(
-                metric, at_step(step, group), True, TestDecision(True, False, tuple(tried))
-            )
+            decision = decided(held=True, stepped_back=False)
+            return Answer(metric, at_step(step, group), True, decision)
         self.bench.work.observer.stage("the limit is missed on the test text: stepping back")
 
         def rise_on_both(at: int) -> float:
@@ -301,11 +323,44 @@ class Course:
         lower = 0
         if allowed > 0:
             lower = highest_within(rise_on_both, allowed, first=step - 1, high=step)
-        decision = TestDecision(False, lower > 0, tuple(tried))
+        decision = decided(held=False, stepped_back=lower > 0)
         return Answer(metric, at_step(max(lower, 1), group), lower > 0, decision)
 
     def _on_test(self, metric: Metric, sparsity: Sparsity) -> tuple[float, bool]:
-        """Perplexity on the test part, and whether the limit is kept there."""
+        """Perplexity on the test part, and whether the limit is kept on each of its texts."""
         perplexity = exp(self.bench.pruned(metric, sparsity, "test").loss)
-        allowed = allowed_on(self.limit, exp(self.bench.dense("test").loss))
-        return perplexity, allowed is not None and perplexity <= allowed
+        kept = [
+            (allowed := allowed_on(self.limit, text.dense)) is not None and text.pruned <= allowed
+            for text in self._on_texts("test", metric, sparsity).values()
+        ]
+        return perplexity, all(kept)
+
+    # Text by text
+
+    def _on_texts(
+        self, part: Part, metric: Metric, sparsity: Sparsity, windows: int | None = None
+    ) -> dict[str, OnText]:
+        """Dense against pruned on each text of a part, by the text's name."""
+        texts, places = self.bench.work.texts(part), self.bench.work.places(part)
+        found = {}
+        for text, place in zip(texts, places, strict=True):
+            dense = self.bench.dense(place, windows).loss
+            pruned = self.bench.pruned(metric, sparsity, place, windows, shown=False).loss
+            found[text.name] = OnText(exp(dense), exp(pruned), exp(pruned - dense) - 1)
+        return found
+
+    def _allowed_on(self, part: Part) -> float:
+        """The rise that the limit allows on a part, to compare with what ``_decisive`` gives."""
+        dense = max(exp(self.bench.dense(place).loss) for place in self.bench.work.places(part))
+        return (allowed_on(self.limit, dense) or 0.0) / dense - 1
+
+    def _decisive(self, texts: Mapping[str, OnText]) -> float:
+        """The rise that is within ``_allowed_on`` where each text keeps the limit.
+
+        The highest of theirs; where the limit is a perplexity, the rise from the highest dense
+        perplexity to the highest pruned one.
+        """
+        if self.limit.kind == "perplexity" and len(texts) > 1:
+            highest = max(text.dense for text in texts.values())
+            return max(text.pruned for text in texts.values()) / highest - 1
+        return max(text.rise for text in texts.values())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -33,8 +34,39 @@ SENSITIVITY_SECONDS = 60.0
 def part_figures(
     bench: Bench, metric: Metric, sparsity: Sparsity, part: Part, limit: Limit
 ) -> PartFigures:
-    """Dense against pruned on a part, with intervals and divergence."""
-    dense, pruned = bench.dense(part), bench.pruned(metric, sparsity, part)
+    """Dense against pruned on a part, with intervals and divergence; on each text of several."""
+    places = bench.work.places(part)
+    texts = [_figures(bench, metric, sparsity, place, limit) for place in places]
+    if len(texts) == 1:
+        return texts[0]
+    tokens = [figures.compared_tokens for figures in texts]
+    moved = {
+        "kl": fmean([figures.divergence for figures in texts], tokens),
+        "agreement": fmean([figures.agreement for figures in texts], tokens),
+        "tokens": sum(tokens),
+    }
+    mixture = _figures(bench, metric, sparsity, part, limit, moved)
+    kept = [figures.within for figures in texts if figures.within is not None]
+    sure = [figures.confidence for figures in texts if figures.confidence is not None]
+    return replace(
+        mixture,
+        allowed=None,
+        within=all(kept) if kept else None,
+        confidence=min(sure) if len(sure) == len(texts) else None,
+        texts=tuple(texts),
+    )
+
+
+def _figures(
+    bench: Bench,
+    metric: Metric,
+    sparsity: Sparsity,
+    place: str,
+    limit: Limit,
+    moved: dict[str, Any] | None = None,
+) -> PartFigures:
+    """Of a part, or of one of its texts; ``moved`` is the divergence where it is known."""
+    dense, pruned = bench.dense(place), bench.pruned(metric, sparsity, place)
     enough = len(dense.losses) >= LEAST_WINDOWS
     sure = paired_bootstrap(dense.losses, pruned.losses) if enough else None
     rise = exp(pruned.loss - dense.loss) - 1
@@ -47,11 +79,12 @@ def part_figures(
         confidence = float(np.mean(sure.ratios <= 1 + limit.value))
     elif allowed is not None:
         confidence = float(np.mean(sure.perplexities <= allowed))
-    moved = bench.ledger.recall(
-        f"divergence of {metric.expression} at {sparsity.in_words}, {part}",
-        lambda: _divergence(bench, metric, sparsity, part),
-    )
-    text = bench.work.text(part)
+    if moved is None:
+        moved = bench.ledger.recall(
+            f"divergence of {metric.expression} at {sparsity.in_words}, {place}",
+            lambda: _divergence(bench, metric, sparsity, place),
+        )
+    text = bench.work.text(place)
     return PartFigures(
         text=text.name,
         windows=len(text.windows),
@@ -72,25 +105,25 @@ def part_figures(
 
 
 def part_doubts(bench: Bench, metric: Metric, sparsity: Sparsity) -> tuple[str, ...]:
-    """What cannot be right about the figures of either part."""
+    """What cannot be right about the figures of any text of either part."""
     doubts = []
     both: tuple[Part, ...] = ("validation", "test")
-    for part in both:
-        dense, pruned = bench.dense(part), bench.pruned(metric, sparsity, part)
+    for place in (place for part in both for place in bench.work.places(part)):
+        dense, pruned = bench.dense(place), bench.pruned(metric, sparsity, place)
         doubts += [
-            dense_doubt(part, exp(dense.loss), bench.work.text(part).windows),
-            pruned_doubt(part, dense.losses, pruned.losses),
-            interval_doubt(part, len(dense.losses)),
+            dense_doubt(place, exp(dense.loss), bench.work.text(place).windows),
+            pruned_doubt(place, dense.losses, pruned.losses),
+            interval_doubt(place, len(dense.losses)),
         ]
     return told(doubts)
 
 
-def _divergence(bench: Bench, metric: Metric, sparsity: Sparsity, part: Part) -> dict[str, Any]:
+def _divergence(bench: Bench, metric: Metric, sparsity: Sparsity, place: str) -> dict[str, Any]:
     work = bench.work
-    reference = work.remember(part)
+    reference = work.remember(place)
     with work.pruned_for_now():
         prune_model(work.layers, bench.statistics, metric.expression, sparsity)
-        found = work.compare(part, "divergence", reference)
+        found = work.compare(place, "divergence", reference)
     assert found.divergence is not None
     return asdict(found.divergence)
 
@@ -116,7 +149,8 @@ def layer_figures(
     groups: dict[Any, list[str]] = {}
     for name in work.layers:
         groups.setdefault(name if one_by_one else block_of[name], []).append(name)
-    base = bench.dense("validation", windows).loss
+    dense = bench.dense("validation", windows)
+    base, windows = dense.loss, len(dense.losses)  # of many texts more, one of each
     rises: dict[str, float] = {}
     with work.observer.count("sensitivity, validation text", len(groups) * windows) as advance:
         for done, names in enumerate(groups.values(), start=1):
@@ -137,7 +171,7 @@ def samples(bench: Bench, metric: Metric, sparsity: Sparsity, count: int) -> tup
     """Continuations of test windows, dense against pruned."""
     work = bench.work
     model, tokenizer = work.language_model.model, work.language_model.tokenizer
-    prompts = prompts_of(work.text("test").windows, count)
+    prompts = prompts_of(work.text("test").spread(count).windows, count)
     work.observer.stage("writing samples")
     dense = continuations(model, tokenizer, prompts)
     with work.pruned_for_now():

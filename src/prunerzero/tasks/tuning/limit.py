@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from prunerzero.arguments import kind, text
 from prunerzero.errors import InputError
+from prunerzero.language.corpora import the_text
 from prunerzero.language.perplexity import exp
 from prunerzero.tasks.tune_result import Limit, LimitKind
 from prunerzero.tasks.tuning.bench import Bench
@@ -85,15 +86,17 @@ def _read_task(asked: str) -> Wish:
 
 def limit_on(bench: Bench, wish: Wish) -> Limit:
     """The limit as a figure. Raises InputError where the unpruned model does not keep it."""
-    dense = exp(bench.dense("validation").loss)
     if wish.kind == "degradation":
+        dense = exp(bench.dense("validation").loss)
         return Limit("degradation", wish.value, dense * (1 + wish.value))
     if wish.kind == "perplexity":
-        if dense > wish.value:
-            raise InputError(
-                f"the unpruned model's perplexity on the validation text is {dense:.4g}, above "
-                f"`max_perplexity={wish.value:g}` already; allow more."
-            )
+        for place in bench.work.places("validation"):
+            dense = exp(bench.dense(place).loss)
+            if dense > wish.value:
+                raise InputError(
+                    f"the unpruned model's perplexity on the {the_text(place)} is {dense:.4g}, "
+                    f"above `max_perplexity={wish.value:g}` already; allow more."
+                )
         return Limit("perplexity", wish.value, wish.value)
     task = Limit("task", wish.value, None, wish.task, wish.task_metric)
     return replace(task, min_score=bench.score(None, None, task).value - wish.value)

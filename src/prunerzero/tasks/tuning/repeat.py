@@ -44,10 +44,12 @@ def commands(
     measure = ["--model", str(folder / "model")]
     measure += ["--max-seq-length", str(measured["max_seq_length"])]
     measure += ["--num-test-samples", str(measured["num_test_samples"])]
-    if measured["test"] is not None:
+    if isinstance(measured["test"], str):
         measure += ["--text", measured["test"]]
+    elif measured["test"]:
+        measure += [word for file in measured["test"] for word in ("--test", file)]
     else:
-        measure += ["--dataset", setup.corpus() or ""]
+        measure += [word for name in setup.corpora for word in ("--dataset", name)]
     return (
         again,
         shlex.join(

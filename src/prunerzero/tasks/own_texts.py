@@ -1,0 +1,37 @@
+"""The texts that a setup names for a part, before they are cut into windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prunerzero.language.corpora import Part, Text, mixed, read_corpus, read_file
+from prunerzero.tasks.setup import Setup
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text before it is cut into windows: its name as shown to the user, and its documents."""
+
+    name: str
+    documents: list[str]
+
+
+def own_sources(setup: Setup, part: Part) -> list[Source]:
+    """The files named for the part, or else that part of the corpora; empty where none is named.
+
+    Raises:
+        TextError: one is missing, empty or unreadable.
+    """
+    if files := setup.files(part):
+        return [Source(str(path), read_file(path)) for path in files]
+    return [Source(f"{name} ({part})", read_corpus(name, part)) for name in setup.corpora]
+
+
+def limited(texts: list[Text], count: int | None) -> tuple[Text, ...]:
+    """Texts of a part, each by itself: at most so many windows in all, shared as in a mixture.
+
+    Without a limit each is read whole.
+    """
+    if len(texts) > 1 and count is not None:
+        return mixed(texts, count).texts
+    return tuple(text.spread(count) for text in texts)
