@@ -21,7 +21,7 @@ from prunerzero.files import (
     make_folder,
     new_folder,
     put_in_place,
-    read_json,
+    read_own_json,
     refusal,
     replace_folder,
     write_json,
@@ -278,6 +278,6 @@ def test_a_damaged_file_is_named_with_the_place_and_the_remedy(content, words):
     if content is not None:
         Path("best.json").write_bytes(content)
     with pytest.raises(InputError, match=words) as told:
-        read_json(Path("best.json"), "restore it")
+        read_own_json(Path("best.json"), "restore it")
     assert "'best.json'" in str(told.value)
     assert content is None or str(told.value).endswith("; restore it.")

@@ -17,9 +17,19 @@ import prunerzero
 
 HOUSE = Path(prunerzero.__file__).parent
 
-_LEAVES = {"arguments", "documents", "errors", "files", "identity", "memory", "options"}
+_LEAVES = {
+    "arguments",
+    "documents",
+    "errors",
+    "exponential",
+    "files",
+    "identity",
+    "memory",
+    "options",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "exponential": set(),
     "documents": {"errors", "files"},
     "files": {"errors"},
     "memory": {"errors", "files"},
@@ -28,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": {"arguments", "errors"},
     "metrics": {"errors"},
     "scoring": {"metrics"},
-    "evolution": {"errors", "files", "identity", "metrics", "scoring"},
+    "evolution": {"errors", "exponential", "files", "identity", "metrics", "scoring"},
     "language": _LEAVES,
     "pruning": {"metrics", "scoring", "language", *_LEAVES},
     "report": {"documents", "errors", "files", "metrics"},

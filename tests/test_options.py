@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import re
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.main import get_command
 
+import prunerzero
 from prunerzero import InputError, search, tune
 from prunerzero.cli.commands import app
+from prunerzero.language.corpora import Part
 from prunerzero.language.source import ModelSource
 from prunerzero.options import Options, option, options_of, takes, whole_number
 from prunerzero.tasks.by_block import Way
@@ -47,6 +53,42 @@ def test_a_setup_is_where_a_model_comes_from_which_texts_and_which_layers():
 def test_every_field_of_a_class_of_options_is_an_option():
     for cls in (Setup, SearchOptions, TuneOptions, Way):
         assert options_of(cls) == list(fields(cls))
+
+
+READERS = {
+    SearchOptions: ("options",),
+    TuneOptions: ("options",),
+    Way: ("way", "self.way"),
+    Setup: ("setup", "self.setup", "work.setup", "source"),
+}
+"""What the package calls an instance of each class of options where it works with one."""
+
+
+def read_of(cls: type[Options]) -> set[str]:
+    """The attributes of an instance that are read anywhere but in ``cli``, which hands them on.
+
+    What is named by a part of the text, ``getattr(setup, f"num_{part}_samples")``, is read for all.
+    """
+    found: set[str] = set()
+    package = Path(prunerzero.__file__).parent
+    for path in set(package.rglob("*.py")) - set((package / "cli").rglob("*.py")):
+        own = ("self",) if path.name == f"{cls.__name__.lower()}.py" else ()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Attribute(value, name) if ast.unparse(value) in READERS[cls] + own:
+                    found.add(name)
+                case ast.Call(ast.Name("getattr"), [value, named, *_]):
+                    pattern = ast.unparse(named).strip("f'").replace("{part}", "part")
+                    if ast.unparse(value) in READERS[cls] + own:
+                        found |= {
+                            re.sub(r"\bpart\b|(?<=_)part(?=_)", p, pattern) for p in get_args(Part)
+                        }
+    return found
+
+
+@pytest.mark.parametrize("cls", READERS, ids=lambda cls: cls.__name__)
+def test_every_option_is_read_by_what_works_with_it(cls):
+    assert {one.name for one in options_of(cls)} <= read_of(cls)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def read_text(path: Path, what: str, error_class: type[InputError] = InputError)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(path: Path, what: str) -> Any:
+def read_users_json(path: Path, what: str) -> Any:
     """The value of a JSON file. Raises InputError, also where an object has a key twice."""
     text = read_text(path, what)
     try:

@@ -260,8 +260,8 @@ def replace_folder(partial: Path, folder: Path) -> None:
 # Reading back
 
 
-def read_json(path: Path, remedy: str) -> Any:
-    """The value of a JSON file that this package wrote.
+def read_own_json(path: Path, remedy: str) -> Any:
+    """The value of a JSON file that this package wrote; ``documents`` reads those of users.
 
     Args:
         path: the file.

@@ -1,12 +1,14 @@
 """Every operator of the table keeps the promises of the table."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from prunerzero.metrics import Expression
 from prunerzero.metrics.operators import OPERATORS, Operator
+from prunerzero.metrics.simplify import canonical
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -89,6 +91,69 @@ def test_the_commutative_column_is_true(operator):
         first, second = torch.randn(2, 6, 8, generator=generator)
         exchanged = operator.function(second, first)
         assert torch.equal(operator.function(first, second), exchanged) == operator.commutative
+
+
+@every_operator
+def test_the_power_column_is_true(operator):
+    if operator.power is None:
+        return
+    assert operator.arity == 1
+    values = torch.randn(6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(operator.function(values), values.abs() ** operator.power)
+
+
+@every_operator
+def test_the_idempotent_identity_and_parity_columns_are_true(operator):
+    values = torch.randn(6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if operator.arity > 1:
+        assert not operator.idempotent and not operator.identity and operator.parity is None
+        return
+    result = operator.function(values)
+    if operator.idempotent:
+        torch.testing.assert_close(operator.function(result), result)
+    if operator.identity:
+        assert torch.equal(result, values)
+    if operator.parity is not None:
+        mirrored = -result if operator.parity == "odd" else result
+        torch.testing.assert_close(operator.function(-values), mirrored)
+
+
+@every_operator
+def test_the_ignores_column_is_true(operator):
+    values = torch.randn(6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    changes = {"shift": values + 3, "scale": values * 3}
+    for change in operator.ignores:
+        torch.testing.assert_close(operator.function(changes[change]), operator.function(values))
+
+
+@every_operator
+def test_simplification_knows_it_beside_every_other(operator):
+    """As a factor, above and below another operator, and beside itself: nothing is raised."""
+
+    def applied(name: str, argument: str) -> str:
+        return f"{name}({argument})" if OPERATORS[name].arity == 1 else f"{name}({argument}, G)"
+
+    formulas = [
+        f"W * {applied(operator.name, 'X')}",
+        f"{applied(operator.name, 'X')} * {applied(operator.name, 'W')}",
+        *(applied(operator.name, applied(other, "X")) for other in OPERATORS),
+    ]
+    for formula in formulas:
+        for group in ("row", "layer", "model"):
+            canonical(Expression.parse(formula), group)
+
+
+def test_a_power_that_simplification_cannot_write_is_refused():
+    with pytest.raises(ValueError, match="a power of two"):
+        replace(OPERATORS["sqrt"], name="cbrt", power=1 / 3)
+
+
+def test_the_published_operators_are_those_of_the_paper():
+    assert {name for name, operator in OPERATORS.items() if operator.published} == {
+        *("sqr", "pow", "neg", "abs", "log", "exp", "sqrt", "tanh", "skp", "mms", "zsn"),
+        *("add", "sub", "mul", "div"),
+    }
+    assert not Operator("new", 1, torch.abs, "{0}", "{0}").published
 
 
 @every_operator

@@ -8,6 +8,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Literal, cast
 
+from prunerzero.exponential import exp
 from prunerzero.metrics.expression import Expression
 
 State = Literal["complete", "raced_out", "failed"]
@@ -230,7 +231,5 @@ def read_state(text: str) -> State:
 
 
 def perplexity(loss: float | None) -> float | None:
-    """exp(loss), infinite where that overflows; None for None."""
-    if loss is None:
-        return None
-    return math.exp(loss) if loss < 700 else math.inf
+    """exp(loss); None for None."""
+    return None if loss is None else exp(loss)

@@ -53,6 +53,12 @@ def open_storage(storage: str | Path | BaseStorage) -> BaseStorage:
         raise DamagedJournalError(path, journal.lines_read) from None
 
 
+def check_shareable(storage: str | Path | BaseStorage) -> None:
+    """Raise ValueError where several workers would damage the storage."""
+    if str(storage).startswith("sqlite"):
+        raise ValueError("SQLite cannot serve several workers; use a journal or PostgreSQL.")
+
+
 def check_storage(storage: str | Path) -> None:
     """Check before the work that a study can be read there. Writes nothing to a file.
 

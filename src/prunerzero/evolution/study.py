@@ -28,6 +28,7 @@ from prunerzero.evolution.population import Population
 from prunerzero.evolution.presence import Presence
 from prunerzero.evolution.records import Begun, Candidate, State
 from prunerzero.evolution.storage import (
+    check_shareable,
     close_storage,
     damaged_trial,
     is_database,
@@ -123,8 +124,8 @@ class SearchStudy:
             if settings is not None:
                 study.require("settings", settings)
             presence.refresh()
-            if str(storage).startswith("sqlite") and presence.others:
-                raise ValueError("SQLite cannot serve several workers; use a journal.")
+            if presence.others:
+                check_shareable(storage)
             presence.enter()
             study._to_close = stack.pop_all()
         study.refresh(look=True)

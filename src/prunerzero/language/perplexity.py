@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from prunerzero.exponential import exp
 from prunerzero.language.devices import logits_of
 from prunerzero.language.divergence import Comparison, Divergence, Reference
 
@@ -114,8 +115,3 @@ def _losses(logits: Tensor, windows: Tensor, new: Sequence[int]) -> Tensor:
         for one, ids, count in zip(logits, windows, new, strict=True)
     ]
     return torch.stack(losses).cpu().double()  # Apple's GPUs have no float64
-
-
-def exp(loss: float) -> float:
-    """exp, with infinity in place of an overflow."""
-    return math.exp(loss) if loss < 700 else math.inf

@@ -2,10 +2,8 @@
 
 Semantics of the published operators follow the published search space of Pruner-Zero (Dong et al.,
 ICML 2024): no input makes one raise, and a non-finite result is passed on, never hidden. To add an
-operator, add a row, with ``published=False`` as it is not the paper's; parsing, printing, JSON,
-words, simplification, evolution and the engine read the table. Leave ``power`` out unless it is a
-power of two: simplification writes powers with ``sqr`` and ``sqrt``. ``register`` adds one from
-outside the package.
+operator, add a row; parsing, printing, JSON, words, simplification, evolution and the engine read
+the table. ``register`` adds one from outside the package.
 """
 
 import math
@@ -56,7 +54,7 @@ class Operator:
         scale: where it does, what it takes from its last argument, spread over the shape of the
             result; the operator then is (x - shift) / scale of its first argument x.
         shifts: whether that shift is more than zero.
-        power: p where the operator is |x| ** p.
+        power: p where the operator is |x| ** p, and p a power of two.
         parity: "even" where f(-x) = f(x), "odd" where f(-x) = -f(x).
         ignores: what of its argument changes nothing: a constant that is added to it ("shift"), a
             positive number that multiplies it ("scale").
@@ -77,7 +75,7 @@ class Operator:
     sign: Sign = "any"
     infix: str | None = None
     commutative: bool = False
-    published: bool = True
+    published: bool = False
     reads: Reads | None = None
     scale: Callable[[Tensor], Scale] | None = None
     shifts: bool = False
@@ -89,6 +87,13 @@ class Operator:
     proposed: bool = True
     takes_constant: bool = False
     kernel: str | None = None
+
+    def __post_init__(self) -> None:
+        # simplification writes powers with sqr and sqrt
+        if self.power is not None and math.frexp(self.power)[0] != 0.5:
+            raise ValueError(
+                f"operator {self.name!r}: leave `power` out unless it is a power of two."
+            )
 
 
 def _range(x: Tensor) -> Scale:
@@ -185,56 +190,62 @@ def _power(x: Tensor, y: Tensor, *, out: Tensor | None = None) -> Tensor:
 
 _TABLE = (
     Operator("sqr", 1, torch.square, "the square of {0}", "{0}の 2 乗",
-             order="increasing for non-negative", sign="non-negative", power=2.0, kernel="sqr"),
+             order="increasing for non-negative", sign="non-negative", power=2.0, kernel="sqr",
+             published=True),
     Operator("pow", 1, torch.square, "the square of {0}", "{0}の 2 乗",
              order="increasing for non-negative", sign="non-negative", power=2.0, kernel="sqr",
-             proposed=False),
-    Operator("neg", 1, torch.neg, "minus {0}", "{0}の符号を反転した値", infix="-", kernel="neg"),
+             proposed=False, published=True),
+    Operator("neg", 1, torch.neg, "minus {0}", "{0}の符号を反転した値", infix="-", kernel="neg",
+             published=True),
     Operator("abs", 1, torch.abs, "the absolute value of {0}", "{0}の絶対値",
-             order="increasing for non-negative", sign="non-negative", power=1.0, kernel="abs"),
+             order="increasing for non-negative", sign="non-negative", power=1.0, kernel="abs",
+             published=True),
     Operator("log", 1, _log, "the logarithm of {0}", "{0}の対数",
-             order="increasing for non-negative", parity="even", kernel="log"),
+             order="increasing for non-negative", parity="even", kernel="log", published=True),
     Operator("exp", 1, _exp, "the exponential of {0}", "{0}の指数関数",
-             order="increasing", sign="non-negative", kernel="exp"),
+             order="increasing", sign="non-negative", kernel="exp", published=True),
     Operator("sqrt", 1, _sqrt, "the square root of {0}", "{0}の平方根",
-             order="increasing for non-negative", sign="non-negative", power=0.5, kernel="sqrt"),
+             order="increasing for non-negative", sign="non-negative", power=0.5, kernel="sqrt",
+             published=True),
     Operator("tanh", 1, torch.tanh, "the hyperbolic tangent of {0}", "{0}の双曲線正接",
-             order="increasing", sign="as its arguments", parity="odd", kernel="tanh"),
+             order="increasing", sign="as its arguments", parity="odd", kernel="tanh",
+             published=True),
     Operator("skp", 1, _skip, "{0}", "{0}", order="increasing", sign="as its arguments",
-             identity=True, proposed=False, kernel=""),
+             identity=True, proposed=False, kernel="", published=True),
     _rescaling("mms", _range, arity=1, meaning="{0} scaled to 0…1 over the layer",
                meaning_ja="{0}を層全体で 0〜1 に正規化した値",
                order="increasing", sign="non-negative", reads="matrix", shifts=True,
-               ignores=frozenset({"shift", "scale"})),
+               ignores=frozenset({"shift", "scale"}), published=True),
     _rescaling("zsn", _mean_and_deviation, arity=1, meaning="{0} standardised over the layer",
                meaning_ja="{0}を層全体で標準化した値",
                order="increasing", reads="matrix", shifts=True, parity="odd",
-               ignores=frozenset({"shift", "scale"})),
+               ignores=frozenset({"shift", "scale"}), published=True),
     Operator("add", 2, torch.add, "{0} plus {1}", "{0}と{1}の和", sign="as its arguments",
-             infix="+", commutative=True, kernel="add"),
-    Operator("sub", 2, torch.sub, "{0} minus {1}", "{0}から{1}を引いた差", infix="-", kernel="sub"),
+             infix="+", commutative=True, kernel="add", published=True),
+    Operator("sub", 2, torch.sub, "{0} minus {1}", "{0}から{1}を引いた差", infix="-", kernel="sub",
+             published=True),
     Operator("mul", 2, torch.mul, "{0} times {1}", "{0}と{1}の積", sign="as its arguments",
-             infix="*", commutative=True, kernel="mul"),
+             infix="*", commutative=True, kernel="mul", published=True),
     _rescaling("div", _norm, arity=2, meaning="{0} divided by the norm of {1}",
                meaning_ja="{0}を{1}のノルムで割った値",
-               order="increasing", sign="as its arguments", reads="matrix"),
+               order="increasing", sign="as its arguments", reads="matrix", published=True),
     Operator("ediv", 2, _divide_elements, "{0} divided, element by element, by {1}",
              "{0}を要素ごとに{1}で割った値",
-             sign="as its arguments", infix="/", published=False, kernel="ediv"),
+             sign="as its arguments", infix="/", kernel="ediv"),
     Operator("epow", 2, _power, "{0} to the power of {1}", "{0}の {1} 乗",
-             sign="non-negative", infix="**", published=False, takes_constant=True, kernel="epow"),
+             sign="non-negative", infix="**", takes_constant=True, kernel="epow"),
     _rescaling("rownorm", _total(-1), arity=1, meaning="the share of {0} in its output row",
                meaning_ja="出力行の中で{0}が占める割合",
-               sign="as its arguments", published=False, reads="row", parity="odd",
+               sign="as its arguments", reads="row", parity="odd",
                ignores=frozenset({"scale"}), idempotent=True),
     _rescaling("colnorm", _total(-2), arity=1, meaning="the share of {0} in its input column",
                meaning_ja="入力列の中で{0}が占める割合",
-               sign="as its arguments", published=False, reads="column", parity="odd",
+               sign="as its arguments", reads="column", parity="odd",
                ignores=frozenset({"scale"}), idempotent=True),
     Operator("max", 2, torch.maximum, "the larger of {0} and {1}", "{0}と{1}のうち大きい方",
-             sign="as its arguments", commutative=True, published=False, kernel="max"),
+             sign="as its arguments", commutative=True, kernel="max"),
     Operator("min", 2, torch.minimum, "the smaller of {0} and {1}", "{0}と{1}のうち小さい方",
-             sign="as its arguments", commutative=True, published=False, kernel="min"),
+             sign="as its arguments", commutative=True, kernel="min"),
 )  # fmt: skip
 
 OPERATORS: dict[str, Operator] = {operator.name: operator for operator in _TABLE}

@@ -114,7 +114,6 @@ def register_operator(
         order=order,
         sign=sign,
         commutative=commutative,
-        published=False,
         reads=reads,
         parity=parity,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prunerzero.evolution import Population, SearchResult
-from prunerzero.language.perplexity import exp
+from prunerzero.exponential import exp
 from prunerzero.metrics import CATALOG, Expression
 from prunerzero.tasks.known_metrics import KnownMetrics
 from prunerzero.tasks.shared_study import SharedPerplexities

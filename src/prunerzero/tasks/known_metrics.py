@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 
 from prunerzero.evolution import Jobs
 from prunerzero.evolution.fitness import Fitness, read_all
-from prunerzero.language.perplexity import exp
+from prunerzero.exponential import exp
 from prunerzero.metrics import CATALOG
 
 SAFELY_BEHIND = 4.0

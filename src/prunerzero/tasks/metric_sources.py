@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from prunerzero.arguments import is_number, kind
-from prunerzero.documents import path_of, read_json
+from prunerzero.documents import path_of, read_users_json
 from prunerzero.errors import InputError
 from prunerzero.metrics import (
     CATALOG,
@@ -200,7 +200,7 @@ def _read_path(path: Path, name: str) -> tuple[Metric, Origin]:
 
 
 def _read_file(path: Path, name: str) -> tuple[Metric, Origin]:
-    content = read_json(path, f"metric file '{path}'")
+    content = read_users_json(path, f"metric file '{path}'")
     result = content if isinstance(content, dict) else {}
     if isinstance(chosen := result.get("metric"), dict):  # of a tuning
         tree = chosen.get("tree")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prunerzero.errors import InputError, OutputError
 from prunerzero.evolution.errors import DamagedJournalError, StorageError
-from prunerzero.evolution.storage import check_storage, is_database
+from prunerzero.evolution.storage import check_shareable, check_storage, is_database
 from prunerzero.files import (
     check_apart,
     check_empty,
@@ -56,12 +56,14 @@ def _check_apart(folder: Path | str, setup: Setup) -> None:
     check_apart(folder, Path(str(model)).expanduser())
 
 
-def check_study(storage: Path | str) -> None:
-    """Raise InputError where a study cannot be kept in ``storage``, or is damaged there."""
+def check_study(storage: Path | str, workers: int) -> None:
+    """Raise InputError where a study of that many workers cannot be kept there, or is damaged."""
     if not is_database(storage):
         check_file(storage)
     try:
         check_storage(storage)
+        if workers > 1:
+            check_shareable(storage)
     except (ValueError, DamagedJournalError) as error:
         raise InputError(str(error)) from None
     except StorageError as error:

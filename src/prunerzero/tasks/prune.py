@@ -14,12 +14,12 @@ import yaml
 
 from prunerzero.arguments import path
 from prunerzero.errors import InputError
+from prunerzero.exponential import exp
 from prunerzero.files import new_folder, write_json, write_text, writing
 from prunerzero.language.cards import inherited_fields
 from prunerzero.language.corpora import Part
 from prunerzero.language.divergence import MEMORY, Divergence
 from prunerzero.language.kinds import auto_class
-from prunerzero.language.perplexity import exp
 from prunerzero.metrics import Expression, Metric, ScoreError, Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.pruning.blocks import check_widths

@@ -14,7 +14,7 @@ from jinja2 import UndefinedError
 from prunerzero.documents import path_of
 from prunerzero.errors import InputError
 from prunerzero.evolution.records import read_state
-from prunerzero.files import read_json, writing
+from prunerzero.files import read_own_json, writing
 from prunerzero.identity import difference
 from prunerzero.metrics import CATALOG, Expression, MetricError, canonical
 from prunerzero.report import write_run_report, write_tune_report
@@ -82,7 +82,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             f"folder '{folder}' holds no {BEST} and {HISTORY}, so no search has finished there, "
             f"and no {RESULT}, so no tuning has either."
         )
-    best, history = (read_json(folder / name, _AGAIN) for name in (BEST, HISTORY))
+    best, history = (read_own_json(folder / name, _AGAIN) for name in (BEST, HISTORY))
     if not isinstance(best, dict) or not best.keys() >= {"metric", "sparsity", "group"}:
         raise InputError(f"'{folder / BEST}' does not hold what a search writes; {_AGAIN}.")
     is_list = isinstance(history, list)

@@ -11,9 +11,9 @@ import torch
 from prunerzero import evolution
 from prunerzero.arguments import path
 from prunerzero.errors import InputError
+from prunerzero.exponential import exp
 from prunerzero.files import make_folder, write_json
 from prunerzero.language.corpora import Part
-from prunerzero.language.perplexity import exp
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.options import takes
@@ -84,7 +84,7 @@ def search(
         evaluations = _DEFAULT_EVALUATIONS
     devices = devices_for(options.workers, setup.device)
     storage = storage or folder / JOURNAL
-    check_study(storage)
+    check_study(storage, len(devices))
     try:
         settings = evolution.SearchSettings(
             seed=options.seed,
@@ -103,8 +103,6 @@ def search(
             observer.note(f'1 of {gpus} GPUs is used; `workers="auto"` uses all.')
         found, result = run_order(order, observer)
     else:
-        if str(storage).startswith("sqlite"):
-            raise InputError("SQLite cannot serve several workers; use a journal or PostgreSQL.")
         with open_study(storage) as study:  # refused here, it is refused once
             if study.arrival:
                 observer.note(study.arrival)

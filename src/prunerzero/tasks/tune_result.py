@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prunerzero.errors import InputError
-from prunerzero.files import read_json
+from prunerzero.files import read_own_json
 from prunerzero.metrics.sparsity import Group
 
 LimitKind = Literal["degradation", "perplexity", "task"]
@@ -279,7 +279,7 @@ def read_result(path: Path) -> TuneResult:
         InputError: it is damaged.
     """
     again = "move it away, and the same tune command writes it again from what was measured"
-    content = read_json(path, again)
+    content = read_own_json(path, again)
     try:
         return _result(content)
     except (LookupError, TypeError, ValueError, AttributeError) as error:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from prunerzero.errors import InputError, OtherRunError, OutputError
-from prunerzero.files import make_folder, read_json, write_json
+from prunerzero.files import make_folder, read_own_json, write_json
 from prunerzero.identity import Identity, difference
 from prunerzero.language.corpora import PARTS, Part, part_of
 from prunerzero.language.perplexity import perplexity
@@ -80,7 +80,7 @@ def open_ledger(folder: Path, question: Identity) -> Memory:
     path = folder / IDENTITY
     remedy = "restore it, or name another `output_dir`"
     if path.is_file():
-        found = read_json(path, remedy)
+        found = read_own_json(path, remedy)
         if not isinstance(found, dict):
             raise OutputError(f"'{path}' does not hold what a tuning leaves; {remedy}.")
         if different := difference(found, question):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from prunerzero import evolution
+from prunerzero.exponential import exp
 from prunerzero.language.corpora import Part
-from prunerzero.language.perplexity import exp
 from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity, simplify
 from prunerzero.metrics.catalog import power_law
 from prunerzero.metrics.sparsity import Group

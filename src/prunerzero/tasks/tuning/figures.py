@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from prunerzero.exponential import exp
 from prunerzero.language.bootstrap import LEAST_WINDOWS, paired_bootstrap
 from prunerzero.language.corpora import Part
-from prunerzero.language.perplexity import exp
 from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.pruning.blocks import block_lists

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from prunerzero.arguments import kind, text
 from prunerzero.errors import InputError
+from prunerzero.exponential import exp
 from prunerzero.language.corpora import the_text
-from prunerzero.language.perplexity import exp
 from prunerzero.tasks.tune_result import Limit, LimitKind
 from prunerzero.tasks.tuning.bench import Bench
 
