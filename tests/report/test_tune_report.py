@@ -117,7 +117,8 @@ def test_every_figure_on_the_page_is_found_again_in_json(case, language):
 @pytest.mark.parametrize("case", CASES)
 def test_every_figure_in_the_charts_is_found_again_in_json(case):
     result = CASES[case]()
-    numbers = {v for v in values_in(result) if isinstance(v, int | float)} | {0}
+    places = {0, 1, 2, 3}  # of a text in the chart of the rise
+    numbers = {v for v in values_in(result) if isinstance(v, int | float)} | places
     strings = strings_of("en")
     cut = {change_text(1 + point["rise"]) for point in result["curve"]}
     for chart in (quality_chart(result, strings), rise_chart(result, strings)):
@@ -175,6 +176,27 @@ def test_what_the_test_text_was_used_for_is_told():
     assert "which no choice has seen" in visible(case_page("kept"))
     assert "a little flattering" in visible(case_page("stepped back"))
     assert "is not kept on the test text" in visible(case_page("missed on the test text"))
+
+
+def test_each_of_several_texts_is_shown_by_itself():
+    html = case_page("several texts")
+    assert headline(html).endswith(
+        "On the test texts, perplexity moves from 21.31 to 25.77 on wiki.txt (+20.9 %), "
+        "from 9.88 to 12.34 on code.txt (+24.9 %)."
+    )
+    seen = visible(html).replace("\N{NO-BREAK SPACE}", " ")
+    for name in ("wiki.txt", "code.txt"):
+        assert f"validation text {name}" in seen and f"test text {name}" in seen
+    assert "Highest rise of perplexity +24.89 %" in seen
+    assert "perplexity, mixed" in seen and "each test text too" in seen
+    assert "those of the datasets wiki, docs" in seen
+
+
+def test_a_limit_of_perplexity_is_no_line_where_it_is_another_rise_on_each_text():
+    strings = strings_of("en")
+    for case, lines in (("a limit of perplexity", 1), ("several texts, a limit of perplexity", 0)):
+        chart = quality_chart(CASES[case](), strings)
+        assert sum(shape.type == "line" for shape in chart.layout.shapes) == lines
 
 
 def test_a_pattern_is_answered_with_yes_or_no():
@@ -277,6 +299,23 @@ CUT = {
             "mine.txt を連続する 16 ブロックに分け、順番に割り当てました：4 ブロックごとに"
             " 1 ブロックを calibration（統計量の計算）、4 ブロックごとに 2 ブロックを"
             " validation（選択）、4 ブロックごとに 1 ブロックを test（最終確認）。"
+            "パート間でテキストの重複はありません。保存先：tuned/texts",
+        ),
+        (
+            {"kind": "dataset", "dataset": ["c4", "wikitext2"]},
+            "The parts are those of the datasets c4, wikitext2, in equal numbers of windows, or "
+            "the files named.",
+            "データセット c4、wikitext2 の各パートを同数のウィンドウずつ、"
+            "または指定されたファイルを使用しています。",
+        ),
+        (
+            CUT | {"text": ["a.txt", "b.txt"], "turns": ["validation", "validation", "test"]},
+            "Each of a.txt, b.txt was cut into 16 consecutive blocks, taken in turns: 2 of every 3 "
+            "for validation (choosing), 1 of every 3 for test (the final check). The parts share "
+            "no text and are in tuned/texts.",
+            "a.txt、b.txt をそれぞれ連続する 16 ブロックに分け、順番に割り当てました："
+            "3 ブロックごとに 2 ブロックを validation（選択）、"
+            "3 ブロックごとに 1 ブロックを test（最終確認）。"
             "パート間でテキストの重複はありません。保存先：tuned/texts",
         ),
     ],

@@ -167,6 +167,46 @@ def by_block() -> dict[str, Any]:
     return result
 
 
+def of_several_texts(**changes: Any) -> dict[str, Any]:
+    """Two validation texts and two test texts, of which one rises more than the other."""
+    result = tuned(**changes)
+    names = ["wiki.txt", "code.txt"]
+    rises = {"validation": (0.2118, 0.2453), "test": (0.2091, 0.2489)}
+    for part, (less, more) in rises.items():
+        result["parts"][part] |= {
+            "text": ", ".join(names),
+            "allowed": None,
+            "texts": [
+                _part(names[0], 21.3145, less, 0.25),
+                _part(names[1], 9.8812, more, 0.25) | {"agreement": 0.7312, "divergence": 0.2117},
+            ],
+        }
+    for point in result["curve"]:
+        point["rises"] = dict(zip(names, (point["rise"] * 0.9, point["rise"]), strict=True))
+        point["perplexities"] = {n: 12.5 * (1 + r) for n, r in point["rises"].items()}
+    decision = result["decision"]
+    if decision is not None:
+        decision["tried_texts"] = [
+            {"wiki.txt": 25.77 + 0.5 * i, "code.txt": 12.34 + 0.5 * i}
+            for i in range(len(decision["tried"]))
+        ]
+    return result | {"split": {"kind": "dataset", "dataset": ["wiki", "docs"]}}
+
+
+def several_by_task() -> dict[str, Any]:
+    result = of_several_texts(**{k: by_task()[k] for k in ("limit", "task", "decision")})
+    for part in result["parts"].values():
+        for figures in (part, *part["texts"]):
+            figures |= {"allowed": None, "within": None, "confidence": None}
+    return result
+
+
+def several_in_a_pattern() -> dict[str, Any]:
+    pattern = in_a_pattern(False)
+    kept = {k: pattern[k] for k in ("pattern_asked", "sparsity", "pattern", "group", "reached")}
+    return of_several_texts(**kept, curve=pattern["curve"], decision=pattern["decision"])
+
+
 CASES = {
     "kept": tuned,
     "missed on the test text": missed_on_test,
@@ -178,6 +218,16 @@ CASES = {
     "a limit of a task": by_task,
     "a known metric": lambda: tuned(metric={**tuned()["metric"], "name": "power-law"}),
     "sensitivity of blocks": by_block,
+    "several texts": of_several_texts,
+    "several texts, stepped back": lambda: of_several_texts(decision=stepped_back()["decision"]),
+    "several texts, missed": lambda: of_several_texts(
+        reached=False, sparsity=0.005, pattern="0.005", decision=missed_on_test()["decision"]
+    ),
+    "several texts, a limit of perplexity": lambda: of_several_texts(
+        limit=by_perplexity()["limit"]
+    ),
+    "several texts, a limit of a task": several_by_task,
+    "several texts, a pattern that does not keep it": several_in_a_pattern,
     "no samples": lambda: tuned(samples=[]),
     "a real one": lambda: json.loads(_EXAMPLE.read_text(encoding="utf-8")),
 }

@@ -13,6 +13,7 @@ from prunerzero.tasks.doubts import (
     dense_doubt,
     frequency_perplexity,
     interval_doubt,
+    one_text_doubt,
     pruned_doubt,
 )
 
@@ -48,6 +49,16 @@ def test_too_few_windows_for_an_interval_are_told():
     assert "1 window is" in (interval_doubt("test", 1) or "") and interval_doubt("test", 8) is None
 
 
+def test_weights_that_are_refitted_to_one_text_alone_are_told():
+    told = one_text_doubt(["wiki.txt"]) or ""
+    assert "refitted to one text, wiki.txt" in told and "`calibration` several times" in told
+    assert one_text_doubt(["wiki.txt", "code.txt"]) is None and one_text_doubt([]) is None
+
+
+def test_one_of_several_texts_is_named():
+    assert "window is read of the test text a.txt" in (interval_doubt("test: a.txt", 1) or "")
+
+
 def test_a_search_on_a_model_without_sense_says_so(found, workplace):
     """The tiny model is random: it predicts letters worse than their frequencies do."""
     assert any("no working model" in warning for warning in found["warnings"])
@@ -55,7 +66,7 @@ def test_a_search_on_a_model_without_sense_says_so(found, workplace):
 
 
 @pytest.mark.parametrize("way", [[], ["--block-by-block"]], ids=["whole", "by block"])
-def test_a_pruning_tells_them_in_figures_and_card(here, texts, workplace, way):
+def test_a_pruning_tells_them_in_figures_and_card(here, texts, found, workplace, way):
     folder = f"doubted{len(way)}"
     result = here.json("prune", *texts, *way, "--metric", "wanda", "--output-dir", folder)
     assert any("no working model" in warning for warning in result["warnings"])

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
+from math import log
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from tiny_model import some_text
 
 from prunerzero import InputError, Setup, Sparsity
+from prunerzero.metrics import CATALOG
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.search import fitness_of
+from prunerzero.tasks.tune_result import Limit
+from prunerzero.tasks.tuning.bench import Measured
+from prunerzero.tasks.tuning.course import Course
+from prunerzero.tasks.tuning.limit import allowed_on
 from prunerzero.tasks.workspace import Workspace
 
 MODEL = ["--model", "model"]
@@ -212,3 +222,108 @@ def test_a_search_is_judged_by_the_mixture_and_shows_each_text(printed, in_workp
     assert in_workplace("report", "mixed-run").exit_code == 0
     page = (workplace / "mixed-run" / "report.html").read_text()
     assert "On the test texts, which no search reads: a.txt " in page
+
+
+@pytest.fixture(scope="module")
+def tuned(workplace: Path, installed: Any) -> Any:
+    for name, seed in (("easy", 21), ("hard", 22)):
+        (workplace / f"{name}.txt").write_text(some_text(seed, 8000))
+    texts = ["--validation", "easy.txt", "--validation", "hard.txt"]
+    few = ["--evaluations", "6", "--samples", "2", "--max-degradation", "2%"]
+    return installed.json("tune", *MODEL, *texts, *few, "--output-dir", "tuned-on-two")
+
+
+def test_a_tuning_keeps_the_limit_on_each_text(tuned):
+    assert tuned["reached"]
+    for part in ("validation", "test"):
+        figures = tuned["parts"][part]
+        assert [text["within"] for text in figures["texts"]] == [True, True] and figures["within"]
+        for text in figures["texts"]:
+            assert text["rise"] == pytest.approx(text["pruned"] / text["dense"] - 1)
+            assert text["rise"] <= 0.02 and text["allowed"] == pytest.approx(1.02 * text["dense"])
+        windows = [text["windows"] for text in figures["texts"]]
+        assert windows[0] == windows[1] and figures["windows"] == sum(windows)
+        assert figures["confidence"] == min(text["confidence"] for text in figures["texts"])
+        one, two = (text["dense"] for text in figures["texts"])
+        assert figures["dense"] == pytest.approx((one * two) ** 0.5)
+
+
+def test_each_point_of_its_curve_tells_each_text(tuned):
+    names = [text["text"] for text in tuned["parts"]["validation"]["texts"]]
+    assert [Path(name).name for name in names] == ["validation-1-easy.txt", "validation-2-hard.txt"]
+    for point in tuned["curve"]:
+        assert list(point["rises"]) == list(point["perplexities"]) == names
+        assert point["rise"] == max(point["rises"].values())
+        assert point["within"] == all(rise <= 0.02 for rise in point["rises"].values())
+    for tried in tuned["decision"]["tried_texts"]:
+        assert [Path(name).name for name in tried] == ["test-1-easy.txt", "test-2-hard.txt"]
+    assert len(tuned["decision"]["tried_texts"]) == len(tuned["decision"]["tried"])
+
+
+def test_its_answer_report_and_commands_name_each_text(tuned, in_workplace, workplace):
+    for name in ("validation-1-easy.txt", "validation-2-hard.txt", "test-1-easy.txt"):
+        assert f" on {name} (" in tuned["answer"]
+    folder = workplace / "tuned-on-two"
+    assert "test text test-1-easy.txt" in (folder / "report.html").read_text()
+    assert in_workplace("report", "tuned-on-two", "--language", "ja").exit_code == 0
+    card = (folder / "model" / "README.md").read_text()
+    assert "test-1-easy.txt" in card and "2 calibration texts" in card
+    measure = shlex.split(tuned["commands"][2])[1:]
+    found = json.loads(in_workplace(*measure, "--json").stdout)
+    for text, figures in zip(tuned["parts"]["test"]["texts"], found["texts"], strict=True):
+        assert figures["perplexity"] == pytest.approx(text["pruned"], rel=1e-5)
+
+
+def test_it_is_continued_by_the_same_command(tuned, workplace, in_workplace):
+    texts = ["--validation", "easy.txt", "--validation", "hard.txt"]
+    few = ["--evaluations", "6", "--samples", "2", "--max-degradation", "2%"]
+    again = in_workplace("tune", *MODEL, *texts, *few, "--output-dir", "tuned-on-two", "--json")
+    assert json.loads(again.stdout) == tuned
+    other = ["--validation", "hard.txt", "--validation", "easy.txt"]
+    refused = in_workplace("tune", *MODEL, *other, *few, "--output-dir", "tuned-on-two")
+    assert refused.exit_code == 2 and "other validation text" in refused.stderr
+
+
+@given(
+    dense=st.lists(st.floats(1.5, 50), min_size=2, max_size=4),
+    rises=st.lists(st.floats(0, 2), min_size=4, max_size=4),
+    limit=st.one_of(
+        st.floats(0.01, 1).map(lambda share: Limit("degradation", share, 10 * (1 + share))),
+        st.floats(50, 200).map(lambda most: Limit("perplexity", most, most)),
+    ),
+)
+def test_what_decides_is_within_the_limit_exactly_where_each_text_is(dense, rises, limit):
+    texts = {
+        f"{n}": (d, d * (1 + rise)) for n, (d, rise) in enumerate(zip(dense, rises, strict=False))
+    }
+    for before, after in texts.values():  # apart from the limit by more than rounding
+        allowed = allowed_on(limit, before)
+        assume(allowed is not None and abs(after / allowed - 1) > 1e-9)
+    course = Course(_OnTexts(texts), limit)
+    point = course.measure(CATALOG["wanda"], Sparsity(ratio=0.5), "bracket")
+    kept = {n: after <= (allowed_on(limit, before) or 0) for n, (before, after) in texts.items()}
+    assert point.within == all(kept.values())
+    assert point.rise == max(point.rises.values())
+    _, held = course._on_test(CATALOG["wanda"], Sparsity(ratio=0.5))
+    assert held == all(kept.values())
+
+
+class _OnTexts:
+    """A bench on which each text has a dense and a pruned perplexity."""
+
+    def __init__(self, texts: dict[str, tuple[float, float]]) -> None:
+        self.texts = texts
+        self.work = SimpleNamespace(
+            texts=lambda part: [SimpleNamespace(name=name) for name in texts],
+            places=lambda part: [f"{part}: {name}" for name in texts],
+        )
+
+    def _losses(self, place: str, which: int) -> Measured:
+        names = [name for name in self.texts if place.endswith(f": {name}")] or list(self.texts)
+        return Measured(tuple(log(self.texts[name][which]) for name in names), 0.0)
+
+    def dense(self, place: str, windows: int | None = None) -> Measured:
+        return self._losses(place, 0)
+
+    def pruned(self, metric: Any, sparsity: Any, place: str, *_: Any, **__: Any) -> Measured:
+        return self._losses(place, 1)

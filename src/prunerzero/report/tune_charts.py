@@ -6,6 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from .charts import PALETTE, empty_figure
+from .tune_words import columns
 from .wording import change_text, percent_text, perplexity_text, spoken_name
 
 LIMIT_COLOUR = "#c0392b"
@@ -21,7 +22,7 @@ def quality_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
     full = [point for point in curve if point["windows"] == whole]
     rough = [point for point in curve if point["windows"] != whole]
     limit = limit_rise(result)
-    chosen = result["parts"]["validation"]
+    chosen = worst(result["parts"]["validation"])
     top = _upper_edge([point["rise"] for point in full], limit)
 
     figure = empty_figure(height=430)
@@ -84,9 +85,14 @@ def quality_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
     return figure
 
 
+def worst(part: dict[str, Any]) -> dict[str, Any]:
+    """The figures of the text whose perplexity rises most, of a part that has one text or more."""
+    return max([part] if not part.get("texts") else part["texts"], key=lambda text: text["rise"])
+
+
 def rise_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
-    """The rise on each part as a point on its interval, with the limit."""
-    parts = result["parts"]
+    """The rise on each text as a point on its interval, with the limit."""
+    parts = dict(columns(result, lambda key, **values: strings[key].format(**values)))
     figure = empty_figure(height=70 + 52 * len(parts))
     for place, figures in enumerate(parts.values()):
         figure.add_scatter(
@@ -133,7 +139,7 @@ def rise_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
     figure.update_yaxes(
         range=[len(parts) - 0.4, -0.6],
         tickvals=list(range(len(parts))),
-        ticktext=[strings[f"part_{part}"] for part in parts],
+        ticktext=[escape(name) for name in parts],
         showgrid=False,
         ticklabelstandoff=6,
     )
@@ -141,11 +147,14 @@ def rise_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
 
 
 def limit_rise(result: dict[str, Any]) -> float | None:
-    """The limit on the validation text as a rise of perplexity; None where it is a task's."""
+    """The limit on the validation text as a rise of perplexity.
+
+    None where it is a task's, or a perplexity, which on several texts is not the same rise.
+    """
     limit = result["limit"]
     if limit["kind"] == "degradation":
         return float(limit["value"])
-    if limit["max_perplexity"] is None:
+    if limit["max_perplexity"] is None or result["parts"]["validation"].get("texts"):
         return None
     return float(limit["max_perplexity"]) / float(result["dense"]) - 1
 

@@ -69,7 +69,10 @@ def _render(result: dict[str, Any], language: Language) -> str:
         words=_words(metric, language),
         split=tune_words.split(result["split"], language),
         tiles=_tiles(result, named(metric["name"]), say),
+        columns=[name for name, _ in tune_words.columns(result, say)],
         part_rows=_part_rows(result, say),
+        texts=tune_words.texts_of(result["parts"]["validation"]),
+        chosen_rise=tune_charts.worst(result["parts"]["validation"])["rise"],
         decision=_decision(result, say),
         rise_words=_rise_words(result, say),
         limit=_limit(result, say),
@@ -137,6 +140,8 @@ def _headline(result: dict[str, Any], say: Say) -> str:
             pruned=perplexity_text(test["pruned"]),
             rise=change_text(1 + test["rise"]),
         )
+        if texts := tune_words.texts_of(test):
+            cost = say("cost_texts", each=tune_words.changes(texts, say))
     return say("gap").join([answer, cost])
 
 
@@ -146,21 +151,27 @@ def _tiles(result: dict[str, Any], name: str, say: Say) -> list[tuple[str, str, 
     tiles = [
         (say("tile_sparsity"), sparsity_text(result["pattern"]), say(f"tile_{within}_note")),
     ]
-    test = result["parts"]["test"]
+    name_of_part = say("part_test")
+    whole = test = result["parts"]["test"]
+    texts = tune_words.texts_of(whole)
+    if texts:  # that of the highest rise
+        name_of_text, test = max(texts.items(), key=lambda text: text[1]["rise"])
+        name_of_part = say("part_text", part=name_of_part, name=name_of_text)
+    key = "_texts" if texts else ""
     sure = say("no_interval")
     if test["rise_interval"] is not None:
         low, high = (change_text(1 + bound) for bound in test["rise_interval"])
         sure = say("tile_rise_note", low=low, high=high)
     dense = perplexity_text(test["dense"])
-    note = say("tile_perplexity_note", part=say("part_test"), dense=dense)
+    note = say("tile_perplexity_note", part=name_of_part, dense=dense)
     rise = change_text(1 + test["rise"])
     tiles += [
         (say("tile_perplexity"), perplexity_text(test["pruned"]), note),
-        (say("tile_rise"), rise, sure),
+        (say(f"tile_rise{key}"), rise, sure),
     ]
-    if test["confidence"] is not None:
-        share = percent_text(test["confidence"])
-        tiles.append((say("tile_confidence"), share, say("tile_confidence_note")))
+    if whole["confidence"] is not None:
+        share = percent_text(whole["confidence"])
+        tiles.append((say("tile_confidence"), share, say(f"tile_confidence_note{key}")))
     divergence, agreement = nats_text(test["divergence"]), _agreement(test["agreement"])
     spent = say("seconds", value=f"{result['seconds']:,.0f}")
     tried = say("tile_time_note", evaluations=result["evaluations"])
@@ -174,7 +185,7 @@ def _tiles(result: dict[str, Any], name: str, say: Say) -> list[tuple[str, str, 
 
 
 def _part_rows(result: dict[str, Any], say: Say) -> list[tuple[str, list[str]]]:
-    """A figure a row, a part a column; a row that says nothing anywhere is left out."""
+    """A figure a row, a text a column; a row that says nothing anywhere is left out."""
 
     def within(figures: dict[str, Any]) -> str:
         kept = figures["within"]
@@ -199,9 +210,9 @@ def _part_rows(result: dict[str, Any], say: Say) -> list[tuple[str, list[str]]]:
         "agreement": lambda f: _agreement(f["agreement"]),
         "compared": lambda f: f"{f['compared_tokens']:,}",
     }
+    columns = [figures for _, figures in tune_words.columns(result, say)]
     rows = [
-        (say(f"row_{name}"), [cell(found) for found in result["parts"].values()])
-        for name, cell in cells.items()
+        (say(f"row_{name}"), [cell(found) for found in columns]) for name, cell in cells.items()
     ]
     return [(name, line) for name, line in rows if set(line) != {MISSING}]
 
@@ -218,21 +229,27 @@ def _decision(result: dict[str, Any], say: Say) -> str:
     decision = result["decision"]
     if decision is None:
         return ""
+    on_texts = decision.get("tried_texts") or []
     if decision["held"]:
-        return say("decision_held")
+        return say("decision_held_texts" if on_texts else "decision_held")
+    shown = [tune_words.perplexities(of_each, say) for of_each in on_texts]
+    shown = shown or [perplexity_text(value) for _, value in decision["tried"]]
     tried = say("separator").join(
-        say("tried_one", sparsity=percent_text(at), perplexity=perplexity_text(value))
-        for at, value in decision["tried"]
+        say("tried_one", sparsity=percent_text(at), perplexity=value)
+        for (at, _), value in zip(decision["tried"], shown, strict=True)
     )
-    return say("decision_back" if decision["stepped_back"] else "decision_missed", tried=tried)
+    if on_texts:
+        key = "decision_back_texts" if decision["stepped_back"] else "decision_missed_texts"
+    else:
+        key = "decision_back" if decision["stepped_back"] else "decision_missed"
+    return say(key, tried=tried)
 
 
 def _rise_words(result: dict[str, Any], say: Say) -> str:
     """The chart of the rise for those who hear the page."""
     parts = []
-    for part, figures in result["parts"].items():
+    for name, figures in tune_words.columns(result, say):
         rise = change_text(1 + figures["rise"])
-        name = say(f"part_{part}")
         if figures["rise_interval"] is None:
             parts.append(f"{name} {rise} ({say('no_interval')})")
             continue

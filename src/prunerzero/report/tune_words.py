@@ -6,9 +6,10 @@ language; how a sentence is built from them is the same too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -41,7 +42,7 @@ def answer(result: Mapping[str, Any], language: Language = "en") -> str:
         language: of the paragraph.
     """
     say = say_in(language)
-    validation, test = (result["parts"][part] for part in ("validation", "test"))
+    test = result["parts"]["test"]
     metric, decision = result["metric"], result["decision"]
     name, formula = metric["name"], metric["formula"]
     named = formula
@@ -61,26 +62,65 @@ def answer(result: Mapping[str, Any], language: Language = "en") -> str:
         costs=_costs(result, say),
     )
     seen = "set_aside" if decision is not None and decision["stepped_back"] else "unseen"
-    interval = test["rise_interval"]
-    sure = (
-        say("sure_none")
-        if interval is None
-        else say("sure_interval", low=_signed(interval[0]), high=_signed(interval[1]))
-    )
-    sentences = [
-        first,
-        say(
-            "unused",
-            text=say(f"text_{seen}"),
-            sure=sure,
-            windows=test["windows"],
-            length=test["window_length"],
-            **_change(test, say),
-        ),
-    ]
+    sentences = [first, _unused(test, say(f"text_{seen}"), say)]
     if decision is not None and not decision["held"]:
         sentences.append(_missed(result, decision, say))
     return say("gap").join(sentences)
+
+
+def texts_of(part: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The figures of each of several texts of a part by the text's name; empty where it has one."""
+    texts = part.get("texts") or []
+    return dict(zip(_short([text["text"] for text in texts]), texts, strict=True))
+
+
+def columns(result: Mapping[str, Any], say: Say) -> list[tuple[str, dict[str, Any]]]:
+    """Each text that was measured: called by its part, and where a part has several by its name."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for part, figures in result["parts"].items():
+        name, texts = say(f"part_{part}"), texts_of(figures)
+        found += [(say("part_text", part=name, name=n), dict(text)) for n, text in texts.items()]
+        found += [] if texts else [(name, figures)]
+    return found
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """The names of files without their folders, where that tells them apart."""
+    short = [Path(name).name for name in names]
+    return short if len(set(short)) == len(short) else list(names)
+
+
+def perplexities(on_texts: Mapping[str, float], say: Say) -> str:
+    """Several texts' perplexities in one phrase."""
+    values = zip(_short(list(on_texts)), on_texts.values(), strict=True)
+    each = [say("on_text", name=name, value=_perplexity(value)) for name, value in values]
+    return say("list_comma").join(each)
+
+
+def changes(texts: Mapping[str, Mapping[str, Any]], say: Say) -> str:
+    """What the perplexity of each of several texts did, in one phrase."""
+    each = [say("text_change", name=name, **_change(text, say)) for name, text in texts.items()]
+    return say("list_comma").join(each)
+
+
+def _unused(test: Mapping[str, Any], where: str, say: Say) -> str:
+    """What was measured on the test part."""
+    texts = texts_of(test)
+    if not texts:
+        return say("unused", text=where, **_measured(test, say))
+    each = [
+        say("text_change_sure", name=name, **_measured(text, say)) for name, text in texts.items()
+    ]
+    return say("unused_texts", text=where, each=say("separator").join(each))
+
+
+def _measured(figures: Mapping[str, Any], say: Say) -> dict[str, Any]:
+    interval = figures["rise_interval"]
+    sure = say("sure_none")
+    if interval is not None:
+        sure = say("sure_interval", low=_signed(interval[0]), high=_signed(interval[1]))
+    amount = {"windows": figures["windows"], "length": figures["window_length"]}
+    return {"sure": sure, **amount, **_change(figures, say)}
 
 
 def _kind(result: Mapping[str, Any]) -> str:
@@ -96,12 +136,15 @@ def _costs(result: Mapping[str, Any], say: Say) -> str:
     else:
         key = "allowed" if limit["kind"] == "perplexity" else "allowed_drop"
         allowed = say(key, value=f"{limit['value']:g}")
-    change = _change(result["parts"]["validation"], say)
+    validation = result["parts"]["validation"]
+    texts = texts_of(validation)
+    change = {"each": changes(texts, say)} if texts else _change(validation, say)
     if task is None:
-        return say("costs", allowed=allowed, **change)
+        return say("costs_texts" if texts else "costs", allowed=allowed, **change)
     scores = {"before": f"{task['dense']:.4g}", "after": f"{task['pruned']:.4g}"}
     named = {"task_metric": task["metric"], "task": task["task"], "examples": task["examples"]}
-    return say("costs_task", allowed=allowed, **scores, **named, **change)
+    key = "costs_task_texts" if texts else "costs_task"
+    return say(key, allowed=allowed, **scores, **named, **change)
 
 
 def _change(part: Mapping[str, Any], say: Say) -> dict[str, str]:
@@ -117,13 +160,14 @@ def _change(part: Mapping[str, Any], say: Say) -> dict[str, str]:
 
 def _missed(result: Mapping[str, Any], decision: Mapping[str, Any], say: Say) -> str:
     """What was done when the limit was missed on the test part."""
+    on_texts = decision.get("tried_texts")
     if result["pattern_asked"] is not None:
-        return say("missed_pattern")
+        return say("missed_pattern_texts" if on_texts else "missed_pattern")
     sparsity, perplexity = decision["tried"][0]
-    outcome = say("missed_lowered" if decision["stepped_back"] else "missed_by_all")
-    return say(
-        "missed", amount=_percent(sparsity), perplexity=_perplexity(perplexity), outcome=outcome
-    )
+    shown = perplexities(on_texts[0], say) if on_texts else _perplexity(perplexity)
+    lowered = "missed_lowered_texts" if on_texts else "missed_lowered"
+    outcome = say(lowered if decision["stepped_back"] else "missed_by_all")
+    return say("missed", amount=_percent(sparsity), perplexity=shown, outcome=outcome)
 
 
 def split(facts: Mapping[str, Any], language: Language = "en") -> str:
@@ -132,16 +176,21 @@ def split(facts: Mapping[str, Any], language: Language = "en") -> str:
     if facts["kind"] == "own":
         return say("split_own")
     if facts["kind"] == "dataset":
-        return say("split_dataset", dataset=facts["dataset"])
+        dataset = facts["dataset"]
+        if isinstance(dataset, str):
+            return say("split_dataset", dataset=dataset)
+        return say("split_dataset_texts", dataset=say("list_comma").join(dataset))
     turns = facts["turns"]
     shares = [
         say("split_share", count=turns.count(part), of=len(turns), part=say(f"split_{part}"))
         for part in ("calibration", "validation", "test")
         if part in turns
     ]
+    text = facts["text"]
+    is_one = isinstance(text, str)
     return say(
-        "split_cut",
-        text=facts["text"],
+        "split_cut" if is_one else "split_cut_texts",
+        text=text if is_one else say("list_comma").join(text),
         blocks=facts["blocks"],
         shares=say("list_comma").join(shares),
         folder=facts["folder"],

@@ -65,10 +65,26 @@ def test_missing_parts_are_cut_from_the_validation_text(mine, tmp_path, named, c
     assert mine.read_text() == "\n".join(LINES)
 
 
+def test_of_several_validation_texts_each_is_cut(mine, tmp_path):
+    other = tmp_path / "mine.md"
+    other.write_text("\n".join(f"another line {i}" for i in range(160)))
+    setup = Setup(validation=[mine, other])
+    texts, facts = cut_parts(setup, tmp_path / "texts")
+    assert facts["text"] == [str(mine), str(other)]
+    written = write_parts(setup, texts, tmp_path / "texts")
+    for number, source in ((1, mine), (2, other)):
+        files = [written.files(part)[number - 1] for part in ("calibration", "validation", "test")]
+        assert files[0].name == f"calibration-{number}-mine.txt"
+        lines = [line for file in files for line in file.read_text().splitlines() if line]
+        assert Counter(lines) == Counter(source.read_text().splitlines())
+
+
 def test_texts_of_their_own_are_left_as_they_are(mine):
     setup = Setup(validation=mine, calibration=mine, test=mine)
     assert cut_parts(setup, Path("nowhere"))[0] == {}
     assert cut_parts(Setup(dataset="wikitext2"), Path("nowhere"))[0] == {}
+    several = Setup(dataset=["wikitext2", "c4"])
+    assert cut_parts(several, Path("nowhere"))[1]["dataset"] == ["wikitext2", "c4"]
 
 
 def test_a_dataset_named_beside_the_text_gives_the_calibration_part(mine):
