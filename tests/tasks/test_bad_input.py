@@ -178,6 +178,23 @@ def test_bad_input_is_refused_in_one_sentence(case, broken, workplace, in_workpl
     assert everything_in(workplace) == before
 
 
+TUNE = ["tune", "--model", "model", "--validation", "validation.txt", "--output-dir", "new"]
+
+
+@pytest.mark.parametrize("command", [PRUNE, SEARCH, COMPARE, TUNE], ids=lambda command: command[0])
+@pytest.mark.parametrize("fault", ["width", "length"])
+def test_what_the_config_tells_is_refused_before_the_weights_are_read(
+    command, fault, in_workplace, monkeypatch
+):
+    monkeypatch.setattr("prunerzero.tasks.workspace.load_model", lambda *_: pytest.fail("loaded"))
+    pattern = "--pattern" if command == TUNE else "--sparsity"
+    given = {"width": [pattern, "3:7"], "length": ["--max-seq-length", "65"]}[fault]
+    words = {"width": "multiple of 7", "length": "the model's limit of 64 tokens"}[fault]
+    done = in_workplace(*command, *given)
+    assert done.exit_code == 2, done.output
+    assert words in done.stderr
+
+
 def test_the_installed_command_exits_with_2_as_well(installed):
     done = installed.run("explain", "W ** * X")
     assert done.returncode == 2

@@ -16,7 +16,7 @@ from prunerzero.errors import ModelError, first_line
 from prunerzero.language.checkpoint_files import CheckpointFiles
 from prunerzero.language.devices import compute_dtype, find_devices
 from prunerzero.language.hub import cache_refusal
-from prunerzero.language.kinds import auto_class, check_config, check_inputs
+from prunerzero.language.kinds import auto_class, check_config, check_inputs, empty_model
 from prunerzero.language.locate import locate
 from prunerzero.language.models import LanguageModel, floating_tensors
 from prunerzero.language.quiet import quiet_transformers
@@ -119,6 +119,25 @@ def read_model(
         config_digest=identity.of_config(before, files.code if source.trust_remote_code else ()),
         unused=tuple(sorted(report.get("unexpected_keys") or ())),
     )
+
+
+@quiet_transformers()
+def empty_model_of(source: ModelSource) -> Any | None:
+    """The model without weights, from its config alone; None where only loading it can tell.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    from transformers import AutoConfig
+
+    where, options = locate(source)
+    if "gguf_file" in options:  # transformers reads all of it for its config
+        return None
+    try:
+        config = AutoConfig.from_pretrained(where, **options)
+        return empty_model(config, source.trust_remote_code)
+    except Exception:  # loading will say what is wrong
+        return None
 
 
 def _read_tokenizer(name: str, where: str, options: dict[str, Any]) -> Any:

@@ -16,7 +16,6 @@ from prunerzero.language.perplexity import perplexity
 from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.metrics import Expression, Metric, ScoreError, Sparsity
 from prunerzero.metrics.sparsity import Group
-from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.pruner import check_differs, prune_model
 from prunerzero.pruning.statistics import Statistics
 from prunerzero.tasks.doubts import dense_doubt, pruned_doubt, told
@@ -115,7 +114,7 @@ def compare(
     if datasets or texts:
         sources = sources_of(setup, "test", datasets, texts)
         work.read("calibration")
-        check_widths(work.layers, sparsity)
+        work.check_widths(sparsity)
         named_texts = windows_of(work, sources, "test", stride, own=False)
         cut = {text.name: text for text in named_texts}
     else:
@@ -127,7 +126,7 @@ def compare(
             both: tuple[Part, ...] = ("validation", "test")
             parts = tuple(part for part in both if work.has(part)) or ("validation",)
         work.read("calibration", *parts)
-        check_widths(work.layers, sparsity)
+        work.check_widths(sparsity)
         cut = {}
         for part in parts:
             own = windows_of(work, sources_of(setup, part), part, stride, own=True)
@@ -139,7 +138,7 @@ def compare_in(
     work: Workspace, metrics: Mapping[str, Metric], sparsity: Sparsity, parts: tuple[Part, ...]
 ) -> dict[str, dict[str, float]]:
     """Part → name → perplexity, for a workspace that is open already."""
-    check_widths(work.layers, sparsity)
+    work.check_widths(sparsity)
     for part in parts:
         work.text(part)
     statistics = _statistics(work, metrics)

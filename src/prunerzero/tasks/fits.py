@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import psutil
 import torch
 
 from prunerzero.language.devices import compute_dtype, find_devices
-from prunerzero.language.kinds import empty_model
-from prunerzero.language.locate import locate
+from prunerzero.language.loading import empty_model_of
 from prunerzero.language.source import BUNDLED
 from prunerzero.metrics import Metric
 from prunerzero.pruning.blocks import block_lists
@@ -30,17 +27,12 @@ def fits(setup: Setup, metric: Metric) -> bool:
     Raises:
         ModelError: there is no such model.
     """
-    from transformers import AutoConfig
-
-    if setup.model == BUNDLED or Path(setup.model).suffix.lower() == ".gguf":
+    if setup.model == BUNDLED:
         return True
-    where, options = locate(setup)
-    try:
-        config = AutoConfig.from_pretrained(where, **options)
-        model = empty_model(config, setup.trust_remote_code)
-    except Exception:  # loading the model will say what is wrong with it
+    model = empty_model_of(setup)
+    if model is None:
         return True
-    text = config.get_text_config()
+    text = model.config.get_text_config()
     devices = find_devices(setup.device)
     item = compute_dtype(setup.dtype, text.dtype or torch.float32, devices[0]).itemsize
     need = item * sum(p.numel() for p in model.parameters())

@@ -22,7 +22,6 @@ from prunerzero.language.divergence import MEMORY, Divergence
 from prunerzero.language.kinds import auto_class
 from prunerzero.metrics import Expression, Metric, ScoreError, Sparsity
 from prunerzero.metrics.sparsity import Group
-from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.by_block.partial_checkpoint import PartialCheckpoint, is_begun
 from prunerzero.pruning.pruner import LayerSparsity, check_differs, prune_model
 from prunerzero.pruning.statistics import LayerStatistics
@@ -216,7 +215,7 @@ def prune_in(
 
     Nothing is pushed: ``repository`` is where the model card says that the model is.
     """
-    check_widths(work.layers, sparsity)
+    work.check_widths(sparsity)
     places = [place for part in parts for place in work.places(part)]
     terminals = metric.expression.terminals
     if terminals - {"W"}:

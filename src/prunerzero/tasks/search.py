@@ -17,7 +17,6 @@ from prunerzero.language.corpora import Part
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.options import takes
-from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.statistics import probes_of
 from prunerzero.tasks.best_of_all import choose, choose_now
@@ -160,7 +159,7 @@ def _search(
     *,
     test: bool = True,
 ) -> tuple[Found, evolution.SearchResult]:
-    check_widths(work.layers, sparsity)
+    work.check_widths(sparsity)
     judged: list[Part] = ["validation", *(_optional(work) if test else [])]
     work.text("calibration")
     places = [place for part in judged for place in work.places(part)]

@@ -17,7 +17,6 @@ from prunerzero.language.zero_shot import load_tasks
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.explain import in_words
 from prunerzero.options import takes
-from prunerzero.pruning.blocks import check_widths
 from prunerzero.report import tune_words, write_tune_report
 from prunerzero.report.tune_words import Language
 from prunerzero.tasks.duration import in_minutes, parse_duration
@@ -207,7 +206,7 @@ def _open(
     work = Workspace(setup, observer)
     work.read(*(part for part in PARTS if part not in texts))
     if pattern is not None:
-        check_widths(work.layers, pattern)
+        work.check_widths(pattern)
     loaded = work.language_model
     try:
         make_folder(folder / RUN)  # by which this folder is known from now on

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +25,13 @@ from prunerzero.language.corpora import (
     the_text,
 )
 from prunerzero.language.divergence import MEMORY, Reference, remember
-from prunerzero.language.loading import load_model
+from prunerzero.language.kinds import context_length
+from prunerzero.language.loading import empty_model_of, load_model
 from prunerzero.language.models import LanguageModel
 from prunerzero.language.perplexity import Perplexity, perplexity
 from prunerzero.language.source import ModelSource
-from prunerzero.pruning.blocks import Matrix, prunable_layers
+from prunerzero.metrics import Sparsity
+from prunerzero.pruning.blocks import Matrix, check_widths, prunable_layers
 from prunerzero.pruning.statistics import (
     GradientOf,
     Statistics,
@@ -95,12 +97,10 @@ class Workspace:
     def language_model(self) -> LanguageModel:
         """The model and tokenizer. Raises ModelError."""
         self.observer.stage(f"loading {self.setup.model}")
+        if self.setup.max_seq_length and self._empty_model is not None:
+            self._check_length(context_length(self._empty_model.config))
         loaded = (self._load or load_model)(self.setup)
-        if self.setup.max_seq_length and self.setup.max_seq_length > loaded.context_length:
-            raise ModelError(
-                f"`max_seq_length={self.setup.max_seq_length}` is more than the model's limit of "
-                f"{loaded.context_length} tokens."
-            )
+        self._check_length(loaded.context_length)
         if loaded.unused:
             self.observer.note(
                 f"{len(loaded.unused)} tensors of the checkpoint have no place in the model and "
@@ -113,6 +113,29 @@ class Workspace:
                 f"{known} alone: a text that holds one of the others is refused."
             )
         return loaded
+
+    @cached_property
+    def _empty_model(self) -> Any | None:
+        """What the config tells of the model, before its weights are read."""
+        return empty_model_of(self.setup)
+
+    def _check_length(self, limit: int) -> None:
+        if self.setup.max_seq_length and self.setup.max_seq_length > limit:
+            raise ModelError(
+                f"`max_seq_length={self.setup.max_seq_length}` is more than the model's limit of "
+                f"{limit} tokens."
+            )
+
+    def check_widths(self, sparsity: Sparsity) -> None:
+        """Raise SparsityError if a layer's inputs do not fit the pattern.
+
+        Before the weights are read, where the model's config tells.
+        """
+        if sparsity.of and "language_model" not in vars(self):
+            with suppress(ModelError):  # loading will say it
+                if self._empty_model is not None:
+                    check_widths(prunable_layers(self._empty_model, *self.patterns), sparsity)
+        check_widths(self.layers, sparsity)
 
     @cached_property
     def model_identity(self) -> dict[str, str]:
