@@ -217,6 +217,7 @@ def test_a_search_is_judged_by_the_mixture_and_shows_each_text(printed, in_workp
     assert mixture == pytest.approx((each[0] * each[1]) ** 0.5), "of equally many windows"
     assert found["settings"]["windows"]["validation"] == 62
     shown = in_workplace("search", *texts, "--evaluations", "8", "--output-dir", "mixed-run").stdout
+    assert "on the whole mixture of the validation texts" in found["answer"]
     for column in ("validation, mixed", "validation: c.txt", "test: b.txt"):
         assert column in shown
     assert in_workplace("report", "mixed-run").exit_code == 0

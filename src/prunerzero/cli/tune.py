@@ -30,8 +30,9 @@ def tune(
     """Find out how much of a model can be pruned within a loss that you accept.
 
     Chooses or evolves the metric for it, finds the highest sparsity, checks it on text that no
-    choice has seen, and writes the pruned model. Of a single --validation text, parts are set aside
-    for calibration and test. The same command again goes on after an interruption.
+    choice has seen, and writes the pruned model. Where --validation is named alone, parts of it are
+    set aside for calibration and test; where it is named several times, each text keeps the limit.
+    The same command again goes on after an interruption.
 
     Example: [bold]prunerzero tune --model ORG/NAME --validation my_text.txt --max-degradation 5%
     --output-dir tuned[/]

@@ -121,7 +121,7 @@ def _known_answer(found: dict[str, Any], beginning: str) -> str:
     whole = whole or finite((found.get("known_on_validation") or {}).get(name))
     if whole is None:
         return f"{sentence}."
-    return f"{sentence}: perplexity {perplexity_text(whole)} on the whole validation text."
+    return f"{sentence}: perplexity {perplexity_text(whole)} on the whole {_validation(found)}."
 
 
 def _aside(found: dict[str, Any], known: dict[str, float], history: list[dict[str, Any]]) -> str:
@@ -133,7 +133,7 @@ def _aside(found: dict[str, Any], known: dict[str, float], history: list[dict[st
         name = min(known, key=lambda n: known[n])
         words.append(
             f"{change_text(best / known[name])} against {_in_a_sentence(name)},"
-            " the best metric known before, on the validation text the search reads."
+            f" the best metric known before, on the {_validation(found)} the search reads."
         )
     perplexity = found.get("perplexity") or {}
     for part in ("test", "validation"):
@@ -152,6 +152,12 @@ def _aside(found: dict[str, Any], known: dict[str, float], history: list[dict[st
         words.append(f"On {whole}: {'; '.join(each)}.")
         break
     return " ".join([*words, "Lower is better."])
+
+
+def _validation(found: dict[str, Any]) -> str:
+    """What the search read: a text, or several mixed."""
+    is_one = places_of(found.get("perplexity") or {}, "validation") in ([], ["validation"])
+    return "validation text" if is_one else "mixture of the validation texts"
 
 
 def _pruned_and_dense(measured: dict[str, Any], origin: str) -> str | None:

@@ -49,12 +49,17 @@ def choose(
     population: Population,
     known: KnownMetrics,
     shared: SharedPerplexities,
+    text: str = "validation text",
 ) -> Choice | None:
     """The best on the whole validation text, measured where it is not; None where there is none.
 
     The smallest of the evolved metrics that are as good as the best within the noise goes first, as
     long as it beats all known ones; then the other finalists, the best first. Where a known metric
     is as good as an evolved one, the known one is the result.
+
+    Args:
+        result, population, known, shared: of the search.
+        text: what the validation part is called in the answer.
     """
     known.wait()
     races = [i.losses for i in population.individuals if i.state == "complete"]
@@ -66,12 +71,12 @@ def choose(
         if exp(finalist.loss) <= best * (1 + _LEFT_OUT):
             wanted.append(finalist.expression)
     evolved: dict[str, float] = {}
-    for text in dict.fromkeys(wanted):
-        measured = shared.pruned("validation", {EVOLVED: Expression.parse(text)})
-        evolved[text] = measured[EVOLVED]
-        if evolved[text] < best:
+    for formula in dict.fromkeys(wanted):
+        measured = shared.pruned("validation", {EVOLVED: Expression.parse(formula)})
+        evolved[formula] = measured[EVOLVED]
+        if evolved[formula] < best:
             break
-    return _better(evolved, on_whole, _WHOLE, on_whole)
+    return _better(evolved, on_whole, _WHOLE.format(text=text), on_whole)
 
 
 def choose_now(
@@ -79,11 +84,16 @@ def choose_now(
     population: Population,
     known: KnownMetrics,
     shared: SharedPerplexities,
+    text: str = "validation text",
 ) -> Choice | None:
     """The best by what an interrupted search has measured so far; None where that is nothing.
 
     An evolved metric is the result where it beats every known one, each compared on the whole text
     where both were read to its end, and on the chunks that a race reads where not.
+
+    Args:
+        result, population, known, shared: of the search.
+        text: what the validation part is called in the answer.
     """
     on_race = known.perplexities
     on_whole = {
@@ -92,25 +102,25 @@ def choose_now(
         if (value := shared.measured("validation", CATALOG[name].expression)) is not None
     }
     if result.expression is None:
-        return _better({}, on_race, _RACE, on_whole)
-    text = result.expression
+        return _better({}, on_race, _RACE.format(text=text), on_whole)
+    formula = result.expression
     race = min(
         e.perplexity
         for e in result.evaluations
-        if e.expression == text and e.state == "complete" and e.perplexity is not None
+        if e.expression == formula and e.state == "complete" and e.perplexity is not None
     )
-    whole = shared.measured("validation", Expression.parse(text))
+    whole = shared.measured("validation", Expression.parse(formula))
     if whole is None:
-        whole = {f.expression: exp(f.loss) for f in result.finalists}.get(text)
+        whole = {f.expression: exp(f.loss) for f in result.finalists}.get(formula)
     if whole is not None:
         if min(on_whole.values(), default=math.inf) <= whole:
-            return _better({text: whole}, on_whole, _WHOLE, on_whole)
+            return _better({formula: whole}, on_whole, _WHOLE.format(text=text), on_whole)
         on_race = {name: value for name, value in on_race.items() if name not in on_whole}
-    return _better({text: race}, on_race, _RACE, on_whole)
+    return _better({formula: race}, on_race, _RACE.format(text=text), on_whole)
 
 
-_WHOLE = "the whole validation text"
-_RACE = "the validation text that a race reads"
+_WHOLE = "the whole {text}"
+_RACE = "the {text} that a race reads"
 
 
 def _better(

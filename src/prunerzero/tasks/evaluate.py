@@ -104,7 +104,8 @@ def evaluate(
         setup: the model, and the text where no other is named.
         part: of the setup's text and of datasets.
         observer: told of progress.
-        datasets, texts: named corpora and text files to measure on.
+        datasets, texts: named corpora and text files to measure on, each on as many windows as the
+            part may have.
         stride: windows slide by this many tokens, and count only those that are new; None for
             windows side by side.
         reference: a model with the same tokenizer, such as the dense one: how far the model has

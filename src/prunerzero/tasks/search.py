@@ -163,9 +163,10 @@ def _search(
     judged: list[Part] = ["validation", *(_optional(work) if test else [])]
     work.text("calibration")
     places = [place for part in judged for place in work.places(part)]
-    text = work.text("validation")
-    if text.texts:  # mixed, as it is searched on, and each by itself
+    called = "validation text"
+    if work.text("validation").texts:  # mixed, as it is searched on, and each by itself
         places.insert(0, "validation")
+        called = "mixture of the validation texts"
     identity = _identity(work, sparsity, settings)
     if Path(storage).exists():
         with open_study(storage, identity):
@@ -196,7 +197,7 @@ def _search(
         if lost := study.lost - lost_before:
             work.observer.note(f"in flight with workers that died, and lost: {lost}")
         decide = choose_now if result.interrupted else choose
-        best = decide(result, study.population, known, shared)
+        best = decide(result, study.population, known, shared, called)
         if best is None:
             if result.interrupted:
                 raise KeyboardInterrupt
