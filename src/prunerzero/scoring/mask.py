@@ -45,6 +45,13 @@ def prune_mask(score: Tensor, sparsity: Sparsity) -> Tensor:
     return _prune_by_torch(score, sparsity)
 
 
+def lowest(rows: Tensor, count: int) -> Tensor:
+    """Which are the ``count`` lowest values of each row, ties in column order: bool as ``rows``."""
+    if count >= rows.shape[1]:
+        return torch.ones_like(rows, dtype=torch.bool)
+    return prune_mask(rows, Sparsity(ratio=(count + 0.5) / rows.shape[1]))
+
+
 def nan_error(count: int, total: int, where: str = "") -> ScoreError:
     """The refusal of scores that cannot be ranked."""
     return ScoreError(f"{where}{count} of {total} scores are NaN and have no rank.")
@@ -79,12 +86,23 @@ def _prune_lowest(rows: Tensor, count: int) -> Tensor:
     """The ``count`` lowest of each row, ties in column order."""
     if count == 0 or rows.numel() == 0:
         return torch.zeros_like(rows, dtype=torch.bool)
-    threshold = rows.kthvalue(count, dim=1, keepdim=True).values
+    threshold = _kth_lowest(rows, count)
     pruned = rows <= threshold
     if int(pruned.count_nonzero()) > count * rows.shape[0]:  # scores tie at a threshold
         tied = (pruned.sum(1) > count).nonzero().squeeze(1)
         pruned[tied] = _prune_tied(rows[tied], threshold[tied], count)
     return pruned
+
+
+_SORTED = 1 << 20
+"""Longer rows are sorted on a GPU, as torch's selection has one of its processors for each row."""
+
+
+def _kth_lowest(rows: Tensor, count: int) -> Tensor:
+    if rows.is_cuda and rows.shape[1] > _SORTED:
+        return rows.sort(dim=1).values[:, count - 1 : count]
+    threshold: Tensor = rows.kthvalue(count, dim=1, keepdim=True).values
+    return threshold
 
 
 def _prune_tied(rows: Tensor, threshold: Tensor, count: int) -> Tensor:

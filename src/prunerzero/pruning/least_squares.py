@@ -1,0 +1,162 @@
+"""Least squares: the weights that stay are refitted, so that a layer's outputs change least.
+
+Each row w [in] of a layer minimises (w - t)ᵀ A (w - t) over the weights that stay, where t is the
+dense row and A the damped Gram matrix of the layer's inputs. That is the closed-form solution that
+Optimal Brain Surgeon (Hassibi & Stork, NeurIPS 1992) has for one weight at a time. Conjugate
+gradients find it for all rows at once.
+
+In all of this module weights are scaled by the norms of their inputs. The diagonal of A is then one
+everywhere, and no input is too large or small for float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prunerzero.errors import InputError
+from prunerzero.pruning.gram import DAMPING
+
+TOLERANCE = 1e-6
+"""Of a row's error, what its solution may be above the least one."""
+
+_MOST_STEPS = 2000
+_RESTARTS = 4
+_CHECKED = 8
+"""Steps between two looks at the residual, for which a GPU has to be waited for."""
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The least-squares problem of one layer, scaled to a diagonal of ones.
+
+    Attributes:
+        target: dense weights times the norms of their inputs, fp32 [out, in].
+        matrix: the damped Gram matrix with rows and columns divided by these norms, fp32 [in, in].
+        norms: fp32 [in]; zero for an input that is never active, whose weights change nothing.
+        damping: share of the diagonal that the matrix was damped with.
+    """
+
+    target: Tensor
+    matrix: Tensor
+    norms: Tensor
+    damping: float
+
+    @classmethod
+    def of(cls, weight: Tensor, gram: Tensor, damping: float = DAMPING) -> Scaled:
+        """Scale the problem of a layer.
+
+        Args:
+            weight: dense weights [out, in].
+            gram: Gram matrix [in, in] of the layer's inputs, on the same device.
+            damping: share of each diagonal entry that is added to it.
+
+        Raises:
+            InputError: shapes that do not fit, or a Gram matrix that is not finite.
+        """
+        width = weight.shape[-1]
+        if weight.dim() != 2 or gram.shape != (width, width):
+            raise InputError(
+                f"weights {list(weight.shape)} need a Gram matrix [{width}, {width}] of their "
+                f"inputs, not {list(gram.shape)}."
+            )
+        if not bool(gram.isfinite().all()):
+            raise InputError("a Gram matrix holds values that are not finite.")
+        norms = gram.diagonal().float().mul(1 + damping).sqrt()
+        divisor = torch.where(norms > 0, norms, 1.0)
+        matrix = gram.float() / divisor / divisor[:, None]
+        matrix = (matrix + matrix.T).div_(2)  # sums on a GPU differ in the last bits
+        matrix.fill_diagonal_(1)
+        return cls(weight.float() * norms, matrix, norms, damping)
+
+    def weights(self, values: Tensor, dense: Tensor, mask: Tensor) -> Tensor:
+        """Scaled values [out, in] as weights of the dense ones' dtype; zero where masked.
+
+        Weights of an input that is never active stay what they are in ``dense``.
+        """
+        found = torch.where(self.norms > 0, values / self.norms, dense.float())
+        return found.masked_fill(mask, 0).to(dense.dtype)
+
+    def errors(self, values: Tensor) -> Tensor:
+        """Error [out] of each row of scaled values: (w - t)ᵀ A (w - t)."""
+        moved = values - self.target
+        return ((moved @ self.matrix) * moved).sum(1).clamp_(min=0)
+
+
+def least_squares(
+    weight: Tensor, gram: Tensor, mask: Tensor, *, damping: float = DAMPING
+) -> Tensor:
+    """Refit the weights that stay, so that the layer's outputs change least.
+
+    >>> import torch
+    >>> inputs = torch.tensor([[1.0, 1.0], [2.0, 2.0]])  # two equal inputs
+    >>> mask = torch.tensor([[True, False]])  # one of them loses its weight
+    >>> least_squares(torch.tensor([[1.0, 1.0]]), inputs.T @ inputs, mask, damping=1e-6)
+    tensor([[0.0000, 2.0000]])
+
+    Args:
+        weight: dense weights [out, in].
+        gram: Gram matrix XᵀX [in, in] of the layer's inputs, on the same device.
+        mask: bool [out, in], True where pruned.
+        damping: share of each diagonal entry of the Gram matrix that is added to it.
+
+    Returns:
+        weights [out, in] in the dtype of ``weight``, zero where pruned. Each row's error is at most
+        one millionth above the least one. Where no input was ever active, all are as before.
+
+    Raises:
+        InputError: shapes that do not fit, or a Gram matrix that is not finite.
+
+    Source: the closed form of Optimal Brain Surgeon (Hassibi & Stork, NeurIPS 1992), for a mask
+    that is given.
+    """
+    check_mask(weight, mask)
+    problem = Scaled.of(weight, gram, damping)
+    return problem.weights(solve(problem, mask), weight, mask)
+
+
+def check_mask(weight: Tensor, mask: Tensor) -> None:
+    """Raise InputError unless the mask is a boolean one of the weights' shape."""
+    if mask.dtype != torch.bool or mask.shape != weight.shape:
+        raise InputError(
+            f"a mask must be of bool {list(weight.shape)}, as its weights, not of "
+            f"{str(mask.dtype).removeprefix('torch.')} {list(mask.shape)}."
+        )
+
+
+@torch.no_grad()
+def solve(problem: Scaled, mask: Tensor, start: Tensor | None = None) -> Tensor:
+    """Scaled weights [out, in] of least error, zero where masked.
+
+    Stops where each row is proven to be within ``TOLERANCE`` of its least error: no eigenvalue of
+    the matrix is below damping / (1 + damping), so the squared residual bounds the distance.
+
+    Args:
+        problem: of the layer.
+        mask: bool [out, in], True where pruned.
+        start: scaled weights to begin with; the dense ones by default.
+    """
+    kept = ~mask
+    values = torch.where(kept, problem.target if start is None else start, 0.0)
+    bound = (1 + problem.damping) / problem.damping if problem.damping > 0 else torch.inf
+    scale = problem.target.square().sum(1)
+    for _ in range(_RESTARTS):  # the residual is computed anew: sums of steps drift in float32
+        residual = ((problem.target - values) @ problem.matrix).mul_(kept)
+        allowed = TOLERANCE / bound * problem.errors(values) + 1e-14 / bound * scale
+        left = residual.square().sum(1)
+        if bool((left <= allowed).all()):
+            break
+        direction = residual.clone()
+        for step in range(1, _MOST_STEPS + 1):
+            moved = (direction @ problem.matrix).mul_(kept)
+            length = left / (direction * moved).sum(1).clamp_(min=1e-38)
+            values.addcmul_(direction, length[:, None])
+            residual.addcmul_(moved, length[:, None], value=-1)
+            now = residual.square().sum(1)
+            if step % _CHECKED == 0 and bool((now <= 0.25 * allowed).all()):
+                break
+            direction.mul_((now / left.clamp(min=1e-38))[:, None]).add_(residual)
+            left = now
+    return values

@@ -1,0 +1,133 @@
+"""Refinement: which weights stay is chosen again, with what the others can make good in mind.
+
+A metric ranks each weight as if it were removed alone. Here as many weights as its mask keeps are
+chosen for the least error of the layer's outputs, together. The alternating direction method of
+multipliers (ADMM) goes between two problems that are easy: the least error of all weights, which
+may not go far from a sparse matrix; and the closest sparse matrix, which keeps the largest.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from prunerzero.errors import InputError
+from prunerzero.pruning.gram import DAMPING
+from prunerzero.pruning.least_squares import Scaled, check_mask, solve
+from prunerzero.scoring.mask import lowest
+
+Within = Literal["row", "layer"] | int
+"""Where budgets hold: in each row, in the layer, or in each so many consecutive inputs of a row."""
+
+_FIRST_PENALTY = 0.1
+_STEPS_PER_PENALTY = 3
+_MOST_STEPS = 300
+_GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
+"""The penalty's factor where at least that share of the kept weights has changed."""
+
+
+def refine(
+    weight: Tensor,
+    gram: Tensor,
+    mask: Tensor,
+    within: Within = "layer",
+    *,
+    damping: float = DAMPING,
+) -> Tensor:
+    """Choose again which weights stay, as many as a mask keeps.
+
+    Args:
+        weight: dense weights [out, in].
+        gram: Gram matrix XᵀX [in, in] of the layer's inputs, on the same device.
+        mask: bool [out, in], True where pruned: where the choice begins.
+        within: where the mask's numbers are kept: in each ``"row"``, in the whole ``"layer"``, or,
+            for a pattern N:M, in each M consecutive inputs of a row.
+        damping: share of each diagonal entry of the Gram matrix that is added to it.
+
+    Returns:
+        bool [out, in], True where pruned, with as many of each budget as ``mask``. Refitted by
+        ``least_squares``, it has no larger error than ``mask`` has.
+
+    Raises:
+        InputError: shapes that do not fit, or a Gram matrix that is not finite.
+
+    Source: ALPS (Meng et al., NeurIPS 2024, arXiv 2406.07831): ADMM on weights scaled by the norms
+    of their inputs, and its schedule for the penalty.
+    """
+    check_mask(weight, mask)
+    if isinstance(within, int) and (within < 1 or weight.shape[1] % within):
+        raise InputError(f"{weight.shape[1]} inputs are no multiple of within={within}.")
+    return refined(Scaled.of(weight, gram, damping), mask, within)[0]
+
+
+@torch.no_grad()
+def refined(problem: Scaled, mask: Tensor, within: Within) -> tuple[Tensor, Tensor]:
+    """The mask, chosen again, and the scaled weights [out, in] of least error that it keeps."""
+    before = solve(problem, mask)
+    found, start = _admm(problem, mask, within)
+    after = solve(problem, found, start)
+    errors_before, errors_after = problem.errors(before), problem.errors(after)
+    better = errors_after < errors_before  # rows may be taken one by one unless they share a budget
+    if within == "layer":
+        better = (errors_after.sum() < errors_before.sum()).expand(len(mask))
+    return (
+        torch.where(better[:, None], found, mask),
+        torch.where(better[:, None], after, before),
+    )
+
+
+def _admm(problem: Scaled, mask: Tensor, within: Within) -> tuple[Tensor, Tensor]:
+    """A mask, and the sparse scaled weights where the method ends."""
+    sparse = problem.target.masked_fill(mask, 0)
+    wanted = problem.target @ problem.matrix
+    dual = torch.zeros_like(sparse)
+    budgets = _Budgets(mask, within)
+    penalty, inverse = _FIRST_PENALTY, _inverse(problem.matrix, _FIRST_PENALTY)
+    kept = max(1, int((~mask).sum()))
+    before = mask
+    for step in range(1, _MOST_STEPS + 1):
+        free = (wanted - dual).add_(sparse, alpha=penalty) @ inverse
+        sparse = free.add(dual, alpha=1 / penalty)
+        mask = budgets.lowest(sparse.abs())
+        sparse = sparse.masked_fill_(mask, 0)
+        dual.add_(free.sub_(sparse), alpha=penalty)
+        if step % _STEPS_PER_PENALTY:
+            continue
+        changed = int((mask != before).sum()) / 2
+        if changed == 0:
+            break
+        before = mask
+        penalty *= next(factor for share, factor in _GROWTH if changed >= share * kept)
+        inverse = _inverse(problem.matrix, penalty)
+    return mask, sparse
+
+
+def _inverse(matrix: Tensor, penalty: float) -> Tensor:
+    """(A + penalty · I)⁻¹."""
+    shifted = matrix.clone()
+    shifted.diagonal().add_(penalty)
+    return torch.cholesky_inverse(torch.linalg.cholesky(shifted))
+
+
+class _Budgets:
+    """How many weights of each row, layer or run of inputs a mask prunes."""
+
+    def __init__(self, mask: Tensor, within: Within) -> None:
+        sizes = {"row": mask.shape[1], "layer": mask.numel()}
+        self._size = within if isinstance(within, int) else sizes[within]
+        counts = self._rows(mask).sum(1)
+        self._counts, self._shape = counts, mask.shape
+        self._same = int(counts[0]) if len(counts) and bool((counts == counts[0]).all()) else None
+
+    def _rows(self, values: Tensor) -> Tensor:
+        return values.reshape(-1, max(1, self._size))
+
+    def lowest(self, values: Tensor) -> Tensor:
+        """The mask of the lowest values, as many as there were; equal ones in their order."""
+        rows = self._rows(values)
+        if self._same is not None:
+            return lowest(rows, self._same).reshape(self._shape)
+        ranks = rows.argsort(dim=1, stable=True).argsort(dim=1)
+        return (ranks < self._counts[:, None]).reshape(self._shape)
