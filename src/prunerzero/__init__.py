@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         Sparsity,
         register_operator,
     )
+    from prunerzero.pruning.least_squares import least_squares
+    from prunerzero.pruning.refine import refine
     from prunerzero.scoring import prune_mask, score_mask
     from prunerzero.tasks.compare import compare
     from prunerzero.tasks.evaluate import evaluate
@@ -50,8 +52,10 @@ __all__ = [
     "TuneResult",
     "compare",
     "evaluate",
+    "least_squares",
     "prune",
     "prune_mask",
+    "refine",
     "register_operator",
     "score_mask",
     "search",
@@ -71,8 +75,10 @@ _HOMES = {
     "TuneResult": "prunerzero.tasks.tune_result",
     "compare": "prunerzero.tasks.compare",
     "evaluate": "prunerzero.tasks.evaluate",
+    "least_squares": "prunerzero.pruning.least_squares",
     "prune": "prunerzero.tasks.prune",
     "prune_mask": "prunerzero.scoring",
+    "refine": "prunerzero.pruning.refine",
     "register_operator": "prunerzero.metrics",
     "score_mask": "prunerzero.scoring",
     "search": "prunerzero.tasks.search",

@@ -11,7 +11,7 @@ everywhere, and no input is too large or small for float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -79,6 +79,10 @@ class Scaled:
         found = torch.where(self.norms > 0, values / self.norms, dense.float())
         return found.masked_fill(mask, 0).to(dense.dtype)
 
+    def rows(self, chosen: Tensor) -> Scaled:
+        """The problem of some rows, where ``chosen`` [out] is True."""
+        return replace(self, target=self.target[chosen])
+
     def errors(self, values: Tensor) -> Tensor:
         """Error [out] of each row of scaled values: (w - t)ᵀ A (w - t)."""
         moved = values - self.target
@@ -127,16 +131,19 @@ def check_mask(weight: Tensor, mask: Tensor) -> None:
 
 
 @torch.no_grad()
-def solve(problem: Scaled, mask: Tensor, start: Tensor | None = None) -> Tensor:
+def solve(
+    problem: Scaled, mask: Tensor, start: Tensor | None = None, tolerance: float = TOLERANCE
+) -> Tensor:
     """Scaled weights [out, in] of least error, zero where masked.
 
-    Stops where each row is proven to be within ``TOLERANCE`` of its least error: no eigenvalue of
+    Stops where each row is proven to be within the tolerance of its least error: no eigenvalue of
     the matrix is below damping / (1 + damping), so the squared residual bounds the distance.
 
     Args:
         problem: of the layer.
         mask: bool [out, in], True where pruned.
         start: scaled weights to begin with; the dense ones by default.
+        tolerance: share of a row's error that it may be above the least one.
     """
     kept = ~mask
     values = torch.where(kept, problem.target if start is None else start, 0.0)
@@ -144,7 +151,7 @@ def solve(problem: Scaled, mask: Tensor, start: Tensor | None = None) -> Tensor:
     scale = problem.target.square().sum(1)
     for _ in range(_RESTARTS):  # the residual is computed anew: sums of steps drift in float32
         residual = ((problem.target - values) @ problem.matrix).mul_(kept)
-        allowed = TOLERANCE / bound * problem.errors(values) + 1e-14 / bound * scale
+        allowed = tolerance / bound * problem.errors(values) + 1e-14 / bound * scale
         left = residual.square().sum(1)
         if bool((left <= allowed).all()):
             break

@@ -23,7 +23,10 @@ Within = Literal["row", "layer"] | int
 
 _FIRST_PENALTY = 0.1
 _STEPS_PER_PENALTY = 3
-_MOST_STEPS = 300
+_MOST_STEPS = 60
+"""More gain nothing: on SmolLM2-135M at 50 %, perplexity is 28.23 after 60 steps and after 300."""
+
+_ROUGH = 0.01
 _GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
 """The penalty's factor where at least that share of the kept weights has changed."""
 
@@ -32,11 +35,15 @@ def refine(
     weight: Tensor,
     gram: Tensor,
     mask: Tensor,
-    within: Within = "layer",
+    within: Within = "row",
     *,
     damping: float = DAMPING,
 ) -> Tensor:
     """Choose again which weights stay, as many as a mask keeps.
+
+    Rows keep their numbers by default, also those of a mask whose weights competed in the layer or
+    the model: the metric knows which outputs the model's loss depends on, and the Gram matrix does
+    not (SmolLM2-135M, half of the model: perplexity 28.2, and 30.9 where rows share the layer's).
 
     Args:
         weight: dense weights [out, in].
@@ -64,18 +71,28 @@ def refine(
 
 @torch.no_grad()
 def refined(problem: Scaled, mask: Tensor, within: Within) -> tuple[Tensor, Tensor]:
-    """The mask, chosen again, and the scaled weights [out, in] of least error that it keeps."""
-    before = solve(problem, mask)
+    """The mask, chosen again, and the scaled weights [out, in] of least error that it keeps.
+
+    Where budgets are those of rows or of parts of them, a row keeps its mask unless the new one has
+    a smaller error; where rows share a budget, all of them do.
+    """
     found, start = _admm(problem, mask, within)
-    after = solve(problem, found, start)
-    errors_before, errors_after = problem.errors(before), problem.errors(after)
-    better = errors_after < errors_before  # rows may be taken one by one unless they share a budget
+    values = solve(problem, found, start)
+    errors = problem.errors(values)
+    before = solve(problem, mask, tolerance=_ROUGH)  # enough to see most rows become better
+    worse = errors * (1 + _ROUGH) > problem.errors(before)
     if within == "layer":
-        better = (errors_after.sum() < errors_before.sum()).expand(len(mask))
-    return (
-        torch.where(better[:, None], found, mask),
-        torch.where(better[:, None], after, before),
-    )
+        worse = (errors.sum() * (1 + _ROUGH) > problem.errors(before).sum()).expand(len(mask))
+    if not bool(worse.any()):
+        return found, values
+    rows = problem.rows(worse)
+    before = solve(rows, mask[worse], before[worse])
+    still = rows.errors(before) < errors[worse]
+    if within == "layer":
+        still = (rows.errors(before).sum() < errors.sum()).expand(len(before))
+    places = worse.nonzero().squeeze(1)[still]
+    found[places], values[places] = mask[places], before[still]
+    return found, values
 
 
 def _admm(problem: Scaled, mask: Tensor, within: Within) -> tuple[Tensor, Tensor]:
@@ -116,18 +133,9 @@ class _Budgets:
 
     def __init__(self, mask: Tensor, within: Within) -> None:
         sizes = {"row": mask.shape[1], "layer": mask.numel()}
-        self._size = within if isinstance(within, int) else sizes[within]
-        counts = self._rows(mask).sum(1)
-        self._counts, self._shape = counts, mask.shape
-        self._same = int(counts[0]) if len(counts) and bool((counts == counts[0]).all()) else None
-
-    def _rows(self, values: Tensor) -> Tensor:
-        return values.reshape(-1, max(1, self._size))
+        self._size = max(1, within if isinstance(within, int) else sizes[within])
+        self._counts, self._shape = mask.reshape(-1, self._size).sum(1), mask.shape
 
     def lowest(self, values: Tensor) -> Tensor:
         """The mask of the lowest values, as many as there were; equal ones in their order."""
-        rows = self._rows(values)
-        if self._same is not None:
-            return lowest(rows, self._same).reshape(self._shape)
-        ranks = rows.argsort(dim=1, stable=True).argsort(dim=1)
-        return (ranks < self._counts[:, None]).reshape(self._shape)
+        return lowest(values.reshape(-1, self._size), self._counts).reshape(self._shape)

@@ -45,11 +45,24 @@ def prune_mask(score: Tensor, sparsity: Sparsity) -> Tensor:
     return _prune_by_torch(score, sparsity)
 
 
-def lowest(rows: Tensor, count: int) -> Tensor:
-    """Which are the ``count`` lowest values of each row, ties in column order: bool as ``rows``."""
-    if count >= rows.shape[1]:
-        return torch.ones_like(rows, dtype=torch.bool)
-    return prune_mask(rows, Sparsity(ratio=(count + 0.5) / rows.shape[1]))
+def lowest(rows: Tensor, counts: Tensor) -> Tensor:
+    """Which are the lowest of each row, as many as its count [rows] says: bool as ``rows``.
+
+    Equal values are taken in column order.
+    """
+    if rows.device.type == "cpu" and len(counts) and bool((counts == counts[0]).all()):
+        count, width = int(counts[0]), rows.shape[1]
+        if count >= width:
+            return torch.ones_like(rows, dtype=torch.bool)
+        return prune_mask(rows, Sparsity(ratio=(count + 0.5) / width))
+    last = counts[:, None].clamp(min=1) - 1
+    threshold = rows.sort(dim=1).values.gather(1, last)
+    found = (rows <= threshold).logical_and_(counts[:, None] > 0)
+    if bool((found.sum(1) != counts).any()):  # values tie at a threshold
+        found = (rows < threshold).logical_and_(counts[:, None] > 0)
+        tied = (rows == threshold) & (counts[:, None] > 0)
+        found |= tied & (tied.cumsum(1) <= (counts - found.sum(1))[:, None])
+    return found
 
 
 def nan_error(count: int, total: int, where: str = "") -> ScoreError:
@@ -86,23 +99,12 @@ def _prune_lowest(rows: Tensor, count: int) -> Tensor:
     """The ``count`` lowest of each row, ties in column order."""
     if count == 0 or rows.numel() == 0:
         return torch.zeros_like(rows, dtype=torch.bool)
-    threshold = _kth_lowest(rows, count)
+    threshold = rows.kthvalue(count, dim=1, keepdim=True).values
     pruned = rows <= threshold
     if int(pruned.count_nonzero()) > count * rows.shape[0]:  # scores tie at a threshold
         tied = (pruned.sum(1) > count).nonzero().squeeze(1)
         pruned[tied] = _prune_tied(rows[tied], threshold[tied], count)
     return pruned
-
-
-_SORTED = 1 << 20
-"""Longer rows are sorted on a GPU, as torch's selection has one of its processors for each row."""
-
-
-def _kth_lowest(rows: Tensor, count: int) -> Tensor:
-    if rows.is_cuda and rows.shape[1] > _SORTED:
-        return rows.sort(dim=1).values[:, count - 1 : count]
-    threshold: Tensor = rows.kthvalue(count, dim=1, keepdim=True).values
-    return threshold
 
 
 def _prune_tied(rows: Tensor, threshold: Tensor, count: int) -> Tensor:

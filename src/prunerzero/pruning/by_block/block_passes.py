@@ -17,6 +17,7 @@ from torch import Tensor
 from prunerzero.language.perplexity import window_losses
 from prunerzero.language.window_loss import plain_head
 from prunerzero.pruning.by_block.block_calls import BlockCalls
+from prunerzero.pruning.by_block.held_blocks import HeldBlocks
 from prunerzero.pruning.by_block.hidden_states import HiddenStates, MemoryBudget
 from prunerzero.pruning.by_block.offloaded_blocks import OffloadedBlocks
 from prunerzero.pruning.by_block.pipeline import run_blocks
@@ -38,11 +39,14 @@ class Resources:
     folder: Path
 
 
+Blocks = OffloadedBlocks | HeldBlocks
+
+
 class BlockPasses:
     """The windows with their hidden states, and the steps of a pass through one block.
 
     Args:
-        source: the model.
+        source: the model's blocks, on disk or held.
         windows: token ids [count, length], read one by one.
         resources: devices, memory and folder to use.
         kept: number of places between blocks whose hidden states are kept at a time; a pass forward
@@ -50,7 +54,7 @@ class BlockPasses:
     """
 
     def __init__(
-        self, source: OffloadedBlocks, windows: Tensor, resources: Resources, kept: int = 2
+        self, source: Blocks, windows: Tensor, resources: Resources, kept: int = 2
     ) -> None:
         self.source, self.windows = source, windows
         self._resources, self._budget = resources, MemoryBudget(resources.memory)

@@ -1,0 +1,43 @@
+"""The blocks of a model that is on its device as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from prunerzero.pruning.blocks import Matrix, find_blocks
+
+
+class HeldBlocks:
+    """The blocks of a loaded model, for passes through one block after the other.
+
+    Args:
+        model: a transformers causal language model.
+        layers: its prunable matrices by full name.
+    """
+
+    def __init__(self, model: Any, layers: Mapping[str, Matrix]) -> None:
+        self.model = model
+        self._prefix, self.blocks = find_blocks(model)
+        self._layers = layers
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def layers(self, index: int) -> dict[str, Matrix]:
+        """The prunable layers of one block, by full name."""
+        start = f"{self._prefix}.{index}."
+        return {name: layer for name, layer in self._layers.items() if name.startswith(start)}
+
+    @contextmanager
+    def loaded(self, index: int, device: torch.device) -> Iterator[None]:
+        """The block is there."""
+        yield
+
+    @contextmanager
+    def outside_loaded(self, device: torch.device) -> Iterator[None]:
+        """All is there."""
+        yield
