@@ -11,11 +11,14 @@ from .wording import (
     change_text,
     comparison_rows,
     finite,
+    in_a_sentence,
     judged_part,
     percent_text,
     perplexity_text,
+    share_unread,
     sparsity_text,
     spoken_name,
+    what_others_give,
 )
 
 # What the page tells elsewhere; any other plain value of the summary is listed as a setting.
@@ -80,7 +83,6 @@ def _answer(summary: dict[str, Any]) -> str:
     best = next(iter(rows.values()), None)
     # The best rival leads; Wanda and magnitude are the yardsticks everybody knows.
     named = dict.fromkeys([*list(rows)[:1], *(n for n in ("wanda", "magnitude") if n in rows)])
-    others = [f"{_in_a_sentence(name)} {perplexity_text(rows[name].judged)}" for name in named]
     reached = perplexity_text(evolved.judged)
     if best is None or best.judged is None:
         sentence = f"the evolved metric gives {part} perplexity {reached}"
@@ -88,9 +90,8 @@ def _answer(summary: dict[str, Any]) -> str:
         sentence = f"the evolved metric keeps {part} perplexity at {reached}"
     else:
         sentence = f"the evolved metric does not win: it gives {part} perplexity {reached}"
-    if others:
-        others[0] = " gives ".join(others[0].rsplit(" ", 1))
-        sentence += f", where {_enumerated(others)}"
+    if named:
+        sentence += f", where {what_others_give({name: rows[name].judged for name in named})}"
     ending = f"; dense is {perplexity_text(dense.judged)}." if dense else "."
     return f"At {sparsity} sparsity {sentence}{ending}"
 
@@ -104,20 +105,12 @@ def _aside(perplexity: dict[str, Any]) -> str:
     if evolved is None or evolved.judged is None:
         return ""
     changes = [
-        f"{change_text(evolved.judged / row.judged)} against {_in_a_sentence(row.name)}"
+        f"{change_text(evolved.judged / row.judged)} against {in_a_sentence(row.name)}"
         + (", the best metric known before" if row is rivals[0] else "")
         for row in compared.values()
         if row.judged
     ]
     return f"{'; '.join(changes)}. Lower is better." if changes else "Lower is better."
-
-
-def _in_a_sentence(metric: str) -> str:
-    return "the power law" if metric == "power-law" else spoken_name(metric)
-
-
-def _enumerated(items: list[str]) -> str:
-    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
 
 
 def _key_figures(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -149,10 +142,9 @@ def _search_words(history: list[dict[str, Any]]) -> str:
     )
     if failed := states.count("failed"):
         words += f", {failed:,} failed"
-    read = sum(evaluation.get("chunks_read") or 0 for evaluation in history)
-    chunks = sum(evaluation.get("chunks") or 0 for evaluation in history)
-    if chunks:
-        words += f"; racing left {percent_text(round(1 - read / chunks, 3))} of the text unread"
+    unread = share_unread(history)
+    if unread is not None:
+        words += f"; racing left {percent_text(round(unread, 3))} of the text unread"
     return words + "."
 
 

@@ -14,11 +14,14 @@ from .wording import (
     MISSING,
     change_text,
     finite,
+    in_a_sentence,
     percent_text,
     perplexity_text,
     places_of,
+    share_unread,
     sparsity_text,
     spoken_name,
+    what_others_give,
 )
 
 
@@ -106,17 +109,15 @@ def _answer(found: dict[str, Any], history: list[dict[str, Any]], known: dict[st
     if not rivals:
         return f"{sentence}."
     chosen = dict([rivals[0], *((n, v) for n, v in rivals if n == "wanda")])
-    others = [f"{_in_a_sentence(n)} {perplexity_text(v)}" for n, v in chosen.items()]
-    others[0] = " gives ".join(others[0].rsplit(" ", 1))
     if best >= rivals[0][1]:
         sentence = f"{beginning} found no better metric: {perplexity_text(best)}"
-    return f"{sentence}, where {' and '.join(others)}."
+    return f"{sentence}, where {what_others_give(chosen)}."
 
 
 def _known_answer(found: dict[str, Any], beginning: str) -> str:
     """That no evolved metric is the result, and which one is."""
     name = str(found.get("name"))
-    sentence = f"{beginning} found no metric better than {_in_a_sentence(name)}, the best known one"
+    sentence = f"{beginning} found no metric better than {in_a_sentence(name)}, the best known one"
     whole = finite(((found.get("perplexity") or {}).get("validation") or {}).get("known"))
     whole = whole or finite((found.get("known_on_validation") or {}).get(name))
     if whole is None:
@@ -132,7 +133,7 @@ def _aside(found: dict[str, Any], known: dict[str, float], history: list[dict[st
     if best is not None and known and origin == "evolved":
         name = min(known, key=lambda n: known[n])
         words.append(
-            f"{change_text(best / known[name])} against {_in_a_sentence(name)},"
+            f"{change_text(best / known[name])} against {in_a_sentence(name)},"
             f" the best metric known before, on the {_validation(found)} the search reads."
         )
     perplexity = found.get("perplexity") or {}
@@ -165,10 +166,6 @@ def _pruned_and_dense(measured: dict[str, Any], origin: str) -> str | None:
     if pruned is None or dense is None:
         return None
     return f"{perplexity_text(pruned)}, dense {perplexity_text(dense)}"
-
-
-def _in_a_sentence(metric: str) -> str:
-    return "the power law" if metric == "power-law" else spoken_name(metric)
 
 
 def _key_figures(
@@ -212,9 +209,8 @@ def _duration(seconds: float) -> str:
 
 
 def _unread(history: list[dict[str, Any]]) -> str:
-    read = sum(e.get("chunks_read") or 0 for e in history)
-    chunks = sum(e.get("chunks") or 0 for e in history)
-    return percent_text(round(1 - read / chunks, 2)) if chunks else MISSING
+    unread = share_unread(history)
+    return MISSING if unread is None else percent_text(round(unread, 2))
 
 
 def _baseline_words(
