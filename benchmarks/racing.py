@@ -104,7 +104,7 @@ def search(
         fitness,
         study=evolution.SearchStudy.open(optuna.storages.InMemoryStorage()),
         settings=settings,
-        probes=probes_of(work.layers, work.statistics(gradients=True)),
+        probes=probes_of(work.layers, work.statistics("XG")),
         sparsity=sparsity,
     )
     return [losses for losses in fitness.read if len(losses) == fitness.chunks]

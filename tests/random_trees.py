@@ -12,18 +12,18 @@ CONSTANTS = (0.0, 1.0, -1.0, 2.0, 0.5, -0.5, 3.0, 0.3, -2.5, 1e-05, 1e20)
 
 
 def random_tree(rng: random.Random, depth: int, *, published: bool = False) -> Expression:
-    """A tree of at most that depth; constants only where operators need not be published."""
+    """A tree of at most that depth; constants and D only where it need not be published."""
     if depth == 0 or rng.random() < 0.15:
         if not published and rng.random() < 0.2:
             return Expression.constant(rng.choice(CONSTANTS))
-        return Expression(rng.choice("WXG"))
+        return Expression(rng.choice("WXG" if published else "WXGD"))
     operator = rng.choice([o for o in OPERATORS.values() if o.published or not published])
     arguments = (random_tree(rng, depth - 1, published=published) for _ in range(operator.arity))
     return Expression(operator.name, tuple(arguments))
 
 
 def statistics(seed: int = 0, shape: tuple[int, int] = (12, 16)) -> dict[str, Tensor]:
-    """W, X, G in float64 at the scales of language models, with some zeros."""
+    """W, X, G, D in float64 at the scales of language models, with some zeros."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -33,4 +33,5 @@ def statistics(seed: int = 0, shape: tuple[int, int] = (12, 16)) -> dict[str, Te
     for matrix in (W, G):
         matrix[torch.rand(*shape, generator=generator) < 0.03] = 0
     X[:, 3] = 0
-    return {"W": W.abs(), "X": X, "G": G.abs()}
+    D = X.sqrt() * torch.rand(1, shape[1], generator=generator, dtype=torch.float64)
+    return {"W": W.abs(), "X": X, "G": G.abs(), "D": D}

@@ -1,4 +1,4 @@
-"""X and G computed the slow and obvious way."""
+"""X, G and D computed the slow and obvious way."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Products(TorchFunctionMode):
     def __init__(self, layers: Mapping[str, Matrix]) -> None:
         super().__init__()
         self.layers = layers
-        self.squares = {
-            name: torch.zeros(layer.weight.shape[1], dtype=torch.float64)
+        self.rows = {
+            name: [torch.zeros(0, layer.weight.shape[1], dtype=torch.float64)]
             for name, layer in layers.items()
         }
 
@@ -46,17 +46,31 @@ class Products(TorchFunctionMode):
         for name, layer in self.layers.items():
             if layer.weight.shape == weights.shape and torch.equal(layer.weight, weights):
                 rows = features.detach().double().reshape(-1, features.shape[-1])
-                self.squares[name] += (rows**2).sum(0)
+                self.rows[name].append(rows)
 
 
-def activations(model: Any, layers: Mapping[str, Matrix], windows: Tensor) -> dict[str, Tensor]:
-    """X of each matrix; fused experts are run one after the other."""
+def activations(
+    model: Any, layers: Mapping[str, Matrix], windows: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """X and D of each matrix; fused experts are run one after the other."""
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
     with torch.no_grad(), Products(layers) as products:
         for window in windows:
             model(input_ids=window[None], use_cache=False)
-    return {name: squares / len(windows) for name, squares in products.squares.items()}
+    read = {name: torch.cat(rows) for name, rows in products.rows.items()}
+    X = {name: (rows**2).sum(0) / len(windows) for name, rows in read.items()}
+    return X, {name: irreplaceable(rows) for name, rows in read.items()}
+
+
+def irreplaceable(rows: Tensor) -> Tensor:
+    """D [in] of the rows [tokens, in] that a matrix reads, in float64."""
+    H = rows.T @ rows
+    alive = H.diagonal() > 0
+    A = (H + 0.01 * torch.diag(H.diagonal()))[alive][:, alive]
+    D = torch.zeros(rows.shape[1], dtype=torch.float64)
+    D[alive] = torch.linalg.inv(A).diagonal() ** -0.5
+    return D
 
 
 def gradients(model: Any, layers: Mapping[str, Matrix], windows: Tensor) -> dict[str, Tensor]:

@@ -210,18 +210,21 @@ def test_the_saved_checkpoint_predicts_what_the_pruned_model_did(case: Case) -> 
 def test_statistics_equal_a_brute_force_computation(case: Case) -> None:
     model, layers = case.work.language_model.model, case.work.layers
     windows = case.work.text("calibration").windows
-    found = case.work.statistics(gradients=True)
+    found = case.work.statistics("XGD")
     G = gradients(model, layers, windows)
-    X = activations(model, layers, windows)
+    X, D = activations(model, layers, windows)
     together = collect_statistics(model, layers, windows, batch=2)
     for name in layers:
-        assert found[name].X is not None and found[name].G is not None
+        assert None not in (found[name].X, found[name].G, found[name].D)
         for field in ("X", "G"):
             torch.testing.assert_close(
                 getattr(together[name], field), getattr(found[name], field), rtol=1e-2, atol=1e-4
             )
         torch.testing.assert_close(
             found[name].X, X[name].float(), rtol=1e-3, atol=1e-5, msg=partial(naming, name, "X")
+        )
+        torch.testing.assert_close(
+            found[name].D, D[name].float(), rtol=1e-3, atol=1e-5, msg=partial(naming, name, "D")
         )
         torch.testing.assert_close(
             found[name].G, G[name], rtol=1e-2, atol=1e-4, msg=partial(naming, name, "G")

@@ -19,6 +19,12 @@ from prunerzero.evolution.variation import (
 from prunerzero.metrics import Expression
 from prunerzero.metrics.operators import OPERATORS
 
+TREES_OF_SEED_5 = [
+    "zsn(X) * (div(G + W, X) + (G + (W + W)))",
+    "exp(X) - W - sqr(-mms(G))",
+    "div(G, W) - sqrt(G) + div(W + X, X) - W",
+]
+
 PUBLISHED, EXTENDED = PrimitiveSet.of("published"), PrimitiveSet.of("extended")
 
 rngs = st.integers(0, 2**32).map(Random)
@@ -37,6 +43,17 @@ def test_a_random_tree_keeps_the_limits_and_reads_back(
     tree = random_tree(rng, primitives, limits=limits)
     assert limits.allow(tree)
     assert Expression.parse(str(tree)) == tree
+
+
+def test_d_is_drawn_by_extended_searches_alone() -> None:
+    assert PUBLISHED.terminals == ("W", "X", "G")
+    drawn = {name for seed in range(50) for name in names(random_tree(Random(seed), EXTENDED))}
+    assert {"W", "X", "G", "D"} <= drawn
+
+
+def test_a_seed_gives_the_trees_that_it_always_gave() -> None:
+    rng = Random(5)
+    assert [str(random_tree(rng, PUBLISHED)) for _ in range(3)] == TREES_OF_SEED_5
 
 
 @given(rngs, primitive_sets)

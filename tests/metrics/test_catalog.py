@@ -45,6 +45,11 @@ def test_gives_the_published_scores(name, published):
     torch.testing.assert_close(scores, published(W, X, G), rtol=1e-5, atol=0)
 
 
+def test_optimal_brain_surgeon_weighs_by_what_other_inputs_cannot_replace():
+    W, D = layer()[0], torch.rand(16)
+    assert torch.equal(find_metric("obs").expression.score(W=W, D=D), W.abs() * D)
+
+
 def test_every_metric_is_found_by_its_name_and_says_where_it_comes_from():
     for name, metric in CATALOG.items():
         assert find_metric(f" {name.upper()} ") is metric
@@ -71,7 +76,7 @@ def test_a_formula_is_a_metric_named_by_itself(formula):
         ("wandda", "there is no metric named 'wandda'; did you mean 'wanda'?"),
         ("pruner_zero", "did you mean 'pruner-zero'?"),
         ("Magnitud", "did you mean 'magnitude'?"),
-        ("xyzzy", "known are magnitude, wanda, ria, gblm, fisher, pruner-zero, power-law."),
+        ("xyzzy", "known are magnitude, wanda, ria, gblm, fisher, obs, pruner-zero, power-law."),
         ("WX", "there is no metric named 'WX'"),
         ("power-law(a,b)", "must hold two numbers"),
         ("power-law(nan,1)", "must hold two numbers"),

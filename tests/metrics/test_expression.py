@@ -143,6 +143,14 @@ def test_scores_have_the_shape_of_the_weights_and_are_the_callers_own(formula):
     assert all(torch.equal(t, b) for t, b in zip((W, X, G), before, strict=True))
 
 
+@pytest.mark.parametrize("shape", [(3,), (1, 3)])
+def test_d_is_a_number_for_each_input(shape):
+    W, X, G = layer()
+    D = torch.tensor([0.5, 0.0, 2.0])
+    scores = Expression.parse("W * D + X * G").score(W=W, X=X, G=G, D=D.reshape(shape))
+    assert torch.equal(scores, W.abs() * D + X * G)
+
+
 def test_scores_of_parameters_build_no_graph():
     W, X, G = layer()
     scores = Expression.parse("W * G").score(W=torch.nn.Parameter(W), G=G.requires_grad_())
@@ -166,6 +174,10 @@ def test_statistics_that_are_missing_or_misshapen_are_refused():
         ("W * X", {"X": X[:2]}, "3 inputs"),
         ("W * X", {"X": X.reshape(3, 1)}, "3 inputs"),
         ("W * G", {"G": G.T}, "shape of W"),
+        ("W * D", {}, "none were given"),
+        ("W * D", {"X": X}, "none were given"),
+        ("W * D", {"D": X[:2]}, "3 inputs"),
+        ("W * D", {"D": G}, "D must have one entry for each of 3 inputs"),
     ]:
         with pytest.raises(ScoreError, match=words):
             Expression.parse(formula).score(W=W, **given)
@@ -179,11 +191,11 @@ def test_what_a_metric_does_not_read_need_not_be_given():
 
 
 @pytest.mark.parametrize("wrong", [0.5, "W", [[1.0]], object()])
-@pytest.mark.parametrize("name", ["W", "X", "G"])
+@pytest.mark.parametrize("name", ["W", "X", "G", "D"])
 def test_a_metric_scores_tensors_alone(name, wrong):
-    given = {"W": torch.ones(2, 4), "X": torch.ones(4), "G": torch.ones(2, 4)}
+    given = {"W": torch.ones(2, 4), "X": torch.ones(4), "G": torch.ones(2, 4), "D": torch.ones(4)}
     with pytest.raises(ScoreError, match=f"{name} must be a torch tensor"):
-        Expression.parse("W * X * G").score(**{**given, name: wrong})
+        Expression.parse("W * X * G * D").score(**{**given, name: wrong})
 
 
 @pytest.mark.parametrize("wrong", [None, 1j, b"W", ["W"], object])

@@ -28,6 +28,7 @@ def constant(value: float) -> Expression:
     [
         ("W", W),
         ("W + X * G", e("add", W, e("mul", X, G))),
+        ("W * D", e("mul", W, Expression("D"))),
         ("(W + X) * G", e("mul", e("add", W, X), G)),
         ("W - X - G", e("sub", e("sub", W, X), G)),
         ("W - (X - G)", e("sub", W, e("sub", X, G))),

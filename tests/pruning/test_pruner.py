@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity
 from prunerzero.pruning.fitness import PrunedLoss
+from prunerzero.pruning.gram import collect_inverse_diagonals
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
 from prunerzero.scoring import prune_mask
@@ -12,7 +15,9 @@ WINDOWS = torch.randint(0, 32, (10, 20), generator=torch.Generator().manual_seed
 
 @pytest.fixture
 def statistics(model, layers):
-    return collect_statistics(model, layers, WINDOWS)
+    D = collect_inverse_diagonals(model, layers, WINDOWS)
+    found = collect_statistics(model, layers, WINDOWS)
+    return {name: replace(layer, D=D[name]) for name, layer in found.items()}
 
 
 @pytest.mark.parametrize("name", CATALOG)
@@ -120,13 +125,15 @@ def test_a_model_too_large_for_one_window_fails_as_a_metric_that_cannot_be_measu
         list(fitness.losses(Expression.parse("W")))
 
 
-def test_what_no_token_reached_is_pruned_by_magnitude(model, layers, statistics):
+@pytest.mark.parametrize("formula", ["sqrt(X) * W", "W * D"])
+def test_what_no_token_reached_is_pruned_by_magnitude(model, layers, statistics, formula):
     name = next(iter(layers))
-    zero = {**statistics, name: LayerStatistics(torch.zeros_like(statistics[name].X), None)}
+    nothing = torch.zeros_like(statistics[name].X)
+    zero = {**statistics, name: LayerStatistics(nothing, None, nothing)}
     half = Sparsity.parse("0.5")
     fitness = PrunedLoss(model, layers, zero, half, WINDOWS, windows_per_chunk=2, race_chunks=3)
     dense = layers[name].weight.clone()
-    reading = fitness.losses(Expression.parse("sqrt(X) * W"))
+    reading = fitness.losses(Expression.parse(formula))
     next(reading)
     assert torch.equal(layers[name].weight == 0, prune_mask(dense.abs(), half))
     reading.close()

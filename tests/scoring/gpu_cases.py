@@ -23,8 +23,9 @@ def awkward(shape: tuple[int, int] = (64, 1000)) -> dict[str, torch.Tensor]:
         return torch.randn(*shape, generator=generator) * 10**exponents
 
     W, G, X = spread(-40, 8, *shape), spread(-8, 4, *shape), spread(-3, 3, shape[1]).abs()
+    D = spread(-3, 3, shape[1]).abs()
     W[0, :5] = torch.tensor([0.0, -0.0, 1e-45, 3e38, 1.0])
-    return {name: value.cuda() for name, value in {"W": W, "X": X, "G": G}.items()}
+    return {name: value.cuda() for name, value in {"W": W, "X": X, "G": G, "D": D}.items()}
 
 
 def masks_of(seed: int) -> tuple[list[object], list[object], object]:

@@ -16,15 +16,16 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @pytest.mark.parametrize("operator", OPERATORS.values(), ids=lambda o: o.name)
-@pytest.mark.parametrize("names", ["WG", "GW", "WX", "GX", "XG"])
+@pytest.mark.parametrize("names", ["WG", "GW", "WX", "GX", "XG", "WD", "DG", "XD"])
 def test_every_operator_gives_the_bits_of_eager_torch(operator, names):
     from prunerzero.scoring.gpu import Layers
 
     e = Expression(operator.name, tuple(map(Expression, names[: operator.arity])))
     values = awkward()
-    if e.terminals == {"X"}:
+    if e.terminals <= {"X", "D"}:
         e = Expression("add", (Expression("W"), e))
-    ours = Layers([values["W"]], values["X"][None], [values["G"]]).score(e)[0]
+    layer = Layers([values["W"]], values["X"][None], [values["G"]], values["D"][None])
+    ours = layer.score(e)[0]
     theirs = e.score(**values)
     same = (ours == theirs) | (ours.isnan() & theirs.isnan())
     i = tuple((~same).nonzero()[0].tolist()) if not same.all() else (0, 0)

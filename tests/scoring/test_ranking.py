@@ -104,7 +104,7 @@ def test_a_factor_of_a_layer_matters_within_a_model_alone():
 
 def test_only_the_order_within_a_run_matters_for_a_pattern():
     runs = torch.arange(256)[None] // 4
-    probe = Probe(PROBE.W, (1000.0 * runs).double(), PROBE.G)
+    probe = Probe(PROBE.W, (1000.0 * runs).double(), PROBE.G, PROBE.D)
     keys = {
         str(sparsity): {ranking_key(Expression.parse(f), [probe], sparsity) for f in ("W + X", "W")}
         for sparsity in (HALF, PATTERN)

@@ -31,7 +31,7 @@ def cache(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def perplexity(work: Workspace, expression: Expression, sparsity: Sparsity) -> float:
     with work.pruned_for_now():
-        prune_model(work.layers, work.statistics(gradients=True), expression, sparsity)
+        prune_model(work.layers, work.statistics("XG"), expression, sparsity)
         return work.measure("validation", "brute force").value
 
 

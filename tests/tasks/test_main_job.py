@@ -188,7 +188,16 @@ def test_every_command_teaches_by_example(in_workplace):
 def test_metrics_and_explain_speak_of_the_catalog(in_workplace):
     listed = json.loads(in_workplace("metrics", "--json").output)
     names = {row["name"] for row in listed}
-    assert {"magnitude", "wanda", "ria", "gblm", "fisher", "pruner-zero", "power-law"} == names
+    assert {
+        "magnitude",
+        "wanda",
+        "ria",
+        "gblm",
+        "fisher",
+        "obs",
+        "pruner-zero",
+        "power-law",
+    } == names
     assert all(row["source"] for row in listed)
     told = json.loads(in_workplace("explain", "exp(W * W * X)", "--json").output)
     assert "wanda" in told["same_as"]
@@ -217,7 +226,17 @@ def test_a_demo_leaves_summary_report_and_model(in_workplace, workplace, monkeyp
     assert summary["duplicates_skipped"] >= 0
     assert summary["seconds"] > 0
     Expression.parse(summary["metric"])
-    names = {"dense", "magnitude", "wanda", "ria", "gblm", "fisher", "pruner-zero", "power-law"}
+    names = {
+        "dense",
+        "magnitude",
+        "wanda",
+        "ria",
+        "gblm",
+        "fisher",
+        "obs",
+        "pruner-zero",
+        "power-law",
+    }
     names.add("evolved")
     for part in ("validation", "test"):
         assert set(summary["perplexity"][part]) == names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
@@ -17,7 +18,31 @@ def work(workplace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 def test_whoever_asks_for_statistics_gets_the_same_tensors(work):
     """G is as large as the layers: a second copy on the device would be a second model."""
-    first = work.statistics(gradients=True)
-    again = work.statistics(gradients=True)
+    first = work.statistics("XG")
+    again = work.statistics("XG")
     for name in work.layers:
         assert first[name].G is again[name].G and first[name].X is again[name].X
+
+
+def test_d_is_measured_where_it_is_read_and_leaves_the_rest_as_it_was(work):
+    before = work.statistics("XG")
+    assert all(layer.D is None for layer in before.values())
+    for name, layer in work.statistics("WXGD").items():
+        assert layer.X is before[name].X and layer.G is before[name].G and layer.D is not None
+    for layer in work.statistics("WD").values():
+        assert layer.X is None and layer.G is None and layer.D is not None
+
+
+def test_d_has_a_cache_file_of_its_own(work, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNERZERO_CACHE", str(tmp_path))
+
+    def entries() -> set[str]:
+        return {file.name for file in (tmp_path / "statistics").iterdir() if not file.suffix}
+
+    work.statistics("XG")
+    before = entries()
+    first = work.statistics("D")
+    assert before < entries()
+    after, again = entries(), Workspace(work.setup).statistics("XGD")
+    assert entries() == after
+    assert all(torch.equal(first[name].D, again[name].D) for name in first)

@@ -122,6 +122,11 @@ class SearchSettings:
             raise ValueError("at least one of the weights of variation must be above 0.")
 
     @property
+    def terminals(self) -> tuple[str, ...]:
+        """The terminals that its metrics may read."""
+        return PrimitiveSet.of(self.operators).terminals
+
+    @property
     def limits(self) -> Limits:
         """The limits of a proposed tree."""
         return Limits(self.max_depth, self.max_size)

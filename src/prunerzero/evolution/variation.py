@@ -10,7 +10,7 @@ from random import Random
 from typing import Literal
 
 from prunerzero.metrics.expression import Expression
-from prunerzero.metrics.operators import OPERATORS, TERMINALS, arity_of
+from prunerzero.metrics.operators import OPERATORS, PUBLISHED_TERMINALS, TERMINALS, arity_of
 
 OperatorSet = Literal["published", "extended"]
 
@@ -50,7 +50,7 @@ class PrimitiveSet:
 
     @classmethod
     def of(cls, operators: OperatorSet) -> PrimitiveSet:
-        """The published search space, or the extended one, with the other operators and constants.
+        """The published search space, or the extended one: all operators, all terminals, constants.
 
         Raises:
             ValueError: ``operators`` is neither "published" nor "extended".
@@ -61,7 +61,7 @@ class PrimitiveSet:
             o for o in OPERATORS.values() if (o.published or operators == "extended") and o.proposed
         ]
         return cls(
-            terminals=tuple(TERMINALS),
+            terminals=tuple(TERMINALS) if operators == "extended" else PUBLISHED_TERMINALS,
             unary=tuple(o.name for o in usable if o.arity == 1),
             binary=tuple(o.name for o in usable if o.arity == 2),
             constants=CONSTANTS if operators == "extended" else (),

@@ -69,6 +69,12 @@ CATALOG: dict[str, Metric] = {
             "gradient, as in Theis et al., arXiv 1801.05787",
         ),
         _entry(
+            "obs",
+            "W * D",
+            "Hassibi & Stork, NeurIPS 1992 (Optimal Brain Surgeon), for each layer as in Frantar & "
+            "Alistarh, ICML 2023 (SparseGPT), arXiv 2301.00774, without updating the weights",
+        ),
+        _entry(
             "pruner-zero",
             "abs(W * W) * mms(G)",
             "Dong et al., ICML 2024, arXiv 2406.02924, as published",

@@ -1,4 +1,4 @@
-"""A pruning metric as a value: an immutable tree over the weights W, activations X, gradients G."""
+"""A pruning metric as a value: an immutable tree over weights W and statistics X, G, D."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prunerzero.metrics.operators import OPERATORS, TERMINALS, arity_of
 
 @dataclass(frozen=True, eq=False)
 class Expression:
-    """A metric S(W, X, G): the weights with the lowest scores are pruned.
+    """A metric S(W, X, G, D): the weights with the lowest scores are pruned.
 
     >>> wanda = Expression.parse("W * sqrt(X)")
     >>> str(wanda), wanda.size, wanda.depth
@@ -150,14 +150,21 @@ class Expression:
 
     @cached_property
     def terminals(self) -> frozenset[str]:
-        """Which of W, X, G the metric reads: what need not be computed can be left out."""
+        """Which of W, X, G, D the metric reads: what need not be computed can be left out."""
         if self.name in TERMINALS:
             return frozenset((self.name,))
         return frozenset().union(*(a.terminals for a in self.arguments))
 
     # Meaning
 
-    def score(self, *, W: Tensor, X: Tensor | None = None, G: Tensor | None = None) -> Tensor:
+    def score(
+        self,
+        *,
+        W: Tensor,
+        X: Tensor | None = None,
+        G: Tensor | None = None,
+        D: Tensor | None = None,
+    ) -> Tensor:
         """Score every weight of one layer.
 
         Args:
@@ -165,6 +172,8 @@ class Expression:
             X: [in] or [1, in], mean over calibration sequences of the squared L2 norm of each
                 input feature. Needed only if the metric reads it.
             G: [out, in], magnitude of the gradient of each weight. Needed only if read.
+            D: [in] or [1, in], what the other inputs of the layer cannot replace of each; see
+                ``pruning.gram.inverse_diagonal``. Needed only if read.
 
         Returns:
             fp32 scores [out, in]. Non-finite scores are left as they are.
@@ -172,7 +181,7 @@ class Expression:
         Raises:
             ScoreError: a statistic the metric reads is missing, or shapes do not fit.
         """
-        values = statistics_read(self, W, X, G)
+        values = statistics_read(self, W, X, G, D)
         values["W"] = magnitudes(W)
         scores = evaluate(self, values)
         if scores.shape != W.shape or any(scores is value for value in values.values()):
@@ -223,27 +232,37 @@ def magnitudes(W: Tensor) -> Tensor:
 
 
 def statistics_read(
-    expression: Expression, W: Tensor, X: Tensor | None, G: Tensor | None
+    expression: Expression,
+    W: Tensor,
+    X: Tensor | None,
+    G: Tensor | None,
+    D: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """X [1, in] and G [out, in] where the metric reads them, in fp32 on W's device.
+    """X and D [1, in] and G [out, in] where the metric reads them, in fp32 on W's device.
 
     Raises:
         ScoreError: one it reads is missing, or shapes do not fit.
     """
-    for name, tensor in (("W", W), ("X", X), ("G", G)):
+    for name, tensor in (("W", W), ("X", X), ("G", G), ("D", D)):
         if not isinstance(tensor, Tensor) and (name == "W" or tensor is not None):
             raise ScoreError(f"{name} must be a torch tensor.")
     if W.dim() != 2:
         raise ScoreError(f"W must be a matrix [out, in], not of shape {list(W.shape)}.")
     values = {}
-    if "X" in expression.terminals:
-        if X is None:
-            raise ScoreError("the metric reads the activation norms X, but none were given.")
-        if tuple(X.shape) not in ((W.shape[1],), (1, W.shape[1])):
+    for name, row, meaning in (
+        ("X", X, "the activation norms X"),
+        ("D", D, "what other inputs cannot replace, D"),
+    ):
+        if name not in expression.terminals:
+            continue
+        if row is None:
+            raise ScoreError(f"the metric reads {meaning}, but none were given.")
+        if tuple(row.shape) not in ((W.shape[1],), (1, W.shape[1])):
             raise ScoreError(
-                f"X must have one entry for each of {W.shape[1]} inputs, not {list(X.shape)}."
+                f"{name} must have one entry for each of {W.shape[1]} inputs, "
+                f"not {list(row.shape)}."
             )
-        values["X"] = X.detach().to(W.device, torch.float32).reshape(1, -1)
+        values[name] = row.detach().to(W.device, torch.float32).reshape(1, -1)
     if "G" in expression.terminals:
         if G is None:
             raise ScoreError("the metric reads the gradients G, but none were given.")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from functools import lru_cache, reduce
 
 from prunerzero.metrics.expression import Expression
-from prunerzero.metrics.operators import OPERATORS, TERMINALS
+from prunerzero.metrics.operators import OF_INPUTS, OPERATORS, TERMINALS
 
 _PRODUCT_NAMES = frozenset(("mul", "ediv", "div", "neg"))
 """Operators whose chains are gathered as factors, beside powers."""
@@ -39,7 +39,7 @@ def is_non_negative(e: Expression) -> bool:
 @lru_cache(maxsize=1 << 14)
 def breadth(e: Expression) -> int:
     """Whether ``e`` is a number (0), one row [1, in] (1), or a whole matrix (2)."""
-    if e.name == "X":
+    if e.name in OF_INPUTS:
         return 1
     return 2 if e.name in TERMINALS else max(map(breadth, e.arguments), default=0)
 

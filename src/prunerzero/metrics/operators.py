@@ -255,13 +255,21 @@ TERMINALS: dict[str, str] = {
     "W": "the weight's magnitude",
     "X": "the squared norm of its input feature over the calibration text",
     "G": "the magnitude of the gradient of the weight",
+    "D": "the part of its input feature that the layer's other inputs cannot replace",
 }
 """Every terminal by name, with its meaning: all are non-negative."""
+
+PUBLISHED_TERMINALS = ("W", "X", "G")
+"""The terminals of the published search space."""
+
+OF_INPUTS = frozenset({"X", "D"})
+"""The terminals that hold one number for each input of a layer, the same in every row."""
 
 TERMINALS_JA: dict[str, str] = {
     "W": "重みの絶対値",
     "X": "入力特徴量の二乗ノルム",
     "G": "重みに対する損失の勾配の大きさ",
+    "D": "入力特徴量のうち層の他の入力では代替できない成分",
 }
 """The same in Japanese."""
 

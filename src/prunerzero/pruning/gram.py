@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunerzero.pruning.activations import watch_inputs
+from prunerzero.pruning.activations import squares, watch_inputs
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.calibration import CalibrationRun
 from prunerzero.pruning.calibration_pass import CalibrationPass
@@ -23,6 +23,9 @@ from prunerzero.pruning.deterministic import deterministically
 
 DAMPING = 0.01
 """Share of each diagonal entry that is added to it."""
+
+AT_ONCE = 1 << 32
+"""Bytes of Gram matrices that are summed in one pass over the text: 4 GiB."""
 
 Grams = dict[str, Tensor]
 """Gram matrices [in, in] of layers in fp32, by full name."""
@@ -32,6 +35,15 @@ def gram(features: Tensor) -> Tensor:
     """The Gram matrix [in, in] of features [..., in], in fp32."""
     rows = features.detach().reshape(-1, features.shape[-1]).float()
     return rows.T @ rows
+
+
+def gram_and_squares(features: Tensor) -> Tensor:
+    """The same with the sums of squares [in] as one more row, to the bit those of ``squares``."""
+    rows = features.detach().reshape(-1, features.shape[-1])
+    result = torch.empty(rows.shape[1] + 1, rows.shape[1], device=rows.device)
+    torch.mm(rows.float().T, rows.float(), out=result[:-1])
+    result[-1] = squares(features)
+    return result
 
 
 @contextmanager
@@ -97,15 +109,85 @@ def damped(gram: Tensor, damping: float = DAMPING) -> Tensor:
 def inverse_diagonal(gram: Tensor, damping: float = DAMPING) -> Tensor:
     """D [in] = 1 / √diag(A⁻¹) of a damped Gram matrix: what other inputs cannot replace.
 
-    Zero for an input that is never active. Computed in float64.
+    Zero for an input that is never active; NaN throughout where an entry of the matrix is not
+    finite. Computed in float64.
 
     Source: Optimal Brain Surgeon (Hassibi & Stork, NeurIPS 1992), where w² / diag(H⁻¹) is what the
     removal of a weight costs after the others are refitted.
     """
-    squares = gram.diagonal().double()
-    alive = squares > 0
-    scale = torch.where(alive, squares, 1.0).sqrt()
+    if not gram.isfinite().all():
+        return torch.full_like(gram.diagonal(), torch.nan, dtype=torch.float32)
+    own = gram.diagonal().double()
+    alive = own > 0
+    scale = torch.where(alive, own, 1.0).sqrt()
     scaled = damped(gram.double() / scale / scale[:, None], damping)
     scaled.diagonal()[~alive] = 1
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(scaled))
     return torch.where(alive, scale / inverse.diagonal().sqrt(), 0.0).float()
+
+
+def take_inverse_diagonals(grams: Grams) -> dict[str, Tensor]:
+    """D of each layer, whose matrix is taken out of ``grams``, so that it is freed at once.
+
+    Layers in a row that read the same, such as query, key and value, are computed once.
+    """
+    found: dict[str, Tensor] = {}
+    last, D = torch.empty(0, 0), torch.empty(0)
+    for name in list(grams):
+        matrix = grams.pop(name)
+        if matrix.device != last.device or not torch.equal(matrix, last):
+            D = inverse_diagonal(matrix)
+        found[name], last = D.clone(), matrix
+    return found
+
+
+def collect_inverse_diagonals(
+    model: Any,
+    layers: Mapping[str, Matrix],
+    windows: Tensor,
+    on_window: Callable[[int], None] = lambda done: None,
+) -> dict[str, Tensor]:
+    """Measure D of each layer's inputs on the model as it is.
+
+    Gram matrices, of 4 · in² bytes, of as many layers as fit in ``AT_ONCE`` bytes, and of one layer
+    at least, are in memory together: each such part of the layers takes one pass over the text.
+    ``inverse_diagonal`` adds five matrices of 8 · in² bytes for one layer at a time.
+
+    Args:
+        model, layers, windows: as for ``collect_grams``.
+        on_window: gets the number of windows done, of ``passes`` over all of them.
+    """
+    found: dict[str, Tensor] = {}
+    for index, part in enumerate(_parts(layers)):
+        done = index * len(windows)
+        grams = collect_grams(model, part, windows, lambda n, done=done: on_window(done + n))  # type: ignore[misc]
+        found |= take_inverse_diagonals(grams)
+    return found
+
+
+def memory(layers: Mapping[str, Matrix]) -> int:
+    """Bytes that ``collect_inverse_diagonals`` takes beside the model."""
+    summed = (sum(map(_bytes, part.values())) for part in _parts(layers))
+    return max(summed, default=0) + 10 * max(map(_bytes, layers.values()), default=0)
+
+
+def _bytes(layer: Matrix) -> int:
+    return 4 * layer.weight.shape[1] ** 2
+
+
+def passes(layers: Mapping[str, Matrix]) -> int:
+    """How often ``collect_inverse_diagonals`` reads the text."""
+    return len(_parts(layers))
+
+
+def _parts(layers: Mapping[str, Matrix]) -> list[dict[str, Matrix]]:
+    parts: list[dict[str, Matrix]] = []
+    room = 0
+    for name, layer in layers.items():
+        size = _bytes(layer)
+        if size > room:
+            parts.append({})
+            room = AT_ONCE
+        parts[-1][name] = layer
+        room -= size
+    return parts

@@ -24,7 +24,7 @@ class PrunedWeights:
 
     Args:
         layers: the matrices by full name.
-        statistics: X and G of each.
+        statistics: X, G and D of each, where a metric reads them.
         sparsity: the share or pattern of weights to prune.
     """
 
@@ -65,6 +65,7 @@ class PrunedWeights:
                     W=self._dense[name],
                     X=self._statistics[name].X,
                     G=self._statistics[name].G,
+                    D=self._statistics[name].D,
                 )
             except ScoreError as error:
                 raise ScoreError(f"on layer {name}, {error}") from None
@@ -109,7 +110,7 @@ class PrunedWeights:
                 continue
             key = (
                 dense.shape, dense.dtype, dense.device, weight.stride(0),
-                known.X is None, None if known.G is None else known.G.stride(0),
+                known.X is None, None if known.G is None else known.G.stride(0), known.D is None,
             )  # fmt: skip
             groups.setdefault(key, []).append(name)
         return [(names, self._group(names)) for names in groups.values()]
@@ -122,9 +123,12 @@ class PrunedWeights:
         device = dense[0].device
         X = [k.X.to(device, torch.float32) for k in known if k.X is not None]
         G = [k.G.to(device) for k in known if k.G is not None]
-        return Layers(dense, torch.stack(X) if X else None, G or None)
+        D = [k.D.to(device, torch.float32) for k in known if k.D is not None]
+        return Layers(
+            dense, torch.stack(X) if X else None, G or None, torch.stack(D) if D else None
+        )
 
 
 def _zero(known: LayerStatistics) -> frozenset[str]:
     """The statistics that are zero throughout, as no calibration token reached the layer."""
-    return frozenset(name for name in ("X", "G") if is_zero(known, name))
+    return frozenset(name for name in ("X", "G", "D") if is_zero(known, name))

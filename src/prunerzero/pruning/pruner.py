@@ -40,11 +40,11 @@ class LayerSparsity:
 
 def is_unreached(statistics: LayerStatistics, expression: Expression) -> bool:
     """Whether one of the statistics that the metric reads is zero throughout."""
-    return any(is_zero(statistics, name) for name in expression.terminals & {"X", "G"})
+    return any(is_zero(statistics, name) for name in expression.terminals - {"W"})
 
 
 def is_zero(statistics: LayerStatistics, name: str) -> bool:
-    """Whether X or G, as named, is zero throughout."""
+    """Whether X, G or D, as named, is zero throughout."""
     tensor: Tensor | None = getattr(statistics, name)
     return tensor is not None and not tensor.any()
 
@@ -76,13 +76,13 @@ def masks(
 ) -> Iterator[tuple[str, Tensor]]:
     """The mask [out, in] of each layer, True where pruned.
 
-    X and G of a layer that no calibration token reached are zero. Its weights compete by magnitude
-    and within the layer, whatever the metric and the group.
+    X, G and D of a layer that no calibration token reached are zero. Its weights compete by
+    magnitude and within the layer, whatever the metric and the group.
 
     Args:
         weights: dense weights [out, in] of each layer; each may be pruned as soon as its mask is
             yielded.
-        statistics: X and G of each layer.
+        statistics: X, G and D of each layer, where the metric reads them.
         expression: the metric.
         sparsity: the share or pattern to prune, and the group in which scores compete.
         unreached: names of layers that no token reached.
@@ -102,7 +102,7 @@ def masks(
         formula = MAGNITUDE if name in unreached else expression
         known = statistics[name]
         try:
-            yield name, score_mask(formula, apart, W=weights[name], X=known.X, G=known.G)
+            yield name, score_mask(formula, apart, W=weights[name], X=known.X, G=known.G, D=known.D)
         except ScoreError as error:
             raise ScoreError(f"on layer {name}, {error}") from None
 
@@ -115,7 +115,7 @@ def one_by_one(
     def write(names: Sequence[str], out: Sequence[Tensor]) -> None:
         for name, scores in zip(names, out, strict=True):
             known = statistics[name]
-            write_scores(scores, expression, W=weights[name], X=known.X, G=known.G)
+            write_scores(scores, expression, W=weights[name], X=known.X, G=known.G, D=known.D)
 
     return write
 
@@ -130,7 +130,7 @@ def prune_model(
 
     Args:
         layers: the matrices by full name.
-        statistics: X and G of each, from the dense model.
+        statistics: X, G and D of each where the metric reads them, from the dense model.
         expression: the metric.
         sparsity: the share or pattern to prune, and the group in which scores compete.
 

@@ -1,4 +1,4 @@
-"""X and G of each prunable layer, computed once from calibration text and cached on disk."""
+"""X, G and D of each prunable layer, computed once from calibration text and cached on disk."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ from prunerzero.pruning.calibration import CalibrationRun
 from prunerzero.pruning.calibration_pass import CalibrationPass
 from prunerzero.pruning.deterministic import deterministically
 from prunerzero.pruning.gradients import watch_gradients
+from prunerzero.pruning.gram import gram_and_squares, take_inverse_diagonals
 from prunerzero.scoring.ranking import Probe
 
 _VERSION = 4
 """Part of the cache key; to raise when the meaning of the numbers changes."""
+
+_FIELDS = ("X", "G", "D")
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,15 @@ class LayerStatistics:
         X: fp32 [in], mean over calibration windows of the squared L2 norm of each input feature.
         G: fp32 [out, in], sqrt of the sum over windows of (100 · gradient)², the gradient being
             that of the window's mean negative log-likelihood.
+        D: fp32 [in], 1 / √diag(A⁻¹) of the damped Gram matrix A of the layer's inputs in all
+            windows: what the others cannot replace of each; see ``gram.inverse_diagonal``.
 
-    Either is None where no metric needs it.
+    Each is None where no metric needs it.
     """
 
     X: Tensor | None
     G: Tensor | None
+    D: Tensor | None = None
 
 
 Statistics = dict[str, LayerStatistics]
@@ -61,7 +67,7 @@ def collect_statistics(
     on_window: Callable[[int], None] = lambda done: None,
     batch: int | None = None,
 ) -> Statistics:
-    """Measure X and G on the model as it is.
+    """Measure X and G on the model as it is; ``gram.collect_inverse_diagonals`` measures D.
 
     X and G of an expert's matrix come from the tokens that are routed to it. Both are zero where no
     token is.
@@ -97,7 +103,11 @@ def collect_statistics(
 
 @contextmanager
 def watch(
-    layers: Mapping[str, Matrix], gradients: bool, current: CalibrationPass | None = None
+    layers: Mapping[str, Matrix],
+    gradients: bool,
+    current: CalibrationPass | None = None,
+    *,
+    inverse_diagonals: bool = False,
 ) -> Iterator[Callable[[int], Statistics]]:
     """Add up squared activations, and squared gradients, of all that runs inside the ``with``.
 
@@ -105,22 +115,28 @@ def watch(
         layers: the matrices to watch, by full name.
         gradients: whether to add up gradients too.
         current: the current pass; None where each pass is over one window.
+        inverse_diagonals: whether to add up Gram matrices too, for D. They take 4 · in² bytes for
+            each of the layers until their D is computed, and all are held together.
 
     Yields:
-        a function: number of windows read → statistics.
+        a function, to be called once: number of windows read → statistics.
     """
     current = current or CalibrationPass()
-    totals = {
-        name: torch.zeros(layer.weight.shape[1], device=layer.weight.device)
-        for name, layer in layers.items()
-    }
+    totals = {}
+    for name, layer in layers.items():
+        width = layer.weight.shape[1]
+        shape = (width + 1, width) if inverse_diagonals else (width,)
+        totals[name] = torch.zeros(shape, device=layer.weight.device)
     gradient_squares: dict[str, Tensor] = {}
 
     def statistics_over(windows: int) -> Statistics:
+        D: dict[str, Tensor] = {}
+        X = {name: (t[-1] if inverse_diagonals else t) / windows for name, t in totals.items()}
+        if inverse_diagonals:
+            D = take_inverse_diagonals({name: totals.pop(name)[:-1] for name in layers})
         return {
             name: LayerStatistics(
-                totals[name] / windows,
-                gradient_squares[name].sqrt_() if gradients else None,
+                X[name], gradient_squares[name].sqrt_() if gradients else None, D.get(name)
             )
             for name in layers
         }
@@ -128,7 +144,8 @@ def watch(
     watching_gradients = (
         watch_gradients(layers, gradient_squares, current) if gradients else nullcontext()
     )
-    with watching_gradients, watch_inputs(layers, totals, current, squares):
+    measure = gram_and_squares if inverse_diagonals else squares
+    with watching_gradients, watch_inputs(layers, totals, current, measure):
         yield statistics_over
 
 
@@ -151,7 +168,7 @@ def _save(statistics: Statistics, path: Path) -> None:
     named = {
         f"{name}/{field}": getattr(layer, field)
         for name, layer in statistics.items()
-        for field in ("X", "G")
+        for field in _FIELDS
     }
     tensors = {name: t.cpu().contiguous() for name, t in named.items() if t is not None}
     save_file(tensors, path)
@@ -163,10 +180,12 @@ def _load(path: Path, device: torch.device) -> Statistics:
             names = set(file.keys())
             return {
                 layer: LayerStatistics(
-                    file.get_tensor(f"{layer}/X"),
-                    file.get_tensor(f"{layer}/G") if f"{layer}/G" in names else None,
+                    *(
+                        file.get_tensor(f"{layer}/{field}") if f"{layer}/{field}" in names else None
+                        for field in _FIELDS
+                    )
                 )
-                for layer in (n.removesuffix("/X") for n in sorted(names) if n.endswith("/X"))
+                for layer in sorted({name.rpartition("/")[0] for name in names})
             }
     except SafetensorError as error:
         raise ValueError(f"'{path}' holds no statistics") from error
@@ -182,7 +201,7 @@ def probes_of(
 
     Args:
         layers: the prunable matrices.
-        statistics: of all layers; ones stand in for X or G where it is None.
+        statistics: of all layers; ones stand in for X, G or D where it is None.
         count: number of layers to choose.
         names: the layers to choose from; None for all that tokens reached.
     """
@@ -193,5 +212,6 @@ def probes_of(
     for name in dict.fromkeys(chosen):
         W, known = layers[name].weight, statistics[name]
         X = known.X if known.X is not None else torch.ones(W.shape[1])
-        probes.append(Probe.of(W, X, known.G if known.G is not None else torch.ones(W.shape)))
+        G = known.G if known.G is not None else torch.ones(W.shape)
+        probes.append(Probe.of(W, X, G, known.D))
     return probes

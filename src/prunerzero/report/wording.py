@@ -12,6 +12,7 @@ _SPOKEN_NAMES = {
     "ria": "RIA",
     "gblm": "GBLM",
     "fisher": "Fisher",
+    "obs": "OBS",
     "pruner-zero": "Pruner-Zero",
     "power-law": "power law",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -41,10 +41,17 @@ class Layers:
         W: weights [out, in] of each layer, as they are; their rows lie in order in memory.
         X: fp32 [layers, in], or None.
         G: [out, in] of each layer likewise, or None.
+        D: fp32 [layers, in], or None.
     """
 
-    def __init__(self, W: Sequence[Tensor], X: Tensor | None, G: Sequence[Tensor] | None) -> None:
-        self.W, self.X, self.G = list(W), X, None if G is None else list(G)
+    def __init__(
+        self,
+        W: Sequence[Tensor],
+        X: Tensor | None,
+        G: Sequence[Tensor] | None,
+        D: Tensor | None = None,
+    ) -> None:
+        self.W, self.X, self.G, self.D = list(W), X, None if G is None else list(G), D
         self.shape, self.device = W[0].shape, W[0].device
         self._table_w = self._addresses(self.W)
         self._table_g = self._table_w if self.G is None else self._addresses(self.G)
@@ -92,8 +99,8 @@ class Layers:
             self._select(expression, sparsity, out, nans)
 
     def _eager(self, expression: Expression, i: int) -> Tensor:
-        X, G = None if self.X is None else self.X[i], None if self.G is None else self.G[i]
-        return expression.score(W=self.W[i], X=X, G=G)
+        G = None if self.G is None else self.G[i]
+        return expression.score(W=self.W[i], G=G, **self._of_inputs(i, i + 1))
 
     def _select(
         self, expression: Expression, sparsity: Sparsity, out: Sequence[Tensor], nans: Tensor
@@ -174,17 +181,21 @@ class Layers:
                 values = [scale[part] for scale in self._scales(node)]
                 found.append(torch.stack([v for v in values if v is not None]))
             elif breadth(node) == 0:
-                found.append(self._evaluate(node, None).expand(len(self.W)))
+                found.append(self._evaluate(node, {}).expand(len(self.W)))
             elif _reads_others(node):
                 found.append(torch.stack(list(self._matrices(node, 0, len(self.W)))))
             else:
-                found.append(self._evaluate(node, self.X))
+                found.append(self._evaluate(node, self._of_inputs(0, len(self.W))))
         return torch.cat([f.reshape(-1) for f in found]) if found else _nothing(self.device)
 
-    def _evaluate(self, e: Expression, X: Tensor | None) -> Tensor:
-        """A number, or a row for each row of X."""
-        values = {"W": self.W[0][:1, :1].float()}
-        return evaluate(e, values if X is None else {**values, "X": X})
+    def _of_inputs(self, first: int, last: int) -> dict[str, Tensor]:
+        """X and D [layers, in] of the layers ``first`` … ``last`` - 1, where given."""
+        given = {"X": self.X, "D": self.D}
+        return {name: rows[first:last] for name, rows in given.items() if rows is not None}
+
+    def _evaluate(self, e: Expression, rows: Mapping[str, Tensor]) -> Tensor:
+        """A number, or a row for each row of X and D."""
+        return evaluate(e, {"W": self.W[0][:1, :1].float(), **rows})
 
     def _scales(self, e: Expression) -> list[Scale]:
         """Shift and scale of each layer, of an operator that reads more than one weight."""
@@ -211,8 +222,7 @@ class Layers:
             return [g.float() for g in self.G[first:last]]
         if breadth(e) == 2:
             return list(self.score(e, first, last))
-        rows = [None] * (last - first) if self.X is None else self.X[first:last].split(1)
-        return [self._evaluate(e, x) for x in rows]
+        return [self._evaluate(e, self._of_inputs(i, i + 1)) for i in range(first, last)]
 
     def _part(self, first: int, last: int) -> Layers:
         if (first, last) == (0, len(self.W)):
@@ -222,6 +232,7 @@ class Layers:
                 self.W[first:last],
                 None if self.X is None else self.X[first:last],
                 None if self.G is None else self.G[first:last],
+                None if self.D is None else self.D[first:last],
             )
         return self._parts[first, last]
 

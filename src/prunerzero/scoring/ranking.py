@@ -20,30 +20,43 @@ from prunerzero.scoring.thresholds import in_order
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A small sample of weights [out, in] with their X [1, in] and G [out, in], in float64."""
+    """A small sample of weights [out, in] with X and D [1, in] and G [out, in], in float64."""
 
     W: Tensor
     X: Tensor
     G: Tensor
+    D: Tensor
 
     @classmethod
-    def of(cls, W: Tensor, X: Tensor, G: Tensor, rows: int = 32, columns: int = 256) -> Probe:
-        """The evenly spaced rows and columns of one layer."""
+    def of(
+        cls,
+        W: Tensor,
+        X: Tensor,
+        G: Tensor,
+        D: Tensor | None = None,
+        *,
+        rows: int = 32,
+        columns: int = 256,
+    ) -> Probe:
+        """The evenly spaced rows and columns of one layer; ones stand in for D where it is None."""
         row, column = _spaced(rows, W.shape[0]), _spaced(columns, W.shape[1])
 
         def sample(matrix: Tensor) -> Tensor:
             return matrix.cpu().double()[row][:, column]
 
-        x = X.cpu().double().reshape(1, -1)[:, column]
-        return cls(sample(W).abs(), x, sample(G))
+        def of_inputs(row: Tensor) -> Tensor:
+            return row.cpu().double().reshape(1, -1)[:, column]
+
+        d = of_inputs(torch.ones(W.shape[1]) if D is None else D)
+        return cls(sample(W).abs(), of_inputs(X), sample(G), d)
 
     def scaled(self, factor: float) -> Probe:
-        """The same with all of W, X and G multiplied."""
-        return Probe(self.W * factor, self.X * factor, self.G * factor)
+        """The same with all of W, X, G and D multiplied."""
+        return Probe(self.W * factor, self.X * factor, self.G * factor, self.D * factor)
 
     def in_float32(self) -> Probe:
         """The same in the precision that models are pruned in."""
-        return Probe(self.W.float(), self.X.float(), self.G.float())
+        return Probe(self.W.float(), self.X.float(), self.G.float(), self.D.float())
 
 
 def _spaced(count: int, length: int) -> Tensor:
@@ -52,7 +65,7 @@ def _spaced(count: int, length: int) -> Tensor:
 
 
 def synthetic_probe(seed: int = 0) -> Probe:
-    """Random weights with heavy-tailed X and G, as language models have them [64, 256]."""
+    """Random weights with heavy-tailed X, G and D, as language models have them [64, 256]."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -61,12 +74,13 @@ def synthetic_probe(seed: int = 0) -> Probe:
     W = (0.02 * normal(64, 256)).abs()
     X = (1.5 * normal(1, 256)).exp() * 100
     G = (normal(64, 256).abs() + 0.1) * (0.5 * normal(64, 1) + 0.5 * normal(1, 256)).exp() * 0.1
-    return Probe(W, X, G)
+    D = X.sqrt() * (-normal(1, 256).abs()).exp()  # never more than the norm of the input
+    return Probe(W, X, G, D)
 
 
 def probe_scores(expression: Expression, probe: Probe) -> Tensor:
     """Scores [rows, columns] in float64."""
-    values = {"W": probe.W, "X": probe.X, "G": probe.G}
+    values = {"W": probe.W, "X": probe.X, "G": probe.G, "D": probe.D}
     return evaluate(expression, values).expand(probe.W.shape)
 
 

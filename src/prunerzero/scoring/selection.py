@@ -36,13 +36,14 @@ def score_mask(
     W: Tensor,
     X: Tensor | None = None,
     G: Tensor | None = None,
+    D: Tensor | None = None,
 ) -> Tensor:
     """Which weights of one layer the metric prunes.
 
     Args:
         expression: the metric.
         sparsity: how much to prune, and among which weights; see ``prune_mask``.
-        W, X, G: as ``Expression.score`` takes them; X and G only where the metric reads them.
+        W, X, G, D: as ``Expression.score`` takes them; only those that the metric reads.
 
     Returns:
         bool [out, in] on W's device, True where pruned.
@@ -52,7 +53,7 @@ def score_mask(
         SparsityError: the number of inputs is no multiple of M.
     """
     mask = torch.empty(W.shape, dtype=torch.bool, device=W.device)
-    prune_into(mask, expression, sparsity, W=W, X=X, G=G)
+    prune_into(mask, expression, sparsity, W=W, X=X, G=G, D=D)
     return mask
 
 
@@ -63,17 +64,18 @@ def write_scores(
     W: Tensor,
     X: Tensor | None = None,
     G: Tensor | None = None,
+    D: Tensor | None = None,
 ) -> None:
     """``expression.score``, written to ``out`` [out, in], fp32, in place.
 
     Args:
         out: gets the scores.
-        expression, W, X, G: as for ``score_mask``.
+        expression, W, X, G, D: as for ``score_mask``.
 
     Raises:
         ScoreError: a statistic is missing or misshapen.
     """
-    statistics = statistics_read(expression, W, X, G)
+    statistics = statistics_read(expression, W, X, G, D)
     W = W.detach()
     if W.device.type == "cpu" and W.numel() > _CACHED and _runs_in_blocks(expression):
         out.copy_(_whole(expression, statistics, W))
@@ -89,18 +91,19 @@ def prune_into(
     W: Tensor,
     X: Tensor | None = None,
     G: Tensor | None = None,
+    D: Tensor | None = None,
 ) -> None:
     """``score_mask``, written to ``out`` [out, in] in place.
 
     Args:
         out: gets the mask where it is bool, else the weights with zeros where they are pruned; may
             be W itself.
-        expression, sparsity, W, X, G: as for ``score_mask``.
+        expression, sparsity, W, X, G, D: as for ``score_mask``.
 
     Raises:
         ScoreError, SparsityError: as ``score_mask`` does; ``out`` may then hold anything.
     """
-    statistics = statistics_read(expression, W, X, G)
+    statistics = statistics_read(expression, W, X, G, D)
     sparsity.check(W.shape[1])
     W = W.detach()
     if use_gpu_kernels(W):
@@ -110,6 +113,7 @@ def prune_into(
             [_rows_in_order(W)],
             statistics.get("X"),
             [_rows_in_order(statistics["G"])] if "G" in statistics else None,
+            statistics.get("D"),
         )
         if layer.supports(sparsity):
             nans = torch.zeros(1, dtype=torch.int32, device=W.device)

@@ -152,8 +152,7 @@ def compare_in(
 
 
 def _statistics(work: Workspace, metrics: Mapping[str, Metric]) -> Statistics:
-    gradients = any("G" in metric.expression.terminals for metric in metrics.values())
-    return work.statistics(gradients)
+    return work.statistics({"X"}.union(*(m.expression.terminals for m in metrics.values())))
 
 
 def compare_on(

@@ -9,7 +9,8 @@ from prunerzero.language.devices import compute_dtype, find_devices
 from prunerzero.language.loading import empty_model_of
 from prunerzero.language.source import BUNDLED
 from prunerzero.metrics import Metric
-from prunerzero.pruning.blocks import block_lists
+from prunerzero.pruning import gram
+from prunerzero.pruning.blocks import block_lists, prunable_layers
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH
 
@@ -20,9 +21,10 @@ _SHARE = 0.8
 def fits(setup: Setup, metric: Metric) -> bool:
     """Estimate whether the whole model fits on its device, with what the metric needs.
 
-    Counted are the weights and, where the metric reads G, G in fp32 and 34 bytes an activation and
-    block in bf16 for the pass backward (Korthikanti et al., 2022, without attention scores). The
-    bundled model and GGUF files, which are read whole in any case, always count as fitting.
+    Counted are the weights; where the metric reads G, G in fp32 and 34 bytes an activation and
+    block in bf16 for the pass backward (Korthikanti et al., 2022, without attention scores); where
+    it reads D, the Gram matrices that are in memory together. The bundled model and GGUF files,
+    which are read whole in any case, always count as fitting.
 
     Raises:
         ModelError: there is no such model.
@@ -41,6 +43,8 @@ def fits(setup: Setup, metric: Metric) -> bool:
         parameters = (p for _, blocks in block_lists(model) for p in blocks.parameters())
         need += 4 * sum(p.numel() for p in parameters)
         need += 17 * item * length * text.hidden_size * text.num_hidden_layers
+    if "D" in metric.expression.terminals:
+        need += gram.memory(prunable_layers(model))
     if devices[0].type == "cuda":
         free = sum(torch.cuda.mem_get_info(device)[0] for device in devices)
     else:

@@ -24,7 +24,6 @@ from prunerzero.metrics import Expression, Metric, ScoreError, Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.pruning.by_block.partial_checkpoint import PartialCheckpoint, is_begun
 from prunerzero.pruning.pruner import LayerSparsity, check_differs, prune_model
-from prunerzero.pruning.statistics import LayerStatistics
 from prunerzero.report import model_card
 from prunerzero.tasks.by_block import BlockByBlock, Way, parts_read, prune_blocks
 from prunerzero.tasks.doubts import dense_doubt, pruned_doubt, told
@@ -217,11 +216,7 @@ def prune_in(
     """
     work.check_widths(sparsity)
     places = [place for part in parts for place in work.places(part)]
-    terminals = metric.expression.terminals
-    if terminals - {"W"}:
-        statistics = work.statistics(gradients="G" in terminals)
-    else:
-        statistics = {name: LayerStatistics(X=None, G=None) for name in work.layers}
+    statistics = work.statistics(metric.expression.terminals)
     try:
         check_differs(work.layers, statistics, metric.expression, sparsity)
     except ScoreError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from prunerzero.exponential import exp
 from prunerzero.files import make_folder, write_json
 from prunerzero.language.corpora import Part
 from prunerzero.metrics import Sparsity
+from prunerzero.metrics.operators import PUBLISHED_TERMINALS
 from prunerzero.metrics.sparsity import Group
 from prunerzero.options import takes
 from prunerzero.pruning.fitness import PrunedLoss
@@ -171,8 +173,8 @@ def _search(
     if Path(storage).exists():
         with open_study(storage, identity):
             pass  # another search is refused before statistics take their time
-    statistics = work.statistics(gradients=True)
-    fitness = fitness_of(work, sparsity)
+    statistics = work.statistics(settings.terminals)
+    fitness = fitness_of(work, sparsity, settings.terminals)
     make_folder(folder)
     with open_study(storage, identity) as study:
         if study.arrival:
@@ -183,7 +185,7 @@ def _search(
             shared.try_dense(place)
             if (doubt := _dense_doubt(work, shared, place)) is not None:
                 work.observer.note(doubt)
-        known = KnownMetrics(fitness, study.jobs)
+        known = KnownMetrics(fitness, study.jobs, settings.terminals)
         known.measure()
         result = evolution.search(
             fitness,
@@ -253,8 +255,11 @@ def _dense_doubt(work: Workspace, shared: SharedPerplexities, place: str) -> str
     return None if dense is None else dense_doubt(place, dense, work.text(place).windows)
 
 
-def fitness_of(work: Workspace, sparsity: Sparsity) -> PrunedLoss:
-    """What measures a metric on the validation text; of several texts on their mixture."""
+def fitness_of(
+    work: Workspace, sparsity: Sparsity, terminals: Collection[str] = PUBLISHED_TERMINALS
+) -> PrunedLoss:
+    """What measures a metric with these terminals on the validation text; of several texts on
+    their mixture."""
     text = work.text("validation")
     count, turns = len(text.windows), max(1, len(text.texts))
     per_chunk = max(1, min(_CHUNK_TOKENS // work.window_length, count // _RACE_CHUNKS))
@@ -263,7 +268,7 @@ def fitness_of(work: Workspace, sparsity: Sparsity) -> PrunedLoss:
     return PrunedLoss(
         work.language_model.model,
         work.layers,
-        work.statistics(gradients=True),
+        work.statistics(terminals),
         sparsity,
         text.windows,
         windows_per_chunk=per_chunk,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -32,8 +32,10 @@ from prunerzero.language.perplexity import Perplexity, perplexity
 from prunerzero.language.source import ModelSource
 from prunerzero.metrics import Sparsity
 from prunerzero.pruning.blocks import Matrix, check_widths, prunable_layers
+from prunerzero.pruning.gram import DAMPING, collect_inverse_diagonals, passes
 from prunerzero.pruning.statistics import (
     GradientOf,
+    LayerStatistics,
     Statistics,
     cached_statistics,
     collect_statistics,
@@ -76,7 +78,7 @@ class Workspace:
         self._texts: dict[Part, tuple[Text, ...]] = {}
         self._mixed: dict[Part, Text] = {}
         self._dense: dict[str, Perplexity] = {}
-        self._statistics: dict[bool, Statistics] = {}
+        self._statistics: dict[str, Statistics] = {}
 
     def read(self, *parts: Part) -> None:
         """Read these parts now. Raises TextError where one is not named or not readable."""
@@ -232,37 +234,53 @@ class Workspace:
             return texts[0].fingerprint
         return identity.digest("mixed by turns", *(text.fingerprint for text in texts))
 
-    def statistics(self, gradients: bool) -> Statistics:
-        """X, and G where wanted, of every layer on the dense model; from the cache if there.
+    def statistics(self, terminals: Collection[str]) -> Statistics:
+        """What metrics with these terminals read of every layer, on the dense model.
 
-        G is as large as the pruned layers, so that every caller gets the same tensors.
+        It comes from the cache if it is there. G is as large as the pruned layers, so that every
+        caller gets the same tensors. X is there whenever G is.
         """
-        if gradients not in self._statistics:
-            self._statistics[gradients] = self._read_statistics(gradients)
-        return self._statistics[gradients]
+        found = dict.fromkeys(self.layers, LayerStatistics(X=None, G=None))
+        if "X" in terminals or "G" in terminals:
+            found = self._known("G" if "G" in terminals else "X")
+        if "D" in terminals:
+            D = self._known("D")
+            found = {name: replace(layer, D=D[name].D) for name, layer in found.items()}
+        return found
 
-    def _read_statistics(self, gradients: bool) -> Statistics:
+    def _known(self, of: Literal["X", "G", "D"]) -> Statistics:
+        """Statistics of X alone, of X and G, or of D alone."""
+        if of not in self._statistics:
+            key = {
+                **self.identity("calibration"),
+                "gradient": self.gradient if of == "G" else None,
+                "device": self.language_model.device.type,
+                "torch": str(torch.__version__),
+                **({"inverse diagonal, damping": DAMPING} if of == "D" else {}),
+            }
+            collect = self._measure_D if of == "D" else partial(self._measure_X, of == "G")
+            self._statistics[of] = cached_statistics(key, self.layers, collect)
+        return self._statistics[of]
+
+    def _measure_X(self, gradients: bool) -> Statistics:
         windows = self.text("calibration").windows
-        model = self.language_model.model
-        key = {
-            **self.identity("calibration"),
-            "gradient": self.gradient if gradients else None,
-            "device": self.language_model.device.type,
-            "torch": str(torch.__version__),
-        }
+        with self.observer.count("statistics", len(windows)) as advance:
+            return collect_statistics(
+                self.language_model.model,
+                self.layers,
+                windows,
+                gradients=gradients,
+                of=self.gradient,
+                on_window=advance,
+            )
 
-        def collect() -> Statistics:
-            with self.observer.count("statistics", len(windows)) as advance:
-                return collect_statistics(
-                    model,
-                    self.layers,
-                    windows,
-                    gradients=gradients,
-                    of=self.gradient,
-                    on_window=advance,
-                )
-
-        return cached_statistics(key, self.layers, collect)
+    def _measure_D(self) -> Statistics:
+        windows = self.text("calibration").windows
+        with self.observer.count("statistics D", len(windows) * passes(self.layers)) as advance:
+            found = collect_inverse_diagonals(
+                self.language_model.model, self.layers, windows, advance
+            )
+        return {name: LayerStatistics(None, None, D) for name, D in found.items()}
 
     def measure(self, place: str, label: str) -> Perplexity:
         """Perplexity of the model, as it is now, on a part, or on one of its ``places``."""

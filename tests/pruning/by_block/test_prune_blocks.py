@@ -1,6 +1,7 @@
 """Block by block, against the model as a whole and against the same by brute force."""
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from prunerzero.pruning.by_block.block_passes import Resources, losses_by_block
 from prunerzero.pruning.by_block.offloaded_blocks import OffloadedBlocks, block_names
 from prunerzero.pruning.by_block.prune_blocks import Plan, prune_by_block
 from prunerzero.pruning.by_block.shards import ShardWriter
+from prunerzero.pruning.gram import collect_inverse_diagonals
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
 
@@ -103,13 +105,17 @@ def pruned(folder, scratch, metric, kept=None, *, devices=1, memory=10_000, **pl
     return kept
 
 
-@pytest.mark.parametrize("metric", ["magnitude", "wanda", "power-law"])
+@pytest.mark.parametrize("metric", ["magnitude", "wanda", "power-law", "obs", "W * D + G * X"])
 @pytest.mark.parametrize("devices", [1, 2, 3])
 def test_block_by_block_prunes_what_the_whole_model_prunes(folder, tmp_path, metric, devices):
     kept = pruned(folder, tmp_path, metric, devices=devices)
     whole = load_model(ModelSource(str(folder / "model"))).model
     layers = prunable_layers(whole)
-    statistics = collect_statistics(whole, layers, WINDOWS)
+    D = collect_inverse_diagonals(whole, layers, WINDOWS)
+    statistics = {
+        name: replace(known, D=D[name])
+        for name, known in collect_statistics(whole, layers, WINDOWS).items()
+    }
     report = prune_model(layers, statistics, find_metric(metric).expression, HALF)
     for name, tensor in kept.tensors().items():
         assert torch.equal(tensor, whole.get_parameter(name).bfloat16()), name
@@ -183,7 +189,8 @@ def block_by_hand(folder, metric, gradient):
             squares = {name: dense[name].G for name in mine}
         else:
             squares = {name: gradients_of_norm(model, block, x).sqrt() for name, x in mine.items()}
-        found = {name: LayerStatistics(found[name].X, squares[name]) for name in mine}
+        D = collect_inverse_diagonals(model, mine, WINDOWS)
+        found = {name: LayerStatistics(found[name].X, squares[name], D[name]) for name in mine}
         prune_model(mine, found, find_metric(metric).expression, HALF)
     return model
 
@@ -203,10 +210,13 @@ def gradients_of_norm(model, block, layer):
     return total
 
 
+@pytest.mark.parametrize("metric", ["power-law", "obs", "W * D * G"])
 @pytest.mark.parametrize("gradient", ["full", "block"])
-def test_statistics_of_the_pruned_model_are_those_by_brute_force(folder, tmp_path, gradient):
-    kept = pruned(folder, tmp_path, "power-law", propagate="pruned", gradient=gradient)
-    expected = block_by_hand(folder, "power-law", gradient)
+def test_statistics_of_the_pruned_model_are_those_by_brute_force(
+    folder, tmp_path, gradient, metric
+):
+    kept = pruned(folder, tmp_path, metric, propagate="pruned", gradient=gradient)
+    expected = block_by_hand(folder, metric, gradient)
     for name, tensor in kept.tensors().items():
         assert torch.equal(tensor, expected.get_parameter(name).bfloat16()), name
 

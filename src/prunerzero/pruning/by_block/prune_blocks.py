@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -45,6 +45,11 @@ class Plan:
     def reads_gradient(self) -> bool:
         """Whether the metric reads G."""
         return "G" in self.expression.terminals
+
+    @property
+    def reads_diagonal(self) -> bool:
+        """Whether the metric reads D."""
+        return "D" in self.expression.terminals
 
     @property
     def loss_gradient(self) -> bool:
@@ -152,7 +157,7 @@ class _Pruning:
                 if self._record.finished(index):
                     passes.forward(index, device, windows)
                 else:
-                    with watch(self._source.layers(index), gradients) as statistics_over:
+                    with self._watching(index, gradients) as statistics_over:
                         passes.forward(index, device, windows, gradient=gradients)
                     self._prune(index, statistics_over(count))
 
@@ -168,7 +173,7 @@ class _Pruning:
                 if self._record.finished(index):
                     self._source.zero(index, self._record.zeros(index))
                 else:
-                    with watch(self._source.layers(index), gradients) as statistics_over:
+                    with self._watching(index, gradients) as statistics_over:
                         first = iter(range(count))
                         passes.forward(index, device, first, gradient=gradients, keep=False)
                     statistics = statistics_over(count)
@@ -197,8 +202,11 @@ class _Pruning:
         def backward(index: int, device: torch.device, windows: Iterator[int]) -> None:
             wanted = index in self._missing and not (wait and self._gradient_file(index).exists())
             with source.loaded(index, device):
-                watching = watch(source.layers(index), True) if wanted else nullcontext()
-                with watching as statistics_over:
+                with (
+                    self._watching(index, True, not wait)
+                    if wanted
+                    else nullcontext() as statistics_over
+                ):
                     passes.backward(index, device, windows)
                 if statistics_over is not None and wait:
                     self._keep_gradients(index, statistics_over(count))
@@ -209,6 +217,13 @@ class _Pruning:
         passes.begin_backward()
         backwards = range(len(source) - 1, self._missing[0] - 1, -1)
         run_blocks(backwards, devices, count, backward, self._on_block)
+
+    def _watching(
+        self, index: int, gradients: bool, inputs: bool = True
+    ) -> AbstractContextManager[Callable[[int], Statistics]]:
+        """Watch a block for what the metric reads; D is left out where ``inputs`` do not count."""
+        diagonals = self._plan.reads_diagonal and inputs
+        return watch(self._source.layers(index), gradients, inverse_diagonals=diagonals)
 
     def _prune(self, index: int, statistics: Statistics) -> None:
         layers = self._source.layers(index)
@@ -227,4 +242,4 @@ class _Pruning:
     def _with_gradients(self, index: int, statistics: Statistics) -> Statistics:
         device = next(self._source.blocks[index].parameters()).device
         gradients = load_file(self._gradient_file(index), device=str(device))
-        return {name: LayerStatistics(s.X, gradients[name]) for name, s in statistics.items()}
+        return {name: replace(s, G=gradients[name]) for name, s in statistics.items()}

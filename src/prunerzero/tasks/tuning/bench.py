@@ -20,6 +20,7 @@ from prunerzero.language.perplexity import perplexity
 from prunerzero.language.zero_shot import score_tasks
 from prunerzero.memory import Memory
 from prunerzero.metrics import Metric, Sparsity
+from prunerzero.metrics.operators import TERMINALS
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import Statistics
 from prunerzero.tasks.tune_result import Limit
@@ -105,8 +106,8 @@ class Bench:
 
     @cached_property
     def statistics(self) -> Statistics:
-        """X and G of every layer of the dense model."""
-        return self.work.statistics(gradients=True)
+        """X, G and D of every layer of the dense model."""
+        return self.work.statistics(TERMINALS)
 
     def dense(self, place: str, windows: int | None = None) -> Measured:
         """The model as it came, on a part or on so many evenly spaced windows of it.
