@@ -35,6 +35,7 @@ class ToyFitness:
         noise = (0.1 * normal(total, 24, 32)).exp()
         self.importance = importance * noise / importance.sum()
         self.difficulty = (3 + 0.3 * normal(total)).tolist()
+        self.D = self.X.sqrt() * (-normal(1, 32).abs()).exp()
         self.chunks = chunks
         self.total_chunks = total
         self.asked: list[Expression] = []
@@ -42,14 +43,15 @@ class ToyFitness:
 
     @property
     def probes(self) -> list[Probe]:
-        return [Probe.of(self.W, self.X, self.G)]
+        return [Probe.of(self.W, self.X, self.G, self.D)]
 
     def losses(
         self, expression: Expression, start: int = 0, stop: int | None = None
     ) -> Iterator[float]:
         if start == 0:
             self.asked.append(expression)
-        pruned = prune_mask(expression.score(W=self.W, X=self.X, G=self.G), HALF)
+        scores = expression.score(W=self.W, X=self.X, G=self.G, D=self.D)
+        pruned = prune_mask(scores, HALF)
         for chunk in range(start, self.total_chunks if stop is None else stop):
             self.read += 1
             yield self.difficulty[chunk] + float(self.importance[chunk][pruned].sum())
