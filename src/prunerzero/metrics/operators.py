@@ -92,7 +92,7 @@ class Operator:
         # simplification writes powers with sqr and sqrt
         if self.power is not None and math.frexp(self.power)[0] != 0.5:
             raise ValueError(
-                f"operator {self.name!r}: leave `power` out unless it is a power of two."
+                f"operator {self.name!r}: its power must be a power of two, or left out."
             )
 
 
