@@ -97,8 +97,8 @@ def options_of(cls: Any) -> list[Field[Any]]:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def takes(cls: type[Options]) -> Callable[[F], F]:
-    """Let a function that takes ``options``, an instance of ``cls``, take each as a keyword too.
+def takes(cls: type[Options], parameter: str = "options") -> Callable[[F], F]:
+    """Let a function that takes an instance of ``cls`` take each of its options as a keyword too.
 
     >>> @dataclass(frozen=True)
     ... class Budget(Options):
@@ -118,11 +118,11 @@ def takes(cls: type[Options]) -> Callable[[F], F]:
         def call(*args: Any, **given: Any) -> Any:
             chosen = {name: given.pop(name) for name in list(given) if name in named}
             bound = own.bind_partial(*args, **given)
-            base = bound.arguments.get("options", cls())
+            base = bound.arguments.get(parameter, cls())
             if not isinstance(base, cls):
                 kind = arguments.kind(base)
-                raise InputError(f"`options` must be {cls.__name__}, not {kind}.")
-            bound.arguments["options"] = replace(base, **chosen)
+                raise InputError(f"`{parameter}` must be {cls.__name__}, not {kind}.")
+            bound.arguments[parameter] = replace(base, **chosen)
             return function(*bound.args, **bound.kwargs)
 
         keywords = [

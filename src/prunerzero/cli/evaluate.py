@@ -16,6 +16,7 @@ from prunerzero.cli.options import JsonOption, one_sentence, with_options
 from prunerzero.cli.plain_output import print_json
 from prunerzero.language.corpora import PARTS
 from prunerzero.metrics import CATALOG
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.setup import Setup
 
 DatasetsOption = Annotated[
@@ -167,6 +168,7 @@ def _sample_table(prompt: str, continuations: dict[str, str]) -> Table:
 @with_options
 def compare(
     setup: Setup,
+    refit: RefitOptions,
     metrics: Annotated[
         str,
         typer.Option(
@@ -193,6 +195,8 @@ def compare(
 
     Example: [bold]prunerzero compare --model ORG/NAME --dataset wikitext2 --dataset c4 --text
     my_text.txt --samples 3[/]
+
+    Refitted: [bold]prunerzero compare --group model --update least-squares --refine admm[/]
     """
     from dataclasses import replace
 
@@ -211,6 +215,7 @@ def compare(
             split_metrics(metrics),
             sparsity,
             observer=observer,
+            refit=refit,
             group=group,
             datasets=dataset,
             texts=text,
@@ -224,6 +229,8 @@ def compare(
     title = f"Sparsity {result.sparsity}"
     if result.group != "row":
         title += f", scores compared within the {result.group}"
+    if refit.in_words:
+        title += f"; {refit.in_words}"
     figures = asdict(result)
     if dataset or text or any(name not in PARTS for name in result.perplexity):
         console.print(texts_table(figures["perplexity"], figures["divergence"], title))

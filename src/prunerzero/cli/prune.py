@@ -14,7 +14,7 @@ from prunerzero.cli.options import JsonOption, RecipeOption, one_sentence, with_
 from prunerzero.cli.plain_output import print_json
 from prunerzero.language.corpora import the_text
 from prunerzero.tasks.by_block import Way
-from prunerzero.tasks.options import PUSH_TO_HUB
+from prunerzero.tasks.options import PUSH_TO_HUB, RefitOptions
 from prunerzero.tasks.setup import Setup
 
 
@@ -24,6 +24,7 @@ from prunerzero.tasks.setup import Setup
 def prune(
     setup: Setup,
     way: Way,
+    refit: RefitOptions,
     output_dir: Annotated[Path, typer.Option(help="Folder to write; must be absent or empty.")],
     metric: Annotated[
         str,
@@ -47,6 +48,9 @@ def prune(
     Example: [bold]prunerzero prune --metric wanda --sparsity 0.5 --output-dir pruned[/],
     and to repeat it [bold]prunerzero prune --recipe pruned/recipe.yaml --output-dir again[/]
 
+    Refitted, half of the whole model: [bold]prunerzero prune --metric fisher --sparsity 0.5
+    --group model --update least-squares --refine admm --output-dir pruned[/]
+
     Larger than memory: [bold]prunerzero prune --model ORG/NAME --dataset c4 --block-by-block
     --device cuda:0,cuda:1 --output-dir pruned[/]
     """
@@ -64,6 +68,7 @@ def prune(
             output_dir,
             observer,
             way,
+            refit,
             group=group,
             recipe=earlier,
             push_to_hub=push_to_hub,
@@ -74,7 +79,7 @@ def prune(
     console = out()
     console.print(
         f"Wrote {escape(result.output_dir)}: {result.sparsity:.2%} of the prunable weights "
-        "are zero."
+        f"are zero{f'; the others were refitted: {refit.in_words}' if refit.in_words else ''}."
     )
     if unreached := [layer.name for layer in result.layers if layer.unreached]:
         more = f" and {len(unreached) - 1} more" if len(unreached) > 1 else ""

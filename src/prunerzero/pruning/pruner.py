@@ -11,6 +11,8 @@ from torch import Tensor
 from prunerzero.metrics import Expression, ScoreError, Sparsity
 from prunerzero.pruning.across_layers import Scorer, lowest_of_all
 from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.gram import Grams
+from prunerzero.pruning.refit import OutputError, Refit, refit_model
 from prunerzero.pruning.statistics import LayerStatistics, Statistics, probes_of
 from prunerzero.scoring import score_mask
 from prunerzero.scoring.ranking import check_ranks
@@ -29,6 +31,8 @@ class LayerSparsity:
         zeros, sparsity: number and share of weights that are zero.
         unreached: whether no calibration token reached it, as can happen to an expert; it was
             pruned by magnitude then.
+        error_of_mask, error: share of the layer's outputs on the calibration text that the mask
+            alone changes, and that the refitted weights change; None where nothing was refitted.
     """
 
     name: str
@@ -36,6 +40,8 @@ class LayerSparsity:
     zeros: int
     sparsity: float
     unreached: bool = False
+    error_of_mask: float | None = None
+    error: float | None = None
 
 
 def is_unreached(statistics: LayerStatistics, expression: Expression) -> bool:
@@ -125,14 +131,23 @@ def prune_model(
     statistics: Statistics,
     expression: Expression,
     sparsity: Sparsity,
+    refit: Refit = Refit(),
+    grams: Grams | None = None,
+    dense: Mapping[str, Tensor] | None = None,
+    stored: Mapping[str, torch.dtype] | None = None,
 ) -> tuple[LayerSparsity, ...]:
     """Prune the layers in place.
 
     Args:
         layers: the matrices by full name.
-        statistics: X, G and D of each where the metric reads them, from the dense model.
+        statistics: what the metric reads of each.
         expression: the metric.
         sparsity: the share or pattern to prune, and the group in which scores compete.
+        refit: what is done with the masks.
+        grams: Gram matrix of each layer's inputs, which a refit needs.
+        dense: weights [out, in] of each that the outputs are to stay close to; None for those that
+            are in the model.
+        stored: the checkpoint's dtype of each, to which refitted weights are rounded.
 
     Returns:
         how much of each layer is zero.
@@ -143,13 +158,26 @@ def prune_model(
     """
     weights = {name: layer.weight for name, layer in layers.items()}
     unreached = [name for name in layers if is_unreached(statistics[name], expression)]
-    pruned: dict[str, LayerSparsity] = {}
+    found = masks(weights, statistics, expression, sparsity, unreached)
+    errors: dict[str, OutputError] = {}
     with torch.no_grad():
-        for name, mask in masks(weights, statistics, expression, sparsity, unreached):
-            weight = weights[name]
-            weight.masked_fill_(mask, 0)
-            zeros = int((weight == 0).sum())
-            share = zeros / weight.numel()
-            shape = tuple(mask.shape)
-            pruned[name] = LayerSparsity(name, shape, zeros, share, name in unreached)
-    return tuple(pruned[name] for name in layers)
+        if grams is not None:
+            errors = refit_model(layers, found, grams, refit, sparsity, dense, stored)
+        else:
+            for name, mask in found:
+                weights[name].masked_fill_(mask, 0)
+    pruned = []
+    for name, weight in weights.items():
+        zeros, error = int((weight == 0).sum()), errors.get(name)
+        pruned.append(
+            LayerSparsity(
+                name=name,
+                shape=tuple(weight.shape),
+                zeros=zeros,
+                sparsity=zeros / weight.numel(),
+                unreached=name in unreached,
+                error_of_mask=None if error is None else error.mask,
+                error=None if error is None else error.refitted,
+            )
+        )
+    return tuple(pruned)

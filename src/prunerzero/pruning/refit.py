@@ -7,7 +7,7 @@ left out: ``refine`` chooses again within the budgets, ``update`` refits the wei
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -52,6 +52,19 @@ class OutputError:
     refitted: float
 
 
+def sparsity_at(sparsity: Sparsity, step: int, steps: int) -> Sparsity:
+    """What step ``step`` (from 1) of so many prunes: shares of a ratio, or of each M of N:M.
+
+    >>> str(sparsity_at(Sparsity.parse("0.6"), 1, 3)), str(sparsity_at(Sparsity.parse("2:4"), 1, 2))
+    ('0.2', '3:4')
+    """
+    if sparsity.of is None:
+        return replace(sparsity, ratio=sparsity.fraction * step / steps)
+    assert sparsity.keep is not None
+    pruned = -(-(sparsity.of - sparsity.keep) * step // steps)
+    return replace(sparsity, keep=sparsity.of - pruned)
+
+
 def budgets_of(sparsity: Sparsity) -> Within:
     """Where a refinement keeps the numbers of masks of that sparsity."""
     return "row" if sparsity.of is None else sparsity.of
@@ -59,7 +72,12 @@ def budgets_of(sparsity: Sparsity) -> Within:
 
 @torch.no_grad()
 def refit_layer(
-    dense: Tensor, gram: Tensor, mask: Tensor, refit: Refit, budgets: Within
+    dense: Tensor,
+    gram: Tensor,
+    mask: Tensor,
+    refit: Refit,
+    budgets: Within,
+    stored: torch.dtype | None = None,
 ) -> tuple[Tensor, OutputError]:
     """The weights of a layer, and what they change of its outputs.
 
@@ -69,9 +87,11 @@ def refit_layer(
         mask: bool [out, in], True where pruned.
         refit: how the mask is used.
         budgets: where its budgets hold.
+        stored: dtype of the checkpoint, to whose values weights are rounded, once; None for that of
+            ``dense``.
 
     Returns:
-        weights [out, in] in the dtype of ``dense``, rounded once.
+        weights [out, in] in the dtype of ``dense``.
     """
     alone = dense.masked_fill(mask, 0)
     weights = alone
@@ -81,9 +101,8 @@ def refit_layer(
         if refit.refine == "admm":
             mask, values = refined(problem, mask, budgets)
         if refit.update == "least-squares":
-            weights = problem.weights(
-                solve(problem, mask) if values is None else values, dense, mask
-            )
+            values = solve(problem, mask) if values is None else values
+            weights = problem.weights(values, dense, mask).to(stored or dense.dtype).to(dense.dtype)
         else:
             weights = dense.masked_fill(mask, 0)
     return weights, OutputError(
@@ -105,6 +124,7 @@ def refit_model(
     refit: Refit,
     sparsity: Sparsity,
     dense: Mapping[str, Tensor] | None = None,
+    stored: Mapping[str, torch.dtype] | None = None,
     on_layer: Callable[[], None] = lambda: None,
 ) -> dict[str, OutputError]:
     """Refit all layers in place, from Gram matrices that are there already.
@@ -116,13 +136,21 @@ def refit_model(
         refit: how the masks are used.
         sparsity: what the masks were made for.
         dense: dense weights [out, in] of each; None where the model holds them.
+        stored: the checkpoint's dtype of each, where the model computes in another.
         on_layer: called after each layer.
     """
     errors = {}
     for name, mask in masks:
         weight = layers[name].weight
         target = weight.clone() if dense is None else dense[name]
-        found, errors[name] = refit_layer(target, grams[name], mask, refit, budgets_of(sparsity))
+        found, errors[name] = refit_layer(
+            target,
+            grams[name],
+            mask,
+            refit,
+            budgets_of(sparsity),
+            None if stored is None else stored[name],
+        )
         weight.copy_(found)
         on_layer()
     return errors

@@ -31,6 +31,7 @@ from prunerzero.pruning.by_block.shards import ShardWriter
 from prunerzero.pruning.pruner import LayerSparsity
 from prunerzero.tasks import read_back
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
 
@@ -191,9 +192,11 @@ def prune_blocks(
     return partial.layers(), {p: {"dense": before[p], "pruned": after[p]} for p in places}
 
 
-def parts_read(metric: Metric) -> list[Part]:
-    """The parts of the text that statistics are taken from: none where the metric reads W alone."""
-    return ["calibration"] if metric.expression.terminals - {"W"} else []
+def parts_read(metric: Metric, refit: RefitOptions = RefitOptions()) -> list[Part]:
+    """The parts of the text that statistics are taken from: none where the metric reads W alone
+    and nothing is refitted."""
+    reads = metric.expression.terminals - {"W"} or refit.refit
+    return ["calibration"] if reads else []
 
 
 def _one_more(advance: Callable[[int], None]) -> Callable[[], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from prunerzero.language.perplexity import perplexity
 from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.metrics import Expression, Metric, ScoreError, Sparsity
 from prunerzero.metrics.sparsity import Group
-from prunerzero.pruning.pruner import check_differs, prune_model
+from prunerzero.options import takes
+from prunerzero.pruning.pruner import check_differs
 from prunerzero.pruning.statistics import Statistics
-from prunerzero.tasks.doubts import dense_doubt, pruned_doubt, told
+from prunerzero.tasks.doubts import dense_doubt, one_text_doubt, pruned_doubt, told
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.protocol import protocol_of
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.sources import check_stride, sources_of, windows_of
@@ -64,12 +66,14 @@ class Comparison:
     warnings: tuple[str, ...] = ()
 
 
+@takes(RefitOptions, "refit")
 def compare(
     setup: Setup | str,
     metrics: str | Sequence[str | Path | Metric | Expression],
     sparsity: str | float | Sparsity | None = None,
     parts: Part | Sequence[Part] | None = None,
     observer: Observer | None = None,
+    refit: RefitOptions = RefitOptions(),
     *,
     group: Group | None = None,
     datasets: str | Sequence[str] = (),
@@ -86,6 +90,8 @@ def compare(
             evolved for, and else 0.5.
         parts: which texts to measure; by default validation and test, those that are named.
         observer: told of progress.
+        refit: what is done with each metric's masks; each field of ``RefitOptions`` is a keyword
+            too.
         group: scores compete within a ``"row"``, a ``"layer"`` or the ``"model"``; None for that of
             ``sparsity`` or of the metrics' runs.
         datasets, texts: named corpora, of which the test part is read, and files, to measure on
@@ -131,21 +137,25 @@ def compare(
         for part in parts:
             own = windows_of(work, sources_of(setup, part), part, stride, own=True)
             cut |= zip(places_of(part, own), own, strict=True)
-    return compare_on(work, found, sparsity, cut, stride=stride, samples=samples)
+    return compare_on(work, found, sparsity, cut, refit, stride=stride, samples=samples)
 
 
 def compare_in(
-    work: Workspace, metrics: Mapping[str, Metric], sparsity: Sparsity, parts: tuple[Part, ...]
+    work: Workspace,
+    metrics: Mapping[str, Metric],
+    sparsity: Sparsity,
+    parts: tuple[Part, ...],
+    refit: RefitOptions = RefitOptions(),
 ) -> dict[str, dict[str, float]]:
     """Part → name → perplexity, for a workspace that is open already."""
     work.check_widths(sparsity)
     for part in parts:
         work.text(part)
-    statistics = _statistics(work, metrics)
+    _statistics(work, metrics)  # at once, before anything else takes long
     found = {str(part): {"dense": work.dense(part)} for part in parts}
     for name, metric in metrics.items():
         with work.pruned_for_now():
-            prune_model(work.layers, statistics, metric.expression, sparsity)
+            work.prune(metric.expression, sparsity, refit)
             for part in parts:
                 found[part][name] = work.measure(part, name).value
     return found
@@ -160,6 +170,7 @@ def compare_on(
     metrics: Mapping[str, Metric],
     sparsity: Sparsity,
     texts: Mapping[str, Text],
+    refit: RefitOptions = RefitOptions(),
     *,
     stride: int | None = None,
     samples: int = 0,
@@ -216,8 +227,10 @@ def compare_on(
             )
     for label, metric in metrics.items():
         with work.pruned_for_now():
-            prune_model(work.layers, statistics, metric.expression, sparsity)
+            work.prune(metric.expression, sparsity, refit)
             measure(label)
+    if refit.update != "none":
+        doubts.append(one_text_doubt([text.name for text in work.texts("calibration")]))
     warnings = told(doubts)
     for doubt in warnings:
         work.observer.note(doubt)
@@ -235,6 +248,6 @@ def compare_on(
             for ids, by_name in zip(prompts, continued, strict=True)
         ),
         protocol=protocol_of(work, stride),
-        settings={**settings, "stride": stride},
+        settings={**settings, **asdict(refit), "stride": stride},
         warnings=warnings,
     )

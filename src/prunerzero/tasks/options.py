@@ -10,11 +10,12 @@ from prunerzero.evolution.settings import SeedMetrics, Strategy
 from prunerzero.evolution.variation import OperatorSet
 from prunerzero.metrics import Sparsity
 from prunerzero.options import AS_GIVEN, NUMBER, TEXT, Options, one_of, option, whole_number
+from prunerzero.pruning.refit import Refinement, Refit, Update
 from prunerzero.report.tune_words import Language
 
 GroupChoice = Literal["auto", "row", "layer", "model"]
 
-_LIMIT = "Limit (one of them)"
+_LIMIT, _REFIT = "Limit (one of them)", "Weights that stay"
 
 PUSH_TO_HUB = (
     "Push the finished folder to the Hugging Face hub, in one commit. The repository must be new "
@@ -62,6 +63,44 @@ class SearchOptions(Options):
         "PostgreSQL database. The same command on another host joins in.",
         AS_GIVEN,
     )
+
+
+@dataclass(frozen=True)
+class RefitOptions(Options):
+    """What is done with a metric's masks, so that the weights that stay make good what went."""
+
+    update: Update = option(
+        "none",
+        "Refit the weights that stay, so that each layer's outputs change least (least-squares): "
+        "closed form, no training. It fits the calibration text: give one of each kind of text "
+        "that matters.",
+        one_of(Update),
+        panel=_REFIT,
+    )
+    refine: Refinement = option(
+        "none",
+        "Choose again which weights stay, as many of each row as the metric keeps, with the "
+        "update in mind (admm).",
+        one_of(Refinement),
+        panel=_REFIT,
+    )
+    steps: int = option(
+        1,
+        "Prune in so many steps, each with statistics of the model that the one before left.",
+        whole_number(1),
+        panel=_REFIT,
+    )
+
+    @property
+    def refit(self) -> Refit:
+        """What a single step does with masks."""
+        return Refit(self.update, self.refine)
+
+    @property
+    def in_words(self) -> str:
+        """As it is named in tables and notes; empty where masks are all."""
+        steps = [f"{self.steps} steps"] if self.steps > 1 else []
+        return ", ".join([*(w for w in (self.refine, self.update) if w != "none"), *steps])
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,16 @@ from prunerzero.language.divergence import MEMORY, Divergence
 from prunerzero.language.kinds import auto_class
 from prunerzero.metrics import Expression, Metric, ScoreError, Sparsity
 from prunerzero.metrics.sparsity import Group
+from prunerzero.options import takes
 from prunerzero.pruning.by_block.partial_checkpoint import PartialCheckpoint, is_begun
-from prunerzero.pruning.pruner import LayerSparsity, check_differs, prune_model
+from prunerzero.pruning.pruner import LayerSparsity, check_differs
 from prunerzero.report import model_card
 from prunerzero.tasks.by_block import BlockByBlock, Way, parts_read, prune_blocks
-from prunerzero.tasks.doubts import dense_doubt, pruned_doubt, told
+from prunerzero.tasks.doubts import dense_doubt, one_text_doubt, pruned_doubt, told
 from prunerzero.tasks.fits import fits
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.output import check_output
 from prunerzero.tasks.publish import check_repository, push_folder
 from prunerzero.tasks.read_back import check_written, digests_of
@@ -72,6 +74,7 @@ class Pruned:
     warnings: tuple[str, ...] = ()
 
 
+@takes(RefitOptions, "refit")
 def prune(
     setup: Setup | str,
     metric: str | Path | Metric | Expression,
@@ -79,6 +82,7 @@ def prune(
     output_dir: Path | str,
     observer: Observer | None = None,
     way: Way = Way(),
+    refit: RefitOptions = RefitOptions(),
     *,
     group: Group | None = None,
     recipe: Mapping[str, Any] | None = None,
@@ -100,6 +104,8 @@ def prune(
         output_dir: must be absent or empty.
         observer: told of progress.
         way: how the model is gone through: as a whole, or block by block.
+        refit: what is done with the metric's masks; each field of ``RefitOptions`` is a keyword
+            too.
         group: scores compete within a ``"row"``, a ``"layer"`` or the ``"model"``; None for that of
             ``sparsity`` or of the metric's run.
         recipe: what ``read_recipe`` gives. Where ``setup`` names the same model and texts, they
@@ -119,9 +125,14 @@ def prune(
         check_repository(push_to_hub)
     if not _by_block(setup, found, sparsity, output_dir, way, observer):
         work = Workspace(setup, observer)
-        parts = _read_texts(work, found, recipe)
-        result = prune_in(work, found, sparsity, output_dir, parts, push_to_hub)
+        parts = _read_texts(work, found, refit, recipe)
+        result = prune_in(work, found, sparsity, output_dir, parts, push_to_hub, refit)
     else:
+        if refit != RefitOptions():
+            raise InputError(
+                "weights are refitted only where the model is pruned as a whole; leave out "
+                "`update`, `refine` and `steps`, or `block_by_block` and `propagate`."
+            )
         work, result = _prune_by_block(
             setup, found, sparsity, output_dir, observer, way, recipe, push_to_hub
         )
@@ -148,7 +159,7 @@ def _prune_by_block(
     with PartialCheckpoint(output_dir) as partial, writing(partial.folder, keeps):
         run = BlockByBlock(setup, way, partial.work, observer)
         work = run.work
-        parts = _read_texts(work, metric, recipe)
+        parts = _read_texts(work, metric, RefitOptions(), recipe)
         try:
             layers, losses = prune_blocks(run, partial, metric, sparsity, parts)
         except KeyboardInterrupt:
@@ -191,11 +202,13 @@ def _by_block(
     return bool(why)
 
 
-def _read_texts(work: Workspace, metric: Metric, recipe: Mapping[str, Any] | None) -> list[Part]:
+def _read_texts(
+    work: Workspace, metric: Metric, refit: RefitOptions, recipe: Mapping[str, Any] | None
+) -> list[Part]:
     """Read the texts that are needed; returns those to measure perplexity on."""
     choices: tuple[Part, ...] = ("test", "validation")
     parts = [part for part in choices if work.has(part)][:1]
-    needed = [*parts_read(metric), *parts]
+    needed = [*parts_read(metric, refit), *parts]
     work.read(*needed)
     if recipe is not None:
         check_same(work, recipe, needed)
@@ -209,6 +222,7 @@ def prune_in(
     output_dir: Path,
     parts: list[Part],
     repository: str | None = None,
+    refit: RefitOptions = RefitOptions(),
 ) -> Pruned:
     """``prune`` for a workspace that is open already; its model stays pruned.
 
@@ -223,16 +237,17 @@ def prune_in(
         raise ScoreError(f"{metric.name!r}, with this model: {error}") from None
     before = {place: work.dense(place) for place in places}
     references = {place: work.remember(place, MEMORY // len(places)) for place in places}
-    layers = prune_model(work.layers, statistics, metric.expression, sparsity)
+    layers = work.prune(metric.expression, sparsity, refit)
     after = {place: work.compare(place, "pruned", references[place]) for place in places}
     perplexity = {p: {"dense": before[p], "pruned": after[p].value} for p in places}
     divergence = {p: d for p in places if (d := after[p].divergence) is not None}
-    result = _result(work, metric, layers, perplexity, output_dir, work.describe())
+    settings = work.describe() | asdict(refit)
+    result = _result(work, metric, layers, perplexity, output_dir, settings)
     losses = {
         place: {"dense": work.dense_figures(place).losses, "pruned": after[place].losses}
         for place in places
     }
-    result = _with_doubts(work, replace(result, divergence=divergence), losses)
+    result = _with_doubts(work, replace(result, divergence=divergence), losses, refit)
     work.observer.stage(f"writing {output_dir}")
     measured = digests_of(work.language_model.model)
     with new_folder(output_dir) as folder:
@@ -245,7 +260,10 @@ def prune_in(
 
 
 def _with_doubts(
-    work: Workspace, result: Pruned, losses: Mapping[str, Mapping[str, Sequence[float]]]
+    work: Workspace,
+    result: Pruned,
+    losses: Mapping[str, Mapping[str, Sequence[float]]],
+    refit: RefitOptions = RefitOptions(),
 ) -> Pruned:
     """The result with what cannot be right in it, which is told too.
 
@@ -253,12 +271,15 @@ def _with_doubts(
         work: its texts.
         result: its perplexities.
         losses: place → the losses of its windows, ``dense`` and ``pruned``.
+        refit: how the weights that stay were refitted.
     """
     doubts: list[str | None] = []
     for place, found in losses.items():
         dense = result.perplexity[place]["dense"]
         doubts.append(dense_doubt(place, dense, work.text(place).windows))
         doubts.append(pruned_doubt(place, found["dense"], found["pruned"]))
+    if refit.update != "none":
+        doubts.append(one_text_doubt([text.name for text in work.texts("calibration")]))
     for doubt in told(doubts):
         work.observer.note(doubt)
     return replace(result, warnings=told(doubts))

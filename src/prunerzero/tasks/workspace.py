@@ -30,9 +30,17 @@ from prunerzero.language.loading import empty_model_of, load_model
 from prunerzero.language.models import LanguageModel
 from prunerzero.language.perplexity import Perplexity, perplexity
 from prunerzero.language.source import ModelSource
-from prunerzero.metrics import Sparsity
+from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.blocks import Matrix, check_widths, prunable_layers
-from prunerzero.pruning.gram import DAMPING, collect_inverse_diagonals, passes
+from prunerzero.pruning.gram import (
+    DAMPING,
+    Grams,
+    collect_grams,
+    collect_inverse_diagonals,
+    passes,
+)
+from prunerzero.pruning.pruner import LayerSparsity, prune_model
+from prunerzero.pruning.refit import sparsity_at
 from prunerzero.pruning.statistics import (
     GradientOf,
     LayerStatistics,
@@ -41,6 +49,7 @@ from prunerzero.pruning.statistics import (
     collect_statistics,
 )
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.own_texts import Source, limited, own_sources
 from prunerzero.tasks.setup import Setup
 
@@ -50,6 +59,10 @@ _MOST_WINDOWS = 1 << 30
 """At once; torch takes no number of any size."""
 _SLOW_TO_HASH = 1 << 29
 """Bytes of weights from which hashing them takes long enough to be shown."""
+
+
+_Kind = Literal["X", "G", "D"]
+"""Statistics of X alone, of X and G, or of D alone."""
 
 
 class Workspace:
@@ -240,16 +253,22 @@ class Workspace:
         It comes from the cache if it is there. G is as large as the pruned layers, so that every
         caller gets the same tensors. X is there whenever G is.
         """
+        return self._assembled(terminals, self._known)
+
+    def _assembled(
+        self, terminals: Collection[str], read: Callable[[_Kind], Statistics]
+    ) -> Statistics:
         found = dict.fromkeys(self.layers, LayerStatistics(X=None, G=None))
         if "X" in terminals or "G" in terminals:
-            found = self._known("G" if "G" in terminals else "X")
+            found = read("G" if "G" in terminals else "X")
         if "D" in terminals:
-            D = self._known("D")
+            D = read("D")
             found = {name: replace(layer, D=D[name].D) for name, layer in found.items()}
         return found
 
-    def _known(self, of: Literal["X", "G", "D"]) -> Statistics:
-        """Statistics of X alone, of X and G, or of D alone."""
+    def _known(self, of: _Kind) -> Statistics:
+        if of == "X" and "G" in self._statistics:
+            of = "G"  # X is there too
         if of not in self._statistics:
             key = {
                 **self.identity("calibration"),
@@ -258,9 +277,12 @@ class Workspace:
                 "torch": str(torch.__version__),
                 **({"inverse diagonal, damping": DAMPING} if of == "D" else {}),
             }
-            collect = self._measure_D if of == "D" else partial(self._measure_X, of == "G")
-            self._statistics[of] = cached_statistics(key, self.layers, collect)
+            self._statistics[of] = cached_statistics(key, self.layers, partial(self._measured, of))
         return self._statistics[of]
+
+    def _measured(self, of: _Kind) -> Statistics:
+        """Of the model as it is now."""
+        return self._measure_D() if of == "D" else self._measure_X(of == "G")
 
     def _measure_X(self, gradients: bool) -> Statistics:
         windows = self.text("calibration").windows
@@ -281,6 +303,51 @@ class Workspace:
                 self.language_model.model, self.layers, windows, advance
             )
         return {name: LayerStatistics(None, None, D) for name, D in found.items()}
+
+    @cached_property
+    def grams(self) -> Grams:
+        """The Gram matrices of every layer's inputs on the dense model."""
+        return self._measure_grams()
+
+    def _measure_grams(self) -> Grams:
+        windows = self.text("calibration").windows
+        with self.observer.count("Gram matrices", len(windows)) as advance:
+            return collect_grams(self.language_model.model, self.layers, windows, advance)
+
+    @cached_property
+    def _stored(self) -> dict[str, torch.dtype]:
+        """The checkpoint's dtype of each layer."""
+        loaded = self.language_model
+        of_parameter = {id(p): loaded.dtypes[n] for n, p in loaded.model.named_parameters()}
+        return {name: of_parameter[id(layer.stored)] for name, layer in self.layers.items()}
+
+    def prune(
+        self, expression: Expression, sparsity: Sparsity, how: RefitOptions = RefitOptions()
+    ) -> tuple[LayerSparsity, ...]:
+        """Prune the dense model in place with a metric, and use its masks as ``how`` says.
+
+        Of several steps, each takes statistics and Gram matrices of the model that the one before
+        left; all aim at the outputs of the dense weights.
+
+        Raises:
+            ScoreError, SparsityError: as ``prune_model``.
+        """
+        statistics = self.statistics(expression.terminals)
+        if how.steps == 1:
+            grams = self.grams if how.refit else None
+            return prune_model(
+                self.layers, statistics, expression, sparsity, how.refit, grams, stored=self._stored
+            )
+        dense = {name: layer.weight.clone() for name, layer in self.layers.items()}
+        found: tuple[LayerSparsity, ...] = ()
+        for step in range(1, how.steps + 1):
+            self.observer.stage(f"step {step} of {how.steps}")
+            if step > 1:
+                statistics = self._assembled(expression.terminals, self._measured)
+            grams = self._measure_grams() if how.refit else None
+            part = sparsity_at(sparsity, step, how.steps)
+            found = prune_model(self.layers, statistics, expression, part, how.refit, grams, dense)
+        return found
 
     def measure(self, place: str, label: str) -> Perplexity:
         """Perplexity of the model, as it is now, on a part, or on one of its ``places``."""
