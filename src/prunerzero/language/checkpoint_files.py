@@ -164,8 +164,8 @@ def restore_dtypes(folder: Path, source: Mapping[str, Path]) -> None:
     """Give the tensors of a checkpoint just written the dtypes that they have in ``source``.
 
     A model may hold some tensors in another dtype: transformers keeps some modules in float32, and
-    rounds tensors whose dtype is not the one that the config names. Rounded values are taken from
-    ``source`` again, except where pruning has set them to zero.
+    rounds tensors whose dtype is not the one that the config names. Values that are rounded and
+    else unchanged are taken from ``source`` again.
 
     Args:
         folder: of the checkpoint just written.
@@ -189,7 +189,7 @@ def restore_dtypes(folder: Path, source: Mapping[str, Path]) -> None:
 def _as_before(now: Tensor, before: Tensor) -> Tensor:
     if before.dtype.itemsize < now.dtype.itemsize:
         return now.to(before.dtype)
-    return before.masked_fill((now == 0) & (before.to(now.dtype) != 0), 0)
+    return torch.where(before.to(now.dtype) == now, before, now.to(before.dtype))
 
 
 _FLOATING = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

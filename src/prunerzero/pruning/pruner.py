@@ -43,6 +43,22 @@ class LayerSparsity:
     error_of_mask: float | None = None
     error: float | None = None
 
+    @classmethod
+    def of(
+        cls, name: str, weight: Tensor, unreached: bool, error: OutputError | None
+    ) -> LayerSparsity:
+        """What is zero in a layer that is pruned, and what that changes of its outputs."""
+        zeros = int((weight == 0).sum())
+        return cls(
+            name=name,
+            shape=tuple(weight.shape),
+            zeros=zeros,
+            sparsity=zeros / weight.numel(),
+            unreached=unreached,
+            error_of_mask=None if error is None else error.mask,
+            error=None if error is None else error.refitted,
+        )
+
 
 def is_unreached(statistics: LayerStatistics, expression: Expression) -> bool:
     """Whether one of the statistics that the metric reads is zero throughout."""
@@ -166,18 +182,7 @@ def prune_model(
         else:
             for name, mask in found:
                 weights[name].masked_fill_(mask, 0)
-    pruned = []
-    for name, weight in weights.items():
-        zeros, error = int((weight == 0).sum()), errors.get(name)
-        pruned.append(
-            LayerSparsity(
-                name=name,
-                shape=tuple(weight.shape),
-                zeros=zeros,
-                sparsity=zeros / weight.numel(),
-                unreached=name in unreached,
-                error_of_mask=None if error is None else error.mask,
-                error=None if error is None else error.refitted,
-            )
-        )
-    return tuple(pruned)
+    return tuple(
+        LayerSparsity.of(name, weight, name in unreached, errors.get(name))
+        for name, weight in weights.items()
+    )

@@ -102,7 +102,8 @@ def refit_layer(
             mask, values = refined(problem, mask, budgets)
         if refit.update == "least-squares":
             values = solve(problem, mask) if values is None else values
-            weights = problem.weights(values, dense, mask).to(stored or dense.dtype).to(dense.dtype)
+            found = problem.weights(values, dense.float(), mask)
+            weights = found.to(stored or dense.dtype).to(dense.dtype)
         else:
             weights = dense.masked_fill(mask, 0)
     return weights, OutputError(

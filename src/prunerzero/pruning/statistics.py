@@ -22,7 +22,7 @@ from prunerzero.pruning.calibration import CalibrationRun
 from prunerzero.pruning.calibration_pass import CalibrationPass
 from prunerzero.pruning.deterministic import deterministically
 from prunerzero.pruning.gradients import watch_gradients
-from prunerzero.pruning.gram import gram_and_squares, take_inverse_diagonals
+from prunerzero.pruning.gram import Grams, gram_and_squares, take_inverse_diagonals
 from prunerzero.scoring.ranking import Probe
 
 _VERSION = 4
@@ -108,6 +108,7 @@ def watch(
     current: CalibrationPass | None = None,
     *,
     inverse_diagonals: bool = False,
+    grams: Grams | None = None,
 ) -> Iterator[Callable[[int], Statistics]]:
     """Add up squared activations, and squared gradients, of all that runs inside the ``with``.
 
@@ -117,23 +118,30 @@ def watch(
         current: the current pass; None where each pass is over one window.
         inverse_diagonals: whether to add up Gram matrices too, for D. They take 4 · in² bytes for
             each of the layers until their D is computed, and all are held together.
+        grams: gets the Gram matrices, which are added up and kept then, when statistics are made;
+            None where nobody needs them.
 
     Yields:
         a function, to be called once: number of windows read → statistics.
     """
     current = current or CalibrationPass()
+    whole = inverse_diagonals or grams is not None
     totals = {}
     for name, layer in layers.items():
         width = layer.weight.shape[1]
-        shape = (width + 1, width) if inverse_diagonals else (width,)
+        shape = (width + 1, width) if whole else (width,)
         totals[name] = torch.zeros(shape, device=layer.weight.device)
     gradient_squares: dict[str, Tensor] = {}
 
     def statistics_over(windows: int) -> Statistics:
         D: dict[str, Tensor] = {}
-        X = {name: (t[-1] if inverse_diagonals else t) / windows for name, t in totals.items()}
-        if inverse_diagonals:
-            D = take_inverse_diagonals({name: totals.pop(name)[:-1] for name in layers})
+        X = {name: (t[-1] if whole else t) / windows for name, t in totals.items()}
+        if whole:
+            matrices = {name: totals.pop(name)[:-1] for name in layers}
+            if grams is not None:
+                grams.update(matrices)
+            if inverse_diagonals:
+                D = take_inverse_diagonals(matrices)
         return {
             name: LayerStatistics(
                 X[name], gradient_squares[name].sqrt_() if gradients else None, D.get(name)
@@ -144,7 +152,7 @@ def watch(
     watching_gradients = (
         watch_gradients(layers, gradient_squares, current) if gradients else nullcontext()
     )
-    measure = gram_and_squares if inverse_diagonals else squares
+    measure = gram_and_squares if whole else squares
     with watching_gradients, watch_inputs(layers, totals, current, measure):
         yield statistics_over
 

@@ -173,7 +173,7 @@ def prune_blocks(
     plan = Plan(metric.expression, sparsity, run.way.propagate, work.gradient)
     writer = ShardWriter(partial.folder, loaded.model, len(source) + 1, loaded.files.tensors())
     writer.write(0, source.outside())
-    record = FinishedBlocks(partial, writer, with_zeros=plan.propagate == "pruned")
+    record = FinishedBlocks(partial, writer, plan.needed)
     windows = work.text("calibration").windows if parts_read(metric) else None
     with work.observer.count("pruning", plan.visits * len(source), "blocks") as advance:
         prune_by_block(source, windows, plan, run.resources, record, _one_more(advance))

@@ -39,6 +39,8 @@ class OffloadedBlocks:
         self._prefix, self.blocks = find_blocks(model)
         self.dtype, self._stored, self._files = dtype, model.dtype, files
         self._layers = layers
+        self._same = [_first_names(block) for block in self.blocks]
+        self._stored_dtypes: dict[str, torch.dtype] = {}
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -55,17 +57,26 @@ class OffloadedBlocks:
         for module in block.modules():  # buffers are small, and some are in no file
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(device)
-        weights = {  # copies, because files must not change with the block
-            name: self._computed(tensor).to(device, copy=True)
-            for name, tensor in self._read(index).items()
+        weights = {}
+        for name, tensor in self._read(index).items():
+            self._stored_dtypes[self._full(index, name)] = tensor.dtype
+            copy = self._computed(tensor).to(device, copy=True)  # files must not change with it
+            weights[name] = nn.Parameter(copy, requires_grad=False)
+        nothing = {
+            name: nn.Parameter(torch.empty_like(t, device="meta"), requires_grad=False)
+            for name, t in weights.items()
         }
-        nothing = {name: torch.empty_like(t, device="meta") for name, t in weights.items()}
-        block.load_state_dict(weights, strict=False, assign=True)
+        self._assign(index, weights)
         del weights
         try:
             yield
         finally:
-            block.load_state_dict(nothing, strict=False, assign=True)
+            self._assign(index, nothing)
+
+    def _assign(self, index: int, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Give a block these parameters; names that shared one share it again."""
+        named = {name: parameters[first] for name, first in self._same[index].items()}
+        self.blocks[index].load_state_dict(named, strict=False, assign=True)
 
     @contextmanager
     def outside_loaded(self, device: torch.device) -> Iterator[None]:
@@ -105,20 +116,41 @@ class OffloadedBlocks:
             where = where[: parameter.numel()].view(parameter.shape)
             parameter.masked_fill_(where.to(parameter.device), 0)
 
+    @torch.no_grad()
+    def set(self, index: int, tensors: Mapping[str, Tensor]) -> None:
+        """Give a loaded block the weights that ``pruned`` gave.
+
+        Args:
+            index: of the block.
+            tensors: full name of a parameter or buffer → what ``pruned`` gave, in any dtype that
+                holds it.
+        """
+        for name, parameter in self.blocks[index].named_parameters():
+            full = self._full(index, name)
+            parameter.copy_(tensors[full].to(self._stored_dtypes[full]))
+
+    def stored_dtypes(self, index: int) -> dict[str, torch.dtype]:
+        """The checkpoint's dtype of each prunable layer of a loaded block."""
+        named = self.blocks[index].named_parameters()
+        of_parameter = {id(p): self._stored_dtypes[self._full(index, name)] for name, p in named}
+        return {name: of_parameter[id(x.stored)] for name, x in self.layers(index).items()}
+
     def pruned(self, index: int) -> dict[str, Tensor]:
         """The tensors of a loaded and pruned block for a checkpoint, on the CPU.
 
-        Weights that are zero in the block are zero; all others have the values and the dtype that
-        they have on disk.
+        Weights that are zero in the block are zero; those that are unchanged have the values that
+        they have on disk; others are rounded. All have the dtype that they have on disk.
         """
         stored, tensors = self._read(index), {}
         for name, tensor in self.blocks[index].state_dict().items():
-            before = stored.get(name)
+            before = stored.get(self._same[index].get(name, name))
             now = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
             now.copy_(tensor)  # torch reuses pinned memory for the next block
             if before is not None and before.dtype != now.dtype:
-                now = before.masked_fill((now == 0) & (before != 0), 0)
-            tensors[f"{self._prefix}.{index}.{name}"] = now
+                unchanged = before.to(now.dtype) == now
+                kept = torch.where(unchanged, before, now.to(before.dtype))
+                now = kept.masked_fill_((now == 0) & (before != 0), 0)
+            tensors[self._full(index, name)] = now
         return tensors
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
@@ -127,13 +159,23 @@ class OffloadedBlocks:
             inside = name.startswith(f"{self._prefix}.")
             yield name, self._computed(self._files[name] if inside else parameter)
 
+    def _full(self, index: int, name: str) -> str:
+        return f"{self._prefix}.{index}.{name}"
+
     def _read(self, index: int) -> dict[str, Tensor]:
-        start = f"{self._prefix}.{index}."
-        names = [name for name, _ in self.blocks[index].named_parameters(remove_duplicate=False)]
-        return {name: self._files[start + name] for name in names}
+        """The parameters of a block, each once, as they are on disk."""
+        names = dict.fromkeys(self._same[index].values())
+        return {name: self._files[self._full(index, name)] for name in names}
 
     def _computed(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.dtype) if tensor.dtype == self._stored else tensor
+
+
+def _first_names(block: nn.Module) -> dict[str, str]:
+    """Each name of a parameter → the first name of the same parameter."""
+    firsts = {id(parameter): name for name, parameter in block.named_parameters()}
+    named = block.named_parameters(remove_duplicate=False)
+    return {name: firsts[id(parameter)] for name, parameter in named}
 
 
 def block_names(model: nn.Module) -> list[str]:

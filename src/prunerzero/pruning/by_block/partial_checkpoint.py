@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ _MANIFEST = Path(".work") / "manifest.jsonl"
 
 TypedDigest = tuple[str, str]
 """The dtype of a tensor and its digest in that dtype: a checkpoint may store it in another."""
+
+Needed = Literal["nothing", "zeros", "weights"]
+"""What finished blocks are set up again from in a later run."""
 
 _BLOCK = "block "
 """How the keys of finished blocks begin."""
@@ -164,6 +167,15 @@ class PartialCheckpoint:
             for name, packed in bits.items()
         }
 
+    def keep_apart(self, index: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors of a block that its shard has in another form, under these names."""
+        apart = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(apart, self.apart_file(index))
+
+    def apart(self, index: int) -> dict[str, Tensor]:
+        """What ``keep_apart`` wrote."""
+        return load_file(self.apart_file(index))
+
     def finish(self) -> None:
         """Rename the folder. Raises OutputError, and keeps the folder, if the name is taken."""
         place = real(self._output_dir)
@@ -200,9 +212,22 @@ class PartialCheckpoint:
         """The file that ``keep_zeros`` writes."""
         return self.work / f"zeros-of-block-{index}.safetensors"
 
+    def apart_file(self, index: int) -> Path:
+        """The file that ``keep_apart`` writes."""
+        return self.work / f"weights-of-block-{index}.safetensors"
+
 
 def _layer(row: dict[str, Any]) -> LayerSparsity:
     return LayerSparsity(**{**row, "shape": tuple(row["shape"])})
+
+
+def _holds(written: Tensor | None, tensor: Tensor) -> bool:
+    """Whether a tensor of a shard is that tensor, perhaps in another dtype."""
+    return (
+        written is not None
+        and written.shape == tensor.shape
+        and torch.equal(written.to(tensor.dtype), tensor)
+    )
 
 
 class FinishedBlocks:
@@ -211,28 +236,40 @@ class FinishedBlocks:
     Args:
         partial: the checkpoint.
         writer: writes its shards; the first holds the tensors outside the blocks.
-        with_zeros: whether ``zeros`` is needed later.
+        needed: what a finished block is set up again from.
     """
 
-    def __init__(self, partial: PartialCheckpoint, writer: ShardWriter, with_zeros: bool) -> None:
-        self._partial, self._writer, self._with_zeros = partial, writer, with_zeros
+    def __init__(self, partial: PartialCheckpoint, writer: ShardWriter, needed: Needed) -> None:
+        self._partial, self._writer, self._needed = partial, writer, needed
 
     def finished(self, index: int) -> bool:
         """Whether a block is pruned and kept in complete files."""
-        whole = not self._with_zeros or is_whole(self._partial.zeros_file(index))
-        return self._partial.finished(index) and whole and self._writer.has(index + 1)
+        if not (self._partial.finished(index) and self._writer.has(index + 1)):
+            return False
+        if self._needed == "nothing":
+            return True
+        file = self._partial.zeros_file if self._needed == "zeros" else self._partial.apart_file
+        return is_whole(file(index))
 
     def zeros(self, index: int) -> dict[str, Tensor]:
         """Where a finished block is zero."""
         return self._partial.zeros(index)
 
+    def weights(self, index: int) -> dict[str, Tensor]:
+        """The tensors of a finished block."""
+        return self._writer.read(index + 1) | self._partial.apart(index)
+
     def keep(
         self, index: int, tensors: dict[str, Tensor], layers: tuple[LayerSparsity, ...]
     ) -> None:
         """Keep a pruned block."""
-        if self._with_zeros:
+        if self._needed == "zeros":
             self._partial.keep_zeros(index, tensors)
         self._writer.write(index + 1, tensors)
+        if self._needed == "weights":
+            written = self._writer.read(index + 1)
+            apart = {n: t for n, t in tensors.items() if not _holds(written.get(n), t)}
+            self._partial.keep_apart(index, apart)
         digests = {
             name: (str(tensor.dtype).removeprefix("torch."), of_tensor(tensor))
             for name, tensor in tensors.items()

@@ -14,10 +14,14 @@ from torch import Tensor
 
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.by_block.block_passes import BlockPasses, Resources
+from prunerzero.pruning.by_block.in_order import work_in_order
 from prunerzero.pruning.by_block.offloaded_blocks import OffloadedBlocks
+from prunerzero.pruning.by_block.partial_checkpoint import Needed
 from prunerzero.pruning.by_block.pipeline import run_blocks
 from prunerzero.pruning.deterministic import deterministically
-from prunerzero.pruning.pruner import LayerSparsity, prune_model
+from prunerzero.pruning.gram import Grams
+from prunerzero.pruning.pruner import LayerSparsity, is_unreached, masks, prune_model
+from prunerzero.pruning.refit import Refit, budgets_of, refit_layer
 from prunerzero.pruning.statistics import GradientOf, LayerStatistics, Statistics, watch
 
 Propagate = Literal["dense", "pruned"]
@@ -34,12 +38,28 @@ class Plan:
         gradient: whether G is the gradient of the model's loss ("full"), or of the L2 norm of the
             block's own output ("block"), the regional gradient of Wanda++ (Yang et al., arXiv
             2503.04992).
+        refit: whether masks are refined, and the weights that stay refitted. Gram matrices are
+            those of the dense block's inputs; with propagate "pruned", of what each layer reads
+            after those before it were pruned and refitted.
     """
 
     expression: Expression
     sparsity: Sparsity
     propagate: Propagate = "dense"
     gradient: GradientOf = "full"
+    refit: Refit = Refit()
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the windows are read."""
+        return bool(self.refit) or self.expression.terminals != {"W"}
+
+    @property
+    def needed(self) -> Needed:
+        """What finished blocks are set up again from in a later run."""
+        if self.propagate == "dense":
+            return "nothing"
+        return "weights" if self.refit else "zeros"
 
     @property
     def reads_gradient(self) -> bool:
@@ -71,7 +91,13 @@ class Record(Protocol):
     def zeros(self, index: int) -> dict[str, Tensor]:
         """Where a finished block is zero: full name of a parameter → bool, flat.
 
-        Asked for only where the plan propagates "pruned".
+        Asked for only where the plan needs them.
+        """
+
+    def weights(self, index: int) -> dict[str, Tensor]:
+        """The tensors of a finished block as they were kept: full name → tensor, in any dtype.
+
+        Asked for only where the plan needs them.
         """
 
     def keep(
@@ -92,7 +118,7 @@ def prune_by_block(
 
     Args:
         source: the dense model.
-        windows: calibration token ids [count, length]; None where the metric reads W alone.
+        windows: calibration token ids [count, length]; None where the plan reads none.
         plan: how the blocks are pruned.
         resources: devices, memory and folder to use.
         record: keeps finished blocks.
@@ -127,7 +153,7 @@ class _Pruning:
     def run(self) -> None:
         """Prune all missing blocks."""
         plan = self._plan
-        if plan.expression.terminals <= {"W"}:
+        if not plan.reads_text:
             self._without_statistics()
             return
         assert self._windows is not None
@@ -157,21 +183,26 @@ class _Pruning:
                 if self._record.finished(index):
                     passes.forward(index, device, windows)
                 else:
-                    with self._watching(index, gradients) as statistics_over:
+                    grams = self._wanted_grams()
+                    with self._watching(index, gradients, grams=grams) as statistics_over:
                         passes.forward(index, device, windows, gradient=gradients)
-                    self._prune(index, statistics_over(count))
+                    self._prune(index, statistics_over(count), grams)
 
         run_blocks(self._needed, self._resources.devices, count, work, self._on_block)
 
     def _forward_pruned(self, passes: BlockPasses) -> None:
-        """Prune each block before its outputs are made, which uses one device only."""
+        """Prune each block before its outputs are made, which uses one device only.
+
+        A refit goes through the layers of the block in order, each aimed at its dense weights, from
+        what it reads after the layers before it were refitted.
+        """
         gradients = self._plan.reads_gradient and not self._plan.loss_gradient
         count = len(passes.windows)
 
         def work(index: int, device: torch.device, windows: Iterator[int]) -> None:
             with self._source.loaded(index, device):
                 if self._record.finished(index):
-                    self._source.zero(index, self._record.zeros(index))
+                    self._set_again(index)
                 else:
                     with self._watching(index, gradients) as statistics_over:
                         first = iter(range(count))
@@ -179,7 +210,10 @@ class _Pruning:
                     statistics = statistics_over(count)
                     if self._plan.loss_gradient:
                         statistics = self._with_gradients(index, statistics)
-                    self._prune(index, statistics)
+                    if self._plan.refit:
+                        self._refit_in_order(index, device, statistics, passes)
+                    else:
+                        self._prune(index, statistics)
                 passes.forward(index, device, windows)
 
         run_blocks(self._needed, self._resources.devices[:1], count, work, self._on_block)
@@ -201,9 +235,10 @@ class _Pruning:
 
         def backward(index: int, device: torch.device, windows: Iterator[int]) -> None:
             wanted = index in self._missing and not (wait and self._gradient_file(index).exists())
+            grams = None if wait else self._wanted_grams()
             with source.loaded(index, device):
                 with (
-                    self._watching(index, True, not wait)
+                    self._watching(index, True, not wait, grams)
                     if wanted
                     else nullcontext() as statistics_over
                 ):
@@ -211,7 +246,7 @@ class _Pruning:
                 if statistics_over is not None and wait:
                     self._keep_gradients(index, statistics_over(count))
                 elif statistics_over is not None:
-                    self._prune(index, statistics_over(count))
+                    self._prune(index, statistics_over(count), grams)
 
         run_blocks(range(len(source)), devices, count, forward, self._on_block)
         passes.begin_backward()
@@ -219,16 +254,52 @@ class _Pruning:
         run_blocks(backwards, devices, count, backward, self._on_block)
 
     def _watching(
-        self, index: int, gradients: bool, inputs: bool = True
+        self, index: int, gradients: bool, inputs: bool = True, grams: Grams | None = None
     ) -> AbstractContextManager[Callable[[int], Statistics]]:
         """Watch a block for what the metric reads; D is left out where ``inputs`` do not count."""
         diagonals = self._plan.reads_diagonal and inputs
-        return watch(self._source.layers(index), gradients, inverse_diagonals=diagonals)
-
-    def _prune(self, index: int, statistics: Statistics) -> None:
         layers = self._source.layers(index)
-        pruned = prune_model(layers, statistics, self._plan.expression, self._plan.sparsity)
+        return watch(layers, gradients, inverse_diagonals=diagonals, grams=grams)
+
+    def _wanted_grams(self) -> Grams | None:
+        return {} if self._plan.refit else None
+
+    def _set_again(self, index: int) -> None:
+        """Give a loaded block the weights that an earlier run kept."""
+        if self._plan.needed == "weights":
+            self._source.set(index, self._record.weights(index))
+        else:
+            self._source.zero(index, self._record.zeros(index))
+
+    def _prune(self, index: int, statistics: Statistics, grams: Grams | None = None) -> None:
+        """Prune a loaded block, refit it where there are Gram matrices, and keep it."""
+        layers, plan = self._source.layers(index), self._plan
+        stored = self._source.stored_dtypes(index)
+        pruned = prune_model(
+            layers, statistics, plan.expression, plan.sparsity, plan.refit, grams, stored=stored
+        )
         self._record.keep(index, self._source.pruned(index), pruned)
+
+    @torch.no_grad()
+    def _refit_in_order(
+        self, index: int, device: torch.device, statistics: Statistics, passes: BlockPasses
+    ) -> None:
+        """Prune a loaded block, refit its layers in the order of the data, and keep it."""
+        layers, plan = self._source.layers(index), self._plan
+        stored, budgets = self._source.stored_dtypes(index), budgets_of(plan.sparsity)
+        weights = {name: layer.weight for name, layer in layers.items()}
+        unreached = [name for name in layers if is_unreached(statistics[name], plan.expression)]
+        found = dict(masks(weights, statistics, plan.expression, plan.sparsity, unreached))
+        rows: dict[str, LayerSparsity] = {}
+
+        def solve(name: str, gram: Tensor) -> None:
+            weight, mask = weights[name], found.pop(name)
+            refitted, error = refit_layer(weight, gram, mask, plan.refit, budgets, stored[name])
+            weight.copy_(refitted)
+            rows[name] = LayerSparsity.of(name, weight, name in unreached, error)
+
+        work_in_order(passes, index, device, layers, solve)
+        self._record.keep(index, self._source.pruned(index), tuple(rows[name] for name in layers))
 
     def _gradient_file(self, index: int) -> Path:
         return self._resources.folder / f"gradients-of-block-{index}.safetensors"

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from prunerzero.files import write_json
@@ -60,6 +61,10 @@ class ShardWriter:
                         os.replace(file, self._folder / file.name)
             finally:  # on a full disk too: finished pieces need the space
                 shutil.rmtree(aside, ignore_errors=True)
+
+    def read(self, piece: int) -> dict[str, Tensor]:
+        """The tensors of a finished piece, by their names in the file."""
+        return load_file(self._folder / self._name(piece))
 
     def has(self, piece: int) -> bool:
         """Whether a piece is written completely."""
