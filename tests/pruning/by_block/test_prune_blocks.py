@@ -1,10 +1,12 @@
 """Block by block, against the model as a whole and against the same by brute force."""
 
 import gc
+import re
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_model import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig
 
@@ -16,15 +18,19 @@ from prunerzero.metrics import Sparsity, find_metric
 from prunerzero.pruning.blocks import find_blocks, prunable_layers
 from prunerzero.pruning.by_block.block_passes import Resources, losses_by_block
 from prunerzero.pruning.by_block.offloaded_blocks import OffloadedBlocks, block_names
+from prunerzero.pruning.by_block.partial_checkpoint import FinishedBlocks, PartialCheckpoint
 from prunerzero.pruning.by_block.prune_blocks import Plan, prune_by_block
 from prunerzero.pruning.by_block.shards import ShardWriter
-from prunerzero.pruning.gram import collect_inverse_diagonals
-from prunerzero.pruning.pruner import prune_model
+from prunerzero.pruning.gram import collect_grams, collect_inverse_diagonals
+from prunerzero.pruning.pruner import is_unreached, masks, prune_model
+from prunerzero.pruning.refit import Refit, budgets_of, output_error, refit_layer, refit_model
 from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
 
 CPU = torch.device("cpu")
 WINDOWS = torch.randint(0, 32, (5, 20), generator=torch.Generator().manual_seed(1))
 HALF = Sparsity.parse("0.5")
+SQUARES = Refit(update="least-squares")
+REFITS = [SQUARES, Refit(refine="admm"), Refit("least-squares", "admm")]
 
 
 def random_model(config):
@@ -69,6 +75,9 @@ class Kept:
     def zeros(self, index):
         return {name: (tensor == 0).flatten() for name, tensor in self.blocks[index].items()}
 
+    def weights(self, index):
+        return self.blocks[index]
+
     def keep(self, index, tensors, layers):
         self.blocks[index] = {name: tensor.clone() for name, tensor in tensors.items()}
         self.layers[index] = layers
@@ -96,9 +105,9 @@ def open_blocks(folder, scratch, dtype=torch.float32):
     return OffloadedBlocks(model, opened.files, dtype, prunable_layers(model))
 
 
-def pruned(folder, scratch, metric, kept=None, *, devices=1, memory=10_000, **plan):
+def pruned(folder, scratch, metric, kept=None, *, devices=1, memory=10_000, blocks=None, **plan):
     kept = kept or Kept()
-    blocks = open_blocks(folder, scratch)
+    blocks = blocks or open_blocks(folder, scratch)
     resources = Resources((CPU,) * devices, memory, scratch)
     expression = find_metric(metric).expression
     prune_by_block(blocks, WINDOWS, Plan(expression, HALF, **plan), resources, kept)
@@ -122,6 +131,177 @@ def test_block_by_block_prunes_what_the_whole_model_prunes(folder, tmp_path, met
     assert tuple(row for _, rows in sorted(kept.layers.items()) for row in rows) == report
 
 
+def statistics_of(model, layers):
+    D = collect_inverse_diagonals(model, layers, WINDOWS)
+    found = collect_statistics(model, layers, WINDOWS)
+    return {name: replace(known, D=D[name]) for name, known in found.items()}
+
+
+def masks_of(layers, statistics, metric):
+    expression = find_metric(metric).expression
+    unreached = [name for name in layers if is_unreached(statistics[name], expression)]
+    weights = {name: layer.weight.clone() for name, layer in layers.items()}
+    return dict(masks(weights, statistics, expression, HALF, unreached))
+
+
+def assert_same(found, expected):
+    """The same to the last bit of bfloat16, of sums that are added up in another order."""
+    for name, tensor in found.items():
+        wanted = expected.get_parameter(name).bfloat16()
+        assert torch.equal(tensor == 0, wanted == 0), name
+        torch.testing.assert_close(tensor, wanted, rtol=2**-7, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["magnitude", "W * D + G * X"])
+@pytest.mark.parametrize("refit", REFITS, ids=str)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_refit_of_dense_blocks_is_that_of_the_whole_model(
+    folder, tmp_path, metric, refit, devices
+):
+    kept = pruned(folder, tmp_path, metric, devices=devices, refit=refit)
+    whole = load_model(ModelSource(str(folder / "model"))).model
+    layers = prunable_layers(whole)
+    chosen = masks_of(layers, statistics_of(whole, layers), metric)
+    errors = refit_model(layers, chosen.items(), collect_grams(whole, layers, WINDOWS), refit, HALF)
+    assert_same(kept.tensors(), whole)
+    rows = [row for _, rows in sorted(kept.layers.items()) for row in rows]
+    assert [row.name for row in rows] == list(layers)
+    for row in rows:
+        assert row.zeros == int((layers[row.name].weight.bfloat16() == 0).sum())
+        assert row.error_of_mask == pytest.approx(errors[row.name].mask, rel=1e-4, abs=1e-9)
+        assert row.error == pytest.approx(errors[row.name].refitted, rel=1e-2, abs=1e-4)
+
+
+STAGES = ["q_proj|k_proj|v_proj|c_attn", "o_proj|attn.c_proj", "gate|up_proj|c_fc", "down|mlp.c_"]
+
+
+def refitted_by_hand(folder, metric, refit, gradient):
+    """``--propagate pruned`` on the whole model: a block's masks, then stage after stage of it."""
+    model = load_model(ModelSource(str(folder / "model"))).model
+    layers = prunable_layers(model)
+    prefix, blocks = find_blocks(model)
+    dense = collect_statistics(model, layers, WINDOWS)
+    for index, block in enumerate(blocks):
+        mine = {n: x for n, x in layers.items() if n.startswith(f"{prefix}.{index}.")}
+        known = statistics_of(model, mine)
+        for name, layer in mine.items():
+            local = gradients_of_norm(model, block, layer).sqrt()
+            G = local if gradient == "block" else dense[name].G
+            known[name] = replace(known[name], G=G)
+        chosen = masks_of(mine, known, metric)
+        left = dict(mine)
+        for stage in STAGES:
+            names = [name for name in left if re.search(stage, name)]
+            grams = collect_grams(model, {name: left.pop(name) for name in names}, WINDOWS)
+            for name in names:
+                weight = mine[name].weight
+                found, _ = refit_layer(
+                    weight.clone(), grams[name], chosen[name], refit, budgets_of(HALF)
+                )
+                weight.copy_(found.bfloat16())
+        assert not left
+    return model
+
+
+@pytest.mark.parametrize(
+    ("metric", "gradient"),
+    [("magnitude", "full"), *[("W * D + G * X", g) for g in ("full", "block")]],
+)
+@pytest.mark.parametrize("refit", [SQUARES, REFITS[2]], ids=str)
+def test_a_refit_of_pruned_blocks_goes_stage_by_stage(folder, tmp_path, metric, refit, gradient):
+    kept = pruned(folder, tmp_path, metric, propagate="pruned", refit=refit, gradient=gradient)
+    assert_same(kept.tensors(), refitted_by_hand(folder, metric, refit, gradient))
+
+
+def with_an_unreached_expert(folder):
+    """Of the logits a, -a, b, -b and 0 that the router gives, the last is never among the top 2."""
+    torch.manual_seed(0)
+    config = mixtral().config
+    config.num_local_experts = 5
+    model = AutoModelForCausalLM.from_config(config)
+    for block in model.model.layers:
+        with torch.no_grad():
+            gate = block.mlp.gate.weight
+            gate[1], gate[3], gate[4] = -gate[0], -gate[2], 0
+    model.bfloat16().save_pretrained(folder / "model")
+    tiny_tokenizer().save_pretrained(folder / "model")
+    return model
+
+
+@pytest.mark.parametrize("propagate", ["dense", "pruned"])
+@pytest.mark.parametrize("metric", ["magnitude", "wanda"])
+def test_an_expert_that_no_token_reaches_is_masked_alone(tmp_path, propagate, metric):
+    dense = with_an_unreached_expert(tmp_path)
+    kept = pruned(tmp_path, tmp_path / "scratch", metric, propagate=propagate, refit=REFITS[2])
+    by_hand = prune_model(
+        prunable_layers(dense),
+        dict.fromkeys(prunable_layers(dense), LayerStatistics(None, None)),
+        find_metric("magnitude").expression,
+        HALF,
+    )
+    assert {row.name for row in by_hand} == {r.name for rows in kept.layers.values() for r in rows}
+    for rows in kept.layers.values():
+        for row in rows:
+            assert row.unreached == (metric == "wanda" and ".4." in row.name)
+            assert (row.error == 0) == (".4." in row.name)
+    for name, tensor in kept.tensors().items():
+        if "experts" in name:
+            assert torch.equal(tensor[4], dense.get_parameter(name)[4])
+            assert not torch.equal(tensor[3], dense.get_parameter(name)[3])
+
+
+@pytest.mark.parametrize("propagate", ["dense", "pruned"])
+@pytest.mark.parametrize("refit", [SQUARES, Refit(refine="admm")], ids=str)
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("work", [torch.float32, torch.bfloat16], ids=str)
+def test_blocks_go_on_with_the_weights_that_the_checkpoint_gets(
+    tmp_path, stored, work, refit, propagate
+):
+    """The next block reads what they give, rounded as they are saved."""
+    model = tiny_model(num_hidden_layers=2).to(stored)
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    blocks = open_blocks(tmp_path, tmp_path / "scratch", work)
+
+    class Compared(Kept):
+        def keep(self, index, tensors, layers):
+            super().keep(index, tensors, layers)
+            for name, parameter in blocks.blocks[index].named_parameters():
+                saved = tensors[f"model.layers.{index}.{name}"]
+                assert parameter.dtype == work
+                assert saved.dtype == stored
+                assert torch.equal(saved.to(work), parameter), name
+                dense = model.get_parameter(f"model.layers.{index}.{name}")
+                if refit.update == "none":
+                    assert torch.equal(saved, torch.where(parameter == 0, 0, dense))
+
+    kept = pruned(None, tmp_path, "wanda", Compared(), blocks=blocks, refit=refit,
+                  propagate=propagate)  # fmt: skip
+    for rows in kept.layers.values():
+        assert all(row.zeros * 2 >= row.shape[0] * row.shape[1] for row in rows)
+    blocks = open_blocks(tmp_path, tmp_path / "scratch", work)
+    for index, tensors in kept.blocks.items():
+        with blocks.loaded(index, CPU):
+            blocks.set(index, tensors)
+            again = blocks.pruned(index)
+        assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
+def test_the_error_told_is_that_of_the_weights_kept(folder, tmp_path):
+    kept = pruned(folder, tmp_path, "wanda", refit=SQUARES)
+    dense = load_model(ModelSource(str(folder / "model"))).model
+    layers = prunable_layers(dense)
+    grams = collect_grams(dense, layers, WINDOWS)
+    after = kept.tensors()
+    names = {id(parameter): name for name, parameter in dense.named_parameters()}
+    for row in (row for rows in kept.layers.values() for row in rows):
+        layer = layers[row.name]
+        found = layer.oriented(after[names[id(layer.stored)]])
+        error = output_error(layer.weight, found, grams[row.name])
+        assert row.error == pytest.approx(error, rel=1e-4)
+        assert row.error < row.error_of_mask
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_gradient_of_each_block_takes_a_pass_forward_alone(folder, batch):
     model = load_model(ModelSource(str(folder / "model"))).model
@@ -137,7 +317,10 @@ def test_the_gradient_of_each_block_takes_a_pass_forward_alone(folder, batch):
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_nothing_of_a_block_outlives_its_visit(folder, tmp_path):
+@pytest.mark.parametrize(
+    "plan", [{}, {"refit": SQUARES}, {"refit": SQUARES, "propagate": "pruned"}]
+)
+def test_nothing_of_a_block_outlives_its_visit(folder, tmp_path, plan):
     """Nor until the next garbage collection: cycles would hold memory of the device."""
 
     class Counted(Kept):
@@ -148,7 +331,7 @@ def test_nothing_of_a_block_outlives_its_visit(folder, tmp_path):
     gc.collect()
     gc.disable()
     try:
-        pruned(folder, tmp_path, "power-law", Counted())
+        pruned(folder, tmp_path, "power-law", Counted(), **plan)
     finally:
         gc.enable()
     assert alive == [alive[0]] * len(alive)
@@ -229,6 +412,8 @@ def test_statistics_of_the_pruned_model_are_those_by_brute_force(
         {"gradient": "block"},
         {"propagate": "pruned"},
         {"propagate": "pruned", "gradient": "block"},
+        {"refit": SQUARES},
+        {"refit": REFITS[2], "propagate": "pruned"},
     ],
 )
 def test_a_run_resumed_after_any_block_is_the_same_to_the_bit(folder, tmp_path, plan, devices):
@@ -266,3 +451,41 @@ def test_shards_make_a_checkpoint_in_which_only_pruned_weights_changed(folder, t
             assert torch.equal(tensor[tensor != 0], original[tensor != 0]), name
         else:
             assert torch.equal(tensor, original), name
+
+
+def test_finished_blocks_are_read_back_from_their_shards(folder, tmp_path):
+    """What a shard holds in another form, such as experts one by one, is kept beside it."""
+    kept = pruned(folder, tmp_path, "wanda", refit=SQUARES, propagate="pruned")
+    blocks = open_blocks(folder, tmp_path)
+    with PartialCheckpoint(tmp_path / "output") as partial:
+        partial.begin({})
+        writer = ShardWriter(partial.folder, blocks.model, len(blocks) + 1)
+        record = FinishedBlocks(partial, writer, "weights")
+        for index, tensors in kept.blocks.items():
+            assert not record.finished(index)
+            record.keep(index, tensors, kept.layers[index])
+            assert record.finished(index)
+            found = record.weights(index)
+            assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+            apart = load_file(partial.apart_file(index))
+            assert sorted(apart) == sorted(
+                name for name in tensors if "mlp.experts" in name or "mlp.gate.w" in name
+            )
+            partial.apart_file(index).unlink()
+            assert not record.finished(index)
+
+
+def test_parameters_that_modules_of_a_block_share_stay_shared():
+    model = tiny_model(num_hidden_layers=2)
+    for block in model.model.layers:
+        block.mlp.up_proj.weight = block.mlp.gate_proj.weight
+    files = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    blocks = OffloadedBlocks(model, files, torch.float32, prunable_layers(model))
+    for _ in range(2):
+        with blocks.loaded(1, CPU):
+            mlp = blocks.blocks[1].mlp
+            assert mlp.up_proj.weight is mlp.gate_proj.weight
+            blocks.layers(1)["model.layers.1.mlp.gate_proj"].weight[0] = 7
+            found = blocks.pruned(1)
+        for name in ("gate_proj", "up_proj"):
+            assert found[f"model.layers.1.mlp.{name}.weight"][0].unique().tolist() == [7]
