@@ -105,6 +105,9 @@ class TimedRecord:
     def zeros(self, index: int) -> dict[str, Tensor]:
         return {}
 
+    def weights(self, index: int) -> dict[str, Tensor]:
+        return {}
+
     def keep(
         self, index: int, tensors: dict[str, Tensor], layers: tuple[LayerSparsity, ...]
     ) -> None:
@@ -193,9 +196,9 @@ def by_block(
     stages = Stages(len(devices))
     before = prune_blocks.prune_model
 
-    def timed(*args: Any) -> Any:
+    def timed(*args: Any, **more: Any) -> Any:
         with stages("score and mask"):
-            return before(*args)
+            return before(*args, **more)
 
     with _measured(devices) as took:
         opened = open_streamed(ModelSource(str(model)), block_names, scratch)
