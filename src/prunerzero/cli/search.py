@@ -12,7 +12,7 @@ from rich.markup import escape
 from prunerzero.cli.app import GroupOption, SparsityOption, app, out
 from prunerzero.cli.options import JsonOption, one_sentence, with_options
 from prunerzero.cli.plain_output import print_json
-from prunerzero.tasks.options import SearchOptions
+from prunerzero.tasks.options import RefitOptions, SearchOptions
 from prunerzero.tasks.setup import Setup
 
 
@@ -22,6 +22,7 @@ from prunerzero.tasks.setup import Setup
 def search(
     setup: Setup,
     options: SearchOptions,
+    refit: RefitOptions,
     output_dir: Annotated[Path, typer.Option(help="Folder of the run; resumed if it is one.")],
     sparsity: SparsityOption = "0.5",
     group: GroupOption = "row",
@@ -46,16 +47,16 @@ def search(
 
     observer = TerminalObserver()
     with observer.shown():
-        found = run(setup, sparsity, output_dir, options, group=group, observer=observer)
+        found = run(setup, sparsity, output_dir, options, refit, group=group, observer=observer)
     if json:
         print_json(asdict(found))
     else:
-        _print_search(found, setup)
+        _print_search(found, setup, refit)
     if found.interrupted:
         raise KeyboardInterrupt
 
 
-def _print_search(found: Any, setup: Setup) -> None:
+def _print_search(found: Any, setup: Setup, refit: RefitOptions) -> None:
     from prunerzero.metrics import Sparsity
     from prunerzero.report import perplexity_table
     from prunerzero.tasks.commands import prune_command
@@ -68,5 +69,6 @@ def _print_search(found: Any, setup: Setup) -> None:
         f"{found.evaluations} evaluations ({found.raced_out} raced out, {found.failed} failed), "
         f"{found.duplicates_skipped} duplicates skipped, {found.seconds:.0f} s."
     )
-    command = prune_command(setup, found.output_dir, Sparsity.parse(found.sparsity, found.group))
+    sparsity = Sparsity.parse(found.sparsity, found.group)
+    command = prune_command(setup, found.output_dir, sparsity, refit)
     console.print(f"Prune with it: {command}", markup=False, soft_wrap=True)

@@ -11,7 +11,9 @@ from torch import Tensor
 from prunerzero.language.window_loss import WindowLoss
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.gram import Grams
 from prunerzero.pruning.pruned_weights import PrunedWeights
+from prunerzero.pruning.refit import Refit
 from prunerzero.pruning.statistics import Statistics
 
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 1 << 15}
@@ -37,6 +39,8 @@ class PrunedLoss:
         windows: token ids [count, length] of the text.
         windows_per_chunk: windows in a chunk.
         race_chunks: number of chunks that a race reads at most.
+        refit: what is done with masks before the loss is read.
+        grams: Gram matrix of each layer's inputs, which a refit needs.
         turns: of how many texts the windows are, which take turns; they do so in the shuffled
             order too.
 
@@ -56,6 +60,8 @@ class PrunedLoss:
         windows_per_chunk: int,
         race_chunks: int,
         turns: int = 1,
+        refit: Refit = Refit(),
+        grams: Grams | None = None,
     ) -> None:
         order = _shuffled(len(windows), turns)
         self.total_chunks = max(1, len(windows) // windows_per_chunk)
@@ -66,7 +72,7 @@ class PrunedLoss:
         most = max(1, _BATCH_TOKENS.get(device.type, 1) // tokens)
         self._most = 1 << (most.bit_length() - 1)  # a power of two, as each batch is
         self._loss = WindowLoss(model)
-        self._weights = PrunedWeights(layers, statistics, sparsity)
+        self._weights = PrunedWeights(layers, statistics, sparsity, refit, grams)
 
     def losses(
         self, expression: Expression, start: int = 0, stop: int | None = None

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from prunerzero.metrics import Expression, ScoreError, Sparsity
 from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.gram import Grams
 from prunerzero.pruning.pruner import MAGNITUDE, is_zero, masks, one_by_one
+from prunerzero.pruning.refit import Refit, refit_model
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
 from prunerzero.scoring.mask import nan_error
 from prunerzero.scoring.selection import prune_into, use_gpu_kernels, write_pruned
@@ -26,22 +28,41 @@ class PrunedWeights:
         layers: the matrices by full name.
         statistics: X, G and D of each, where a metric reads them.
         sparsity: the share or pattern of weights to prune.
+        refit: what is done with masks.
+        grams: Gram matrix of each layer's inputs, which a refit needs.
     """
 
     def __init__(
-        self, layers: Mapping[str, Matrix], statistics: Statistics, sparsity: Sparsity
+        self,
+        layers: Mapping[str, Matrix],
+        statistics: Statistics,
+        sparsity: Sparsity,
+        refit: Refit = Refit(),
+        grams: Grams | None = None,
     ) -> None:
+        self._refit, self._grams = refit, grams
         self._layers, self._statistics, self._sparsity = layers, statistics, sparsity
         self._dense = {name: layer.weight.contiguous().clone() for name, layer in layers.items()}
         self._unreached = {name: _zero(statistics[name]) for name in layers}
         self._groups = self._grouped()
 
     def prune(self, expression: Expression) -> None:
-        """Write the weights pruned with a metric; layers that no token reached, by magnitude.
+        """Write the weights pruned with a metric, and refitted where that is wanted.
+
+        Layers that no token reached are pruned by magnitude.
 
         Raises:
             ScoreError: the metric gives NaN on a layer; names the layer.
         """
+        self._mask(expression)
+        if self._grams is not None:
+            masks = ((name, layer.weight == 0) for name, layer in self._layers.items())
+            with torch.no_grad():
+                refit_model(
+                    self._layers, masks, self._grams, self._refit, self._sparsity, self._dense
+                )
+
+    def _mask(self, expression: Expression) -> None:
         counts: list[tuple[list[str], Tensor]] = []
         left = list(self._layers)
         for names, group in self._groups:

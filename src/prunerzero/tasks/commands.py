@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from prunerzero.metrics import Sparsity
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.setup import Setup
 
 _ALL = 10**9
@@ -32,11 +33,16 @@ def setup_options(setup: Setup) -> list[str]:
     return options
 
 
-def prune_command(setup: Setup, run: Path | str, sparsity: Sparsity) -> str:
+def prune_command(
+    setup: Setup, run: Path | str, sparsity: Sparsity, refit: RefitOptions = RefitOptions()
+) -> str:
     """To prune with the metric of a run, as it was evolved, into a folder beside the run's."""
     options = [*setup_options(setup), "--metric", _as_path(run), "--sparsity", str(sparsity)]
     if sparsity.group != "row":
         options += ["--group", sparsity.group]
+    for field in fields(refit):
+        if (value := getattr(refit, field.name)) != field.default:
+            options += [f"--{field.name}", str(value)]
     output = str(run).rstrip("/") + "-pruned"
     return shlex.join(["prunerzero", "prune", *options, "--output-dir", output])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prunerzero.evolution import SearchSettings
 from prunerzero.metrics import Sparsity
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.setup import Setup
 
 
@@ -19,3 +20,4 @@ class Order:
     folder: Path
     settings: SearchSettings
     storage: str | Path
+    refit: RefitOptions = RefitOptions()

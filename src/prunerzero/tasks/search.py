@@ -22,12 +22,12 @@ from prunerzero.options import takes
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.statistics import probes_of
 from prunerzero.tasks.best_of_all import choose, choose_now
-from prunerzero.tasks.doubts import dense_doubt, told
+from prunerzero.tasks.doubts import dense_doubt, one_text_doubt, told
 from prunerzero.tasks.duration import parse_duration
 from prunerzero.tasks.known_metrics import KnownMetrics
 from prunerzero.tasks.metric_sources import BEST, HISTORY, sparsity_of
 from prunerzero.tasks.observer import Observer
-from prunerzero.tasks.options import SearchOptions
+from prunerzero.tasks.options import RefitOptions, SearchOptions
 from prunerzero.tasks.order import Order
 from prunerzero.tasks.output import check_run, check_study
 from prunerzero.tasks.search_result import Found
@@ -45,11 +45,13 @@ _DEFAULT_EVALUATIONS = 500
 
 
 @takes(SearchOptions)
+@takes(RefitOptions, "refit")
 def search(
     setup: Setup | str,
     sparsity: str | float | Sparsity,
     output_dir: Path | str,
     options: SearchOptions = SearchOptions(),
+    refit: RefitOptions = RefitOptions(),
     *,
     group: Group | None = None,
     observer: Observer | None = None,
@@ -65,6 +67,8 @@ def search(
         sparsity: ``0.5``, ``"0.5"``, ``"50%"``, ``"2:4"`` …
         output_dir: absent, empty, or the folder of the run to resume.
         options: how to search; each field of ``SearchOptions`` is a keyword too.
+        refit: what is done with masks before a metric is judged; each field of ``RefitOptions`` is
+            a keyword too. A candidate then takes several times as long.
         group: scores compete within a ``"row"``, a whole ``"layer"`` or the whole ``"model"``; None
             for that of ``sparsity``, which is ``"row"`` unless it says otherwise.
         observer: told of progress.
@@ -79,6 +83,8 @@ def search(
     if storage is not None and "://" not in str(storage):
         storage = path("storage", storage)
     check_run(folder, setup, _is_run)
+    if refit.steps > 1:
+        raise InputError("a search judges metrics by a single step; leave out `steps`.")
     seconds = None if options.time is None else parse_duration(options.time)
     evaluations = options.evaluations
     if evaluations is None and seconds is None:
@@ -98,7 +104,7 @@ def search(
     except ValueError as error:
         raise InputError(str(error)) from None
     observer = observer or Observer()
-    order = Order(replace(setup, device=devices[0]), sparsity, folder, settings, storage)
+    order = Order(replace(setup, device=devices[0]), sparsity, folder, settings, storage, refit)
     if len(devices) == 1:
         if setup.device == "auto" and (gpus := torch.cuda.device_count()) > 1:
             observer.note(f'1 of {gpus} GPUs is used; `workers="auto"` uses all.')
@@ -116,7 +122,7 @@ def run_order(order: Order, observer: Observer) -> tuple[Found, evolution.Search
     """Read the model and the texts in a new process, then search: a worker's part."""
     work = Workspace(order.setup, observer)
     work.read("calibration", "validation", *_optional(work))
-    return _search(work, order.sparsity, order.folder, order.settings, order.storage)
+    return _search(work, order.sparsity, order.folder, order.settings, order.storage, order.refit)
 
 
 def _is_run(folder: Path) -> bool:
@@ -158,6 +164,7 @@ def _search(
     folder: Path,
     settings: evolution.SearchSettings,
     storage: str | Path,
+    refit: RefitOptions = RefitOptions(),
     *,
     test: bool = True,
 ) -> tuple[Found, evolution.SearchResult]:
@@ -169,18 +176,18 @@ def _search(
     if work.text("validation").texts:  # mixed, as it is searched on, and each by itself
         places.insert(0, "validation")
         called = "mixture of the validation texts"
-    identity = _identity(work, sparsity, settings)
+    identity = _identity(work, sparsity, settings, refit)
     if Path(storage).exists():
         with open_study(storage, identity):
             pass  # another search is refused before statistics take their time
     statistics = work.statistics(settings.terminals)
-    fitness = fitness_of(work, sparsity, settings.terminals)
+    fitness = fitness_of(work, sparsity, settings.terminals, refit)
     make_folder(folder)
     with open_study(storage, identity) as study:
         if study.arrival:
             work.observer.note(study.arrival)
         lost_before = study.lost
-        shared = SharedPerplexities(work, study.jobs, statistics, sparsity)
+        shared = SharedPerplexities(work, study.jobs, sparsity, refit)
         for place in places:
             shared.try_dense(place)
             if (doubt := _dense_doubt(work, shared, place)) is not None:
@@ -216,7 +223,14 @@ def _search(
                 perplexity[place] = {"dense": dense}
             else:
                 perplexity[place] = {}
-        warnings = told(_dense_doubt(work, shared, place) for place in places)
+        warnings = told(
+            [
+                *(_dense_doubt(work, shared, place) for place in places),
+                one_text_doubt([t.name for t in work.texts("calibration")])
+                if refit.update != "none"
+                else None,
+            ]
+        )
     found = Found(
         output_dir=str(folder),
         answer=best.answer,
@@ -244,7 +258,7 @@ def _search(
         ),
         known=known.perplexities,
         known_on_validation=best.known,
-        settings={**work.describe(), "search": asdict(settings)},
+        settings={**work.describe(), **asdict(refit), "search": asdict(settings)},
         warnings=warnings,
     )
     return found, result
@@ -256,7 +270,10 @@ def _dense_doubt(work: Workspace, shared: SharedPerplexities, place: str) -> str
 
 
 def fitness_of(
-    work: Workspace, sparsity: Sparsity, terminals: Collection[str] = PUBLISHED_TERMINALS
+    work: Workspace,
+    sparsity: Sparsity,
+    terminals: Collection[str] = PUBLISHED_TERMINALS,
+    refit: RefitOptions = RefitOptions(),
 ) -> PrunedLoss:
     """What measures a metric with these terminals on the validation text; of several texts on
     their mixture."""
@@ -274,11 +291,16 @@ def fitness_of(
         windows_per_chunk=per_chunk,
         race_chunks=_RACE_CHUNKS,
         turns=turns,
+        refit=refit.refit,
+        grams=work.grams if refit.refit else None,
     )
 
 
 def _identity(
-    work: Workspace, sparsity: Sparsity, settings: evolution.SearchSettings
+    work: Workspace,
+    sparsity: Sparsity,
+    settings: evolution.SearchSettings,
+    refit: RefitOptions,
 ) -> dict[str, Any]:
     """What a study's figures depend on: with another of these it is another study."""
     return {
@@ -289,4 +311,5 @@ def _identity(
         "strategy": settings.strategy,
         "operators": settings.operators,
         "seed metrics": settings.seed_metrics,
+        **({"refit": refit.in_words} if refit.refit else {}),
     }

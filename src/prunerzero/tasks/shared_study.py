@@ -13,8 +13,7 @@ from prunerzero.evolution import SearchStudy, StudyMismatchError
 from prunerzero.evolution.errors import DamagedJournalError, StorageError
 from prunerzero.evolution.jobs import Jobs
 from prunerzero.metrics import Expression, Sparsity
-from prunerzero.pruning.pruner import prune_model
-from prunerzero.pruning.statistics import Statistics
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.workspace import Workspace
 
 
@@ -61,12 +60,12 @@ class SharedPerplexities:
     read in the study."""
 
     def __init__(
-        self, work: Workspace, jobs: Jobs, statistics: Statistics, sparsity: Sparsity
+        self, work: Workspace, jobs: Jobs, sparsity: Sparsity, refit: RefitOptions
     ) -> None:
         self._work = work
         self._jobs = jobs
-        self._statistics = statistics
         self._sparsity = sparsity
+        self._refit = refit
 
     def try_dense(self, place: str) -> None:
         """Measure the model as it came, unless another worker is at it."""
@@ -98,7 +97,7 @@ class SharedPerplexities:
 
     def _pruned(self, place: str, name: str, expression: Expression) -> list[float]:
         with self._work.pruned_for_now():
-            prune_model(self._work.layers, self._statistics, expression, self._sparsity)
+            self._work.prune(expression, self._sparsity, self._refit)
             return [self._work.measure(place, name).value]
 
     def _name(self, what: str, place: str) -> str:
