@@ -27,14 +27,15 @@ def quality_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
 
     figure = empty_figure(height=430)
     figure.add_scatter(**_markers(rough, top, PALETTE["raced"], 6, "circle-open", strings))
-    for name, group in sorted(_series(full), key=lambda series: series[0] == "evolved"):
-        of_it = [p for p in full if (p["metric"], p["group"]) == (name, group)]
+    chosen_series = (result["metric"]["name"], result["group"], result.get("refit", ""))
+    for series in sorted(_series(full), key=lambda series: series[0] == "evolved"):
+        name, is_chosen = series[0], series == chosen_series
+        of_it = [point for point in full if _series_of(point) == series]
         points = sorted(
             {point["sparsity"]: point for point in of_it}.values(),
             key=lambda point: float(point["sparsity"]),
         )
         colour = PALETTE["evolved" if name == "evolved" else "metric"]
-        is_chosen = (name, group) == (result["metric"]["name"], result["group"])
         if result["pattern_asked"] is None and (is_chosen or len(points) > 1):
             # nothing pruned costs nothing, where the curve of the chosen metric begins; that of
             # another, measured at the far end alone, would seem to be straight
@@ -204,9 +205,13 @@ def _point_label(where: dict[str, Any], figures: dict[str, Any]) -> str:
     return f"{sparsity}: {change_text(1 + figures['rise'])}, {perplexity_text(value)}"
 
 
-def _series(points: list[Point]) -> list[tuple[str, str]]:
-    """Each metric within each group that was measured, in the order of the first points."""
-    return list(dict.fromkeys((point["metric"], point["group"]) for point in points))
+def _series(points: list[Point]) -> list[tuple[str, str, str]]:
+    """Each metric within each group, and how it was refitted, in the order of the first points."""
+    return list(dict.fromkeys(map(_series_of, points)))
+
+
+def _series_of(point: Point) -> tuple[str, str, str]:
+    return point["metric"], point["group"], point.get("refit", "")
 
 
 def _upper_edge(rises: list[float], limit: float | None) -> float:

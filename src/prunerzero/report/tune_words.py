@@ -62,7 +62,8 @@ def answer(result: Mapping[str, Any], language: Language = "en") -> str:
         costs=_costs(result, say),
     )
     seen = "set_aside" if decision is not None and decision["stepped_back"] else "unseen"
-    sentences = [first, _unused(test, say(f"text_{seen}"), say)]
+    refitted = [say("refitted", way=result["refit"])] if result.get("refit") else []
+    sentences = [first, *refitted, _unused(test, say(f"text_{seen}"), say)]
     if decision is not None and not decision["held"]:
         sentences.append(_missed(result, decision, say))
     return say("gap").join(sentences)

@@ -141,9 +141,41 @@ class TuneOptions(Options):
     time: str | float | None = option(
         None, "Time of evolution at most: 90s, 15m, 1h30m.", AS_GIVEN, metavar="DURATION"
     )
+    update: Update | Literal["auto"] = option(
+        "auto",
+        "Refit the weights that stay (least-squares), or not (none); auto: where every validation "
+        "text is kept better by it.",
+        one_of(Literal["auto", "none", "least-squares"]),
+        panel=_REFIT,
+    )
+    refine: Refinement | Literal["auto"] = option(
+        "auto",
+        "Choose again which weights stay, with the update in mind (admm), or not (none); auto: "
+        "where every validation text is kept better by it.",
+        one_of(Literal["auto", "none", "admm"]),
+        panel=_REFIT,
+    )
+    steps: int = option(
+        1,
+        "Prune in so many steps, each with statistics of the model that the one before left.",
+        whole_number(1),
+        panel=_REFIT,
+    )
     seed: int = option(0, "Another seed, another evolution.", whole_number())
     samples: int = option(4, "Continuations to show, dense against pruned.", whole_number(0))
     language: Language = option(
         "en", "Language of the report: English or Japanese.", one_of(Language)
     )
     push_to_hub: str | None = option(None, PUSH_TO_HUB, TEXT, metavar="ORG/NAME")
+
+    @property
+    def ways(self) -> tuple[RefitOptions, ...]:
+        """The ways to use masks that are to be tried, the plainest first."""
+        updates: tuple[Update, ...] = ("none", "least-squares")
+        refinements: tuple[Refinement, ...] = ("none", "admm")
+        return tuple(
+            RefitOptions(update, refinement, self.steps)
+            for update in (updates if self.update == "auto" else (self.update,))
+            for refinement in (refinements if self.refine == "auto" else (self.refine,))
+            if self.refine != "auto" or refinement == "none" or update != "none"
+        )

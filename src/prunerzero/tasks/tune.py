@@ -110,7 +110,8 @@ def tune(
         work, split = _open(setup, folder, wanted, observer)
         budget = {"evaluations": evaluations, "time": time, "seed": seed}
         asked = {"pattern": pattern, "group": group, "samples": samples, **budget}
-        ledger = open_ledger(folder / RUN, question_of(work, limit=asdict(wish), **asked))
+        how = {"update": options.update, "refine": options.refine, "steps": options.steps}
+        ledger = open_ledger(folder / RUN, question_of(work, limit=asdict(wish), **asked, **how))
         if answered:
             return _delivered(read_result(folder / RESULT), folder, language, push_to_hub, work)
         bench = Bench(work, ledger, tasks)
@@ -120,11 +121,11 @@ def tune(
             search = evolution.SearchSettings(
                 seed=seed, evaluations=evaluations, seconds=seconds, seed_metrics="catalog"
             )
-        course = Course(bench, limit)
+        course = Course(bench, limit, options.ways)
         seconds = course.about_seconds(wanted, len(groups), search) + figures.SENSITIVITY_SECONDS
         work.observer.note(f"about {in_minutes(seconds)} in all, less what was measured before")
         found = course.run(wanted, groups, search, folder / RUN)
-        metric, sparsity = found.metric, found.sparsity
+        metric, sparsity, bench = found.metric, found.sparsity, course.bench
         if wanted is None:
             course.outline(metric, sparsity)
         parts = {
@@ -137,10 +138,10 @@ def tune(
         for doubt in doubts:
             work.observer.note(doubt)
         task = figures.task_figures(bench, metric, sparsity, limit)
-        settings = {**work.describe(), **budget}
+        settings = {**work.describe(), **budget, **asdict(bench.refit)}
         if found.reached:
             shutil.rmtree(folder / MODEL, ignore_errors=True)  # of a run that ended just after it
-            prune_in(work, metric, sparsity, folder / MODEL, ["test"], push_to_hub)
+            prune_in(work, metric, sparsity, folder / MODEL, ["test"], push_to_hub, bench.refit)
         result = TuneResult(
             answer="",
             reached=found.reached,
@@ -169,9 +170,10 @@ def tune(
             evaluations=course.evaluations,
             settings=settings,
             split=split,
-            commands=commands(setup, settings, folder, wish, asked, reached=found.reached),
+            commands=commands(setup, settings, folder, wish, asked | how, reached=found.reached),
             seconds=ledger.seconds,
             warnings=doubts,
+            refit=bench.refit.in_words,
         )
         result = replace(result, answer=tune_words.answer(asdict(result)))
         write_json(folder / RESULT, asdict(result))

@@ -75,6 +75,7 @@ class CurvePoint:
             metric, ``evolved`` for the bracket with the evolved one, ``outline`` for the curve.
         perplexities, rises: on each text of the validation part, by its name, where it has several;
             ``perplexity`` is then that of their mixture.
+        refit: how the weights that stay were refitted, in words; empty where they were not.
     """
 
     sparsity: float
@@ -90,6 +91,7 @@ class CurvePoint:
     step: Literal["choice", "bracket", "evolved", "outline"]
     perplexities: dict[str, float] = field(default_factory=dict)
     rises: dict[str, float] = field(default_factory=dict)
+    refit: str = ""
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,7 @@ class TuneResult:
         commands: to repeat it: ``tune``, and where a model was written its ``prune`` and ``eval``.
         seconds: of work, pauses left out.
         warnings: what cannot be right about these figures, a sentence each.
+        refit: how the weights that stay were refitted, in words; empty where they were not.
     """
 
     answer: str
@@ -270,6 +273,7 @@ class TuneResult:
     commands: tuple[str, ...]
     seconds: float
     warnings: tuple[str, ...] = ()
+    refit: str = ""
 
 
 def read_result(path: Path) -> TuneResult:

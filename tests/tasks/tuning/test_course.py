@@ -1,4 +1,4 @@
-"""Which metric a pattern is answered with."""
+"""Which metric a pattern is answered with, and whether the weights that stay are refitted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from prunerzero import Sparsity
 from prunerzero.evolution import SearchSettings
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.options import RefitOptions, TuneOptions
 from prunerzero.tasks.tune_result import Limit
 from prunerzero.tasks.tuning import course
 from prunerzero.tasks.tuning.bench import Measured
@@ -19,21 +20,33 @@ PATTERN = Sparsity.parse("2:4")
 
 
 class Bench:
-    """The dense model has perplexity 10, every known metric 40, an evolved one what it is given."""
+    """The dense model has perplexity 10, every known metric 40, an evolved one what it is given.
 
-    def __init__(self, evolved: float) -> None:
-        self.evolved = evolved
+    ``refitted`` is text → what a refit makes of these perplexities, by a factor.
+    """
+
+    def __init__(self, evolved: float, factors: dict[str, float] | None = None) -> None:
+        self.evolved, self.factors = evolved, factors or {"mine.txt": 1.0}
+        self.refit = RefitOptions()
         self.work = SimpleNamespace(
             observer=Observer(),
-            texts=lambda part: [SimpleNamespace(name="mine.txt")],
-            places=lambda part: [part],
+            texts=lambda part: [SimpleNamespace(name=name) for name in self.factors],
+            places=lambda part: [part, *self.factors][-len(self.factors) :],
         )
+
+    def refitted(self, refit: RefitOptions) -> Bench:
+        other = Bench(self.evolved, self.factors)
+        other.refit = refit
+        return other
 
     def dense(self, part: str, windows: int | None = None) -> Measured:
         return Measured((log(10),), 0.0)
 
     def pruned(self, metric, sparsity, part: str, windows: int | None = None, **_) -> Measured:
-        return Measured((log(self.evolved if metric.name == course.EVOLVED else 40),), 0.0)
+        perplexity = self.evolved if metric.name == course.EVOLVED else 40
+        if self.refit.update != "none":
+            perplexity *= self.factors.get(part, 1.0)
+        return Measured((log(perplexity),), 0.0)
 
 
 @pytest.mark.parametrize("limit", [0.5, 2.5, 5.0])
@@ -45,3 +58,27 @@ def test_the_better_metric_answers_within_the_limit_or_beyond_it(limit, evolved,
     answer = asked.run(PATTERN, ["row"], SearchSettings(evaluations=3), Path("unused"))
     assert (answer.metric.name == course.EVOLVED) == (evolved < 40)
     assert answer.reached == (min(evolved, 40) / 10 - 1 <= limit)
+
+
+@pytest.mark.parametrize(
+    ("factors", "taken"),
+    [
+        ({"a.txt": 0.8, "b.txt": 0.9}, "least-squares"),
+        ({"a.txt": 0.5, "b.txt": 1.01}, "none"),
+        ({"a.txt": 1.1, "b.txt": 1.1}, "none"),
+    ],
+)
+def test_weights_are_refitted_only_where_no_validation_text_loses_by_it(factors, taken):
+    ways = TuneOptions(refine="none").ways
+    asked = course.Course(Bench(40, factors), Limit("degradation", 5.0, 60), ways)
+    asked.run(PATTERN, ["row"], None, Path("unused"))
+    assert asked.bench.refit.update == taken
+
+
+def test_a_refit_that_is_asked_for_is_taken_whatever_it_costs():
+    ways = TuneOptions(update="least-squares", refine="none").ways
+    asked = course.Course(
+        Bench(40, {"a.txt": 1.2, "b.txt": 1.2}), Limit("degradation", 5, 60), ways
+    )
+    asked.run(PATTERN, ["row"], None, Path("unused"))
+    assert asked.bench.refit.update == "least-squares"

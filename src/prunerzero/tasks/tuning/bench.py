@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from prunerzero.language.zero_shot import score_tasks
 from prunerzero.memory import Memory
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.metrics.operators import TERMINALS
-from prunerzero.pruning.pruner import prune_model
-from prunerzero.pruning.statistics import Statistics
+from prunerzero.pruning.pruner import LayerSparsity
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.tune_result import Limit
 from prunerzero.tasks.workspace import Workspace
 
@@ -98,16 +97,32 @@ def open_ledger(folder: Path, question: Identity) -> Memory:
 class Bench:
     """Measures the model dense and pruned, by way of the ledger."""
 
-    def __init__(self, work: Workspace, ledger: Memory, tasks: Any = None) -> None:
+    def __init__(
+        self,
+        work: Workspace,
+        ledger: Memory,
+        tasks: Any = None,
+        refit: RefitOptions = RefitOptions(),
+    ) -> None:
         """``tasks`` is what ``load_tasks`` gives for the limit's task, where that is the limit."""
         self.work = work
         self.ledger = ledger
         self.tasks = tasks
+        self.refit = refit
 
-    @cached_property
-    def statistics(self) -> Statistics:
-        """X, G and D of every layer of the dense model."""
-        return self.work.statistics(TERMINALS)
+    def refitted(self, refit: RefitOptions) -> Bench:
+        """The same bench where masks are used in another way."""
+        return Bench(self.work, self.ledger, self.tasks, refit)
+
+    def prune(self, metric: Metric, sparsity: Sparsity) -> tuple[LayerSparsity, ...]:
+        """Prune the dense model in place."""
+        self.work.statistics(TERMINALS)  # at once what any metric may read
+        return self.work.prune(metric.expression, sparsity, self.refit)
+
+    def name(self, metric: Metric, sparsity: Sparsity) -> str:
+        """What measurements of the model pruned so are remembered by."""
+        way = f", {self.refit.in_words}" if self.refit.in_words else ""
+        return f"{metric.expression} at {sparsity.in_words}{way}"
 
     def dense(self, place: str, windows: int | None = None) -> Measured:
         """The model as it came, on a part or on so many evenly spaced windows of it.
@@ -126,13 +141,13 @@ class Bench:
         shown: bool = True,
     ) -> Measured:
         """The model pruned with ``metric``; it is dense again afterwards."""
-        formula = str(metric.expression)
+        way = f", {self.refit.in_words}" if self.refit.in_words else ""
         return self._measure(
-            f"{formula} at {sparsity.in_words}",
+            self.name(metric, sparsity),
             place,
             windows,
-            f"{metric.name} at {sparsity.in_words}" if shown else None,
-            lambda: prune_model(self.work.layers, self.statistics, metric.expression, sparsity),
+            f"{metric.name} at {sparsity.in_words}{way}" if shown else None,
+            lambda: self.prune(metric, sparsity),
         )
 
     def score(self, metric: Metric | None, sparsity: Sparsity | None, limit: Limit) -> Score:
@@ -140,13 +155,13 @@ class Bench:
         assert limit.task is not None
         what = "dense"
         if metric is not None and sparsity is not None:
-            what = f"{metric.expression} at {sparsity.in_words}"
+            what = self.name(metric, sparsity)
 
         def answer() -> dict[str, Any]:
             self.work.observer.stage(f"{limit.task}, {what}")
             with self.work.pruned_for_now(), self.work.observer.other_progress():
                 if metric is not None and sparsity is not None:
-                    prune_model(self.work.layers, self.statistics, metric.expression, sparsity)
+                    self.prune(metric, sparsity)
                 scores = score_tasks(self.work.language_model, self.tasks, 8)
             asked = [score for score in scores if score.metric == limit.task_metric]
             # of a group of tasks, the group's own score
@@ -160,25 +175,25 @@ class Bench:
 
         return Score(**self.ledger.recall(f"{what}, {limit.task} {limit.task_metric}", answer))
 
-    def without(
-        self, masks: Mapping[str, Tensor], metric: Metric, sparsity: Sparsity, windows: int
+    def with_weights(
+        self, weights: Mapping[str, Tensor], metric: Metric, sparsity: Sparsity, windows: int
     ) -> float:
-        """The validation loss, on so many windows, without some layers' weights.
+        """The validation loss, on so many windows, where only some layers are pruned.
 
         Args:
-            masks: what is pruned, [out, in] of each layer, as the metric prunes it among all.
+            weights: of these layers [out, in], as they are where all are pruned.
             metric, sparsity: those, which the loss is remembered by.
             windows: how many are read.
         """
 
         def loss() -> float:
             with self.work.pruned_for_now():
-                for name, mask in masks.items():
-                    self.work.layers[name].weight.masked_fill_(mask, 0)
+                for name, weight in weights.items():
+                    self.work.layers[name].weight.copy_(weight)
                 return self._read("validation", windows, None).loss
 
-        which = f"{next(iter(masks))} and {len(masks) - 1}"
-        key = f"{metric.expression} at {sparsity.in_words}, {which}, {windows}"
+        which = f"{next(iter(weights))} and {len(weights) - 1}"
+        key = f"{self.name(metric, sparsity)}, {which}, {windows}"
         return float(self.ledger.recall(key, loss))
 
     def _measure(

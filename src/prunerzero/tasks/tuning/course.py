@@ -15,6 +15,7 @@ from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity, simplify
 from prunerzero.metrics.catalog import power_law
 from prunerzero.metrics.sparsity import Group
 from prunerzero.tasks.best_of_all import EVOLVED
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.search import search_in
 from prunerzero.tasks.tune_result import CurvePoint, Limit, TestDecision
 from prunerzero.tasks.tuning.bench import Bench
@@ -39,6 +40,9 @@ _FIRST = 60
 
 _FIRST_METRIC = {"row": "power-law", "layer": "power-law", "model": "fisher"}
 """A known metric that is never far from the best within such a group, as measured on two models."""
+
+_REFIT_WINDOWS = 60
+"""A refit takes about as long as reading so many windows, on a CPU and on a GPU."""
 
 _ABOVE = 0.2
 """So far above the sparsity found the curve is drawn."""
@@ -109,9 +113,14 @@ class Course:
         allowed: the rise allowed there, on each text, or the drop of the task's score.
     """
 
-    def __init__(self, bench: Bench, limit: Limit) -> None:
+    def __init__(
+        self, bench: Bench, limit: Limit, ways: Sequence[RefitOptions] = (RefitOptions(),)
+    ) -> None:
+        """``ways`` are those to use masks that may be taken; the bench prunes with masks alone."""
+        self._masks_alone = bench
         self.bench = bench
         self.limit = limit
+        self._ways = ways
         self.curve: list[CurvePoint] = []
         self.evaluations = 0
         self.dense = exp(bench.dense("validation").loss)
@@ -126,6 +135,7 @@ class Course:
         whole = self.bench.dense("validation")
         n, a_window = len(whole.losses), whole.seconds / len(whole.losses)
         windows = 5 * n  # what is told of the metric in the end
+        windows += len(self._ways) * (n + _REFIT_WINDOWS)
         windows += n if pattern is not None else 3 * BRACKET_WINDOWS * groups + 8 * n
         choices = [groups if pattern is None else 1]
         if search is not None and pattern is None:  # once more, beside the evolved metric
@@ -155,6 +165,8 @@ class Course:
         metric, sparsity = self._choose([at_step(max(first, 1), group) for group in groups])
         group = sparsity.group
         step = self._highest(metric, group, "bracket", first)
+        if self._take_way(metric, at_step(max(step, 1), group)):
+            step = self._highest(metric, group, "bracket", step + 1, low=step)
         if step == 0:
             return Answer(metric, at_step(1, group), False, None)
         better = self._evolve(metric, at_step(step, group), search, folder)
@@ -175,6 +187,7 @@ class Course:
         self, pattern: Sparsity, search: evolution.SearchSettings | None, folder: Path
     ) -> Answer:
         known, _ = self._choose([pattern])
+        self._take_way(known, pattern)
         metric = self._evolve(known, pattern, search, folder)
         reached = bool(self.measure(metric, pattern, "bracket").within)
         if self.limit.kind == "task":
@@ -185,6 +198,31 @@ class Course:
         tried = ((pattern.fraction, perplexity),)
         decision = TestDecision(held, False, tried, (each,) if len(each) > 1 else ())
         return Answer(metric, pattern, reached and held, decision)
+
+    def _take_way(self, metric: Metric, sparsity: Sparsity) -> bool:
+        """Go on with the way to use masks that keeps most at that sparsity.
+
+        Masks alone are given up only for a way by which no validation text loses.
+
+        Returns:
+            whether it is another than masks alone.
+        """
+        found: dict[RefitOptions, dict[str, OnText]] = {}
+        for way in self._ways:
+            self.bench = self._masks_alone.refitted(way)
+            self.measure(metric, sparsity, "bracket")
+            found[way] = self._on_texts("validation", metric, sparsity)
+        plain = found.get(RefitOptions())
+
+        def loses(texts: Mapping[str, OnText]) -> bool:
+            return plain is not None and any(
+                text.pruned > plain[name].pruned for name, text in texts.items()
+            )
+
+        left = [way for way in found if not loses(found[way])]
+        best = min(left, key=lambda way: sum(math.log(t.pruned) for t in found[way].values()))
+        self.bench = self._masks_alone.refitted(best)
+        return best != RefitOptions()
 
     def outline(self, metric: Metric, found: Sparsity) -> None:
         """Measure the curve around what was found: what less or more would cost."""
@@ -199,8 +237,9 @@ class Course:
     ) -> CurvePoint:
         """The point of the curve, measured unless it is there already."""
         shown = step != "choice"  # which counts metrics
-        pruned = self.bench.pruned(metric, sparsity, "validation", windows, shown=shown)
-        texts = self._on_texts("validation", metric, sparsity, windows)
+        bench = self.bench if shown else self._masks_alone  # which tell metrics apart at less cost
+        pruned = bench.pruned(metric, sparsity, "validation", windows, shown=shown)
+        texts = self._on_texts("validation", metric, sparsity, windows, bench)
         within: bool | None = self._decisive(texts) <= self.allowed
         score: float | None = None
         if self.limit.min_score is not None:  # too dear to answer for what decides nothing
@@ -221,6 +260,7 @@ class Course:
             step=step,
             perplexities={name: text.pruned for name, text in texts.items() if len(texts) > 1},
             rises={name: text.rise for name, text in texts.items() if len(texts) > 1},
+            refit=bench.refit.in_words,
         )
         if all(replace(known, step=step) != point for known in self.curve):
             self.curve.append(point)
@@ -338,14 +378,20 @@ class Course:
     # Text by text
 
     def _on_texts(
-        self, part: Part, metric: Metric, sparsity: Sparsity, windows: int | None = None
+        self,
+        part: Part,
+        metric: Metric,
+        sparsity: Sparsity,
+        windows: int | None = None,
+        bench: Bench | None = None,
     ) -> dict[str, OnText]:
         """Dense against pruned on each text of a part, by the text's name."""
+        bench = bench or self.bench
         texts, places = self.bench.work.texts(part), self.bench.work.places(part)
         found = {}
         for text, place in zip(texts, places, strict=True):
-            dense = self.bench.dense(place, windows).loss
-            pruned = self.bench.pruned(metric, sparsity, place, windows, shown=False).loss
+            dense = bench.dense(place, windows).loss
+            pruned = bench.pruned(metric, sparsity, place, windows, shown=False).loss
             found[text.name] = OnText(exp(dense), exp(pruned), exp(pruned - dense) - 1)
         return found
 

@@ -14,7 +14,6 @@ from prunerzero.language.corpora import Part
 from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.pruning.blocks import block_lists
-from prunerzero.pruning.pruner import prune_model
 from prunerzero.tasks.doubts import dense_doubt, interval_doubt, pruned_doubt, told
 from prunerzero.tasks.tune_result import (
     LayerFigures,
@@ -81,7 +80,7 @@ def _figures(
         confidence = float(np.mean(sure.perplexities <= allowed))
     if moved is None:
         moved = bench.ledger.recall(
-            f"divergence of {metric.expression} at {sparsity.in_words}, {place}",
+            f"divergence of {bench.name(metric, sparsity)}, {place}",
             lambda: _divergence(bench, metric, sparsity, place),
         )
     text = bench.work.text(place)
@@ -122,7 +121,7 @@ def _divergence(bench: Bench, metric: Metric, sparsity: Sparsity, place: str) ->
     work = bench.work
     reference = work.remember(place)
     with work.pruned_for_now():
-        prune_model(work.layers, bench.statistics, metric.expression, sparsity)
+        bench.prune(metric, sparsity)
         found = work.compare(place, "divergence", reference)
     assert found.divergence is not None
     return asdict(found.divergence)
@@ -140,8 +139,8 @@ def layer_figures(
         if name.startswith(f"{prefix}.")
     }
     with work.pruned_for_now():
-        zeros = prune_model(work.layers, bench.statistics, metric.expression, sparsity)
-        masks = {name: layer.weight == 0 for name, layer in work.layers.items()}
+        zeros = bench.prune(metric, sparsity)
+        weights = {name: layer.weight.clone() for name, layer in work.layers.items()}
     whole = bench.dense("validation")
     windows = min(SENSITIVITY_WINDOWS, len(whole.losses))
     seconds = len(work.layers) * windows * whole.seconds / len(whole.losses)
@@ -154,8 +153,8 @@ def layer_figures(
     rises: dict[str, float] = {}
     with work.observer.count("sensitivity, validation text", len(groups) * windows) as advance:
         for done, names in enumerate(groups.values(), start=1):
-            pruned = {name: masks[name] for name in names}
-            rise = bench.without(pruned, metric, sparsity, windows) - base
+            pruned = {name: weights[name] for name in names}
+            rise = bench.with_weights(pruned, metric, sparsity, windows) - base
             rises.update(dict.fromkeys(names, rise))
             advance(done * windows)
     layers = tuple(
@@ -175,7 +174,7 @@ def samples(bench: Bench, metric: Metric, sparsity: Sparsity, count: int) -> tup
     work.observer.stage("writing samples")
     dense = continuations(model, tokenizer, prompts)
     with work.pruned_for_now():
-        prune_model(work.layers, bench.statistics, metric.expression, sparsity)
+        bench.prune(metric, sparsity)
         pruned = continuations(model, tokenizer, prompts)
     texts = [tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
     return tuple(map(Sample, texts, dense, pruned))
