@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 from installed_command import CommandLine
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_model import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from prunerzero import Setup, prune
 from prunerzero.errors import InputError, ModelError, OutputError
+from prunerzero.exponential import exp
 from prunerzero.language import locate
 from prunerzero.metrics import MetricError, Sparsity, find_metric
 from prunerzero.pruning.by_block.shards import ShardWriter
-from prunerzero.tasks.by_block import Way, read_size
+from prunerzero.tasks.by_block import BlockByBlock, Way, read_size
 from prunerzero.tasks.fits import fits
+from prunerzero.tasks.options import RefitOptions
 
 METRIC = "W * sqrt(X) * G"
 
@@ -90,19 +94,75 @@ def test_with_the_blocks_own_gradient_both_ways_write_the_same_bytes(setup, whol
     assert files(tmp_path / "whole") != files(whole)
 
 
+BOTH = RefitOptions(update="least-squares", refine="admm")
+
+
+@pytest.mark.parametrize("propagate", ["dense", "pruned"])
+def test_weights_are_refitted_block_by_block_and_the_perplexity_told_is_theirs(
+    setup, tmp_path, propagate
+):
+    way = Way(block_by_block=True, propagate=propagate)
+    result = prune(setup, "wanda", "0.5", tmp_path / "blocks", way=way, refit=BOTH)
+    again = BlockByBlock(replace(setup, model=str(tmp_path / "blocks")), way, tmp_path / "scratch")
+    losses = again.measure(again.source, "test", "")
+    assert result.perplexity["test"]["pruned"] == exp(fmean(losses))
+    assert {k: result.settings[k] for k in ("update", "refine", "steps")} == asdict(BOTH)
+    assert all(row.error < row.error_of_mask for row in result.layers)
+    masked = prune(setup, "wanda", "0.5", tmp_path / "masked", way=way)
+    assert all(row.error is None for row in masked.layers)
+    assert [row.zeros for row in masked.layers] == [row.zeros for row in result.layers]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "blocks").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("metric", ["magnitude", METRIC])
+def test_a_refit_block_by_block_is_that_of_the_whole_model(setup, tmp_path, metric):
+    whole, blocks = tmp_path / "whole", tmp_path / "blocks"
+    expected = prune(setup, metric, "2:4", whole, refit=BOTH)
+    found = prune(setup, metric, "2:4", blocks, way=Way(block_by_block=True), refit=BOTH)
+    for name, tensor in weights(blocks).items():
+        torch.testing.assert_close(tensor, weights(whole)[name], rtol=2**-7, atol=1e-4)
+    for row, wanted in zip(found.layers, expected.layers, strict=True):
+        assert row.error == pytest.approx(wanted.error, rel=1e-2)
+        assert row.error_of_mask == pytest.approx(wanted.error_of_mask, rel=1e-3)
+
+
+@pytest.mark.parametrize("way", [Way(), Way(block_by_block=True), Way(propagate="pruned")], ids=str)
+def test_tensors_of_another_dtype_than_the_config_names_keep_it(setup, tmp_path, way):
+    """What is refitted is rounded as the model holds it; what stays has its bits of before."""
+    folder, key = tmp_path / "mixed", "model.layers.1.mlp.up_proj.weight"
+    shutil.copytree(setup.model, folder)
+    for file in folder.glob("*.safetensors"):
+        tensors = load_file(file)
+        if key in tensors:
+            precise = tensors[key].float() * 1.001
+            save_file(tensors | {key: precise}, file, metadata={"format": "pt"})
+    mixed = replace(setup, model=str(folder))
+    for refit in (RefitOptions(), RefitOptions(refine="admm"), BOTH):
+        output = tmp_path / (refit.in_words or "masks")
+        prune(mixed, "wanda", "0.5", output, way=way, refit=refit)
+        found = weights(output)[key]
+        assert found.dtype == torch.float32
+        assert (found == 0).float().mean() == 0.5
+        stays = found[found != 0] == precise[found != 0]
+        assert bool(stays.all()) == (refit.update == "none")
+
+
 @pytest.mark.parametrize(
-    ("way", "gradient"),
+    ("way", "gradient", "refit"),
     [
-        (Way(block_by_block=True), "full"),
-        (Way(propagate="pruned"), "full"),
-        (Way(propagate="pruned"), "block"),
+        (Way(block_by_block=True), "full", RefitOptions()),
+        (Way(propagate="pruned"), "full", RefitOptions()),
+        (Way(propagate="pruned"), "block", RefitOptions()),
+        (Way(block_by_block=True), "full", BOTH),
+        (Way(propagate="pruned"), "full", BOTH),
+        (Way(propagate="pruned"), "block", RefitOptions(refine="admm")),
     ],
 )
 def test_a_run_stopped_at_any_shard_and_resumed_writes_the_same_bytes(
-    setup, tmp_path, monkeypatch, way, gradient
+    setup, tmp_path, monkeypatch, way, gradient, refit
 ):
     setup = replace(setup, gradient=gradient)
-    prune(setup, METRIC, "0.5", tmp_path / "at-once", way=way)
+    prune(setup, METRIC, "0.5", tmp_path / "at-once", way=way, refit=refit)
     write, left = ShardWriter.write, 0
 
     def stop(self, piece, tensors):
@@ -116,10 +176,10 @@ def test_a_run_stopped_at_any_shard_and_resumed_writes_the_same_bytes(
     for left in (0, 2, 1, 99):  # of each run; some end before they have finished a block
         if left < 99:
             with pytest.raises(KeyboardInterrupt):
-                prune(setup, METRIC, "0.5", tmp_path / "resumed", way=way)
+                prune(setup, METRIC, "0.5", tmp_path / "resumed", way=way, refit=refit)
             assert not (tmp_path / "resumed").exists()
         else:
-            prune(setup, METRIC, "0.5", tmp_path / "resumed", way=way)
+            prune(setup, METRIC, "0.5", tmp_path / "resumed", way=way, refit=refit)
     assert files(tmp_path / "resumed") == files(tmp_path / "at-once")
     assert not list(tmp_path.glob(".*"))
 
@@ -164,6 +224,29 @@ def test_a_whole_model_cannot_be_compared_block_by_block(setup, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_several_steps_are_refused_before_the_work(setup, tmp_path):
+    with pytest.raises(InputError, match="as asked, and `steps` need the whole model"):
+        prune(setup, METRIC, "0.5", tmp_path / "out", way=Way(block_by_block=True), steps=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_gram_matrices_and_steps_count_where_a_model_has_to_fit(setup, monkeypatch):
+    metric, needed = find_metric("wanda"), {}
+    for refit in (
+        RefitOptions(),
+        RefitOptions(update="least-squares"),
+        BOTH,
+        RefitOptions(steps=2),
+    ):
+        for kib in range(1, 2000):
+            free = SimpleNamespace(available=kib << 10)
+            monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: free)
+            if fits(setup, metric, refit):
+                needed[refit.in_words] = kib
+                break
+    assert needed[""] < needed["2 steps"] < needed["least-squares"] < needed["admm, least-squares"]
+
+
 @pytest.mark.parametrize(
     ("metric", "sparsity", "way", "gradient", "named"),
     [
@@ -185,6 +268,8 @@ def test_a_stopped_run_is_not_gone_on_with_as_another(
     with pytest.raises(OutputError, match=rf"unfinished run with {named}"):
         other = replace(setup, gradient=gradient)
         prune(other, metric, sparsity, tmp_path / "output", way=way)
+    with pytest.raises(OutputError, match="unfinished run with update unset, not 'least-squares';"):
+        prune(setup, METRIC, "0.5", tmp_path / "output", update="least-squares")
     monkeypatch.undo()
     prune(setup, METRIC, "0.5", tmp_path / "output")  # it goes on block by block by itself
 

@@ -118,6 +118,17 @@ def output_error(dense: Tensor, weights: Tensor, gram: Tensor) -> float:
     return float(((moved @ gram) * moved).sum() / whole) if whole > 0 else 0.0
 
 
+def memory(layers: Mapping[str, Matrix], refit: Refit) -> int:
+    """Bytes that ``refit_model`` takes: Gram matrices of all layers, and the work on the largest.
+
+    The work was measured: as many fp32 tensors of the sizes [in, in] and [out, in].
+    """
+    squares, weights = (5, 11) if refit.refine == "admm" else (2, 9)
+    shapes = [layer.weight.shape for layer in layers.values()]
+    work = (squares * width * width + weights * rows * width for rows, width in shapes)
+    return 4 * (sum(width * width for _, width in shapes) + max(work, default=0))
+
+
 def refit_model(
     layers: Mapping[str, Matrix],
     masks: Iterable[tuple[str, Tensor]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from functools import partial as bind
 from pathlib import Path
@@ -82,17 +82,23 @@ class BlockByBlock:
         setup, observer: as for ``Workspace``.
         way: how the model is worked on.
         scratch: folder for what does not fit in memory.
+        refit: what is done with masks, in one step.
 
     Attributes:
         work: the workspace, for texts, layers, identity and settings.
-        way: as given.
+        way, refit: as given.
     """
 
     def __init__(
-        self, setup: Setup, way: Way, scratch: Path, observer: Observer | None = None
+        self,
+        setup: Setup,
+        way: Way,
+        scratch: Path,
+        observer: Observer | None = None,
+        refit: RefitOptions = RefitOptions(),
     ) -> None:
         self.work = Workspace(setup, observer, load=self._open)
-        self.way, self._scratch = way, scratch
+        self.way, self.refit, self._scratch = way, refit, scratch
         self._devices = find_devices(setup.device)
 
     def _open(self, source: ModelSource) -> LanguageModel:
@@ -121,18 +127,21 @@ class BlockByBlock:
 
     def describe(self) -> dict[str, Any]:
         """All settings as they came out, and how the model was worked on."""
-        return self.work.describe() | {
+        return {
+            **self.work.describe(),
             "dtype": str(self.source.dtype).removeprefix("torch."),
             "device": ",".join(str(device) for device in self._devices),
             "block_by_block": True,
             "propagate": self.way.propagate,
+            **asdict(self.refit),
         }
 
     def identity(self, metric: Metric, sparsity: Sparsity, parts: list[Part]) -> Identity:
         """Everything that must be equal in a run that is resumed."""
-        described = self.describe()
+        described, refit = self.describe(), self.refit
+        chosen = {"update": refit.update, "refine": refit.refine}
         return {
-            **self.work.identity(*parts_read(metric), *parts),
+            **self.work.identity(*parts_read(metric, refit), *parts),
             "dtype": described["dtype"],
             "metric": str(metric.expression),
             "sparsity": str(sparsity),
@@ -140,6 +149,7 @@ class BlockByBlock:
             "propagate": self.way.propagate,
             "device": self._devices[0].type,
             "versions": described["versions"],
+            **{name: value for name, value in chosen.items() if value != "none"},
         }
 
 
@@ -162,7 +172,7 @@ def prune_blocks(
     """
     work = run.work
     check_widths(work.layers, sparsity)
-    for part in parts_read(metric):
+    for part in parts_read(metric, run.refit):
         work.text(part)
     places = [place for part in parts for place in work.places(part)]
     begun = partial.begin(run.identity(metric, sparsity, parts))
@@ -170,11 +180,12 @@ def prune_blocks(
     if begun:
         work.observer.stage(f"going on in {partial.folder}: {begun} blocks are finished")
     before = {p: partial.note(p, bind(run.measure, source, p, "dense")) for p in places}
-    plan = Plan(metric.expression, sparsity, run.way.propagate, work.gradient)
+    refit = run.refit.refit
+    plan = Plan(metric.expression, sparsity, run.way.propagate, work.gradient, refit)
     writer = ShardWriter(partial.folder, loaded.model, len(source) + 1, loaded.files.tensors())
     writer.write(0, source.outside())
     record = FinishedBlocks(partial, writer, plan.needed)
-    windows = work.text("calibration").windows if parts_read(metric) else None
+    windows = work.text("calibration").windows if plan.reads_text else None
     with work.observer.count("pruning", plan.visits * len(source), "blocks") as advance:
         prune_by_block(source, windows, plan, run.resources, record, _one_more(advance))
     writer.finish()

@@ -11,6 +11,8 @@ from prunerzero.language.source import BUNDLED
 from prunerzero.metrics import Metric
 from prunerzero.pruning import gram
 from prunerzero.pruning.blocks import block_lists, prunable_layers
+from prunerzero.pruning.refit import memory
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH
 
@@ -18,12 +20,13 @@ _SHARE = 0.8
 """The share of free memory that a model may take as a whole."""
 
 
-def fits(setup: Setup, metric: Metric) -> bool:
+def fits(setup: Setup, metric: Metric, refit: RefitOptions = RefitOptions()) -> bool:
     """Estimate whether the whole model fits on its device, with what the metric needs.
 
     Counted are the weights; where the metric reads G, G in fp32 and 34 bytes an activation and
     block in bf16 for the pass backward (Korthikanti et al., 2022, without attention scores); where
-    it reads D, the Gram matrices that are in memory together. The bundled model and GGUF files,
+    it reads D, the Gram matrices that are in memory together; where weights are refitted, those of
+    all layers, and with several steps a copy of the weights. The bundled model and GGUF files,
     which are read whole in any case, always count as fitting.
 
     Raises:
@@ -38,6 +41,10 @@ def fits(setup: Setup, metric: Metric) -> bool:
     devices = find_devices(setup.device)
     item = compute_dtype(setup.dtype, text.dtype or torch.float32, devices[0]).itemsize
     need = item * sum(p.numel() for p in model.parameters())
+    if refit.steps > 1:
+        need *= 2
+    if refit.refit:
+        need += memory(prunable_layers(model), refit.refit)
     if "G" in metric.expression.terminals:
         length = setup.max_seq_length or DEFAULT_WINDOW_LENGTH
         parameters = (p for _, blocks in block_lists(model) for p in blocks.parameters())

@@ -123,18 +123,13 @@ def prune(
     check_output(output_dir, setup)
     if push_to_hub is not None:
         check_repository(push_to_hub)
-    if not _by_block(setup, found, sparsity, output_dir, way, observer):
+    if not _by_block(setup, found, sparsity, output_dir, way, refit, observer):
         work = Workspace(setup, observer)
         parts = _read_texts(work, found, refit, recipe)
         result = prune_in(work, found, sparsity, output_dir, parts, push_to_hub, refit)
     else:
-        if refit != RefitOptions():
-            raise InputError(
-                "weights are refitted only where the model is pruned as a whole; leave out "
-                "`update`, `refine` and `steps`, or `block_by_block` and `propagate`."
-            )
         work, result = _prune_by_block(
-            setup, found, sparsity, output_dir, observer, way, recipe, push_to_hub
+            setup, found, sparsity, output_dir, observer, way, refit, recipe, push_to_hub
         )
     if recipe is not None:
         before, after = recipe["fingerprints"], result.settings["fingerprints"]
@@ -152,14 +147,15 @@ def _prune_by_block(
     output_dir: Path,
     observer: Observer,
     way: Way,
+    refit: RefitOptions,
     recipe: Mapping[str, Any] | None,
     repository: str | None,
 ) -> tuple[Workspace, Pruned]:
     keeps = "what is finished is kept there; make room, and the same command goes on"
     with PartialCheckpoint(output_dir) as partial, writing(partial.folder, keeps):
-        run = BlockByBlock(setup, way, partial.work, observer)
+        run = BlockByBlock(setup, way, partial.work, observer, refit)
         work = run.work
-        parts = _read_texts(work, metric, RefitOptions(), recipe)
+        parts = _read_texts(work, metric, refit, recipe)
         try:
             layers, losses = prune_blocks(run, partial, metric, sparsity, parts)
         except KeyboardInterrupt:
@@ -170,7 +166,7 @@ def _prune_by_block(
             for place, found in losses.items()
         }
         result = _result(work, metric, layers, perplexity, output_dir, run.describe())
-        result = _with_doubts(work, result, losses)
+        result = _with_doubts(work, result, losses, refit)
         observer.stage(f"writing {output_dir}")
         result = _write_results(partial.folder, work, metric, sparsity, result, repository)
         partial.finish()
@@ -183,6 +179,7 @@ def _by_block(
     sparsity: Sparsity,
     output_dir: Path,
     way: Way,
+    refit: RefitOptions,
     observer: Observer,
 ) -> bool:
     why = ""
@@ -190,12 +187,17 @@ def _by_block(
         why = "as asked"
     elif is_begun(output_dir):
         why = "as it was begun so"
-    elif not fits(setup, metric):
+    elif not fits(setup, metric, refit):
         why = "as the whole model does not fit in free memory"
     if why and sparsity.group == "model":
         raise InputError(
             f"blocks are pruned one by one, {why}, so scores cannot compete within the whole "
             'model; pass `group="layer"`.'
+        )
+    if why and refit.steps > 1:
+        raise InputError(
+            f"blocks are pruned one by one, {why}, and `steps` need the whole model on its device; "
+            "leave them out, or prune without `block_by_block`."
         )
     if why:
         observer.stage(f"pruning block by block, {why}")
