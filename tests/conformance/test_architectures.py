@@ -23,9 +23,12 @@ from prunerzero import Setup, evaluate, prune
 from prunerzero.errors import ModelError
 from prunerzero.language.loading import load_model
 from prunerzero.language.source import ModelSource
+from prunerzero.metrics import Sparsity
 from prunerzero.pruning.blocks import prunable_layers
+from prunerzero.pruning.methods import METHODS
 from prunerzero.pruning.statistics import collect_statistics
 from prunerzero.tasks.by_block import Way
+from prunerzero.tasks.methods import check_methods, prune_by
 from prunerzero.tasks.prune import Pruned
 from prunerzero.tasks.workspace import Workspace
 
@@ -246,6 +249,23 @@ def test_block_by_block_the_same_weights_are_pruned(case: Case, tmp_path: Path) 
         differing += int((tensor != blocks[name]).sum())
     # scores that tie but for rounding may be ordered another way
     assert differing <= 1e-5 * sum(tensor.numel() for tensor in whole.values())
+
+
+def test_published_methods_prune_each_matrix_too(case: Case) -> None:
+    work = Workspace(case.work.setup)
+    if case.name in TOGETHER:
+        reason = TOGETHER[case.name].replace("several lists", "a second list")
+        with pytest.raises(ModelError, match=f"{reason}.*leave out `methods`"):
+            check_methods(work)
+        return
+    check_methods(work)
+    for method in METHODS.values():
+        with work.pruned_for_now():
+            prune_by(work, method, Sparsity(ratio=SPARSITY))
+            for name, layer in work.layers.items():
+                assert layer.weight.isfinite().all(), name
+                zeros = int((layer.weight == 0).sum())
+                assert zeros >= int(layer.weight.numel() * SPARSITY), name
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

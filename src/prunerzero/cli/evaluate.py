@@ -176,6 +176,13 @@ def compare(
             "name or formula goes before a file that is called so: write ./NAME for the file."
         ),
     ] = ",".join(CATALOG),
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Published methods with commas between: sparsegpt, alps. They choose and change "
+            "the weights of a layer together, and prune every layer by the same share."
+        ),
+    ] = "",
     sparsity: OwnSparsityOption = None,
     group: OwnGroupOption = None,
     text: TextsOption = [],  # noqa: B006
@@ -186,7 +193,7 @@ def compare(
     ] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Prune with each of several metrics and show perplexity and divergence side by side.
+    """Prune with each of several metrics and methods; show perplexity and divergence side by side.
 
     With --text, that and the test part of each --dataset are what is measured on; statistics come
     from --calibration, or else from the datasets.
@@ -197,6 +204,8 @@ def compare(
     my_text.txt --samples 3[/]
 
     Refitted: [bold]prunerzero compare --group model --update least-squares --refine admm[/]
+
+    Example: [bold]prunerzero compare --metrics wanda,run --methods sparsegpt,alps[/]
     """
     from dataclasses import replace
 
@@ -221,6 +230,7 @@ def compare(
             texts=text,
             stride=stride,
             samples=samples,
+            methods=split_metrics(methods),
         )
     if json:
         print_json(asdict(result))
@@ -242,6 +252,13 @@ def compare(
     console.print(
         f"Protocol: {escape(result.protocol['words'])}; {escape(measured)}.", soft_wrap=True
     )
+    if result.methods:
+        named = "; ".join(f"{name}: {source}" for name, source in result.methods.items())
+        console.print(
+            "Methods also change the weights that stay, which metrics leave as they are, and prune "
+            f"every layer by the same share. {escape(named)}.",
+            soft_wrap=True,
+        )
     for sample in result.samples:
         console.print(_sample_table(sample.prompt, sample.continuations))
 

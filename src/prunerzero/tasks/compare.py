@@ -1,9 +1,9 @@
-"""How well a model predicts texts when it is pruned with each of several metrics."""
+"""How well a model predicts texts when it is pruned with each of several metrics or methods."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.metrics import Expression, Metric, ScoreError, Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.options import takes
+from prunerzero.pruning.methods import Method
 from prunerzero.pruning.pruner import check_differs
 from prunerzero.pruning.statistics import Statistics
 from prunerzero.tasks.doubts import dense_doubt, one_text_doubt, pruned_doubt, told
+from prunerzero.tasks.methods import check_methods, prune_by, read_methods
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions
@@ -39,7 +41,7 @@ class Continued:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One model pruned with each of several metrics, on the same windows.
+    """One model pruned with each of several metrics and methods, on the same windows.
 
     Attributes:
         sparsity: as text.
@@ -49,6 +51,7 @@ class Comparison:
             has several; else by its name.
         divergence: text → name → how far the metric moves the model from the dense one.
         formulas: each metric's formula by its name.
+        methods: where each method was published, by its name; methods change the weights that stay.
         samples: prompts of the first text, with their continuations by name.
         protocol: window length, stride, tokenizer, dtype … in words and figures.
         settings: all that the figures depend on.
@@ -64,12 +67,13 @@ class Comparison:
     protocol: dict[str, Any]
     settings: dict[str, Any]
     warnings: tuple[str, ...] = ()
+    methods: dict[str, str] = field(default_factory=dict)
 
 
 @takes(RefitOptions, "refit")
 def compare(
     setup: Setup | str,
-    metrics: str | Sequence[str | Path | Metric | Expression],
+    metrics: str | Sequence[str | Path | Metric | Expression] = (),
     sparsity: str | float | Sparsity | None = None,
     parts: Part | Sequence[Part] | None = None,
     observer: Observer | None = None,
@@ -80,8 +84,9 @@ def compare(
     texts: str | Path | Sequence[str | Path] = (),
     stride: int | None = None,
     samples: int = 0,
+    methods: str | Sequence[str] = (),
 ) -> Comparison:
-    """Prune with each metric in turn, measure, and restore.
+    """Prune with each metric and each method in turn, measure, and restore.
 
     Args:
         setup: model and texts, or the model alone where it brings its text.
@@ -99,6 +104,8 @@ def compare(
         stride: windows slide by this many tokens, and count only those that are new; None for
             windows side by side.
         samples: how many continuations to show side by side.
+        methods: published methods, ``"sparsegpt"`` and ``"alps"``, that change the weights that
+            stay too; each prunes every layer by the same share, whatever the group.
 
     Raises:
         InputError, MetricError: nothing was written.
@@ -106,8 +113,12 @@ def compare(
     named = [metrics] if isinstance(metrics, str | Path | Metric | Expression) else metrics
     if not isinstance(named, Sequence):
         raise InputError(f"`metrics` must be a list of metrics, not {kind(named)}.")
-    if not named:
-        raise InputError('no metric is named; pass for example `metrics=["magnitude", "wanda"]`.')
+    beside = read_methods(methods)
+    if not named and not beside:
+        raise InputError(
+            'no metric and no method is named; pass for example `metrics=["magnitude", "wanda"]` '
+            'or `methods="sparsegpt"`.'
+        )
     setup = Setup.of(setup)
     check_stride(stride, setup.max_seq_length)
     samples = whole("samples", samples, 0)
@@ -115,6 +126,11 @@ def compare(
     observer = observer or Observer()
     setup, sparsity = settle(setup, sparsity, group, read, observer)
     found = {origin.name: metric for metric, origin in read}
+    for method in beside:
+        if method.name in found:
+            raise InputError(
+                f"a metric and a method are both called {method.name!r}; leave one out."
+            )
     datasets, texts = several("datasets", datasets), paths("texts", texts)
     work = Workspace(setup, observer)
     if datasets or texts:
@@ -137,7 +153,9 @@ def compare(
         for part in parts:
             own = windows_of(work, sources_of(setup, part), part, stride, own=True)
             cut |= zip(places_of(part, own), own, strict=True)
-    return compare_on(work, found, sparsity, cut, refit, stride=stride, samples=samples)
+    return compare_on(
+        work, found, sparsity, cut, refit, stride=stride, samples=samples, methods=beside
+    )
 
 
 def compare_in(
@@ -174,10 +192,13 @@ def compare_on(
     *,
     stride: int | None = None,
     samples: int = 0,
+    methods: Sequence[Method] = (),
 ) -> Comparison:
     """``compare`` on texts that are cut already."""
     loaded = work.language_model
-    statistics = _statistics(work, metrics)  # before anything else takes long
+    if methods:
+        check_methods(work)
+    statistics = _statistics(work, metrics) if metrics else {}  # before anything else takes long
     for label, metric in metrics.items():
         try:
             check_differs(work.layers, statistics, metric.expression, sparsity)
@@ -229,7 +250,11 @@ def compare_on(
         with work.pruned_for_now():
             work.prune(metric.expression, sparsity, refit)
             measure(label)
-    if refit.update != "none":
+    for method in methods:
+        with work.pruned_for_now():
+            prune_by(work, method, sparsity)
+            measure(method.name)
+    if refit.update != "none" or methods:
         doubts.append(one_text_doubt([text.name for text in work.texts("calibration")]))
     warnings = told(doubts)
     for doubt in warnings:
@@ -250,4 +275,5 @@ def compare_on(
         protocol=protocol_of(work, stride),
         settings={**settings, **asdict(refit), "stride": stride},
         warnings=warnings,
+        methods={method.name: method.source for method in methods},
     )

@@ -18,10 +18,20 @@ from torch import Tensor, nn
 from prunerzero.errors import ModelError
 from prunerzero.pruning.blocks import Forward, forwards_replaced
 
-_AS_A_WHOLE = (
-    "so they cannot be pruned one by one; leave out `block_by_block`, `propagate` and `gradient`, "
-    "and use a device that holds the model."
-)
+
+class NotOneByOneError(ModelError):
+    """The blocks of a model cannot be run one by one.
+
+    Attributes:
+        reason: why, as the beginning of a sentence.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason}, so they cannot be pruned one by one; leave out `block_by_block`, "
+            "`propagate` and `gradient`, and use a device that holds the model."
+        )
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,8 @@ class Call:
         """Call the block with these hidden states.
 
         Raises:
-            ModelError: the block passes something to later blocks, such as its keys and values, or
-                reads what an earlier block returned besides hidden states.
+            NotOneByOneError: the block passes something to later blocks, such as its keys and
+                values, or reads what an earlier block returned besides hidden states.
         """
         args, kwargs = _map((self.args, self.kwargs), lambda tensor: _moved(tensor, hidden.device))
         others = (*args, *kwargs.values())
@@ -61,7 +71,7 @@ class Call:
         else:
             output = block(*args, **kwargs, **{self.keyword: hidden})
         if any(empty):
-            raise ModelError(f"blocks hand on more than hidden states, {_AS_A_WHOLE}")
+            raise NotOneByOneError("blocks hand on more than hidden states")
         return output
 
 
@@ -70,7 +80,7 @@ class _Withheld(Tensor):
 
     @classmethod
     def __torch_function__(cls, *_: Any, **__: Any) -> Any:
-        raise ModelError(f"blocks hand on more than hidden states, {_AS_A_WHOLE}")
+        raise NotOneByOneError("blocks hand on more than hidden states")
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -103,7 +113,7 @@ class BlockCalls:
             the input of the first block.
 
         Raises:
-            ModelError: the model computes something between its blocks.
+            NotOneByOneError: the model computes something between its blocks.
         """
         if not self._calls[0]:
             self._learn_what_blocks_return(ids)
@@ -117,7 +127,7 @@ class BlockCalls:
             if index == 0:
                 hidden.append(states)
             if states is not hidden[0]:
-                raise ModelError(f"the model computes between its blocks, {_AS_A_WHOLE}")
+                raise NotOneByOneError("the model computes between its blocks")
             args, kwargs = _map((call.args, call.kwargs), keep)
             self._calls[index].append(Call(args, kwargs, call.keyword))
             return states
@@ -126,7 +136,7 @@ class BlockCalls:
             self._model(input_ids=ids, use_cache=False)
         self._windows += 1
         if any(len(calls) != self._windows for calls in self._calls):
-            raise ModelError(f"the model does not call each of its blocks once, {_AS_A_WHOLE}")
+            raise NotOneByOneError("the model does not call each of its blocks once")
         return hidden[0]
 
     def run(self, index: int, window: int, hidden: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from prunerzero.pruning.blocks import Matrix, find_blocks
+from prunerzero.pruning.blocks import Matrix, block_lists, find_blocks
+from prunerzero.pruning.by_block.block_calls import NotOneByOneError
 
 
 class HeldBlocks:
@@ -17,12 +18,23 @@ class HeldBlocks:
     Args:
         model: a transformers causal language model.
         layers: its prunable matrices by full name.
+
+    Raises:
+        NotOneByOneError: a layer is in no block of the list that is run, or in two of them.
     """
 
     def __init__(self, model: Any, layers: Mapping[str, Matrix]) -> None:
         self.model = model
         self._prefix, self.blocks = find_blocks(model)
         self._layers = layers
+        (_, *twins) = block_lists(model)
+        if twins:
+            raise NotOneByOneError(f"the model has a second list of blocks, {twins[0][0]}")
+        owner: dict[int, int] = {}
+        for index, block in enumerate(self.blocks):
+            for parameter in block.parameters():
+                if (other := owner.setdefault(id(parameter), index)) != index:
+                    raise NotOneByOneError(f"blocks {other} and {index} share weights")
 
     def __len__(self) -> int:
         return len(self.blocks)
