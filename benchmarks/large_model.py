@@ -3,6 +3,11 @@
     python benchmarks/large_model.py --output large_model.json
     python benchmarks/large_model.py --device cuda:0,cuda:1 --output two_gpus.json
     python benchmarks/large_model.py --tiny --device cpu --output tiny.json
+    python benchmarks/large_model.py --runs wanda@2:4 wanda@2:4@least-squares \
+        wanda@2:4@admm@least-squares wanda@2:4@admm@least-squares@pruned --no-whole
+
+A run is METRIC@SPARSITY, and what else is asked for: "least-squares" refits the weights that stay,
+"admm" chooses again which ones do, "pruned" propagates inputs through pruned blocks.
 
 Tells seconds of each stage, peak device and host memory, and whether one device, several devices
 and the whole model in memory prune the same weights to the bit. With several devices each run is
@@ -44,12 +49,36 @@ from prunerzero.pruning.by_block.block_passes import Resources
 from prunerzero.pruning.by_block.offloaded_blocks import OffloadedBlocks, block_names
 from prunerzero.pruning.by_block.prune_blocks import Plan, prune_by_block
 from prunerzero.pruning.by_block.shards import ShardWriter
+from prunerzero.pruning.gram import collect_grams
 from prunerzero.pruning.pruner import LayerSparsity, prune_model
+from prunerzero.pruning.refit import Refit
 from prunerzero.pruning.statistics import collect_statistics
 
 GIB = 2**30
-RUNS = ("wanda@0.5", "power-law@2:4", "wanda@2:4", "power-law@0.5")
+RUNS = (
+    *("wanda@0.5", "power-law@2:4", "wanda@2:4", "power-law@0.5"),
+    *("wanda@2:4@least-squares", "wanda@2:4@admm@least-squares"),
+)
 """The first two are made with the whole model too, the first of them on all devices."""
+
+
+def plan_of(run: str) -> Plan:
+    """
+    >>> plan_of("wanda@2:4@admm@pruned").refit
+    Refit(update='none', refine='admm')
+    """
+    metric, sparsity, *more = run.split("@")
+    if unknown := set(more) - {"least-squares", "admm", "pruned"}:
+        raise SystemExit(f"{run}: {', '.join(sorted(unknown))} is unknown.")
+    return Plan(
+        find_metric(metric).expression,
+        Sparsity.parse(sparsity),
+        propagate="pruned" if "pruned" in more else "dense",
+        refit=Refit(
+            update="least-squares" if "least-squares" in more else "none",
+            refine="admm" if "admm" in more else "none",
+        ),
+    )
 
 
 class Stages:
@@ -185,8 +214,7 @@ def by_block(
     output: Path,
     windows: Tensor,
     devices: tuple[torch.device, ...],
-    metric: str,
-    sparsity: str,
+    plan: Plan,
     memory: int,
 ) -> dict[str, Any]:
     """Prune block by block into ``output``; what it took."""
@@ -194,11 +222,11 @@ def by_block(
     scratch.mkdir(exist_ok=True)
     output.mkdir()
     stages = Stages(len(devices))
-    before = prune_blocks.prune_model
+    before = {name: getattr(prune_blocks, name) for name in ("prune_model", "refit_layer")}
 
-    def timed(*args: Any, **more: Any) -> Any:
-        with stages("score and mask"):
-            return before(*args, **more)
+    def timed(name: str, *args: Any, **more: Any) -> Any:
+        with stages("score, mask, refit"):
+            return before[name](*args, **more)
 
     with _measured(devices) as took:
         opened = open_streamed(ModelSource(str(model)), block_names, scratch)
@@ -211,12 +239,13 @@ def by_block(
         with stages("write"):
             writer.write(0, blocks.outside())
         record = TimedRecord(writer, stages)
-        prune_blocks.prune_model = timed
+        for name in before:
+            setattr(prune_blocks, name, partial(timed, name))
         try:
-            plan = Plan(find_metric(metric).expression, Sparsity.parse(sparsity))
             prune_by_block(blocks, windows, plan, Resources(devices, memory, scratch), record)
         finally:
-            prune_blocks.prune_model = before
+            for name, function in before.items():
+                setattr(prune_blocks, name, function)
         writer.finish()
     shutil.rmtree(scratch)
     other = took["seconds"] - sum(stages.seconds.values())
@@ -233,12 +262,11 @@ def as_a_whole(
     output: Path,
     windows: Tensor,
     devices: tuple[torch.device, ...],
-    metric: str,
-    sparsity: str,
+    plan: Plan,
 ) -> dict[str, Any]:
     """Prune with the whole model on the device, and compare with what lies in ``output``."""
     stages = Stages()
-    expression = find_metric(metric).expression
+    expression = plan.expression
     with _measured(devices) as took:
         with stages("read weights"):
             loaded = load_model(
@@ -249,9 +277,10 @@ def as_a_whole(
             statistics = collect_statistics(
                 loaded.model, layers, windows, gradients="G" in expression.terminals, batch=1
             )  # one by one, as blocks read them: others round otherwise
-        with stages("score and mask"):
-            pruned = prune_model(layers, statistics, expression, Sparsity.parse(sparsity))
-        del statistics
+            grams = collect_grams(loaded.model, layers, windows) if plan.refit else None
+        with stages("score, mask, refit"):
+            pruned = prune_model(layers, statistics, expression, plan.sparsity, plan.refit, grams)
+        del statistics, grams
     took |= {"stages": dict(stages.seconds), "sparsity": _sparsity(list(pruned))}
     took["unlike_by_block"] = _unlike(loaded.model, output)
     return {"way": "as a whole, not written", "devices": len(devices)} | took
@@ -310,7 +339,7 @@ def _show(run: dict[str, Any]) -> None:
     device = "/".join(f"{gib:.2f}" for gib in run["device_gib"]) or "-"
     host = run["host_gib"]
     print(
-        f"{run['metric']:>10} {run['pattern']:>4} {run['way']} on {run['devices']}: "
+        f"{run['run']:>15} {run['way']} on {run['devices']}: "
         f"{run['seconds']:6.1f} s ({stages}); device {device} GiB, host {host['own']:.1f} GiB "
         f"+ {host['files']:.1f} GiB of files; "
         + (f"digest {run['digest']}" if "digest" in run else f"{run['unlike_by_block']}"),
@@ -330,7 +359,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--activation-memory", type=float, default=4.0, help="GiB")
     parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
-    parser.add_argument("--runs", nargs="+", default=RUNS, help="METRIC@SPARSITY, in order")
+    parser.add_argument("--runs", nargs="+", default=RUNS, help="see above, in order")
     parser.add_argument("--no-whole", action="store_true", help="do not hold the whole model")
     parser.add_argument("--seconds", type=float, default=240, help="begin no run after these")
     parser.add_argument("--folder", type=Path, default=None, help="where models are written")
@@ -364,16 +393,16 @@ def main() -> None:
         generator = torch.Generator().manual_seed(1)
         windows = torch.randint(args.vocabulary, (args.windows, args.length), generator=generator)
 
-        def record(metric: str, pattern: str, run: Callable[[], dict[str, Any]]) -> None:
+        def record(name: str, run: Callable[[], dict[str, Any]]) -> None:
             if time.perf_counter() - began > args.seconds:
-                print(f"left out for time: {metric} {pattern}")
+                print(f"left out for time: {name}")
                 return
             try:
-                found = {"metric": metric, "pattern": pattern} | run()
+                found = {"run": name} | run()
                 _show(found)
             except Exception as error:  # the other runs are still worth making
-                found = {"metric": metric, "pattern": pattern, "failed": traceback.format_exc()}
-                print(f"{metric} {pattern} failed: {type(error).__name__}: {str(error)[:200]}")
+                found = {"run": name, "failed": traceback.format_exc()}
+                print(f"{name} failed: {type(error).__name__}: {str(error)[:200]}")
             results["runs"].append(found)
             gc.collect()
             if args.output:
@@ -382,15 +411,20 @@ def main() -> None:
         memory = int(args.activation_memory * GIB)
         choices = list(dict.fromkeys((devices[:1], devices)))
         for some, number in product(choices, range(len(args.runs))):
-            metric, pattern = args.runs[number].split("@")
+            name = args.runs[number]
+            plan = plan_of(name)
             shutil.rmtree(output, ignore_errors=True)
-            record(metric, pattern, partial(by_block, model, output, windows, some, metric,
-                                            pattern, memory))  # fmt: skip
-            if args.no_whole or number > 1 or some != devices or not output.exists():
+            record(name, partial(by_block, model, output, windows, some, plan, memory))
+            if (
+                args.no_whole
+                or plan.propagate == "pruned"
+                or number > 1
+                or some != devices
+                or not output.exists()
+            ):
                 continue
             for whole in choices if number == 0 else choices[:1]:
-                record(metric, pattern, partial(as_a_whole, model, output, windows, whole, metric,
-                                                pattern))  # fmt: skip
+                record(name, partial(as_a_whole, model, output, windows, whole, plan))
     results["seconds"] = time.perf_counter() - began
     if args.output:
         args.output.write_text(json.dumps(results, indent=2))

@@ -346,7 +346,9 @@ class Workspace:
                 statistics = self._assembled(expression.terminals, self._measured)
             grams = self._measure_grams() if how.refit else None
             part = sparsity_at(sparsity, step, how.steps)
-            found = prune_model(self.layers, statistics, expression, part, how.refit, grams, dense)
+            found = prune_model(
+                self.layers, statistics, expression, part, how.refit, grams, dense, self._stored
+            )
         return found
 
     def measure(self, place: str, label: str) -> Perplexity:
