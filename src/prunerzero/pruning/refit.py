@@ -55,8 +55,8 @@ class OutputError:
 def sparsity_at(sparsity: Sparsity, step: int, steps: int) -> Sparsity:
     """What step ``step`` (from 1) of so many prunes: shares of a ratio, or of each M of N:M.
 
-    >>> str(sparsity_at(Sparsity.parse("0.6"), 1, 3)), str(sparsity_at(Sparsity.parse("2:4"), 1, 2))
-    ('0.2', '3:4')
+    >>> str(sparsity_at(Sparsity.parse("0.6"), 1, 2)), str(sparsity_at(Sparsity.parse("2:4"), 1, 2))
+    ('0.3', '3:4')
     """
     if sparsity.of is None:
         return replace(sparsity, ratio=sparsity.fraction * step / steps)
