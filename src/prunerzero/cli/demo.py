@@ -56,7 +56,11 @@ def demo(
         return
     console = out()
     console.print(
-        perplexity_table(summary["perplexity"], f"Sparsity {summary['sparsity']} per row")
+        perplexity_table(
+            summary["perplexity"],
+            f"Sparsity {summary['sparsity']} per row",
+            refitted=summary["refitted"]["test"],
+        )
     )
     for pattern, perplexity in summary["patterns"].items():
         console.print(perplexity_table(perplexity, f"Sparsity {pattern}, the same metric"))

@@ -155,6 +155,7 @@ def _comparisons(summary: dict[str, Any]) -> list[dict[str, Any]]:
         **(summary.get("catalog") or {}),
         "evolved": summary.get("evolved") or summary.get("metric", ""),
     }
+    refitted = (summary.get("refitted") or {}).get("test") or {}
     measured = [(sparsity, summary.get("perplexity") or {})]
     measured += list((summary.get("patterns") or {}).items())
     return [
@@ -163,9 +164,14 @@ def _comparisons(summary: dict[str, Any]) -> list[dict[str, Any]]:
             "evolved_for": sparsity_text(sparsity) if place else None,
             "parts": [part for part in ("validation", "test") if perplexity.get(part)],
             "rows": [
-                {"row": row, "formula": formulas.get(row.name, "")}
+                {
+                    "row": row,
+                    "formula": formulas.get(row.name, ""),
+                    "refitted": None if place else refitted.get(row.name),
+                }
                 for row in comparison_rows(perplexity)
             ],
+            "with_refitted": bool(refitted) and not place,
             "with_wanda": any(row.versus_wanda is not None for row in comparison_rows(perplexity)),
         }
         for place, (pattern, perplexity) in enumerate(measured)

@@ -9,13 +9,17 @@ from .wording import change_text, comparison_rows, finite, judged_part, perplexi
 
 
 def perplexity_table(
-    perplexity: dict[str, Any], title: str, divergence: dict[str, Any] | None = None
+    perplexity: dict[str, Any],
+    title: str,
+    divergence: dict[str, Any] | None = None,
+    refitted: dict[str, float] | None = None,
 ) -> Table:
     """Dense first, then the metrics from best to worst, the evolved one in bold.
 
     A part that was not measured has no column, and one with several texts has one for each, behind
     that of their mixture if there is one. Without Wanda nothing is compared with it.
-    ``divergence`` from dense is shown on the part that metrics are compared on.
+    ``divergence`` from dense is shown on the part that metrics are compared on; ``refitted`` is by
+    name the perplexity there of models whose weights that stay were refitted.
     """
     parts = [p for part in ("validation", "test") for p in _columns(perplexity, part)]
     rows = comparison_rows(perplexity)
@@ -29,6 +33,8 @@ def perplexity_table(
         table.add_column(Text(f"{part}, mixed" if is_mixture else part), justify="right")
     if with_wanda:
         table.add_column("vs Wanda", justify="right")
+    if refitted:
+        table.add_column(f"{judged_part(perplexity)}, weights refitted", justify="right")
     moved = (divergence or {}).get(judged_part(perplexity)) or {}
     if moved:
         table.add_column("KL to dense", justify="right")
@@ -38,6 +44,8 @@ def perplexity_table(
         cells = [Text(row.name), *(Text(perplexity_text(row.places[part])) for part in parts)]
         if with_wanda:
             cells.append(Text("" if row.name == "dense" else change_text(row.versus_wanda)))
+        if refitted:
+            cells.append(Text(perplexity_text(refitted.get(row.name))))
         if moved:
             cells += map(Text, _divergence_cells(moved.get(row.name)))
         table.add_row(*cells, style="bold" if row.name == "evolved" else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,13 +57,20 @@ def lowest(rows: Tensor, counts: Tensor) -> Tensor:
             return torch.ones_like(rows, dtype=torch.bool)
         return prune_mask(rows, Sparsity(ratio=(count + 0.5) / width))
     last = counts[:, None].clamp(min=1) - 1
-    threshold = rows.sort(dim=1).values.gather(1, last)
+    threshold = _sorted(rows).gather(1, last)
     found = (rows <= threshold).logical_and_(counts[:, None] > 0)
     if bool((found.sum(1) != counts).any()):  # values tie at a threshold
         found = (rows < threshold).logical_and_(counts[:, None] > 0)
         tied = (rows == threshold) & (counts[:, None] > 0)
         found |= tied & (tied.cumsum(1) <= (counts - found.sum(1))[:, None])
     return found
+
+
+def _sorted(rows: Tensor) -> Tensor:
+    """Each row in ascending order; numpy sorts several times faster than torch on a CPU."""
+    if rows.device.type == "cpu":
+        return torch.from_numpy(np.sort(rows.numpy(), axis=1))
+    return rows.sort(dim=1).values
 
 
 def nan_error(count: int, total: int, where: str = "") -> ScoreError:

@@ -24,6 +24,7 @@ from prunerzero.tasks.demo_plan import LEAST_EVALUATIONS, Plan, plan_for, time_a
 from prunerzero.tasks.duration import in_minutes
 from prunerzero.tasks.metric_sources import sparsity_of
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.output import check_output
 from prunerzero.tasks.prune import prune_in
 from prunerzero.tasks.search import search_in
@@ -109,6 +110,7 @@ def run_demo(
         for part, figures in table.items():
             figures["evolved"] = found.perplexity[part]["evolved"]
     everything = {**CATALOG, **({"evolved": evolved} if evolved else {})}
+    refitted = compare_in(work, everything, wanted, ("test",), RefitOptions("least-squares"))
     second = compare_in(work, everything, Sparsity.parse(SECOND_PATTERN), ("test",))
     shutil.rmtree(partial / "model", ignore_errors=True)
     pruned = prune_in(work, chosen, wanted, partial / "model", ["test"])
@@ -131,6 +133,7 @@ def run_demo(
         "window_length": work.window_length,
         "windows": found.settings["windows"],
         "perplexity": table,
+        "refitted": refitted,
         "patterns": {SECOND_PATTERN: second},
         "finalists": list(found.finalists),
         "catalog": {name: str(metric.expression) for name, metric in CATALOG.items()},
