@@ -28,7 +28,7 @@ from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.methods import METHODS
 from prunerzero.pruning.statistics import collect_statistics
 from prunerzero.tasks.by_block import Way
-from prunerzero.tasks.methods import check_methods, prune_by
+from prunerzero.tasks.methods import prune_by
 from prunerzero.tasks.prune import Pruned
 from prunerzero.tasks.workspace import Workspace
 
@@ -36,7 +36,7 @@ MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 
 LATENT = {"num_key_value_heads": 4, "head_dim": 4}
 CHANGES: dict[str, dict[str, Any]] = {
     "bart": {"is_encoder_decoder": False, "is_decoder": True},
-    "cpmant": {"prompt_types": 4, "prompt_length": 4},
+    "cpmant": {"dim_ff": 32, "prompt_types": 4, "prompt_length": 4},
     "deepseek_v2": LATENT,
     "deepseek_v3": LATENT,
     "deepseek_v32": LATENT,
@@ -256,9 +256,9 @@ def test_published_methods_prune_each_matrix_too(case: Case) -> None:
     if case.name in TOGETHER:
         reason = TOGETHER[case.name].replace("several lists", "a second list")
         with pytest.raises(ModelError, match=f"{reason}.*leave out `methods`"):
-            check_methods(work)
+            work.check_blocks("methods")
         return
-    check_methods(work)
+    work.check_blocks("methods")
     for method in METHODS.values():
         with work.pruned_for_now():
             prune_by(work, method, Sparsity(ratio=SPARSITY))

@@ -106,7 +106,7 @@ def test_weights_are_refitted_block_by_block_and_the_perplexity_told_is_theirs(
     again = BlockByBlock(replace(setup, model=str(tmp_path / "blocks")), way, tmp_path / "scratch")
     losses = again.measure(again.source, "test", "")
     assert result.perplexity["test"]["pruned"] == exp(fmean(losses))
-    assert {k: result.settings[k] for k in ("update", "refine", "steps")} == asdict(BOTH)
+    assert {k: result.settings[k] for k in asdict(BOTH)} == asdict(BOTH)
     assert all(row.error < row.error_of_mask for row in result.layers)
     masked = prune(setup, "wanda", "0.5", tmp_path / "masked", way=way)
     assert all(row.error is None for row in masked.layers)
@@ -230,6 +230,12 @@ def test_several_steps_are_refused_before_the_work(setup, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_training_is_refused_before_the_work(setup, tmp_path):
+    with pytest.raises(InputError, match="as asked, and training needs the whole model"):
+        prune(setup, METRIC, "0.5", tmp_path / "out", way=Way(block_by_block=True), reconstruct=2)
+    assert not list(tmp_path.iterdir())
+
+
 def test_gram_matrices_and_steps_count_where_a_model_has_to_fit(setup, monkeypatch):
     metric, needed = find_metric("wanda"), {}
     for refit in (
@@ -237,6 +243,7 @@ def test_gram_matrices_and_steps_count_where_a_model_has_to_fit(setup, monkeypat
         RefitOptions(update="least-squares"),
         BOTH,
         RefitOptions(steps=2),
+        RefitOptions(reconstruct=1),
     ):
         for kib in range(1, 2000):
             free = SimpleNamespace(available=kib << 10)
@@ -245,6 +252,7 @@ def test_gram_matrices_and_steps_count_where_a_model_has_to_fit(setup, monkeypat
                 needed[refit.in_words] = kib
                 break
     assert needed[""] < needed["2 steps"] < needed["least-squares"] < needed["admm, least-squares"]
+    assert needed["2 steps"] < needed["trained, 1 steps a block"]
 
 
 @pytest.mark.parametrize(

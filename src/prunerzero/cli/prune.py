@@ -79,7 +79,7 @@ def prune(
     console = out()
     console.print(
         f"Wrote {escape(result.output_dir)}: {result.sparsity:.2%} of the prunable weights "
-        f"are zero{f'; the others were refitted: {refit.in_words}' if refit.in_words else ''}."
+        f"are zero{f'; what became of the others: {refit.in_words}' if refit.in_words else ''}."
     )
     if unreached := [layer.name for layer in result.layers if layer.unreached]:
         more = f" and {len(unreached) - 1} more" if len(unreached) > 1 else ""

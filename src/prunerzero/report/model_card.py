@@ -89,12 +89,34 @@ def _what_was_done(recipe: dict[str, Any], model: str, sparsity: str) -> str:
     at = f" (revision {_code(revision)})" if revision else ""
     of = "loss" if recipe.get("gradient", "full") == "full" else "block's output norm"
     return (
-        f"The linear layers of {_code(model)}{at} were pruned once, without retraining, to"
+        f"The linear layers of {_code(model)}{at} were pruned"
+        f"{'' if recipe.get('reconstruct') else ' once, without retraining,'} to"
         f" {_inline(sparsity)} sparsity. The weights set to zero are those that score lowest under"
         f" the metric\n\n{_fenced(str(recipe.get('metric', MISSING)), '')}\n\n"
         "where `W` is the magnitude of a weight, `X` the squared norm of its input and `G` the"
-        f" magnitude of the gradient of the {of} by it{_calibration(recipe)}."
+        f" magnitude of the gradient of the {of} by it{_calibration(recipe)}.{_what_stays(recipe)}"
     )
+
+
+def _what_stays(recipe: dict[str, Any]) -> str:
+    """What became of the weights that are not zero."""
+    told = ""
+    if recipe.get("refine") == "admm":
+        told += (
+            "\n\nWhich weights stay, as many as the metric keeps, was chosen again by the"
+            " alternating direction method of multipliers."
+        )
+    if recipe.get("update") == "least-squares":
+        told += (
+            "\n\nThe weights that stay were refitted to the calibration text by least squares, in"
+            " closed form."
+        )
+    if steps := recipe.get("reconstruct"):
+        told += (
+            f"\n\nThe weights that stay were **trained** on the calibration text: {_inline(steps)}"
+            " steps of Adam a block, towards the outputs of the dense model."
+        )
+    return told
 
 
 def _calibration(recipe: dict[str, Any]) -> str:

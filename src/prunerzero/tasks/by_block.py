@@ -205,8 +205,8 @@ def prune_blocks(
 
 def parts_read(metric: Metric, refit: RefitOptions = RefitOptions()) -> list[Part]:
     """The parts of the text that statistics are taken from: none where the metric reads W alone
-    and nothing is refitted."""
-    reads = metric.expression.terminals - {"W"} or refit.refit
+    and nothing is refitted or trained."""
+    reads = metric.expression.terminals - {"W"} or refit.refit or refit.reconstruct
     return ["calibration"] if reads else []
 
 

@@ -21,7 +21,7 @@ from prunerzero.pruning.methods import Method
 from prunerzero.pruning.pruner import check_differs
 from prunerzero.pruning.statistics import Statistics
 from prunerzero.tasks.doubts import dense_doubt, one_text_doubt, pruned_doubt, told
-from prunerzero.tasks.methods import check_methods, prune_by, read_methods
+from prunerzero.tasks.methods import prune_by, read_methods
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions
@@ -197,7 +197,9 @@ def compare_on(
     """``compare`` on texts that are cut already."""
     loaded = work.language_model
     if methods:
-        check_methods(work)
+        work.check_blocks("methods")
+    if refit.reconstruct:
+        work.check_blocks("reconstruct")
     statistics = _statistics(work, metrics) if metrics else {}  # before anything else takes long
     for label, metric in metrics.items():
         try:
@@ -254,7 +256,7 @@ def compare_on(
         with work.pruned_for_now():
             prune_by(work, method, sparsity)
             measure(method.name)
-    if refit.update != "none" or methods:
+    if refit.changes_weights or methods:
         doubts.append(one_text_doubt([text.name for text in work.texts("calibration")]))
     warnings = told(doubts)
     for doubt in warnings:

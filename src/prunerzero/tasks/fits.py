@@ -26,8 +26,9 @@ def fits(setup: Setup, metric: Metric, refit: RefitOptions = RefitOptions()) -> 
     Counted are the weights; where the metric reads G, G in fp32 and 34 bytes an activation and
     block in bf16 for the pass backward (Korthikanti et al., 2022, without attention scores); where
     it reads D, the Gram matrices that are in memory together; where weights are refitted, those of
-    all layers, and with several steps a copy of the weights. The bundled model and GGUF files,
-    which are read whole in any case, always count as fitting.
+    all layers, and with several steps a copy of the weights; where blocks are trained, two copies
+    on the CPU, and on a GPU one block in fp32 with its gradient and Adam's moments. The bundled
+    model and GGUF files, which are read whole in any case, always count as fitting.
 
     Raises:
         ModelError: there is no such model.
@@ -43,6 +44,10 @@ def fits(setup: Setup, metric: Metric, refit: RefitOptions = RefitOptions()) -> 
     need = item * sum(p.numel() for p in model.parameters())
     if refit.steps > 1:
         need *= 2
+    if refit.reconstruct and devices[0].type == "cuda":
+        need += 16 * sum(p.numel() for p in model.parameters()) // text.num_hidden_layers
+    elif refit.reconstruct:
+        need *= 3
     if refit.refit:
         need += memory(prunable_layers(model), refit.refit)
     if "G" in metric.expression.terminals:

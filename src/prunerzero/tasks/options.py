@@ -91,6 +91,20 @@ class RefitOptions(Options):
         panel=_REFIT,
     )
 
+    reconstruct: int = option(
+        0,
+        "Train the weights that stay for so many steps of Adam a block, towards the outputs of the "
+        "dense model; 0 for no training. It needs the whole model on its device.",
+        whole_number(0),
+        panel=_REFIT,
+        metavar="STEPS",
+    )
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether the weights that stay change."""
+        return self.update != "none" or self.reconstruct > 0
+
     @property
     def refit(self) -> Refit:
         """What a single step does with masks."""
@@ -100,7 +114,9 @@ class RefitOptions(Options):
     def in_words(self) -> str:
         """As it is named in tables and notes; empty where masks are all."""
         steps = [f"{self.steps} steps"] if self.steps > 1 else []
-        return ", ".join([*(w for w in (self.refine, self.update) if w != "none"), *steps])
+        trained = [f"trained, {self.reconstruct} steps a block"] if self.reconstruct else []
+        words = (word for word in (self.refine, self.update) if word != "none")
+        return ", ".join([*words, *steps, *trained])
 
 
 @dataclass(frozen=True)

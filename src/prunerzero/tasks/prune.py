@@ -194,6 +194,11 @@ def _by_block(
             f"blocks are pruned one by one, {why}, so scores cannot compete within the whole "
             'model; pass `group="layer"`.'
         )
+    if why and refit.reconstruct:
+        raise InputError(
+            f"blocks are pruned one by one, {why}, and training needs the whole model on its "
+            "device; leave out `reconstruct`, or prune without `block_by_block`."
+        )
     if why and refit.steps > 1:
         raise InputError(
             f"blocks are pruned one by one, {why}, and `steps` need the whole model on its device; "
@@ -231,6 +236,8 @@ def prune_in(
     Nothing is pushed: ``repository`` is where the model card says that the model is.
     """
     work.check_widths(sparsity)
+    if refit.reconstruct:
+        work.check_blocks("reconstruct")
     places = [place for part in parts for place in work.places(part)]
     statistics = work.statistics(metric.expression.terminals)
     try:
@@ -280,7 +287,7 @@ def _with_doubts(
         dense = result.perplexity[place]["dense"]
         doubts.append(dense_doubt(place, dense, work.text(place).windows))
         doubts.append(pruned_doubt(place, found["dense"], found["pruned"]))
-    if refit.update != "none":
+    if refit.changes_weights:
         doubts.append(one_text_doubt([text.name for text in work.texts("calibration")]))
     for doubt in told(doubts):
         work.observer.note(doubt)

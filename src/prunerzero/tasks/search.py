@@ -85,6 +85,11 @@ def search(
     check_run(folder, setup, _is_run)
     if refit.steps > 1:
         raise InputError("a search judges metrics by a single step; leave out `steps`.")
+    if refit.reconstruct:
+        raise InputError(
+            "a search judges metrics without training; leave out `reconstruct` here, and pass it "
+            "to `prune`."
+        )
     seconds = None if options.time is None else parse_duration(options.time)
     evaluations = options.evaluations
     if evaluations is None and seconds is None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from functools import cached_property, partial
 from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 import prunerzero
 from prunerzero import identity
@@ -31,7 +34,11 @@ from prunerzero.language.models import LanguageModel
 from prunerzero.language.perplexity import Perplexity, perplexity
 from prunerzero.language.source import ModelSource
 from prunerzero.metrics import Expression, Sparsity
-from prunerzero.pruning.blocks import Matrix, check_widths, prunable_layers
+from prunerzero.pruning.blocks import Matrix, check_widths, find_blocks, prunable_layers
+from prunerzero.pruning.by_block.block_calls import NotOneByOneError
+from prunerzero.pruning.by_block.block_passes import Resources
+from prunerzero.pruning.by_block.by_method import check_one_by_one
+from prunerzero.pruning.by_block.reconstruct import reconstruct
 from prunerzero.pruning.gram import (
     DAMPING,
     Grams,
@@ -57,6 +64,8 @@ DEFAULT_WINDOW_LENGTH = 2048
 _BATCH_TOKENS = 2048
 _MOST_WINDOWS = 1 << 30
 """At once; torch takes no number of any size."""
+_HIDDEN_STATES = 4 << 30
+"""Bytes of memory for hidden states between two blocks; more than that goes to files."""
 _SLOW_TO_HASH = 1 << 29
 """Bytes of weights from which hashing them takes long enough to be shown."""
 
@@ -314,6 +323,24 @@ class Workspace:
         with self.observer.count("Gram matrices", len(windows)) as advance:
             return collect_grams(self.language_model.model, self.layers, windows, advance)
 
+    @contextmanager
+    def resources(self) -> Iterator[Resources]:
+        """What passes through the blocks of the loaded model may use."""
+        with TemporaryDirectory(prefix="prunerzero-") as folder:
+            yield Resources((self.language_model.device,), _HIDDEN_STATES, Path(folder))
+
+    def check_blocks(self, option: str) -> None:
+        """Raise ModelError where the model's blocks cannot run one by one, as ``option`` needs."""
+        windows = self.text("calibration").windows
+        try:
+            with self.resources() as resources:
+                check_one_by_one(self.language_model.model, self.layers, windows, resources)
+        except NotOneByOneError as error:
+            raise ModelError(
+                f"{error.reason}, so they cannot be worked on one after the other; leave out "
+                f"`{option}`."
+            ) from None
+
     @cached_property
     def _stored(self) -> dict[str, torch.dtype]:
         """The checkpoint's dtype of each layer."""
@@ -332,6 +359,34 @@ class Workspace:
         Raises:
             ScoreError, SparsityError: as ``prune_model``.
         """
+        if not how.reconstruct:
+            return self._prune(expression, sparsity, how)
+        dense = {n: layer.weight.to("cpu", copy=True) for n, layer in self.layers.items()}
+        found = self._prune(expression, sparsity, how)
+        self._train(dense, how.reconstruct)
+        # the errors told are of weights before training
+        return tuple(replace(layer, error_of_mask=None, error=None) for layer in found)
+
+    def _train(self, dense: Mapping[str, Tensor], steps: int) -> None:
+        """Train the weights of the pruned model that are not zero, block by block."""
+        model, windows = self.language_model.model, self.text("calibration").windows
+        count = len(find_blocks(model)[1])
+        with (
+            self.resources() as resources,
+            self.observer.count(f"training, {steps} steps a block", count, "blocks") as advance,
+        ):
+            errors = reconstruct(
+                model, self.layers, dense, windows, steps, resources, advance, stored=self._stored
+            )
+        before, after = (fmean(getattr(e, when) for e in errors) for when in ("before", "after"))
+        self.observer.note(
+            f"training, {steps} steps a block: of the blocks' outputs on the calibration text, "
+            f"{after:.2%} differs from the dense model's on average, {before:.2%} before"
+        )
+
+    def _prune(
+        self, expression: Expression, sparsity: Sparsity, how: RefitOptions
+    ) -> tuple[LayerSparsity, ...]:
         statistics = self.statistics(expression.terminals)
         if how.steps == 1:
             grams = self.grams if how.refit else None

@@ -51,6 +51,10 @@ class BlockPasses:
         resources: devices, memory and folder to use.
         kept: number of places between blocks whose hidden states are kept at a time; a pass forward
             needs 2.
+
+    Attributes:
+        source, windows: as given.
+        states: the hidden states; there is place 0, the input of the first block.
     """
 
     def __init__(
@@ -65,8 +69,8 @@ class BlockPasses:
             for window, ids in enumerate(windows.to(device)):
                 hidden = self._calls.capture(ids[None])
                 if window == 0:
-                    self._states = self._store(hidden, kept, "states")
-                self._states.put(0, window, hidden)
+                    self.states = self._store(hidden, kept, "states")
+                self.states.put(0, window, hidden)
 
     def __enter__(self) -> BlockPasses:
         return self
@@ -74,6 +78,14 @@ class BlockPasses:
     def __exit__(self, *_: object) -> None:
         for store in self._stores:
             store.close()
+
+    def more_states(self, name: str) -> HiddenStates:
+        """Room for other hidden states of the same shape at two places, closed with these."""
+        return self._store(self.states.get(0, 0, torch.device("cpu")), 2, name)
+
+    def run(self, index: int, window: int, hidden: Tensor) -> Tensor:
+        """The output of a loaded block for these hidden states of a window."""
+        return self._calls.run(index, window, hidden)
 
     def _store(self, like: Tensor, kept: int, name: str) -> HiddenStates:
         store = HiddenStates(
@@ -108,12 +120,12 @@ class BlockPasses:
         """
         with torch.set_grad_enabled(gradient):
             for window in windows:
-                hidden = self._states.get(index, window, device)
-                output = self._calls.run(index, window, hidden)
+                hidden = self.states.get(index, window, device)
+                output = self.run(index, window, hidden)
                 if gradient:
                     torch.linalg.vector_norm(output.float()).backward()
                 if keep:
-                    self._states.put(index + 1, window, output)
+                    self.states.put(index + 1, window, output)
 
     @torch.enable_grad()
     def begin_backward(self) -> None:
@@ -121,7 +133,7 @@ class BlockPasses:
         last, device = len(self.source), self._resources.devices[0]
         with self.source.outside_loaded(device):
             for window, ids in enumerate(self.windows.to(device)):
-                hidden = self._states.get(last, window, device).requires_grad_(True)
+                hidden = self.states.get(last, window, device).requires_grad_(True)
                 with self._calls.resume(hidden):
                     if window == 0:
                         head = plain_head(self.source.model, ids[None])
@@ -135,8 +147,8 @@ class BlockPasses:
     def backward(self, index: int, device: torch.device, windows: Iterator[int]) -> None:
         """Run a loaded block once more, and its pass backward, on these windows."""
         for window in windows:
-            hidden = self._states.get(index, window, device).requires_grad_(True)
-            output = self._calls.run(index, window, hidden)
+            hidden = self.states.get(index, window, device).requires_grad_(True)
+            output = self.run(index, window, hidden)
             output.backward(self._gradients.get(index + 1, window, device))
             assert hidden.grad is not None
             self._gradients.put(index, window, hidden.grad)
@@ -147,7 +159,7 @@ class BlockPasses:
         losses = []
         with self.source.outside_loaded(device):
             for window, ids in enumerate(self.windows):
-                with self._calls.resume(self._states.get(last, window, device)):
+                with self._calls.resume(self.states.get(last, window, device)):
                     losses.append(float(window_losses(self.source.model, ids[None])))
         return losses
 
