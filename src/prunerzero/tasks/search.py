@@ -87,8 +87,8 @@ def search(
         raise InputError("a search judges metrics by a single step; leave out `steps`.")
     if refit.reconstruct:
         raise InputError(
-            "a search judges metrics without training; leave out `reconstruct` here, and pass it "
-            "to `prune`."
+            "a search judges metrics without training; leave out `reconstruct`, and train when the "
+            "metric is found and the model pruned with it."
         )
     seconds = None if options.time is None else parse_duration(options.time)
     evaluations = options.evaluations
