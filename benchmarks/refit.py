@@ -1,0 +1,117 @@
+"""What refitting the weights that stay is worth: metric × what competes × update × sparsity.
+
+    python -m benchmarks.refit --model ORG/NAME --calibration a.txt --calibration b.txt \\
+        --test a_test.txt --test b_test.txt --device cuda --output refit.json
+
+Prints a line for each model that is made, with its perplexity on every text, the seconds that
+pruning and refitting took (statistics and Gram matrices left out, as they are made once), and the
+mean share of the layers' outputs that changes. SparseGPT and ALPS stand beside it. The model is
+computed in fp32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from prunerzero.metrics import Sparsity
+from prunerzero.metrics.catalog import find_metric
+from prunerzero.metrics.operators import TERMINALS
+from prunerzero.pruning.methods import METHODS
+from prunerzero.tasks.methods import prune_by
+from prunerzero.tasks.options import RefitOptions
+from prunerzero.tasks.setup import Setup
+from prunerzero.tasks.workspace import Workspace
+
+ROWS = (
+    ("wanda", "0.5", "row"),
+    ("obs", "0.5", "row"),
+    ("W * epow(G, 0.75)", "0.5", "model"),
+    ("fisher", "0.5", "model"),
+    ("W * epow(G, 0.75)", "0.3", "model"),
+    ("wanda", "2:4", "row"),
+    ("W * sqrt(X) * G", "2:4", "row"),
+    ("obs", "2:4", "row"),
+)
+WAYS = (RefitOptions(), RefitOptions("least-squares"), RefitOptions("least-squares", "admm"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--dataset", action="append", default=[])
+    parser.add_argument("--calibration", action="append", default=[])
+    parser.add_argument("--test", action="append", default=[])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--max-seq-length", type=int)
+    parser.add_argument("--windows", type=int, help="of calibration, and of the tests, at most")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    named = {name: getattr(options, name) for name in ("dataset", "calibration", "test")}
+    work = Workspace(
+        Setup(
+            model=options.model,
+            device=options.device,
+            dtype="float32",
+            max_seq_length=options.max_seq_length,
+            num_calibration_samples=options.windows or 128,
+            num_test_samples=options.windows,
+            **{name: value for name, value in named.items() if value},
+        )
+    )
+    places = work.places("test")
+    rows: list[dict[str, Any]] = []
+
+    def tell(row: dict[str, Any]) -> None:
+        rows.append(row | {place: work.measure(place, "").value for place in places})
+        print(json.dumps(rows[-1]), flush=True)
+        if options.output:
+            found = {"settings": work.describe(), "torch": torch.__version__, "rows": rows}
+            options.output.write_text(json.dumps(found, indent=1, default=str))
+
+    tell({"metric": "dense"})
+    work.statistics(TERMINALS)
+    _wait(work, lambda: work.grams)
+    for formula, sparsity, group in ROWS:
+        for how in WAYS:
+            with work.pruned_for_now():
+                asked = Sparsity.parse(sparsity, group)  # type: ignore[arg-type]
+                metric = find_metric(formula).expression
+                seconds, layers = _wait(work, lambda m=metric, s=asked, h=how: work.prune(m, s, h))
+                errors = [layer.error for layer in layers if layer.error is not None]
+                tell(
+                    {
+                        "metric": formula,
+                        "sparsity": asked.in_words,
+                        "refit": how.in_words,
+                        "seconds": round(seconds, 1),
+                        "error": round(fmean(errors), 4) if errors else None,
+                    }
+                )
+    for name, method in METHODS.items():
+        for sparsity in ("0.5", "2:4"):
+            asked = Sparsity.parse(sparsity)
+            with work.pruned_for_now():
+                seconds, _ = _wait(work, lambda m=method, s=asked: prune_by(work, m, s))
+                tell({"metric": name, "sparsity": sparsity, "seconds": round(seconds, 1)})
+
+
+def _wait(work: Workspace, make: Any) -> tuple[float, Any]:
+    """How long it takes, on a GPU too, and what it gives."""
+    begun = time.perf_counter()
+    found = make()
+    if work.language_model.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun, found
+
+
+if __name__ == "__main__":
+    main()
