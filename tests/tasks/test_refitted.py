@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 
 import pytest
 from tiny_model import tiny_model, tiny_tokenizer
 
-from prunerzero import Setup, evaluate, prune
+from prunerzero import Expression, Setup, Sparsity, evaluate, prune, score_mask
+from prunerzero.language.perplexity import perplexity
+from prunerzero.pruning.gram import collect_grams
+from prunerzero.pruning.refit import Refit, budgets_of, refit_layer
+from prunerzero.tasks.workspace import Workspace
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -20,3 +26,81 @@ def test_weights_are_measured_as_the_checkpoint_rounds_them(workplace: Path, tmp
     again = evaluate(Setup(str(tmp_path / "out"), num_test_samples=4, **texts))
     assert again.perplexity == result.perplexity["test"]["pruned"]
     assert all(row.error < row.error_of_mask for row in result.layers)
+
+
+SETUP = ["--max-seq-length", "32"]
+REFIT = ["--update", "least-squares", "--refine", "admm"]
+
+
+def by_hand(workplace: Path, sparsity: str, refit: Refit) -> float:
+    """The test perplexity of the tiny model, pruned by Wanda and refitted step by step here."""
+    texts = {part: workplace / f"{part}.txt" for part in ("calibration", "test")}
+    work = Workspace(Setup(str(workplace / "model"), max_seq_length=32, **texts))
+    model, windows = work.language_model.model, work.text("calibration").windows
+    grams = collect_grams(model, work.layers, windows)
+    for name, layer in work.layers.items():
+        X = grams[name].diagonal() / len(windows)
+        asked = Sparsity.parse(sparsity)
+        wanda = Expression.parse("W * sqrt(X)")
+        mask = score_mask(wanda, asked, W=layer.weight.abs(), X=X, G=None)
+        budgets = budgets_of(asked)
+        layer.weight.copy_(refit_layer(layer.weight.clone(), grams[name], mask, refit, budgets)[0])
+    return perplexity(model, work.text("test").windows).value
+
+
+@pytest.mark.parametrize("sparsity", ["0.5", "2:4"])
+@pytest.mark.parametrize("refine", ["none", "admm"])
+def test_compare_measures_what_is_pruned_and_refitted_by_hand(
+    in_workplace, workplace, texts, sparsity, refine
+):
+    asked = ["compare", *texts, *SETUP, "--metrics", "wanda,magnitude", "--sparsity", sparsity]
+    done = in_workplace(*asked, "--update", "least-squares", "--refine", refine, "--json")
+    found = json.loads(done.stdout)
+    expected = by_hand(workplace, sparsity, Refit("least-squares", refine))
+    assert found["perplexity"]["test"]["wanda"] == pytest.approx(expected, rel=1e-4)
+    assert found["settings"]["update"] == "least-squares"
+    assert any("refitted to one text" in doubt for doubt in found["warnings"])
+
+
+def test_a_recipe_repeats_a_refit_to_the_byte(in_workplace, workplace, texts):
+    asked = ["prune", *texts, *SETUP, "--metric", "fisher", "--group", "model", *REFIT]
+    in_workplace(*asked, "--steps", "2", "--output-dir", "refitted")
+    recipe = str(workplace / "refitted" / "recipe.yaml")
+    again = in_workplace("prune", "--recipe", recipe, "--output-dir", "refitted-again", "--json")
+    assert json.loads(again.stdout)["repeated"]
+    card = (workplace / "refitted" / "README.md").read_text()
+    assert "refitted to the calibration text by least squares" in card
+
+
+def test_a_search_under_an_update_gives_what_prune_with_its_command_gives(
+    in_workplace, workplace, texts
+):
+    asked = ["search", *texts, *SETUP, "--evaluations", "6", *REFIT, "--output-dir", "under-update"]
+    done = in_workplace(*asked)
+    result = json.loads((workplace / "under-update" / "best.json").read_text())
+    command = shlex.split(done.stdout.split("Prune with it: ")[1])
+    assert command[command.index("--update") + 1] == "least-squares"
+    pruned = in_workplace(*command[1:], "--json")
+    [figures] = json.loads(pruned.stdout)["perplexity"].values()
+    assert figures["pruned"] == pytest.approx(result["perplexity"]["test"][result["origin"]])
+    other = [word for word in asked if word not in REFIT]
+    refused = in_workplace(*other)
+    assert refused.exit_code == 2
+    assert "another search" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["search", "--steps", "2"], "leave out --steps"),
+        (["prune", "--steps", "2", "--block-by-block"], "--steps"),
+        (["prune", "--update", "sideways"], "least-squares"),
+        (["prune", "--steps", "0"], "at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_work(in_workplace, workplace, texts, asked, words):
+    command = [asked[0], *texts, *asked[1:], "--output-dir", "refused"]
+    refused = in_workplace(*command)
+    assert refused.exit_code == 2
+    assert words in refused.stderr
+    assert not (workplace / "refused").exists()
