@@ -62,6 +62,25 @@ def test_compare_measures_what_is_pruned_and_refitted_by_hand(
     assert any("refitted to one text" in doubt for doubt in found["warnings"])
 
 
+def test_whole_model_masks_may_be_refitted_layer_after_layer(in_workplace, workplace, texts):
+    asked = ["prune", *texts, *SETUP, "--metric", "fisher", "--group", "model", *REFIT]
+    dense = in_workplace(*asked, "--output-dir", "dense-inputs", "--json")
+    done = in_workplace(*asked, "--propagate", "pruned", "--output-dir", "in-order", "--json")
+    before, after = json.loads(dense.stdout), json.loads(done.stdout)
+    assert after["settings"]["propagate"] == "pruned"
+    assert after["sparsity"] == before["sparsity"]
+    first, second = before["layers"][0], after["layers"][0]
+    assert first["error"] == pytest.approx(second["error"], rel=1e-3), "it reads what it read"
+    assert [a["zeros"] for a in after["layers"]] == [b["zeros"] for b in before["layers"]]
+    assert any(
+        a["error"] != pytest.approx(b["error"], rel=1e-3)
+        for a, b in zip(after["layers"], before["layers"], strict=True)
+    )
+    recipe = str(workplace / "in-order" / "recipe.yaml")
+    again = in_workplace("prune", "--recipe", recipe, "--output-dir", "in-order-again", "--json")
+    assert json.loads(again.stdout)["repeated"]
+
+
 def test_a_recipe_repeats_a_refit_to_the_byte(in_workplace, workplace, texts):
     asked = ["prune", *texts, *SETUP, "--metric", "fisher", "--group", "model", *REFIT]
     in_workplace(*asked, "--steps", "2", "--output-dir", "refitted")

@@ -142,6 +142,18 @@ def one_by_one(
     return write
 
 
+def masks_of(
+    layers: Mapping[str, Matrix],
+    statistics: Statistics,
+    expression: Expression,
+    sparsity: Sparsity,
+) -> dict[str, Tensor]:
+    """The mask [out, in] of each layer of a model, as ``prune_model`` makes it."""
+    weights = {name: layer.weight for name, layer in layers.items()}
+    unreached = [name for name in layers if is_unreached(statistics[name], expression)]
+    return dict(masks(weights, statistics, expression, sparsity, unreached))
+
+
 def prune_model(
     layers: Mapping[str, Matrix],
     statistics: Statistics,

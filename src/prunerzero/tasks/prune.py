@@ -126,7 +126,10 @@ def prune(
     if not _by_block(setup, found, sparsity, output_dir, way, refit, observer):
         work = Workspace(setup, observer)
         parts = _read_texts(work, found, refit, recipe)
-        result = prune_in(work, found, sparsity, output_dir, parts, push_to_hub, refit)
+        in_order = way.propagate == "pruned"
+        result = prune_in(
+            work, found, sparsity, output_dir, parts, push_to_hub, refit, in_order=in_order
+        )
     else:
         work, result = _prune_by_block(
             setup, found, sparsity, output_dir, observer, way, refit, recipe, push_to_hub
@@ -183,7 +186,8 @@ def _by_block(
     observer: Observer,
 ) -> bool:
     why = ""
-    if way.propagate != Way.propagate or way.block_by_block:
+    in_order = way.propagate == "pruned" and refit.refit and sparsity.group == "model"
+    if way.block_by_block or (way.propagate != Way.propagate and not in_order):
         why = "as asked"
     elif is_begun(output_dir):
         why = "as it was begun so"
@@ -230,14 +234,19 @@ def prune_in(
     parts: list[Part],
     repository: str | None = None,
     refit: RefitOptions = RefitOptions(),
+    *,
+    in_order: bool = False,
 ) -> Pruned:
     """``prune`` for a workspace that is open already; its model stays pruned.
 
     Nothing is pushed: ``repository`` is where the model card says that the model is.
+    ``in_order`` is as for ``Workspace.prune``.
     """
     work.check_widths(sparsity)
     if refit.reconstruct:
         work.check_blocks("reconstruct")
+    if in_order:
+        work.check_blocks("propagate")
     places = [place for part in parts for place in work.places(part)]
     statistics = work.statistics(metric.expression.terminals)
     try:
@@ -246,11 +255,12 @@ def prune_in(
         raise ScoreError(f"{metric.name!r}, with this model: {error}") from None
     before = {place: work.dense(place) for place in places}
     references = {place: work.remember(place, MEMORY // len(places)) for place in places}
-    layers = work.prune(metric.expression, sparsity, refit)
+    layers = work.prune(metric.expression, sparsity, refit, in_order=in_order)
     after = {place: work.compare(place, "pruned", references[place]) for place in places}
     perplexity = {p: {"dense": before[p], "pruned": after[p].value} for p in places}
     divergence = {p: d for p in places if (d := after[p].divergence) is not None}
     settings = work.describe() | asdict(refit)
+    settings["propagate"] = "pruned" if in_order else "dense"
     result = _result(work, metric, layers, perplexity, output_dir, settings)
     losses = {
         place: {"dense": work.dense_figures(place).losses, "pruned": after[place].losses}

@@ -36,8 +36,10 @@ from prunerzero.language.source import ModelSource
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.blocks import Matrix, check_widths, find_blocks, prunable_layers
 from prunerzero.pruning.by_block.block_calls import NotOneByOneError
-from prunerzero.pruning.by_block.block_passes import Resources
+from prunerzero.pruning.by_block.block_passes import BlockPasses, Resources
 from prunerzero.pruning.by_block.by_method import check_one_by_one
+from prunerzero.pruning.by_block.held_blocks import HeldBlocks
+from prunerzero.pruning.by_block.in_order import refit_in_order
 from prunerzero.pruning.by_block.reconstruct import reconstruct
 from prunerzero.pruning.gram import (
     DAMPING,
@@ -46,8 +48,8 @@ from prunerzero.pruning.gram import (
     collect_inverse_diagonals,
     passes,
 )
-from prunerzero.pruning.pruner import LayerSparsity, prune_model
-from prunerzero.pruning.refit import sparsity_at
+from prunerzero.pruning.pruner import LayerSparsity, is_unreached, masks_of, prune_model
+from prunerzero.pruning.refit import Refit, sparsity_at
 from prunerzero.pruning.statistics import (
     GradientOf,
     LayerStatistics,
@@ -349,20 +351,32 @@ class Workspace:
         return {name: of_parameter[id(layer.stored)] for name, layer in self.layers.items()}
 
     def prune(
-        self, expression: Expression, sparsity: Sparsity, how: RefitOptions = RefitOptions()
+        self,
+        expression: Expression,
+        sparsity: Sparsity,
+        how: RefitOptions = RefitOptions(),
+        *,
+        in_order: bool = False,
     ) -> tuple[LayerSparsity, ...]:
         """Prune the dense model in place with a metric, and use its masks as ``how`` says.
 
         Of several steps, each takes statistics and Gram matrices of the model that the one before
         left; all aim at the outputs of the dense weights.
 
+        Args:
+            expression: the metric.
+            sparsity: the share or pattern to prune, and the group in which scores compete.
+            how: how the masks are used.
+            in_order: whether a layer is refitted from what it reads after all layers before it were
+                pruned and refitted, and not from what it reads in the dense model.
+
         Raises:
             ScoreError, SparsityError: as ``prune_model``.
         """
         if not how.reconstruct:
-            return self._prune(expression, sparsity, how)
+            return self._prune(expression, sparsity, how, in_order)
         dense = {n: layer.weight.to("cpu", copy=True) for n, layer in self.layers.items()}
-        found = self._prune(expression, sparsity, how)
+        found = self._prune(expression, sparsity, how, in_order)
         self._train(dense, how.reconstruct)
         # the errors told are of weights before training
         return tuple(replace(layer, error_of_mask=None, error=None) for layer in found)
@@ -385,26 +399,56 @@ class Workspace:
         )
 
     def _prune(
-        self, expression: Expression, sparsity: Sparsity, how: RefitOptions
+        self, expression: Expression, sparsity: Sparsity, how: RefitOptions, in_order: bool
     ) -> tuple[LayerSparsity, ...]:
-        statistics = self.statistics(expression.terminals)
+        known = self.statistics(expression.terminals)
         if how.steps == 1:
-            grams = self.grams if how.refit else None
-            return prune_model(
-                self.layers, statistics, expression, sparsity, how.refit, grams, stored=self._stored
-            )
+            grams = self.grams if how.refit and not in_order else None
+            return self._prune_once(known, expression, sparsity, how.refit, grams)
         dense = {name: layer.weight.clone() for name, layer in self.layers.items()}
         found: tuple[LayerSparsity, ...] = ()
         for step in range(1, how.steps + 1):
             self.observer.stage(f"step {step} of {how.steps}")
             if step > 1:
-                statistics = self._assembled(expression.terminals, self._measured)
-            grams = self._measure_grams() if how.refit else None
+                known = self._assembled(expression.terminals, self._measured)
+            grams = self._measure_grams() if how.refit and not in_order else None
             part = sparsity_at(sparsity, step, how.steps)
-            found = prune_model(
-                self.layers, statistics, expression, part, how.refit, grams, dense, self._stored
-            )
+            found = self._prune_once(known, expression, part, how.refit, grams, dense)
         return found
+
+    def _prune_once(
+        self,
+        statistics: Statistics,
+        expression: Expression,
+        sparsity: Sparsity,
+        refit: Refit,
+        grams: Grams | None,
+        dense: Mapping[str, Tensor] | None = None,
+    ) -> tuple[LayerSparsity, ...]:
+        """Prune, and refit from Gram matrices, or without them layer after layer."""
+        layers, stored = self.layers, self._stored
+        if grams is not None or not refit:
+            return prune_model(
+                layers, statistics, expression, sparsity, refit, grams, dense, stored
+            )
+        found = masks_of(layers, statistics, expression, sparsity)
+        model, windows = self.language_model.model, self.text("calibration").windows
+        blocks = HeldBlocks(model, layers)
+        with (
+            self.resources() as resources,
+            self.observer.count("refitting", len(blocks), "blocks") as advance,
+            BlockPasses(blocks, windows, resources) as passes,
+        ):
+            errors = refit_in_order(
+                passes, layers, found, refit, sparsity,
+                dense=dense, stored=stored, on_block=advance,
+            )  # fmt: skip
+        return tuple(
+            LayerSparsity.of(
+                name, layer.weight, is_unreached(statistics[name], expression), errors[name]
+            )
+            for name, layer in layers.items()
+        )
 
     def measure(self, place: str, label: str) -> Perplexity:
         """Perplexity of the model, as it is now, on a part, or on one of its ``places``."""
