@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from torch import Tensor
 from prunerzero.errors import InputError
 from prunerzero.pruning.gram import DAMPING
 from prunerzero.pruning.least_squares import least_squares
+from prunerzero.pruning.refine import refine
 
 
 def row_by_row(weight: Tensor, gram: Tensor, mask: Tensor, damping: float = DAMPING) -> Tensor:
@@ -108,15 +111,50 @@ def test_kept_weights_are_rounded_once():
     assert torch.equal(found, least_squares(weight.float(), gram, mask).bfloat16())
 
 
+def test_a_row_that_loses_nothing_keeps_its_bits():
+    weight, rows = torch.randn(3, 16), torch.randn(40, 16)
+    mask = torch.zeros(3, 16, dtype=torch.bool)
+    mask[1, :8] = True
+    found = least_squares(weight, rows.T @ rows, mask)
+    assert torch.equal(found[[0, 2]], weight[[0, 2]])
+    assert not torch.equal(found[1], weight[1])
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e-30, 1e30, 1e60])
+def test_the_size_of_the_inputs_does_not_matter(scale):
+    weight, rows = torch.randn(4, 12), torch.randn(40, 12)
+    mask = torch.rand(4, 12) < 0.5
+    gram = (rows.T @ rows).double()
+    expected = least_squares(weight, gram, mask)
+    torch.testing.assert_close(least_squares(weight, gram * scale, mask), expected)
+
+
+EYE, NONE = torch.eye(4), torch.zeros(2, 4, dtype=torch.bool)
+SKEW = EYE + torch.tensor([0.5, 0, 0, 0])
+
+
+@pytest.mark.parametrize("function", [least_squares, refine])
 @pytest.mark.parametrize(
-    ("gram", "mask", "words"),
+    ("change", "words"),
     [
-        (torch.eye(3), torch.zeros(2, 4, dtype=torch.bool), "Gram matrix [4, 4]"),
-        (torch.eye(4), torch.zeros(2, 3, dtype=torch.bool), "mask must be of bool"),
-        (torch.eye(4), torch.zeros(2, 4), "mask must be of bool"),
-        (torch.full((4, 4), torch.nan), torch.zeros(2, 4, dtype=torch.bool), "not finite"),
+        ({"gram": torch.eye(3)}, "Gram matrix [4, 4]"),
+        ({"mask": torch.zeros(2, 3, dtype=torch.bool)}, "mask must be of bool"),
+        ({"mask": torch.zeros(2, 4)}, "mask must be of bool"),
+        ({"mask": NONE.numpy()}, "a mask must be a torch tensor"),
+        ({"gram": [[1.0]]}, "a Gram matrix must be a torch tensor"),
+        ({"gram": torch.full((4, 4), torch.nan)}, "not finite"),
+        ({"gram": -EYE}, "negative values on its diagonal"),
+        ({"gram": EYE + 2 * (1 - EYE)}, "positive semidefinite"),
+        ({"gram": SKEW}, "symmetric"),
+        ({"weight": torch.full((2, 4), torch.inf)}, "not finite"),
+        ({"weight": torch.ones(2, 4, dtype=torch.int64)}, "floating-point"),
+        ({"damping": 0}, "positive number"),
+        ({"damping": -1.0}, "positive number"),
+        ({"damping": torch.nan}, "positive number"),
+        ({"damping": torch.inf}, "positive number"),
     ],
 )
-def test_what_does_not_fit_is_refused(gram, mask, words):
-    with pytest.raises(InputError, match=words.replace("[", r"\[")):
-        least_squares(torch.ones(2, 4), gram, mask)
+def test_what_does_not_fit_is_refused(function, change, words):
+    given = {"weight": torch.ones(2, 4), "gram": EYE, "mask": NONE} | change
+    with pytest.raises(InputError, match=re.escape(words)):
+        function(**given)

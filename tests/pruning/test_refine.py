@@ -74,3 +74,9 @@ def test_of_all_masks_it_comes_close_to_the_best():
 def test_a_width_that_is_no_multiple_is_refused():
     with pytest.raises(InputError, match="no multiple of within=3"):
         refine(torch.ones(2, 4), torch.eye(4), torch.zeros(2, 4, dtype=torch.bool), 3)
+
+
+@pytest.mark.parametrize("within", ["2:4", "model", None, True, Sparsity.parse("2:4")])
+def test_another_budget_is_refused(within):
+    with pytest.raises(InputError, match="`within` must be 'row', 'layer'"):
+        refine(torch.ones(2, 4), torch.eye(4), torch.zeros(2, 4, dtype=torch.bool), within)

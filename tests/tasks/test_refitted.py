@@ -102,6 +102,9 @@ def test_a_search_under_an_update_gives_what_prune_with_its_command_gives(
     pruned = in_workplace(*command[1:], "--json")
     [figures] = json.loads(pruned.stdout)["perplexity"].values()
     assert figures["pruned"] == pytest.approx(result["perplexity"]["test"][result["origin"]])
+    run = str(workplace / "under-update")
+    alone = in_workplace("prune", *texts, *SETUP, "--metric", run, "--output-dir", "masks-alone")
+    assert "was judged with admm, least-squares, and is used here with masks alone" in alone.stderr
     other = [word for word in asked if word not in REFIT]
     refused = in_workplace(*other)
     assert refused.exit_code == 2

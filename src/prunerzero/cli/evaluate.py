@@ -255,8 +255,8 @@ def compare(
     if result.methods:
         named = "; ".join(f"{name}: {source}" for name, source in result.methods.items())
         console.print(
-            "Methods also change the weights that stay, which metrics leave as they are, and prune "
-            f"every layer by the same share. {escape(named)}.",
+            "Methods also change the weights that stay, which metrics by themselves leave as they "
+            f"are, and prune every layer by the same share. {escape(named)}.",
             soft_wrap=True,
         )
     for sample in result.samples:

@@ -64,7 +64,8 @@ def _print_search(found: Any, setup: Setup, refit: RefitOptions) -> None:
     console = out()
     console.print(f"Best metric: [bold]{escape(found.metric)}[/]")
     console.print(escape(found.answer))
-    console.print(perplexity_table(found.perplexity, f"Sparsity {found.sparsity}"))
+    way = f"; {refit.in_words}" if refit.in_words else ""
+    console.print(perplexity_table(found.perplexity, f"Sparsity {found.sparsity}{way}"))
     console.print(
         f"{found.evaluations} evaluations ({found.raced_out} raced out, {found.failed} failed), "
         f"{found.duplicates_skipped} duplicates skipped, {found.seconds:.0f} s."

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from prunerzero.arguments import kind
 from prunerzero.errors import InputError
 from prunerzero.pruning.gram import DAMPING
 
@@ -64,9 +65,14 @@ class Scaled:
             )
         if not bool(gram.isfinite().all()):
             raise InputError("a Gram matrix holds values that are not finite.")
-        norms = gram.diagonal().float().mul(1 + damping).sqrt()
+        squares = gram.diagonal()
+        if bool((squares < 0).any()):
+            raise InputError("a Gram matrix has negative values on its diagonal; pass XᵀX.")
+        norms = squares.mul(1 + damping).sqrt()
         divisor = torch.where(norms > 0, norms, 1.0)
-        matrix = gram.float() / divisor / divisor[:, None]
+        matrix = (gram / divisor / divisor[:, None]).float()
+        # only the inputs' relations count: so no norm is too large or small for float32
+        norms = (norms / divisor.max()).float() if bool((norms > 0).any()) else norms.float()
         matrix = (matrix + matrix.T).div_(2)  # sums on a GPU differ in the last bits
         matrix.fill_diagonal_(1)
         return cls(weight.float() * norms, matrix, norms, damping)
@@ -74,9 +80,11 @@ class Scaled:
     def weights(self, values: Tensor, dense: Tensor, mask: Tensor) -> Tensor:
         """Scaled values [out, in] as weights of the dense ones' dtype; zero where masked.
 
-        Weights of an input that is never active stay what they are in ``dense``.
+        Weights of an input that is never active, and rows that lose no weight, stay what they are
+        in ``dense``.
         """
-        found = torch.where(self.norms > 0, values / self.norms, dense.float())
+        changes = (self.norms > 0) & mask.any(1, keepdim=True)
+        found = torch.where(changes, values / self.norms, dense.float())
         return found.masked_fill(mask, 0).to(dense.dtype)
 
     def rows(self, chosen: Tensor) -> Scaled:
@@ -111,17 +119,40 @@ def least_squares(
         one millionth above the least one. Where no input was ever active, all are as before.
 
     Raises:
-        InputError: shapes that do not fit, or a Gram matrix that is not finite.
+        InputError: shapes that do not fit, what is not finite, or no Gram matrix.
 
     Source: the closed form of Optimal Brain Surgeon (Hassibi & Stork, NeurIPS 1992), for a mask
     that is given.
     """
-    check_mask(weight, mask)
-    problem = Scaled.of(weight, gram, damping)
+    problem = checked(weight, gram, mask, damping)
     return problem.weights(solve(problem, mask), weight, mask)
 
 
-def check_mask(weight: Tensor, mask: Tensor) -> None:
+def checked(weight: Tensor, gram: Tensor, mask: Tensor, damping: float) -> Scaled:
+    """The problem of a layer as a user gives it. Raises InputError where it is none."""
+    for name, value in (("weights", weight), ("a Gram matrix", gram), ("a mask", mask)):
+        if not isinstance(value, Tensor):
+            raise InputError(f"{name} must be a torch tensor, not {kind(value)}.")
+    for name, tensor in (("weights", weight), ("a Gram matrix", gram)):
+        if not tensor.is_floating_point():
+            raise InputError(f"{name} must be of a floating-point dtype, not {tensor.dtype}.")
+    if not isinstance(damping, int | float) or not 0 < damping < torch.inf:
+        raise InputError(f"`damping` must be a positive number such as 0.01, not {damping!r}.")
+    if not bool(weight.isfinite().all()):
+        raise InputError("weights hold values that are not finite.")
+    _check_mask(weight, mask)
+    problem = Scaled.of(weight, gram, float(damping))
+    size = gram.abs().max() if gram.numel() else gram.new_zeros(())
+    symmetric = bool(((gram - gram.T).abs() <= 1e-3 * size).all())
+    if not symmetric or int(torch.linalg.cholesky_ex(problem.matrix).info):
+        raise InputError(
+            "a Gram matrix must be symmetric and positive semidefinite; pass XᵀX of the layer's "
+            "inputs."
+        )
+    return problem
+
+
+def _check_mask(weight: Tensor, mask: Tensor) -> None:
     """Raise InputError unless the mask is a boolean one of the weights' shape."""
     if mask.dtype != torch.bool or mask.shape != weight.shape:
         raise InputError(

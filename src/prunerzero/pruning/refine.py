@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prunerzero.errors import InputError
 from prunerzero.pruning.gram import DAMPING
-from prunerzero.pruning.least_squares import Scaled, check_mask, solve
+from prunerzero.pruning.least_squares import Scaled, checked, solve
 from prunerzero.scoring.mask import lowest
 
 Within = Literal["row", "layer"] | int
@@ -58,15 +58,19 @@ def refine(
         ``least_squares``, it has no larger error than ``mask`` has.
 
     Raises:
-        InputError: shapes that do not fit, or a Gram matrix that is not finite.
+        InputError: shapes that do not fit, what is not finite, or no Gram matrix.
 
     Source: ALPS (Meng et al., NeurIPS 2024, arXiv 2406.07831): ADMM on weights scaled by the norms
     of their inputs, and its schedule for the penalty.
     """
-    check_mask(weight, mask)
+    problem = checked(weight, gram, mask, damping)
+    if within not in ("row", "layer") and (isinstance(within, bool) or not isinstance(within, int)):
+        raise InputError(
+            f"`within` must be 'row', 'layer', or the M of a pattern N:M such as 4, not {within!r}."
+        )
     if isinstance(within, int) and (within < 1 or weight.shape[1] % within):
         raise InputError(f"{weight.shape[1]} inputs are no multiple of within={within}.")
-    return refined(Scaled.of(weight, gram, damping), mask, within)[0]
+    return refined(problem, mask, within)[0]
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ def prune_command(
         options += ["--group", sparsity.group]
     for field in fields(refit):
         if (value := getattr(refit, field.name)) != field.default:
-            options += [f"--{field.name}", str(value)]
+            options += [f"--{field.name.replace('_', '-')}", str(value)]
     output = str(run).rstrip("/") + "-pruned"
     return shlex.join(["prunerzero", "prune", *options, "--output-dir", output])
 

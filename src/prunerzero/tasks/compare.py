@@ -124,7 +124,7 @@ def compare(
     samples = whole("samples", samples, 0)
     read = [read_metric_and_origin(name) for name in named]
     observer = observer or Observer()
-    setup, sparsity = settle(setup, sparsity, group, read, observer)
+    setup, sparsity = settle(setup, sparsity, group, read, observer, refit)
     found = {origin.name: metric for metric, origin in read}
     for method in beside:
         if method.name in found:

@@ -22,9 +22,11 @@ from prunerzero.metrics import (
     find_metric,
 )
 from prunerzero.metrics.sparsity import Group
+from prunerzero.options import options_of
 from prunerzero.pruning.statistics import GradientOf
 from prunerzero.scoring.ranking import check_ranks
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.setup import Setup
 
 BEST = "best.json"
@@ -37,6 +39,9 @@ _RESULTS = (BEST, "tune.json", "metric.json")
 """The files that hold a metric, in the folder of a search, a tuning, and a pruned model."""
 
 
+_REFIT = tuple(field.name for field in options_of(RefitOptions))
+
+
 @dataclass(frozen=True)
 class Origin:
     """What a metric was evolved or chosen for; None where its file does not say so.
@@ -45,11 +50,13 @@ class Origin:
         name: as the user named the metric.
         sparsity: how much was pruned, and among which weights.
         gradient: what G was the gradient of.
+        refit: how the weights that stay were refitted, in words; empty where they were not.
     """
 
     name: str
     sparsity: Sparsity | None = None
     gradient: GradientOf | None = None
+    refit: str = ""
 
 
 def read_metric(named: str | os.PathLike[str] | Metric | Expression) -> Metric:
@@ -97,6 +104,7 @@ def settle(
     group: Group | None,
     metrics: Sequence[tuple[Metric, Origin]],
     observer: Observer,
+    refit: RefitOptions = RefitOptions(),
 ) -> tuple[Setup, Sparsity]:
     """How much is pruned and what G is the gradient of: as asked, or else as the metrics' runs had.
 
@@ -107,6 +115,7 @@ def settle(
         sparsity, group: as asked; None for the runs', and else half of each row.
         metrics: the metrics with their origins.
         observer: told.
+        refit: as asked; where a run had another, that is told, and it is not taken over.
 
     Raises:
         InputError: two runs differ in what was not asked for.
@@ -143,6 +152,13 @@ def settle(
             observer.note(
                 f"the metric of '{origin.name}' was made with `gradient={origin.gradient!r}`; as "
                 f"asked, G is that of `gradient={setup.gradient!r}`"
+            )
+    for _, origin in metrics:
+        if origin.sparsity is not None and origin.refit != refit.in_words:
+            observer.note(
+                f"the metric of '{origin.name}' was judged with {origin.refit or 'masks alone'}, "
+                f"and is used here with {refit.in_words or 'masks alone'}; name the same `update`, "
+                "`refine` and `steps` to have what was judged"
             )
     for metric, origin in metrics:
         try:
@@ -216,7 +232,8 @@ def _read_file(path: Path, name: str) -> tuple[Metric, Origin]:
 def _origin(result: Mapping[str, Any], name: str) -> Origin:
     """What the result of a search or a tuning says; of another file, nothing."""
     settings = result.get("settings")
-    gradient = settings.get("gradient") if isinstance(settings, dict) else None
+    settings = settings if isinstance(settings, dict) else {}
+    gradient = settings.get("gradient")
     written = result.get("pattern", result.get("sparsity"))
     sparsity = None
     if isinstance(written, str):
@@ -224,7 +241,17 @@ def _origin(result: Mapping[str, Any], name: str) -> Origin:
             sparsity = Sparsity.parse(written, result.get("group", "row"))
         except MetricError:
             pass
-    return Origin(name, sparsity, gradient if gradient in get_args(GradientOf) else None)
+    known = gradient if gradient in get_args(GradientOf) else None
+    return Origin(name, sparsity, known, _refit_of(settings))
+
+
+def _refit_of(settings: Mapping[str, Any]) -> str:
+    """How weights were refitted in the run that has these settings, in words."""
+    options = {name: settings[name] for name in _REFIT if settings.get(name) is not None}
+    try:
+        return RefitOptions(**options).in_words
+    except InputError:
+        return ""
 
 
 def sparsity_of(name: str, value: Any, group: Group | None = None) -> Sparsity:

@@ -119,7 +119,7 @@ def prune(
     observer = observer or Observer()
     output_dir = path("output_dir", output_dir)
     found, origin = read_metric_and_origin(metric)
-    setup, sparsity = settle(Setup.of(setup), sparsity, group, [(found, origin)], observer)
+    setup, sparsity = settle(Setup.of(setup), sparsity, group, [(found, origin)], observer, refit)
     check_output(output_dir, setup)
     if push_to_hub is not None:
         check_repository(push_to_hub)

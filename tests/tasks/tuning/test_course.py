@@ -82,3 +82,29 @@ def test_a_refit_that_is_asked_for_is_taken_whatever_it_costs():
     )
     asked.run(PATTERN, ["row"], None, Path("unused"))
     assert asked.bench.refit.update == "least-squares"
+
+
+class Rising(Bench):
+    """The perplexity rises with the sparsity, and a refit makes it rise faster, or more slowly."""
+
+    def pruned(self, metric, sparsity, part: str, windows: int | None = None, **_) -> Measured:
+        slope = self.factors[next(iter(self.factors))] if self.refit.update != "none" else 1.0
+        return Measured((log(10 * (1 + slope * sparsity.fraction)),), 0.0)
+
+    def refitted(self, refit: RefitOptions) -> Bench:
+        other = Rising(self.evolved, self.factors)
+        other.refit = refit
+        return other
+
+
+@pytest.mark.parametrize("slope", [0.25, 0.9, 1.5, 4.0, 100.0])
+@pytest.mark.parametrize("update", ["auto", "least-squares"])
+def test_what_is_answered_is_within_the_limit_and_the_most_that_is(slope, update):
+    ways = TuneOptions(update=update, refine="none").ways
+    asked = course.Course(Rising(40, {"mine.txt": slope}), Limit("degradation", 0.2, 12), ways)
+    answer = asked.run(None, ["row"], None, Path("unused"))
+    taken = slope if asked.bench.refit.update != "none" else 1.0
+    assert taken == (min(slope, 1.0) if update == "auto" else slope)
+    assert answer.reached == (taken * 0.005 <= 0.2)
+    if answer.reached:
+        assert taken * answer.sparsity.fraction <= 0.2 < taken * (answer.sparsity.fraction + 0.005)

@@ -166,7 +166,7 @@ class Course:
         group = sparsity.group
         step = self._highest(metric, group, "bracket", first)
         if self._take_way(metric, at_step(max(step, 1), group)):
-            step = self._highest(metric, group, "bracket", step + 1, low=step)
+            step = self._highest_refitted(metric, group, step)
         if step == 0:
             return Answer(metric, at_step(1, group), False, None)
         better = self._evolve(metric, at_step(step, group), search, folder)
@@ -212,7 +212,8 @@ class Course:
             self.bench = self._masks_alone.refitted(way)
             self.measure(metric, sparsity, "bracket")
             found[way] = self._on_texts("validation", metric, sparsity)
-        plain = found.get(RefitOptions())
+        masks_alone, *_ = found
+        plain = None if masks_alone.refit else found[masks_alone]
 
         def loses(texts: Mapping[str, OnText]) -> bool:
             return plain is not None and any(
@@ -223,6 +224,15 @@ class Course:
         best = min(left, key=lambda way: sum(math.log(t.pruned) for t in found[way].values()))
         self.bench = self._masks_alone.refitted(best)
         return best != RefitOptions()
+
+    def _highest_refitted(self, metric: Metric, group: Group, step: int) -> int:
+        """The highest step within the limit in the way taken; masks alone keep it up to ``step``.
+
+        A way that was asked for, or several steps, may keep less than masks alone do.
+        """
+        if step and not self.measure(metric, at_step(step, group), "bracket").within:
+            return self._highest(metric, group, "bracket", step - 1, high=step)
+        return self._highest(metric, group, "bracket", step + 1, low=step)
 
     def outline(self, metric: Metric, found: Sparsity) -> None:
         """Measure the curve around what was found: what less or more would cost."""
@@ -274,6 +284,7 @@ class Course:
         first: int,
         *,
         low: int = 0,
+        high: int = STEPS,
         windows: int | None = None,
     ) -> int:
         def loss(at: int) -> float:
@@ -283,7 +294,7 @@ class Course:
                 return self._decisive(texts)
             return self.limit.min_score + self.limit.value - point.score
 
-        return highest_within(loss, self.allowed, first=first, low=low)
+        return highest_within(loss, self.allowed, first=first, low=low, high=high)
 
     def _choose(self, sparsities: Sequence[Sparsity]) -> tuple[Metric, Sparsity]:
         """The candidate that keeps most, in one of the groups that these sparsities are of."""
