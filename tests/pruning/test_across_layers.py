@@ -1,5 +1,7 @@
 """Scores of all layers compete: the lowest of the whole model go, exactly as many as asked."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +12,7 @@ from prunerzero.pruning import across_layers
 from prunerzero.pruning.across_layers import lowest_of_all
 from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.fitness import PrunedLoss
+from prunerzero.pruning.gram import collect_inverse_diagonals
 from prunerzero.pruning.pruned_weights import PrunedWeights
 from prunerzero.pruning.pruner import one_by_one, prune_model
 from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
@@ -23,7 +26,9 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 @pytest.fixture
 def statistics(model, layers):
-    return collect_statistics(model, layers, WINDOWS)
+    D = collect_inverse_diagonals(model, layers, WINDOWS)
+    found = collect_statistics(model, layers, WINDOWS)
+    return {name: replace(known, D=D[name]) for name, known in found.items()}
 
 
 def by_a_stable_sort(scores: list[torch.Tensor], ratio: float) -> list[torch.Tensor]:
@@ -66,8 +71,8 @@ def test_every_catalog_metric_prunes_exactly_what_was_asked(layers, statistics, 
     expression: Expression = CATALOG[name].expression
     dense = {name: layer.weight.clone() for name, layer in layers.items()}
     scores = [
-        expression.score(W=weight, X=statistics[name].X, G=statistics[name].G)
-        for name, weight in dense.items()
+        expression.score(W=weight, X=known.X, G=known.G, D=known.D)
+        for weight, known in zip(dense.values(), statistics.values(), strict=True)
     ]
     report = prune_model(layers, statistics, expression, THIRD)
     assert [layer.name for layer in report] == list(layers)

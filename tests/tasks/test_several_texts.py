@@ -20,6 +20,7 @@ from tiny_model import some_text
 from prunerzero import InputError, Setup, Sparsity
 from prunerzero.metrics import CATALOG
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.search import fitness_of
 from prunerzero.tasks.tune_result import Limit
 from prunerzero.tasks.tuning.bench import Measured
@@ -314,6 +315,7 @@ class _OnTexts:
 
     def __init__(self, texts: dict[str, tuple[float, float]]) -> None:
         self.texts = texts
+        self.refit = RefitOptions()
         self.work = SimpleNamespace(
             texts=lambda part: [SimpleNamespace(name=name) for name in texts],
             places=lambda part: [f"{part}: {name}" for name in texts],

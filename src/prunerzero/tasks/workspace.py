@@ -281,6 +281,7 @@ class Workspace:
         if of == "X" and "G" in self._statistics:
             of = "G"  # X is there too
         if of not in self._statistics:
+            self.text("calibration")  # counts as read where the cache has what it gives
             key = {
                 **self.identity("calibration"),
                 "gradient": self.gradient if of == "G" else None,
