@@ -78,5 +78,5 @@ def test_a_width_that_is_no_multiple_is_refused():
 
 @pytest.mark.parametrize("within", ["2:4", "model", None, True, Sparsity.parse("2:4")])
 def test_another_budget_is_refused(within):
-    with pytest.raises(InputError, match="`within` must be 'row', 'layer'"):
+    with pytest.raises(InputError, match="within must be 'row', 'layer'"):
         refine(torch.ones(2, 4), torch.eye(4), torch.zeros(2, 4, dtype=torch.bool), within)

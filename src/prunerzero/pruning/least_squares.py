@@ -137,7 +137,7 @@ def checked(weight: Tensor, gram: Tensor, mask: Tensor, damping: float) -> Scale
         if not tensor.is_floating_point():
             raise InputError(f"{name} must be of a floating-point dtype, not {tensor.dtype}.")
     if not isinstance(damping, int | float) or not 0 < damping < torch.inf:
-        raise InputError(f"`damping` must be a positive number such as 0.01, not {damping!r}.")
+        raise InputError(f"damping must be a positive number such as 0.01, not {damping!r}.")
     if not bool(weight.isfinite().all()):
         raise InputError("weights hold values that are not finite.")
     _check_mask(weight, mask)

@@ -66,7 +66,7 @@ def refine(
     problem = checked(weight, gram, mask, damping)
     if within not in ("row", "layer") and (isinstance(within, bool) or not isinstance(within, int)):
         raise InputError(
-            f"`within` must be 'row', 'layer', or the M of a pattern N:M such as 4, not {within!r}."
+            f"within must be 'row', 'layer', or the M of a pattern N:M such as 4, not {within!r}."
         )
     if isinstance(within, int) and (within < 1 or weight.shape[1] % within):
         raise InputError(f"{weight.shape[1]} inputs are no multiple of within={within}.")
