@@ -15,7 +15,6 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ import torch
 from torch import Tensor
 
 from prunerzero.metrics import Sparsity, find_metric
-from prunerzero.pruning.blocks import find_blocks
 from prunerzero.pruning.by_block.block_passes import BlockPasses, Resources
+from prunerzero.pruning.by_block.held_blocks import HeldBlocks
 from prunerzero.pruning.by_block.prune_blocks import Plan, prune_by_block
 from prunerzero.pruning.pruner import LayerSparsity, prune_model
 from prunerzero.pruning.statistics import Statistics, collect_statistics, watch
@@ -35,28 +34,8 @@ METRICS = ("wanda", "power-law", "power-law(0.25,1)", "pruner-zero", "gblm")
 WAYS = (("dense", "full"), ("dense", "block"), ("pruned", "full"), ("pruned", "block"))
 
 
-class HeldBlocks:
+class PrunedInPlace(HeldBlocks):
     """Blocks of a model that is on its device as a whole, pruned in place."""
-
-    def __init__(self, work: Workspace) -> None:
-        self.model = work.language_model.model
-        self._prefix, self.blocks = find_blocks(self.model)
-        self._layers = work.layers
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def layers(self, index: int) -> dict[str, Any]:
-        start = f"{self._prefix}.{index}."
-        return {name: layer for name, layer in self._layers.items() if name.startswith(start)}
-
-    @contextmanager
-    def loaded(self, index: int, device: torch.device) -> Iterator[None]:
-        yield
-
-    @contextmanager
-    def outside_loaded(self, device: torch.device) -> Iterator[None]:
-        yield
 
     def pruned(self, index: int) -> dict[str, Tensor]:
         return {}
@@ -77,10 +56,10 @@ class NoRecord:
         pass
 
 
-def block_statistics(blocks: HeldBlocks, windows: Tensor, room: Resources) -> Statistics:
+def block_statistics(blocks: PrunedInPlace, windows: Tensor, room: Resources) -> Statistics:
     """X, and G of the norm of each block's output, of the dense model."""
     found: Statistics = {}
-    with BlockPasses(blocks, windows, room) as passes:  # type: ignore[arg-type]
+    with BlockPasses(blocks, windows, room) as passes:
         for index in range(len(blocks)):
             with watch(blocks.layers(index), True) as statistics_over:
                 every = iter(range(len(windows)))
@@ -92,7 +71,10 @@ def block_statistics(blocks: HeldBlocks, windows: Tensor, room: Resources) -> St
 def measure(work: Workspace, room: Resources, patterns: list[str], limit: float) -> Iterator[Any]:
     """Perplexity of each metric and pattern by each way, until so many seconds are over."""
     began = time.perf_counter()
-    blocks, windows = HeldBlocks(work), work.text("calibration").windows
+    blocks, windows = (
+        PrunedInPlace(work.language_model.model, work.layers),
+        work.text("calibration").windows,
+    )
     seconds = {}
     start = time.perf_counter()
     full = collect_statistics(blocks.model, work.layers, windows)
