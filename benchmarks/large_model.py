@@ -222,7 +222,7 @@ def by_block(
     scratch.mkdir(exist_ok=True)
     output.mkdir()
     stages = Stages(len(devices))
-    before = {name: getattr(prune_blocks, name) for name in ("prune_model", "refit_layer")}
+    before = {name: getattr(prune_blocks, name) for name in ("prune_model", "refit_in_place")}
 
     def timed(name: str, *args: Any, **more: Any) -> Any:
         with stages("score, mask, refit"):

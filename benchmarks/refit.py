@@ -26,6 +26,7 @@ from prunerzero.metrics.operators import TERMINALS
 from prunerzero.pruning.methods import METHODS
 from prunerzero.tasks.methods import prune_by
 from prunerzero.tasks.options import RefitOptions
+from prunerzero.tasks.prune_loaded import prune_loaded
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
 
@@ -85,7 +86,9 @@ def main() -> None:
             with work.pruned_for_now():
                 asked = Sparsity.parse(sparsity, group)  # type: ignore[arg-type]
                 metric = find_metric(formula).expression
-                seconds, layers = _wait(work, lambda m=metric, s=asked, h=how: work.prune(m, s, h))
+                seconds, layers = _wait(
+                    work, lambda m=metric, s=asked, h=how: prune_loaded(work, m, s, h)
+                )
                 errors = [layer.error for layer in layers if layer.error is not None]
                 tell(
                     {

@@ -30,6 +30,7 @@ from prunerzero.pruning.statistics import collect_statistics
 from prunerzero.tasks.by_block import Way
 from prunerzero.tasks.methods import prune_by
 from prunerzero.tasks.prune import Pruned
+from prunerzero.tasks.prune_loaded import check_blocks
 from prunerzero.tasks.workspace import Workspace
 
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
@@ -256,9 +257,9 @@ def test_published_methods_prune_each_matrix_too(case: Case) -> None:
     if case.name in TOGETHER:
         reason = TOGETHER[case.name].replace("several lists", "a second list")
         with pytest.raises(ModelError, match=f"{reason}.*leave out `methods`"):
-            work.check_blocks("methods")
+            check_blocks(work, "methods")
         return
-    work.check_blocks("methods")
+    check_blocks(work, "methods")
     # both go through the layers in the same way, so architectures take them in turns
     method = [*METHODS.values()][list(ARCHITECTURES).index(case.name) % len(METHODS)]
     with work.pruned_for_now():

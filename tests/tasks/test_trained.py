@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from prunerzero import Setup, compare, evaluate, prune, search
 from prunerzero.errors import InputError, ModelError
 from prunerzero.pruning.by_block.block_calls import NotOneByOneError
-from prunerzero.tasks import workspace
+from prunerzero.tasks import prune_loaded
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def test_what_cannot_be_trained_is_refused_before_the_work(setup, tmp_path, monk
     def refuse(*_):
         raise NotOneByOneError("blocks hand on more than hidden states")
 
-    monkeypatch.setattr(workspace, "check_one_by_one", refuse)
-    monkeypatch.setattr(workspace.Workspace, "statistics", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(prune_loaded, "check_one_by_one", refuse)
+    monkeypatch.setattr(prune_loaded.Workspace, "statistics", lambda *_: pytest.fail("work began"))
     sentence = "more than hidden states, so .* leave out `reconstruct`"
     with pytest.raises(ModelError, match=sentence):
         prune(setup, "wanda", "0.5", tmp_path / "out", reconstruct=4)

@@ -12,7 +12,7 @@ from prunerzero.metrics import Expression, ScoreError, Sparsity
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.gram import Grams
 from prunerzero.pruning.pruner import MAGNITUDE, is_zero, masks, one_by_one
-from prunerzero.pruning.refit import Refit, refit_model
+from prunerzero.pruning.refit import Refit, budgets_of, refit_weights
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
 from prunerzero.scoring.mask import nan_error
 from prunerzero.scoring.selection import prune_into, use_gpu_kernels, write_pruned
@@ -56,11 +56,12 @@ class PrunedWeights:
         """
         self._mask(expression)
         if self._grams is not None:
-            masks = ((name, layer.weight == 0) for name, layer in self._layers.items())
-            with torch.no_grad():
-                refit_model(
-                    self._layers, masks, self._grams, self._refit, self._sparsity, self._dense
+            for name, layer in self._layers.items():
+                weight, budgets = layer.weight, budgets_of(self._sparsity)
+                found = refit_weights(
+                    self._dense[name], self._grams[name], weight == 0, self._refit, budgets
                 )
+                weight.copy_(found)
 
     def _mask(self, expression: Expression) -> None:
         counts: list[tuple[list[str], Tensor]] = []

@@ -194,7 +194,19 @@ def prune_model(
         else:
             for name, mask in found:
                 weights[name].masked_fill_(mask, 0)
+    return outcome(layers, statistics, expression, errors)
+
+
+def outcome(
+    layers: Mapping[str, Matrix],
+    statistics: Statistics,
+    expression: Expression,
+    errors: Mapping[str, OutputError],
+) -> tuple[LayerSparsity, ...]:
+    """How much of each layer of a pruned model is zero; with errors, what that changes."""
     return tuple(
-        LayerSparsity.of(name, weight, name in unreached, errors.get(name))
-        for name, weight in weights.items()
+        LayerSparsity.of(
+            name, layer.weight, is_unreached(statistics[name], expression), errors.get(name)
+        )
+        for name, layer in layers.items()
     )

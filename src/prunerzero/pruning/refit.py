@@ -6,7 +6,7 @@ left out: ``refine`` chooses again within the budgets, ``update`` refits the wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -71,15 +71,15 @@ def budgets_of(sparsity: Sparsity) -> Within:
 
 
 @torch.no_grad()
-def refit_layer(
+def refit_weights(
     dense: Tensor,
     gram: Tensor,
     mask: Tensor,
     refit: Refit,
     budgets: Within,
     stored: torch.dtype | None = None,
-) -> tuple[Tensor, OutputError]:
-    """The weights of a layer, and what they change of its outputs.
+) -> Tensor:
+    """The weights of a layer that a mask and a refit make.
 
     Args:
         dense: dense weights [out, in].
@@ -91,24 +91,59 @@ def refit_layer(
             ``dense``.
 
     Returns:
-        weights [out, in] in the dtype of ``dense``.
+        new weights [out, in] in the dtype of ``dense``.
     """
+    if not refit or not bool(gram.any()):
+        return dense.masked_fill(mask, 0)
+    problem = Scaled.of(dense, gram)
+    values: Tensor | None = None
+    if refit.refine == "admm":
+        mask, values = refined(problem, mask, budgets)
+    if refit.update == "none":
+        return dense.masked_fill(mask, 0)
+    values = solve(problem, mask) if values is None else values
+    found = problem.weights(values, dense.float(), mask)
+    return found.to(stored or dense.dtype).to(dense.dtype)
+
+
+def refit_layer(
+    dense: Tensor,
+    gram: Tensor,
+    mask: Tensor,
+    refit: Refit,
+    budgets: Within,
+    stored: torch.dtype | None = None,
+) -> tuple[Tensor, OutputError]:
+    """What ``refit_weights`` gives, and what it changes of the layer's outputs."""
+    weights = refit_weights(dense, gram, mask, refit, budgets, stored)
     alone = dense.masked_fill(mask, 0)
-    weights = alone
-    if refit and bool(gram.any()):
-        problem = Scaled.of(dense, gram)
-        values: Tensor | None = None
-        if refit.refine == "admm":
-            mask, values = refined(problem, mask, budgets)
-        if refit.update == "least-squares":
-            values = solve(problem, mask) if values is None else values
-            found = problem.weights(values, dense.float(), mask)
-            weights = found.to(stored or dense.dtype).to(dense.dtype)
-        else:
-            weights = dense.masked_fill(mask, 0)
     return weights, OutputError(
         output_error(dense, alone, gram), output_error(dense, weights, gram)
     )
+
+
+@torch.no_grad()
+def refit_in_place(
+    layer: Matrix,
+    gram: Tensor,
+    mask: Tensor,
+    refit: Refit,
+    sparsity: Sparsity,
+    dense: Tensor | None = None,
+    stored: torch.dtype | None = None,
+) -> OutputError:
+    """Refit one layer of a model.
+
+    Args:
+        layer: the matrix; its weights are overwritten.
+        gram, mask, refit, stored: as for ``refit_weights``.
+        sparsity: what the mask was made for.
+        dense: weights [out, in] that the outputs are to stay close to; None for the layer's own.
+    """
+    target = layer.weight if dense is None else dense
+    found, error = refit_layer(target, gram, mask, refit, budgets_of(sparsity), stored)
+    layer.weight.copy_(found)
+    return error
 
 
 def output_error(dense: Tensor, weights: Tensor, gram: Tensor) -> float:
@@ -137,7 +172,6 @@ def refit_model(
     sparsity: Sparsity,
     dense: Mapping[str, Tensor] | None = None,
     stored: Mapping[str, torch.dtype] | None = None,
-    on_layer: Callable[[], None] = lambda: None,
 ) -> dict[str, OutputError]:
     """Refit all layers in place, from Gram matrices that are there already.
 
@@ -149,20 +183,12 @@ def refit_model(
         sparsity: what the masks were made for.
         dense: dense weights [out, in] of each; None where the model holds them.
         stored: the checkpoint's dtype of each, where the model computes in another.
-        on_layer: called after each layer.
     """
     errors = {}
     for name, mask in masks:
-        weight = layers[name].weight
-        target = weight.clone() if dense is None else dense[name]
-        found, errors[name] = refit_layer(
-            target,
-            grams[name],
-            mask,
-            refit,
-            budgets_of(sparsity),
-            None if stored is None else stored[name],
+        target = None if dense is None else dense[name]
+        dtype = None if stored is None else stored[name]
+        errors[name] = refit_in_place(
+            layers[name], grams[name], mask, refit, sparsity, target, dtype
         )
-        weight.copy_(found)
-        on_layer()
     return errors

@@ -26,6 +26,7 @@ from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.protocol import protocol_of
+from prunerzero.tasks.prune_loaded import check_blocks, prune_loaded
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.sources import check_stride, sources_of, windows_of
 from prunerzero.tasks.workspace import Workspace
@@ -173,7 +174,7 @@ def compare_in(
     found = {str(part): {"dense": work.dense(part)} for part in parts}
     for name, metric in metrics.items():
         with work.pruned_for_now():
-            work.prune(metric.expression, sparsity, refit)
+            prune_loaded(work, metric.expression, sparsity, refit)
             for part in parts:
                 found[part][name] = work.measure(part, name).value
     return found
@@ -197,9 +198,9 @@ def compare_on(
     """``compare`` on texts that are cut already."""
     loaded = work.language_model
     if methods:
-        work.check_blocks("methods")
+        check_blocks(work, "methods")
     if refit.reconstruct:
-        work.check_blocks("reconstruct")
+        check_blocks(work, "reconstruct")
     statistics = _statistics(work, metrics) if metrics else {}  # before anything else takes long
     for label, metric in metrics.items():
         try:
@@ -250,7 +251,7 @@ def compare_on(
             )
     for label, metric in metrics.items():
         with work.pruned_for_now():
-            work.prune(metric.expression, sparsity, refit)
+            prune_loaded(work, metric.expression, sparsity, refit)
             measure(label)
     for method in methods:
         with work.pruned_for_now():

@@ -9,6 +9,7 @@ from prunerzero.metrics import Sparsity
 from prunerzero.pruning.blocks import find_blocks
 from prunerzero.pruning.by_block.by_method import prune_by_method
 from prunerzero.pruning.methods import Method, find_method
+from prunerzero.tasks.prune_loaded import resources_of
 from prunerzero.tasks.workspace import Workspace
 
 
@@ -27,7 +28,7 @@ def prune_by(work: Workspace, method: Method, sparsity: Sparsity) -> None:
     model, windows = work.language_model.model, work.text("calibration").windows
     count = len(find_blocks(model)[1])
     with (
-        work.resources() as resources,
+        resources_of(work) as resources,
         work.observer.count(f"{method.name}, pruning", count, "blocks") as advance,
     ):
         unreached = prune_by_method(

@@ -33,6 +33,7 @@ from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.output import check_output
+from prunerzero.tasks.prune_loaded import check_blocks, prune_loaded
 from prunerzero.tasks.publish import check_repository, push_folder
 from prunerzero.tasks.read_back import check_written, digests_of
 from prunerzero.tasks.recipe import check_same, digest
@@ -240,13 +241,13 @@ def prune_in(
     """``prune`` for a workspace that is open already; its model stays pruned.
 
     Nothing is pushed: ``repository`` is where the model card says that the model is.
-    ``in_order`` is as for ``Workspace.prune``.
+    ``in_order`` is as for ``prune_loaded``.
     """
     work.check_widths(sparsity)
     if refit.reconstruct:
-        work.check_blocks("reconstruct")
+        check_blocks(work, "reconstruct")
     if in_order:
-        work.check_blocks("propagate")
+        check_blocks(work, "propagate")
     places = [place for part in parts for place in work.places(part)]
     statistics = work.statistics(metric.expression.terminals)
     try:
@@ -255,7 +256,7 @@ def prune_in(
         raise ScoreError(f"{metric.name!r}, with this model: {error}") from None
     before = {place: work.dense(place) for place in places}
     references = {place: work.remember(place, MEMORY // len(places)) for place in places}
-    layers = work.prune(metric.expression, sparsity, refit, in_order=in_order)
+    layers = prune_loaded(work, metric.expression, sparsity, refit, in_order=in_order)
     after = {place: work.compare(place, "pruned", references[place]) for place in places}
     perplexity = {p: {"dense": before[p], "pruned": after[p].value} for p in places}
     divergence = {p: d for p in places if (d := after[p].divergence) is not None}

@@ -14,6 +14,7 @@ from prunerzero.evolution.errors import DamagedJournalError, StorageError
 from prunerzero.evolution.jobs import Jobs
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.tasks.options import RefitOptions
+from prunerzero.tasks.prune_loaded import prune_loaded
 from prunerzero.tasks.workspace import Workspace
 
 
@@ -97,7 +98,7 @@ class SharedPerplexities:
 
     def _pruned(self, place: str, name: str, expression: Expression) -> list[float]:
         with self._work.pruned_for_now():
-            self._work.prune(expression, self._sparsity, self._refit)
+            prune_loaded(self._work, expression, self._sparsity, self._refit)
             return [self._work.measure(place, name).value]
 
     def _name(self, what: str, place: str) -> str:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from functools import cached_property, partial
 from pathlib import Path
-from statistics import fmean
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 import prunerzero
 from prunerzero import identity
@@ -33,14 +30,8 @@ from prunerzero.language.loading import empty_model_of, load_model
 from prunerzero.language.models import LanguageModel
 from prunerzero.language.perplexity import Perplexity, perplexity
 from prunerzero.language.source import ModelSource
-from prunerzero.metrics import Expression, Sparsity
-from prunerzero.pruning.blocks import Matrix, check_widths, find_blocks, prunable_layers
-from prunerzero.pruning.by_block.block_calls import NotOneByOneError
-from prunerzero.pruning.by_block.block_passes import BlockPasses, Resources
-from prunerzero.pruning.by_block.by_method import check_one_by_one
-from prunerzero.pruning.by_block.held_blocks import HeldBlocks
-from prunerzero.pruning.by_block.in_order import refit_in_order
-from prunerzero.pruning.by_block.reconstruct import reconstruct
+from prunerzero.metrics import Sparsity
+from prunerzero.pruning.blocks import Matrix, check_widths, prunable_layers
 from prunerzero.pruning.gram import (
     DAMPING,
     Grams,
@@ -48,8 +39,6 @@ from prunerzero.pruning.gram import (
     collect_inverse_diagonals,
     passes,
 )
-from prunerzero.pruning.pruner import LayerSparsity, is_unreached, masks_of, prune_model
-from prunerzero.pruning.refit import Refit, sparsity_at
 from prunerzero.pruning.statistics import (
     GradientOf,
     LayerStatistics,
@@ -58,7 +47,6 @@ from prunerzero.pruning.statistics import (
     collect_statistics,
 )
 from prunerzero.tasks.observer import Observer
-from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.own_texts import Source, limited, own_sources
 from prunerzero.tasks.setup import Setup
 
@@ -66,8 +54,6 @@ DEFAULT_WINDOW_LENGTH = 2048
 _BATCH_TOKENS = 2048
 _MOST_WINDOWS = 1 << 30
 """At once; torch takes no number of any size."""
-_HIDDEN_STATES = 4 << 30
-"""Bytes of memory for hidden states between two blocks; more than that goes to files."""
 _SLOW_TO_HASH = 1 << 29
 """Bytes of weights from which hashing them takes long enough to be shown."""
 
@@ -266,6 +252,10 @@ class Workspace:
         """
         return self._assembled(terminals, self._known)
 
+    def statistics_now(self, terminals: Collection[str]) -> Statistics:
+        """The same, measured on the model as it is now."""
+        return self._assembled(terminals, self._measured)
+
     def _assembled(
         self, terminals: Collection[str], read: Callable[[_Kind], Statistics]
     ) -> Statistics:
@@ -319,137 +309,20 @@ class Workspace:
     @cached_property
     def grams(self) -> Grams:
         """The Gram matrices of every layer's inputs on the dense model."""
-        return self._measure_grams()
+        return self.grams_now()
 
-    def _measure_grams(self) -> Grams:
+    def grams_now(self) -> Grams:
+        """The same on the model as it is now."""
         windows = self.text("calibration").windows
         with self.observer.count("Gram matrices", len(windows)) as advance:
             return collect_grams(self.language_model.model, self.layers, windows, advance)
 
-    @contextmanager
-    def resources(self) -> Iterator[Resources]:
-        """What passes through the blocks of the loaded model may use."""
-        with TemporaryDirectory(prefix="prunerzero-") as folder:
-            yield Resources((self.language_model.device,), _HIDDEN_STATES, Path(folder))
-
-    def check_blocks(self, option: str) -> None:
-        """Raise ModelError where the model's blocks cannot run one by one, as ``option`` needs."""
-        windows = self.text("calibration").windows
-        try:
-            with self.resources() as resources:
-                check_one_by_one(self.language_model.model, self.layers, windows, resources)
-        except NotOneByOneError as error:
-            raise ModelError(
-                f"{error.reason}, so they cannot be worked on one after the other; leave out "
-                f"`{option}`."
-            ) from None
-
     @cached_property
-    def _stored(self) -> dict[str, torch.dtype]:
+    def stored_dtypes(self) -> dict[str, torch.dtype]:
         """The checkpoint's dtype of each layer."""
         loaded = self.language_model
         of_parameter = {id(p): loaded.dtypes[n] for n, p in loaded.model.named_parameters()}
         return {name: of_parameter[id(layer.stored)] for name, layer in self.layers.items()}
-
-    def prune(
-        self,
-        expression: Expression,
-        sparsity: Sparsity,
-        how: RefitOptions = RefitOptions(),
-        *,
-        in_order: bool = False,
-    ) -> tuple[LayerSparsity, ...]:
-        """Prune the dense model in place with a metric, and use its masks as ``how`` says.
-
-        Of several steps, each takes statistics and Gram matrices of the model that the one before
-        left; all aim at the outputs of the dense weights.
-
-        Args:
-            expression: the metric.
-            sparsity: the share or pattern to prune, and the group in which scores compete.
-            how: how the masks are used.
-            in_order: whether a layer is refitted from what it reads after all layers before it were
-                pruned and refitted, and not from what it reads in the dense model.
-
-        Raises:
-            ScoreError, SparsityError: as ``prune_model``.
-        """
-        if not how.reconstruct:
-            return self._prune(expression, sparsity, how, in_order)
-        dense = {n: layer.weight.to("cpu", copy=True) for n, layer in self.layers.items()}
-        found = self._prune(expression, sparsity, how, in_order)
-        self._train(dense, how.reconstruct)
-        # the errors told are of weights before training
-        return tuple(replace(layer, error_of_mask=None, error=None) for layer in found)
-
-    def _train(self, dense: Mapping[str, Tensor], steps: int) -> None:
-        """Train the weights of the pruned model that are not zero, block by block."""
-        model, windows = self.language_model.model, self.text("calibration").windows
-        count = len(find_blocks(model)[1])
-        with (
-            self.resources() as resources,
-            self.observer.count(f"training, {steps} steps a block", count, "blocks") as advance,
-        ):
-            errors = reconstruct(
-                model, self.layers, dense, windows, steps, resources, advance, stored=self._stored
-            )
-        before, after = (fmean(getattr(e, when) for e in errors) for when in ("before", "after"))
-        self.observer.note(
-            f"training, {steps} steps a block: of the blocks' outputs on the calibration text, "
-            f"{after:.2%} differs from the dense model's on average, {before:.2%} before"
-        )
-
-    def _prune(
-        self, expression: Expression, sparsity: Sparsity, how: RefitOptions, in_order: bool
-    ) -> tuple[LayerSparsity, ...]:
-        known = self.statistics(expression.terminals)
-        if how.steps == 1:
-            grams = self.grams if how.refit and not in_order else None
-            return self._prune_once(known, expression, sparsity, how.refit, grams)
-        dense = {name: layer.weight.clone() for name, layer in self.layers.items()}
-        found: tuple[LayerSparsity, ...] = ()
-        for step in range(1, how.steps + 1):
-            self.observer.stage(f"step {step} of {how.steps}")
-            if step > 1:
-                known = self._assembled(expression.terminals, self._measured)
-            grams = self._measure_grams() if how.refit and not in_order else None
-            part = sparsity_at(sparsity, step, how.steps)
-            found = self._prune_once(known, expression, part, how.refit, grams, dense)
-        return found
-
-    def _prune_once(
-        self,
-        statistics: Statistics,
-        expression: Expression,
-        sparsity: Sparsity,
-        refit: Refit,
-        grams: Grams | None,
-        dense: Mapping[str, Tensor] | None = None,
-    ) -> tuple[LayerSparsity, ...]:
-        """Prune, and refit from Gram matrices, or without them layer after layer."""
-        layers, stored = self.layers, self._stored
-        if grams is not None or not refit:
-            return prune_model(
-                layers, statistics, expression, sparsity, refit, grams, dense, stored
-            )
-        found = masks_of(layers, statistics, expression, sparsity)
-        model, windows = self.language_model.model, self.text("calibration").windows
-        blocks = HeldBlocks(model, layers)
-        with (
-            self.resources() as resources,
-            self.observer.count("refitting", len(blocks), "blocks") as advance,
-            BlockPasses(blocks, windows, resources) as passes,
-        ):
-            errors = refit_in_order(
-                passes, layers, found, refit, sparsity,
-                dense=dense, stored=stored, on_block=advance,
-            )  # fmt: skip
-        return tuple(
-            LayerSparsity.of(
-                name, layer.weight, is_unreached(statistics[name], expression), errors[name]
-            )
-            for name, layer in layers.items()
-        )
 
     def measure(self, place: str, label: str) -> Perplexity:
         """Perplexity of the model, as it is now, on a part, or on one of its ``places``."""

@@ -12,7 +12,7 @@ from prunerzero.metrics import Sparsity
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.by_block.block_passes import BlockPasses, Resources
 from prunerzero.pruning.by_block.held_blocks import HeldBlocks
-from prunerzero.pruning.by_block.in_order import work_in_order
+from prunerzero.pruning.by_block.in_order import work_through
 from prunerzero.pruning.deterministic import deterministic
 from prunerzero.pruning.methods import Method
 from prunerzero.scoring.mask import prune_mask
@@ -69,7 +69,7 @@ def prune_by_method(
         NotOneByOneError: the model's blocks cannot be run one by one.
         SparsityError: a layer's inputs do not fit the pattern.
     """
-    source, device = HeldBlocks(model, layers), resources.devices[0]
+    source = HeldBlocks(model, layers)
     by_magnitude = sparsity if sparsity.of else Sparsity(ratio=sparsity.fraction, group="layer")
     unreached: list[str] = []
 
@@ -82,8 +82,5 @@ def prune_by_method(
             weight.masked_fill_(prune_mask(weight.abs(), by_magnitude), 0)
 
     with deterministic(strict=False), BlockPasses(source, windows, resources) as passes:
-        for index in range(len(source)):
-            work_in_order(passes, index, device, source.layers(index), solve)
-            passes.forward(index, device, iter(range(len(windows))))
-            on_block(index + 1)
+        work_through(passes, solve, on_block)
     return unreached

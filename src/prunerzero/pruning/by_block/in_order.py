@@ -13,16 +13,32 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from prunerzero.metrics.sparsity import Sparsity
 from prunerzero.pruning.activations import watch_inputs
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.by_block.block_passes import BlockPasses
 from prunerzero.pruning.calibration_pass import CalibrationPass
 from prunerzero.pruning.gram import watch_grams
-from prunerzero.pruning.refit import OutputError, Refit, budgets_of, refit_layer
 
 Solve = Callable[[str, Tensor], None]
 """Name of a layer, and the Gram matrix [in, in] of its inputs → writes the layer's weights."""
+
+
+@torch.no_grad()
+def work_through(
+    passes: BlockPasses, solve: Solve, on_block: Callable[[int], None] = lambda done: None
+) -> None:
+    """Work on all layers of a loaded model; each reads what the layers before it give by then.
+
+    Args:
+        passes: hold the inputs of the first block.
+        solve: what is done with each layer.
+        on_block: gets the number of blocks done.
+    """
+    for index in range(len(passes.source)):
+        device = next(passes.source.blocks[index].parameters()).device
+        work_in_order(passes, index, device, passes.source.layers(index), solve)
+        passes.forward(index, device, iter(range(len(passes.windows))))
+        on_block(index + 1)
 
 
 def work_in_order(
@@ -46,53 +62,6 @@ def work_in_order(
             passes.forward(index, device, iter(range(len(passes.windows))), keep=False)
         for name in stage:
             solve(name, grams.pop(name))
-
-
-@torch.no_grad()
-def refit_in_order(
-    passes: BlockPasses,
-    layers: Mapping[str, Matrix],
-    masks: Mapping[str, Tensor],
-    refit: Refit,
-    sparsity: Sparsity,
-    *,
-    dense: Mapping[str, Tensor] | None = None,
-    stored: Mapping[str, torch.dtype] | None = None,
-    on_block: Callable[[int], None] = lambda done: None,
-) -> dict[str, OutputError]:
-    """Refit all layers of a loaded model in place, each from what it reads in the pruned model.
-
-    Args:
-        passes: hold the inputs of the first block.
-        layers: the matrices by full name, all of them in the blocks.
-        masks: bool [out, in] of each, True where pruned.
-        refit: how the masks are used.
-        sparsity: what the masks were made for.
-        dense: weights [out, in] of each that the outputs are to stay close to; None for those that
-            are in the model.
-        stored: the checkpoint's dtype of each, to which refitted weights are rounded.
-        on_block: gets the number of blocks done.
-    """
-    errors: dict[str, OutputError] = {}
-    for index in range(len(passes.source)):
-        weight = next(passes.source.blocks[index].parameters())
-
-        def solve(name: str, gram: Tensor) -> None:
-            target = layers[name].weight if dense is None else dense[name]
-            found, errors[name] = refit_layer(
-                target,
-                gram,
-                masks[name],
-                refit,
-                budgets_of(sparsity),
-                None if stored is None else stored[name],
-            )
-            layers[name].weight.copy_(found)
-
-        work_in_order(passes, index, weight.device, passes.source.layers(index), solve)
-        passes.forward(index, weight.device, iter(range(len(passes.windows))))
-        on_block(index + 1)
-    return errors
 
 
 def stages(
@@ -131,7 +100,8 @@ class _Order(CalibrationPass):
 
 
 def _grouped(read: Iterable[tuple[str, int]], layers: Iterable[str]) -> list[list[str]]:
-    """
+    """Layers that read the same features in a row, and those of one kind, together.
+
     >>> _grouped([("q", 1), ("k", 1), ("o", 2), ("e.0.up", 3), ("e.0.down", 4), ("e.1.up", 5)],
     ...          ["q", "k", "o", "e.0.up", "e.0.down", "e.1.up", "e.1.down"])
     [['q', 'k'], ['o'], ['e.0.up', 'e.1.up'], ['e.0.down', 'e.1.down']]

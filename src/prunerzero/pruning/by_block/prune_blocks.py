@@ -20,8 +20,8 @@ from prunerzero.pruning.by_block.partial_checkpoint import Needed
 from prunerzero.pruning.by_block.pipeline import run_blocks
 from prunerzero.pruning.deterministic import deterministically
 from prunerzero.pruning.gram import Grams
-from prunerzero.pruning.pruner import LayerSparsity, is_unreached, masks, prune_model
-from prunerzero.pruning.refit import Refit, budgets_of, refit_layer
+from prunerzero.pruning.pruner import LayerSparsity, masks_of, outcome, prune_model
+from prunerzero.pruning.refit import OutputError, Refit, refit_in_place
 from prunerzero.pruning.statistics import GradientOf, LayerStatistics, Statistics, watch
 
 Propagate = Literal["dense", "pruned"]
@@ -286,20 +286,18 @@ class _Pruning:
     ) -> None:
         """Prune a loaded block, refit its layers in the order of the data, and keep it."""
         layers, plan = self._source.layers(index), self._plan
-        stored, budgets = self._source.stored_dtypes(index), budgets_of(plan.sparsity)
-        weights = {name: layer.weight for name, layer in layers.items()}
-        unreached = [name for name in layers if is_unreached(statistics[name], plan.expression)]
-        found = dict(masks(weights, statistics, plan.expression, plan.sparsity, unreached))
-        rows: dict[str, LayerSparsity] = {}
+        stored = self._source.stored_dtypes(index)
+        errors: dict[str, OutputError] = {}
+        found = masks_of(layers, statistics, plan.expression, plan.sparsity)
 
         def solve(name: str, gram: Tensor) -> None:
-            weight, mask = weights[name], found.pop(name)
-            refitted, error = refit_layer(weight, gram, mask, plan.refit, budgets, stored[name])
-            weight.copy_(refitted)
-            rows[name] = LayerSparsity.of(name, weight, name in unreached, error)
+            errors[name] = refit_in_place(
+                layers[name], gram, found.pop(name), plan.refit, plan.sparsity, stored=stored[name]
+            )
 
         work_in_order(passes, index, device, layers, solve)
-        self._record.keep(index, self._source.pruned(index), tuple(rows[name] for name in layers))
+        rows = outcome(layers, statistics, plan.expression, errors)
+        self._record.keep(index, self._source.pruned(index), rows)
 
     def _gradient_file(self, index: int) -> Path:
         return self._resources.folder / f"gradients-of-block-{index}.safetensors"

@@ -22,6 +22,7 @@ from prunerzero.metrics import Metric, Sparsity
 from prunerzero.metrics.operators import TERMINALS
 from prunerzero.pruning.pruner import LayerSparsity
 from prunerzero.tasks.options import RefitOptions
+from prunerzero.tasks.prune_loaded import prune_loaded
 from prunerzero.tasks.tune_result import Limit
 from prunerzero.tasks.workspace import Workspace
 
@@ -117,7 +118,7 @@ class Bench:
     def prune(self, metric: Metric, sparsity: Sparsity) -> tuple[LayerSparsity, ...]:
         """Prune the dense model in place."""
         self.work.statistics(TERMINALS)  # at once what any metric may read
-        return self.work.prune(metric.expression, sparsity, self.refit)
+        return prune_loaded(self.work, metric.expression, sparsity, self.refit)
 
     def name(self, metric: Metric, sparsity: Sparsity) -> str:
         """What measurements of the model pruned so are remembered by."""
