@@ -29,8 +29,8 @@ from prunerzero.pruning.methods import METHODS
 from prunerzero.pruning.statistics import collect_statistics
 from prunerzero.tasks.by_block import Way
 from prunerzero.tasks.methods import prune_by
-from prunerzero.tasks.prune import Pruned
 from prunerzero.tasks.prune_loaded import check_blocks
+from prunerzero.tasks.pruned import Pruned
 from prunerzero.tasks.workspace import Workspace
 
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}

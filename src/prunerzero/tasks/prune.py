@@ -3,76 +3,37 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
 from prunerzero.arguments import path
 from prunerzero.errors import InputError
 from prunerzero.exponential import exp
-from prunerzero.files import new_folder, write_json, write_text, writing
-from prunerzero.language.cards import inherited_fields
+from prunerzero.files import new_folder, writing
 from prunerzero.language.corpora import Part
-from prunerzero.language.divergence import MEMORY, Divergence
-from prunerzero.language.kinds import auto_class
+from prunerzero.language.divergence import MEMORY
 from prunerzero.metrics import Expression, Metric, ScoreError, Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.options import takes
 from prunerzero.pruning.by_block.partial_checkpoint import PartialCheckpoint, is_begun
-from prunerzero.pruning.pruner import LayerSparsity, check_differs
-from prunerzero.report import model_card
+from prunerzero.pruning.pruner import check_differs
 from prunerzero.tasks.by_block import BlockByBlock, Way, parts_read, prune_blocks
-from prunerzero.tasks.doubts import dense_doubt, one_text_doubt, pruned_doubt, told
 from prunerzero.tasks.fits import fits
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.output import check_output
 from prunerzero.tasks.prune_loaded import check_blocks, prune_loaded
+from prunerzero.tasks.pruned import Pruned, result_of, with_doubts, write_results
 from prunerzero.tasks.publish import check_repository, push_folder
 from prunerzero.tasks.read_back import check_written, digests_of
-from prunerzero.tasks.recipe import check_same, digest
+from prunerzero.tasks.recipe import check_same
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """What was pruned and what it cost.
-
-    Attributes:
-        output_dir: the checkpoint.
-        metric: the formula.
-        sparsity: achieved share of zeros in the prunable layers.
-        zeros, parameters: zero weights, and all parameters of the model.
-        perplexity: part → ``dense`` and ``pruned``; empty where no text was named.
-        divergence: part → how far the pruned model has moved from the dense one; empty where the
-            model was pruned block by block.
-        layers: how much of each layer is zero, and whether calibration tokens reached it.
-        settings: all that the result depends on.
-        repeated: whether the weights files are those of the recipe given, byte for byte; None
-            where none was given.
-        pushed_to: address on the hub, where it was pushed.
-        warnings: what cannot be right about these figures, a sentence each.
-    """
-
-    output_dir: str
-    metric: str
-    sparsity: float
-    zeros: int
-    parameters: int
-    perplexity: dict[str, dict[str, float]]
-    layers: tuple[LayerSparsity, ...]
-    settings: dict[str, Any]
-    divergence: dict[str, Divergence] = field(default_factory=dict)
-    repeated: bool | None = None
-    pushed_to: str | None = None
-    warnings: tuple[str, ...] = ()
 
 
 @takes(RefitOptions, "refit")
@@ -169,10 +130,10 @@ def _prune_by_block(
             place: {what: exp(fmean(of_each)) for what, of_each in found.items()}
             for place, found in losses.items()
         }
-        result = _result(work, metric, layers, perplexity, output_dir, run.describe())
-        result = _with_doubts(work, result, losses, refit)
+        result = result_of(work, metric, layers, perplexity, output_dir, run.describe())
+        result = with_doubts(work, result, losses, refit)
         observer.stage(f"writing {output_dir}")
-        result = _write_results(partial.folder, work, metric, sparsity, result, repository)
+        result = write_results(partial.folder, work, metric, sparsity, result, repository)
         partial.finish()
     return work, result
 
@@ -244,10 +205,8 @@ def prune_in(
     ``in_order`` is as for ``prune_loaded``.
     """
     work.check_widths(sparsity)
-    if refit.reconstruct:
-        check_blocks(work, "reconstruct")
-    if in_order:
-        check_blocks(work, "propagate")
+    if refit.reconstruct or in_order:
+        check_blocks(work, "reconstruct" if refit.reconstruct else "propagate")
     places = [place for part in parts for place in work.places(part)]
     statistics = work.statistics(metric.expression.terminals)
     try:
@@ -262,12 +221,12 @@ def prune_in(
     divergence = {p: d for p in places if (d := after[p].divergence) is not None}
     settings = work.describe() | asdict(refit)
     settings["propagate"] = "pruned" if in_order else "dense"
-    result = _result(work, metric, layers, perplexity, output_dir, settings)
+    result = result_of(work, metric, layers, perplexity, output_dir, settings)
     losses = {
         place: {"dense": work.dense_figures(place).losses, "pruned": after[place].losses}
         for place in places
     }
-    result = _with_doubts(work, replace(result, divergence=divergence), losses, refit)
+    result = with_doubts(work, replace(result, divergence=divergence), losses, refit)
     work.observer.stage(f"writing {output_dir}")
     measured = digests_of(work.language_model.model)
     with new_folder(output_dir) as folder:
@@ -276,95 +235,4 @@ def prune_in(
             shutil.copymode(folder / "config.json", weights)
         with TemporaryDirectory(dir=folder, prefix=".read-back-") as scratch:
             check_written(folder, Path(scratch), measured, work.setup.trust_remote_code)
-        return _write_results(folder, work, metric, sparsity, result, repository)
-
-
-def _with_doubts(
-    work: Workspace,
-    result: Pruned,
-    losses: Mapping[str, Mapping[str, Sequence[float]]],
-    refit: RefitOptions = RefitOptions(),
-) -> Pruned:
-    """The result with what cannot be right in it, which is told too.
-
-    Args:
-        work: its texts.
-        result: its perplexities.
-        losses: place → the losses of its windows, ``dense`` and ``pruned``.
-        refit: how the weights that stay were refitted.
-    """
-    doubts: list[str | None] = []
-    for place, found in losses.items():
-        dense = result.perplexity[place]["dense"]
-        doubts.append(dense_doubt(place, dense, work.text(place).windows))
-        doubts.append(pruned_doubt(place, found["dense"], found["pruned"]))
-    if refit.changes_weights:
-        doubts.append(one_text_doubt([text.name for text in work.texts("calibration")]))
-    for doubt in told(doubts):
-        work.observer.note(doubt)
-    return replace(result, warnings=told(doubts))
-
-
-def _result(
-    work: Workspace,
-    metric: Metric,
-    layers: tuple[LayerSparsity, ...],
-    perplexity: dict[str, dict[str, float]],
-    output_dir: Path,
-    settings: dict[str, Any],
-) -> Pruned:
-    zeros = sum(layer.zeros for layer in layers)
-    return Pruned(
-        output_dir=str(output_dir),
-        metric=str(metric.expression),
-        sparsity=zeros / sum(layer.weight.numel() for layer in work.layers.values()),
-        zeros=zeros,
-        parameters=sum(p.numel() for p in work.language_model.model.parameters()),
-        perplexity=perplexity,
-        layers=layers,
-        settings={"propagate": Way.propagate} | settings,
-    )
-
-
-def _write_results(
-    folder: Path,
-    work: Workspace,
-    metric: Metric,
-    sparsity: Sparsity,
-    result: Pruned,
-    repository: str | None,
-) -> Pruned:
-    """Write what a checkpoint tells of itself; returns the result with the weights' fingerprint."""
-    fingerprints = {**result.settings["fingerprints"], "weights": digest(folder)}
-    result = replace(result, settings={**result.settings, "fingerprints": fingerprints})
-    recipe = {
-        "metric": str(metric.expression),
-        "sparsity": str(sparsity),
-        "group": sparsity.group,
-        **result.settings,
-    }
-    figures = asdict(result) | {
-        "auto_class": auto_class(work.language_model.model.config).__name__,
-        "window_length": work.window_length,
-        "windows": result.settings["windows"],
-    }
-    tree = metric.expression.to_json()
-    write_json(
-        folder / "metric.json",
-        {
-            "name": metric.name,
-            "formula": str(metric.expression),
-            "tree": tree,
-            "source": metric.source,
-        },
-    )
-    write_json(folder / "figures.json", figures)
-    card = model_card(
-        recipe,
-        figures,
-        repository=repository,
-        inherited=inherited_fields(work.setup.model, work.setup.revision),
-    )
-    write_text(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
-    write_text(folder / "README.md", card)
-    return result
+        return write_results(folder, work, metric, sparsity, result, repository)
