@@ -24,7 +24,7 @@ from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.search import fitness_of
 from prunerzero.tasks.tune_result import Limit
 from prunerzero.tasks.tuning.bench import Measured
-from prunerzero.tasks.tuning.course import Course
+from prunerzero.tasks.tuning.curve import Curve
 from prunerzero.tasks.tuning.limit import allowed_on
 from prunerzero.tasks.workspace import Workspace
 
@@ -301,12 +301,12 @@ def test_what_decides_is_within_the_limit_exactly_where_each_text_is(dense, rise
     for before, after in texts.values():  # apart from the limit by more than rounding
         allowed = allowed_on(limit, before)
         assume(allowed is not None and abs(after / allowed - 1) > 1e-9)
-    course = Course(_OnTexts(texts), limit)
-    point = course.measure(CATALOG["wanda"], Sparsity(ratio=0.5), "bracket")
+    curve = Curve(_OnTexts(texts), limit)
+    point = curve.measure(CATALOG["wanda"], Sparsity(ratio=0.5), "bracket")
     kept = {n: after <= (allowed_on(limit, before) or 0) for n, (before, after) in texts.items()}
     assert point.within == all(kept.values())
     assert point.rise == max(point.rises.values())
-    _, held = course._on_test(CATALOG["wanda"], Sparsity(ratio=0.5))
+    _, held = curve.on_test(CATALOG["wanda"], Sparsity(ratio=0.5))
     assert held == all(kept.values())
 
 

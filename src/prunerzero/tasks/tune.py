@@ -125,7 +125,7 @@ def tune(
         seconds = course.about_seconds(wanted, len(groups), search) + figures.SENSITIVITY_SECONDS
         work.observer.note(f"about {in_minutes(seconds)} in all, less what was measured before")
         found = course.run(wanted, groups, search, folder / RUN)
-        metric, sparsity, bench = found.metric, found.sparsity, course.bench
+        metric, sparsity, bench = found.metric, found.sparsity, course.curve.bench
         if wanted is None:
             course.outline(metric, sparsity)
         parts = {
@@ -159,7 +159,7 @@ def tune(
                 words=in_words(metric.expression),
             ),
             dense=parts["validation"].dense,
-            curve=tuple(course.curve),
+            curve=tuple(course.curve.points),
             parts=parts,
             decision=found.decision,
             layers=layers,

@@ -72,7 +72,7 @@ def test_weights_are_refitted_only_where_no_validation_text_loses_by_it(factors,
     ways = TuneOptions(refine="none").ways
     asked = course.Course(Bench(40, factors), Limit("degradation", 5.0, 60), ways)
     asked.run(PATTERN, ["row"], None, Path("unused"))
-    assert asked.bench.refit.update == taken
+    assert asked.curve.bench.refit.update == taken
 
 
 def test_a_refit_that_is_asked_for_is_taken_whatever_it_costs():
@@ -81,7 +81,7 @@ def test_a_refit_that_is_asked_for_is_taken_whatever_it_costs():
         Bench(40, {"a.txt": 1.2, "b.txt": 1.2}), Limit("degradation", 5, 60), ways
     )
     asked.run(PATTERN, ["row"], None, Path("unused"))
-    assert asked.bench.refit.update == "least-squares"
+    assert asked.curve.bench.refit.update == "least-squares"
 
 
 class Rising(Bench):
@@ -103,7 +103,7 @@ def test_what_is_answered_is_within_the_limit_and_the_most_that_is(slope, update
     ways = TuneOptions(update=update, refine="none").ways
     asked = course.Course(Rising(40, {"mine.txt": slope}), Limit("degradation", 0.2, 12), ways)
     answer = asked.run(None, ["row"], None, Path("unused"))
-    taken = slope if asked.bench.refit.update != "none" else 1.0
+    taken = slope if asked.curve.bench.refit.update != "none" else 1.0
     assert taken == (min(slope, 1.0) if update == "auto" else slope)
     assert answer.reached == (taken * 0.005 <= 0.2)
     if answer.reached:

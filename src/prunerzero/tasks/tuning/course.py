@@ -6,23 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from prunerzero import evolution
 from prunerzero.exponential import exp
-from prunerzero.language.corpora import Part
-from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity, simplify
-from prunerzero.metrics.catalog import power_law
+from prunerzero.metrics import CATALOG, Metric, Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.tasks.best_of_all import EVOLVED
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.search import search_in
-from prunerzero.tasks.tune_result import CurvePoint, Limit, TestDecision
+from prunerzero.tasks.tune_result import Limit, TestDecision
 from prunerzero.tasks.tuning.bench import Bench
-from prunerzero.tasks.tuning.limit import allowed_on
+from prunerzero.tasks.tuning.candidates import candidates, named
+from prunerzero.tasks.tuning.curve import Curve, OnText, Step
 from prunerzero.tasks.tuning.sparsity_search import STEPS, highest_within
-
-Step = Literal["choice", "bracket", "evolved", "outline"]
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 """What there is to choose from: within what scores compete."""
@@ -34,7 +31,6 @@ metrics apart, but do not know a perplexity. Who is left is measured on all."""
 BRACKET_WINDOWS = 16
 """Enough to find where metrics are told apart."""
 
-_EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _FIRST = 60
 """The step tried first: 30 %."""
 
@@ -42,7 +38,7 @@ _FIRST_METRIC = {"row": "power-law", "layer": "power-law", "model": "fisher"}
 """A known metric that is never far from the best within such a group, as measured on two models."""
 
 _REFIT_WINDOWS = 60
-"""A refit takes about as long as reading so many windows, on a CPU and on a GPU."""
+"""A refit with ADMM takes as long as reading so many windows: the bundled model, on two cores."""
 
 _ABOVE = 0.2
 """So far above the sparsity found the curve is drawn."""
@@ -64,32 +60,6 @@ class Answer:
     decision: TestDecision | None
 
 
-@dataclass(frozen=True)
-class OnText:
-    """One text: the perplexities of the dense and the pruned model, and the second's rise."""
-
-    dense: float
-    pruned: float
-    rise: float
-
-
-def candidates() -> list[Metric]:
-    """The metrics to choose from before any is evolved: the catalog and a grid of power laws."""
-    grid = (power_law(a, b) for a in _EXPONENTS for b in _EXPONENTS)
-    distinct: dict[Expression, Metric] = {}
-    for metric in (*CATALOG.values(), *grid):
-        distinct.setdefault(simplify(metric.expression, "model"), metric)
-    return list(distinct.values())
-
-
-def _named(text: str, group: Group) -> Metric:
-    """The result of a search, under its known name where it is a known metric."""
-    expression = Expression.parse(text)
-    simple = simplify(expression, group)
-    same = (m for m in candidates() if simplify(m.expression, group) == simple)
-    return next(same, Metric(EVOLVED, expression, "evolved for this model and text"))
-
-
 def _step_of(metric: Metric) -> Step:
     return "evolved" if metric.name == EVOLVED else "bracket"
 
@@ -107,32 +77,24 @@ class Course:
     over what was measured before.
 
     Attributes:
-        curve: what was measured on the validation part, each once.
+        curve: what was measured, and in which way masks are used.
         evaluations: metrics that the evolution measured.
-        dense: perplexity of the unpruned model on the validation part.
-        allowed: the rise allowed there, on each text, or the drop of the task's score.
     """
 
     def __init__(
         self, bench: Bench, limit: Limit, ways: Sequence[RefitOptions] = (RefitOptions(),)
     ) -> None:
         """``ways`` are those to use masks that may be taken; the bench prunes with masks alone."""
-        self._masks_alone = bench
-        self.bench = bench
+        self.curve = Curve(bench, limit)
         self.limit = limit
         self._ways = ways
-        self.curve: list[CurvePoint] = []
         self.evaluations = 0
-        self.dense = exp(bench.dense("validation").loss)
-        self.allowed = limit.value
-        if limit.max_perplexity is not None:
-            self.allowed = self._allowed_on("validation")
 
     def about_seconds(
         self, pattern: Sparsity | None, groups: int, search: evolution.SearchSettings | None
     ) -> float:
         """How long a course takes, judged by how long the dense model was read."""
-        whole = self.bench.dense("validation")
+        whole = self.curve.bench.dense("validation")
         n, a_window = len(whole.losses), whole.seconds / len(whole.losses)
         windows = 5 * n  # what is told of the metric in the end
         windows += len(self._ways) * (n + _REFIT_WINDOWS)
@@ -189,11 +151,11 @@ class Course:
         known, _ = self._choose([pattern])
         self._take_way(known, pattern)
         metric = self._evolve(known, pattern, search, folder)
-        reached = bool(self.measure(metric, pattern, "bracket").within)
+        reached = bool(self.curve.measure(metric, pattern, "bracket").within)
         if self.limit.kind == "task":
             return Answer(metric, pattern, reached, None)
-        perplexity, held = self._on_test(metric, pattern)
-        texts = self._on_texts("test", metric, pattern)
+        perplexity, held = self.curve.on_test(metric, pattern)
+        texts = self.curve.on_texts("test", metric, pattern)
         each = {name: text.pruned for name, text in texts.items()}
         tried = ((pattern.fraction, perplexity),)
         decision = TestDecision(held, False, tried, (each,) if len(each) > 1 else ())
@@ -209,9 +171,9 @@ class Course:
         """
         found: dict[RefitOptions, dict[str, OnText]] = {}
         for way in self._ways:
-            self.bench = self._masks_alone.refitted(way)
-            self.measure(metric, sparsity, "bracket")
-            found[way] = self._on_texts("validation", metric, sparsity)
+            self.curve.take(way)
+            self.curve.measure(metric, sparsity, "outline")  # a task is answered in the way taken
+            found[way] = self.curve.on_texts("validation", metric, sparsity)
         masks_alone, *_ = found
         plain = None if masks_alone.refit else found[masks_alone]
 
@@ -222,7 +184,7 @@ class Course:
 
         left = [way for way in found if not loses(found[way])]
         best = min(left, key=lambda way: sum(math.log(t.pruned) for t in found[way].values()))
-        self.bench = self._masks_alone.refitted(best)
+        self.curve.take(best)
         return best != RefitOptions()
 
     def _highest_refitted(self, metric: Metric, group: Group, step: int) -> int:
@@ -230,7 +192,7 @@ class Course:
 
         A way that was asked for, or several steps, may keep less than masks alone do.
         """
-        if step and not self.measure(metric, at_step(step, group), "bracket").within:
+        if step and not self.curve.measure(metric, at_step(step, group), "bracket").within:
             return self._highest(metric, group, "bracket", step - 1, high=step)
         return self._highest(metric, group, "bracket", step + 1, low=step)
 
@@ -238,43 +200,9 @@ class Course:
         """Measure the curve around what was found: what less or more would cost."""
         for tenth in range(1, 10):
             if tenth / 10 < found.fraction + _ABOVE:
-                self.measure(metric, replace(found, ratio=tenth / 10), "outline")
+                self.curve.measure(metric, replace(found, ratio=tenth / 10), "outline")
 
     # The validation part
-
-    def measure(
-        self, metric: Metric, sparsity: Sparsity, step: Step, windows: int | None = None
-    ) -> CurvePoint:
-        """The point of the curve, measured unless it is there already."""
-        shown = step != "choice"  # which counts metrics
-        bench = self.bench if shown else self._masks_alone  # which tell metrics apart at less cost
-        pruned = bench.pruned(metric, sparsity, "validation", windows, shown=shown)
-        texts = self._on_texts("validation", metric, sparsity, windows, bench)
-        within: bool | None = self._decisive(texts) <= self.allowed
-        score: float | None = None
-        if self.limit.min_score is not None:  # too dear to answer for what decides nothing
-            if step in ("bracket", "evolved"):
-                score = self.bench.score(metric, sparsity, self.limit).value
-            within = None if score is None else score >= self.limit.min_score
-        point = CurvePoint(
-            sparsity=sparsity.fraction,
-            pattern=str(sparsity),
-            group=sparsity.group,
-            metric=metric.name,
-            formula=str(metric.expression),
-            perplexity=exp(pruned.loss),
-            rise=max(text.rise for text in texts.values()),
-            within=within,
-            windows=len(pruned.losses),
-            score=score,
-            step=step,
-            perplexities={name: text.pruned for name, text in texts.items() if len(texts) > 1},
-            rises={name: text.rise for name, text in texts.items() if len(texts) > 1},
-            refit=bench.refit.in_words,
-        )
-        if all(replace(known, step=step) != point for known in self.curve):
-            self.curve.append(point)
-        return point
 
     def _highest(
         self,
@@ -288,13 +216,13 @@ class Course:
         windows: int | None = None,
     ) -> int:
         def loss(at: int) -> float:
-            point = self.measure(metric, at_step(at, group), step, windows)
+            point = self.curve.measure(metric, at_step(at, group), step, windows)
             if self.limit.min_score is None or point.score is None:
-                texts = self._on_texts("validation", metric, at_step(at, group), windows)
-                return self._decisive(texts)
+                texts = self.curve.on_texts("validation", metric, at_step(at, group), windows)
+                return self.curve.decisive(texts)
             return self.limit.min_score + self.limit.value - point.score
 
-        return highest_within(loss, self.allowed, first=first, low=low, high=high)
+        return highest_within(loss, self.curve.allowed, first=first, low=low, high=high)
 
     def _choose(self, sparsities: Sequence[Sparsity]) -> tuple[Metric, Sparsity]:
         """The candidate that keeps most, in one of the groups that these sparsities are of."""
@@ -303,9 +231,9 @@ class Course:
             found: dict[tuple[Metric, Sparsity], float] = {}
             on = f"on {windows} windows" if windows else "on all windows"
             what = f"choosing a metric at {sparsities[0]}, {on}"
-            with self.bench.work.observer.count(what, len(left), "metrics") as advance:
+            with self.curve.bench.work.observer.count(what, len(left), "metrics") as advance:
                 for done, candidate in enumerate(left, start=1):
-                    found[candidate] = self.measure(*candidate, "choice", windows).perplexity
+                    found[candidate] = self.curve.measure(*candidate, "choice", windows).perplexity
                     advance(done)
             left = sorted(left, key=found.__getitem__)[:kept]
         return left[0]
@@ -323,7 +251,7 @@ class Course:
         """
         if search is None:
             return known
-        work = self.bench.work
+        work = self.curve.bench.work
         work.observer.stage(f"evolving a metric at {sparsity.in_words}")
         name = f"search-{sparsity.in_words}".replace(":", "-").replace(" ", "-")
         found, _ = search_in(work, sparsity, folder / name, search, test=False)
@@ -331,10 +259,10 @@ class Course:
             raise KeyboardInterrupt
         self.evaluations = found.evaluations
         best = known
-        challengers = [self._choose([sparsity])[0], _named(found.metric, sparsity.group)]
+        challengers = [self._choose([sparsity])[0], named(found.metric, sparsity.group)]
         for metric in challengers:
-            new = self.measure(metric, sparsity, _step_of(metric))
-            old = self.measure(best, sparsity, _step_of(best))
+            new = self.curve.measure(metric, sparsity, _step_of(metric))
+            old = self.curve.measure(best, sparsity, _step_of(best))
             if new.perplexity < old.perplexity and (new.within or not old.within):
                 best = metric
         return best
@@ -345,19 +273,19 @@ class Course:
         """Check on the test part, and step back if the limit is missed there."""
         if self.limit.kind == "task":
             return Answer(metric, at_step(step, group), True, None)
-        allowed = self._allowed_on("test")
+        allowed = self.curve.allowed_rise("test")
         tried: list[tuple[float, float]] = []
         on_texts: list[dict[str, float]] = []
 
         def rise(at: int) -> float:
             sparsity = at_step(at, group)
-            perplexity, _ = self._on_test(metric, sparsity)
+            perplexity, _ = self.curve.on_test(metric, sparsity)
             tried.append((at / STEPS, perplexity))
-            texts = self._on_texts("test", metric, sparsity)
+            texts = self.curve.on_texts("test", metric, sparsity)
             if len(texts) > 1:
                 on_texts.append({name: text.pruned for name, text in texts.items()})
-                return self._decisive(texts)
-            return perplexity / exp(self.bench.dense("test").loss) - 1
+                return self.curve.decisive(texts)
+            return perplexity / exp(self.curve.bench.dense("test").loss) - 1
 
         def decided(*, held: bool, stepped_back: bool) -> TestDecision:
             return TestDecision(held, stepped_back, tuple(tried), tuple(on_texts))
@@ -365,10 +293,10 @@ class Course:
         if rise(step) <= allowed:
             decision = decided(held=True, stepped_back=False)
             return Answer(metric, at_step(step, group), True, decision)
-        self.bench.work.observer.stage("the limit is missed on the test text: stepping back")
+        self.curve.bench.work.observer.stage("the limit is missed on the test text: stepping back")
 
         def rise_on_both(at: int) -> float:
-            point = self.measure(metric, at_step(at, group), "bracket")
+            point = self.curve.measure(metric, at_step(at, group), "bracket")
             return rise(at) if point.within else math.inf
 
         lower = 0
@@ -376,48 +304,3 @@ class Course:
             lower = highest_within(rise_on_both, allowed, first=step - 1, high=step)
         decision = decided(held=False, stepped_back=lower > 0)
         return Answer(metric, at_step(max(lower, 1), group), lower > 0, decision)
-
-    def _on_test(self, metric: Metric, sparsity: Sparsity) -> tuple[float, bool]:
-        """Perplexity on the test part, and whether the limit is kept on each of its texts."""
-        perplexity = exp(self.bench.pruned(metric, sparsity, "test").loss)
-        kept = [
-            (allowed := allowed_on(self.limit, text.dense)) is not None and text.pruned <= allowed
-            for text in self._on_texts("test", metric, sparsity).values()
-        ]
-        return perplexity, all(kept)
-
-    # Text by text
-
-    def _on_texts(
-        self,
-        part: Part,
-        metric: Metric,
-        sparsity: Sparsity,
-        windows: int | None = None,
-        bench: Bench | None = None,
-    ) -> dict[str, OnText]:
-        """Dense against pruned on each text of a part, by the text's name."""
-        bench = bench or self.bench
-        texts, places = self.bench.work.texts(part), self.bench.work.places(part)
-        found = {}
-        for text, place in zip(texts, places, strict=True):
-            dense = bench.dense(place, windows).loss
-            pruned = bench.pruned(metric, sparsity, place, windows, shown=False).loss
-            found[text.name] = OnText(exp(dense), exp(pruned), exp(pruned - dense) - 1)
-        return found
-
-    def _allowed_on(self, part: Part) -> float:
-        """The rise that the limit allows on a part, to compare with what ``_decisive`` gives."""
-        dense = max(exp(self.bench.dense(place).loss) for place in self.bench.work.places(part))
-        return (allowed_on(self.limit, dense) or 0.0) / dense - 1
-
-    def _decisive(self, texts: Mapping[str, OnText]) -> float:
-        """The rise that is within ``_allowed_on`` where each text keeps the limit.
-
-        The highest of theirs; where the limit is a perplexity, the rise from the highest dense
-        perplexity to the highest pruned one.
-        """
-        if self.limit.kind == "perplexity" and len(texts) > 1:
-            highest = max(text.dense for text in texts.values())
-            return max(text.pruned for text in texts.values()) / highest - 1
-        return max(text.rise for text in texts.values())
