@@ -212,16 +212,28 @@ def check_widths(layers: Mapping[str, Any], sparsity: Sparsity) -> None:
         sparsity.check(layer.weight.shape[1], f"layer {name}")
 
 
-def check_apart(blocks: nn.ModuleList) -> None:
-    """Raise ModelError if blocks share parameters: they cannot be pruned one by one then."""
+def sharing_blocks(blocks: nn.ModuleList) -> tuple[str, str] | None:
+    """The names of two blocks that share a parameter, so that they cannot be pruned one by one."""
     owner: dict[int, str] = {}
     for index, block in blocks.named_children():
         for parameter in block.parameters():
             if (other := owner.setdefault(id(parameter), index)) != index:
-                raise ModelError(
-                    f"blocks {other} and {index} of the model share weights; prune it as a whole, "
-                    "without `block_by_block`."
-                )
+                return other, index
+    return None
+
+
+def check_apart(blocks: nn.ModuleList) -> None:
+    """Raise ModelError if blocks share parameters: they cannot be pruned one by one then."""
+    if (pair := sharing_blocks(blocks)) is not None:
+        raise ModelError(
+            f"blocks {pair[0]} and {pair[1]} of the model share weights; prune it as a whole, "
+            "without `block_by_block`."
+        )
+
+
+def layers_inside(layers: Mapping[str, Matrix], block: str) -> dict[str, Matrix]:
+    """The layers of the block of that full name."""
+    return {name: layer for name, layer in layers.items() if name.startswith(f"{block}.")}
 
 
 @contextmanager

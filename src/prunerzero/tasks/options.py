@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from prunerzero.evolution.settings import SeedMetrics, Strategy
 from prunerzero.evolution.variation import OperatorSet
@@ -21,6 +21,15 @@ PUSH_TO_HUB = (
     "Push the finished folder to the Hugging Face hub, in one commit. The repository must be new "
     "or empty; a new one is private until you publish it there. Needs 'hf auth login' or HF_TOKEN."
 )
+
+
+def _steps() -> Any:
+    return option(
+        1,
+        "Prune in so many steps, each with statistics of the model that the one before left.",
+        whole_number(1),
+        panel=_REFIT,
+    )
 
 
 @dataclass(frozen=True)
@@ -84,13 +93,7 @@ class RefitOptions(Options):
         one_of(Refinement),
         panel=_REFIT,
     )
-    steps: int = option(
-        1,
-        "Prune in so many steps, each with statistics of the model that the one before left.",
-        whole_number(1),
-        panel=_REFIT,
-    )
-
+    steps: int = _steps()
     reconstruct: int = option(
         0,
         "Train the weights that stay for so many steps of Adam a block, towards the outputs of the "
@@ -171,12 +174,7 @@ class TuneOptions(Options):
         one_of(Literal["auto", "none", "admm"]),
         panel=_REFIT,
     )
-    steps: int = option(
-        1,
-        "Prune in so many steps, each with statistics of the model that the one before left.",
-        whole_number(1),
-        panel=_REFIT,
-    )
+    steps: int = _steps()
     seed: int = option(0, "Another seed, another evolution.", whole_number())
     samples: int = option(4, "Continuations to show, dense against pruned.", whole_number(0))
     language: Language = option(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from prunerzero.pruning.blocks import Matrix, block_lists, find_blocks
+from prunerzero.pruning.blocks import Matrix, block_lists, layers_inside, sharing_blocks
 from prunerzero.pruning.by_block.block_calls import NotOneByOneError
 
 
@@ -25,24 +25,19 @@ class HeldBlocks:
 
     def __init__(self, model: Any, layers: Mapping[str, Matrix]) -> None:
         self.model = model
-        self._prefix, self.blocks = find_blocks(model)
+        (self._prefix, self.blocks), *twins = block_lists(model)
         self._layers = layers
-        (_, *twins) = block_lists(model)
         if twins:
             raise NotOneByOneError(f"the model has a second list of blocks, {twins[0][0]}")
-        owner: dict[int, int] = {}
-        for index, block in enumerate(self.blocks):
-            for parameter in block.parameters():
-                if (other := owner.setdefault(id(parameter), index)) != index:
-                    raise NotOneByOneError(f"blocks {other} and {index} share weights")
+        if (pair := sharing_blocks(self.blocks)) is not None:
+            raise NotOneByOneError(f"blocks {pair[0]} and {pair[1]} share weights")
 
     def __len__(self) -> int:
         return len(self.blocks)
 
     def layers(self, index: int) -> dict[str, Matrix]:
         """The prunable layers of one block, by full name."""
-        start = f"{self._prefix}.{index}."
-        return {name: layer for name, layer in self._layers.items() if name.startswith(start)}
+        return layers_inside(self._layers, f"{self._prefix}.{index}")
 
     @contextmanager
     def loaded(self, index: int, device: torch.device) -> Iterator[None]:

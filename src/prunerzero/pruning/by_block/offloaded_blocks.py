@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from prunerzero.errors import ModelError
-from prunerzero.pruning.blocks import Matrix, block_lists, check_apart, find_blocks
+from prunerzero.pruning.blocks import (
+    Matrix,
+    block_lists,
+    check_apart,
+    find_blocks,
+    layers_inside,
+)
 
 
 class OffloadedBlocks:
@@ -47,8 +53,7 @@ class OffloadedBlocks:
 
     def layers(self, index: int) -> dict[str, Matrix]:
         """The prunable layers of one block, by full name."""
-        start = f"{self._prefix}.{index}."
-        return {name: layer for name, layer in self._layers.items() if name.startswith(start)}
+        return layers_inside(self._layers, f"{self._prefix}.{index}")
 
     @contextmanager
     def loaded(self, index: int, device: torch.device) -> Iterator[None]:

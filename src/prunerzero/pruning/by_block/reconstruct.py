@@ -86,47 +86,51 @@ def reconstruct(
     pruned = {name: layer.weight.to("cpu", copy=True) for name, layer in layers.items()}
     types = stored or {name: layer.weight.dtype for name, layer in layers.items()}
 
+    source = HeldBlocks(model, layers)
+
     def work() -> tuple[BlockError, ...]:
         _write(layers, pruned)  # it may be called twice
-        training = _Training(model, layers, dense, windows, steps, resources, types, seed)
+        training = _Training(source, layers, dense, windows, steps, resources, types, seed)
         return tuple(training.run(on_block))
 
     return deterministically(work)
 
 
+@dataclass(frozen=True)
 class _Training:
-    def __init__(
-        self,
-        model: Any,
-        layers: Mapping[str, Matrix],
-        dense: Mapping[str, Tensor],
-        windows: Tensor,
-        steps: int,
-        resources: Resources,
-        types: Mapping[str, torch.dtype],
-        seed: int,
-    ) -> None:
-        self._source, self._layers, self._dense = HeldBlocks(model, layers), layers, dense
-        self._windows, self._steps, self._resources = windows, steps, resources
-        self._device, self._types, self._seed = resources.devices[0], types, seed
+    """What ``reconstruct`` was given, and the blocks of the model."""
+
+    source: HeldBlocks
+    layers: Mapping[str, Matrix]
+    dense: Mapping[str, Tensor]
+    windows: Tensor
+    steps: int
+    resources: Resources
+    types: Mapping[str, torch.dtype]
+    seed: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.resources.devices[0]
 
     def run(self, on_block: Callable[[int], None]) -> Iterator[BlockError]:
         """Train block after block."""
-        with BlockPasses(self._source, self._windows, self._resources) as passes:
+        with BlockPasses(self.source, self.windows, self.resources) as passes:
             targets = passes.more_states("targets")
-            for window in range(len(self._windows)):
-                targets.put(0, window, passes.states.get(0, window, self._device))
-            for index in range(len(self._source)):
+            for window in range(len(self.windows)):
+                targets.put(0, window, passes.states.get(0, window, self.device))
+            for index in range(len(self.source)):
                 yield self._block(passes, targets, index)
                 on_block(index + 1)
 
     def _block(self, passes: BlockPasses, targets: HiddenStates, index: int) -> BlockError:
-        layers = self._source.layers(index)
+        layers = self.source.layers(index)
         pruned = {name: layer.weight.clone() for name, layer in layers.items()}
-        _write(layers, self._dense)
+        _write(layers, self.dense)
         with torch.no_grad():
-            for window in range(len(self._windows)):
-                hidden = targets.get(index, window, self._device)
+            for window in range(len(self.windows)):
+                hidden = targets.get(index, window, self.device)
                 targets.put(index + 1, window, passes.run(index, window, hidden))
         _write(layers, pruned)
         before = self._forward(passes, targets, index)
@@ -143,10 +147,10 @@ class _Training:
     def _forward(self, passes: BlockPasses, targets: HiddenStates, index: int) -> float:
         """Keep the outputs of a block as it is; returns how far they are from the targets."""
         moved = whole = 0.0
-        for window in range(len(self._windows)):
-            output = passes.run(index, window, passes.states.get(index, window, self._device))
+        for window in range(len(self.windows)):
+            output = passes.run(index, window, passes.states.get(index, window, self.device))
             passes.states.put(index + 1, window, output)
-            target = targets.get(index + 1, window, self._device).float()
+            target = targets.get(index + 1, window, self.device).float()
             moved += float((output.float() - target).square().sum())
             whole += float(target.square().sum())
         return moved / whole if whole > 0 else 0.0
@@ -164,16 +168,16 @@ class _Training:
         kept = {name: master != 0 for name, master in masters.items()}
         rates = {name: RATE * _size(master) for name, master in masters.items()}
         adam = torch.optim.Adam([{"params": [master]} for master in masters.values()])
-        order = _order(len(self._windows), self._seed)
-        with _trainable(self._source.blocks[index], layers):
-            for step in range(self._steps):
+        order = _order(len(self.windows), self.seed)
+        with _trainable(self.source.blocks[index], layers):
+            for step in range(self.steps):
                 window = next(order)
-                output = passes.run(index, window, passes.states.get(index, window, self._device))
-                target = targets.get(index + 1, window, self._device).float()
+                output = passes.run(index, window, passes.states.get(index, window, self.device))
+                target = targets.get(index + 1, window, self.device).float()
                 error = torch.nn.functional.mse_loss(output.float(), target)
                 (error / target.square().mean().clamp(min=1e-30)).backward()
                 for group, (name, master) in zip(adam.param_groups, masters.items(), strict=True):
-                    group["lr"] = rates[name] * (1 - step / self._steps)
+                    group["lr"] = rates[name] * (1 - step / self.steps)
                     gradient = layers[name].stored.grad  # None of an expert that read nothing
                     master.grad = None
                     if gradient is not None:
@@ -182,7 +186,7 @@ class _Training:
                 for layer in layers.values():
                     layer.stored.grad = None
                 _write(layers, masters)
-        _write(layers, {name: master.to(self._types[name]) for name, master in masters.items()})
+        _write(layers, {name: master.to(self.types[name]) for name, master in masters.items()})
 
 
 def _order(count: int, seed: int) -> Iterator[int]:
