@@ -72,7 +72,8 @@ class CurvePoint:
         windows: how many were read; all of the part, except where metrics were only told apart.
         score: of the task; None without one.
         step: why it was measured: ``choice`` of a metric, ``bracket`` of the sparsity with a known
-            metric, ``evolved`` for the bracket with the evolved one, ``outline`` for the curve.
+            metric, ``way`` to use masks, ``evolved`` for the bracket with the evolved one,
+            ``outline`` for the curve.
         perplexities, rises: on each text of the validation part, by its name, where it has several;
             ``perplexity`` is then that of their mixture.
         refit: how the weights that stay were refitted, in words; empty where they were not.
@@ -88,7 +89,7 @@ class CurvePoint:
     within: bool | None
     windows: int
     score: float | None
-    step: Literal["choice", "bracket", "evolved", "outline"]
+    step: Literal["choice", "bracket", "way", "evolved", "outline"]
     perplexities: dict[str, float] = field(default_factory=dict)
     rises: dict[str, float] = field(default_factory=dict)
     refit: str = ""

@@ -172,7 +172,7 @@ class Course:
         found: dict[RefitOptions, dict[str, OnText]] = {}
         for way in self._ways:
             self.curve.take(way)
-            self.curve.measure(metric, sparsity, "outline")  # a task is answered in the way taken
+            self.curve.measure(metric, sparsity, "way")
             found[way] = self.curve.on_texts("validation", metric, sparsity)
         masks_alone, *_ = found
         plain = None if masks_alone.refit else found[masks_alone]

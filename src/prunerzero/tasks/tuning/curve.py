@@ -14,7 +14,7 @@ from prunerzero.tasks.tune_result import CurvePoint, Limit
 from prunerzero.tasks.tuning.bench import Bench
 from prunerzero.tasks.tuning.limit import allowed_on
 
-Step = Literal["choice", "bracket", "evolved", "outline"]
+Step = Literal["choice", "bracket", "way", "evolved", "outline"]
 
 
 @dataclass(frozen=True)
