@@ -39,14 +39,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"errors"},
     "scoring": {"metrics"},
     "evolution": {"errors", "exponential", "files", "identity", "metrics", "scoring"},
-    "language": _LEAVES,
+    "packed": _LEAVES,
+    "language": {"packed", *_LEAVES},
     "pruning": {"metrics", "scoring", "language", *_LEAVES},
     "report": {"documents", "errors", "files", "metrics"},
     "bundled": set(),
-    "tasks": {"metrics", "scoring", "evolution", "language", "pruning", "report", *_LEAVES},
-    "cli": {"metrics", "evolution", "language", "report", "tasks", *_LEAVES},
+    "tasks": {
+        *{"metrics", "scoring", "evolution", "packed", "language", "pruning", "report"},
+        *_LEAVES,
+    },
+    "cli": {"metrics", "evolution", "packed", "language", "report", "tasks", *_LEAVES},
     "__main__": {"cli"},
-    "__init__": {"errors", "metrics", "pruning", "scoring", "tasks"},
+    "__init__": {"errors", "metrics", "packed", "pruning", "scoring", "tasks"},
 }
 """What each room of the package may import of the others."""
 
