@@ -1,0 +1,82 @@
+"""The product with a packed matrix in plain torch: what the compiled kernels are tested against.
+
+Blocks of rows are expanded one after another, so there never is a dense copy of the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from prunerzero.packed.layout import ROWS, PackedMatrix, expand_rows, groups_of
+
+FEW = 16
+"""Up to as many inputs are one decoding step: compiled kernels read the packed values directly."""
+LEVELS = 32512
+"""Where inputs become integers, the largest: 127 × 256, a signed byte above a signed byte."""
+BLOCK = 256
+"""Rows that are expanded at once."""
+
+
+def plain_product(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
+    """``inputs`` (a few or many × columns) times the transpose of ``matrix``, plus ``bias``.
+
+    Values of 16 bits are multiplied as they are and summed in float32. Up to ``FEW`` inputs of
+    int8 values are rounded to integers, so that the sums are exact and their order is nothing;
+    more are multiplied as floats.
+    """
+    if matrix.scales is not None:
+        return _scaled_product(inputs, matrix, matrix.scales, bias)
+    dtype = inputs.dtype if inputs.dtype == matrix.kind.dtype else torch.float32
+    operand = inputs.to(dtype)
+    result = inputs.new_empty(inputs.shape[0], matrix.rows)
+    for first, last, rows in _blocks(matrix.rows):
+        weights = expand_rows(matrix, first, last, dtype)
+        result[:, rows] = linear(operand, weights, None if bias is None else bias[rows].to(dtype))
+    return result
+
+
+def _scaled_product(
+    inputs: Tensor, matrix: PackedMatrix, scales: Tensor, bias: Tensor | None
+) -> Tensor:
+    if inputs.shape[0] <= FEW:
+        integers, steps = round_inputs(inputs)
+        operand, factors = integers.double(), steps.double() * scales.double()
+    else:  # bfloat16 holds every int8; float16 does too, but not their products with the inputs
+        operand = inputs if inputs.dtype == torch.bfloat16 else inputs.float()
+        factors = scales.expand(inputs.shape[0], -1)
+    unscaled = replace(matrix, scales=None)
+    result = inputs.new_empty(inputs.shape[0], matrix.rows)
+    for first, last, rows in _blocks(matrix.rows):
+        sums = linear(operand, expand_rows(unscaled, first, last, operand.dtype))
+        scaled = sums.to(factors.dtype) * factors[:, rows]
+        if bias is not None:
+            scaled += bias[rows].to(factors.dtype)
+        result[:, rows] = scaled.float()
+    return result
+
+
+def round_inputs(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row of ``inputs`` as integers of up to ``LEVELS``, and what one of them stands for.
+
+    A row with an infinity or a NaN stands for NaN; one so small that float32 holds no normal
+    number for the step stands for zeros.
+    """
+    numbers = inputs.float()
+    steps = numbers.abs().amax(dim=1, keepdim=True) / LEVELS
+    finite = torch.isfinite(steps)
+    usable = finite & (steps >= torch.finfo(torch.float32).tiny)
+    integers = torch.where(usable, numbers / steps, 0).round().int()
+    return integers, torch.where(usable, steps, torch.where(finite, 0.0, torch.nan))
+
+
+def _blocks(rows: int) -> list[tuple[int, int, slice]]:
+    """The groups and the rows of each block."""
+    groups, size = groups_of(rows), BLOCK // ROWS
+    return [
+        (first, min(first + size, groups), slice(first * ROWS, min(first * ROWS + BLOCK, rows)))
+        for first in range(0, groups, size)
+    ]
