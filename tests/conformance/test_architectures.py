@@ -53,7 +53,12 @@ CHANGES: dict[str, dict[str, Any]] = {
         "num_kv_shared_layers": 2,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
     },
-    "gemma4_text": {"enable_moe_block": True, "top_k_experts": 2, "num_kv_shared_layers": 0},
+    "gemma4_text": {
+        "enable_moe_block": True,
+        "global_head_dim": 16,
+        "top_k_experts": 2,
+        "num_kv_shared_layers": 0,
+    },
     "git": {
         "vision_config": {
             **dict.fromkeys(["hidden_size", "intermediate_size", "image_size"], 16),
