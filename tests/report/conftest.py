@@ -3,30 +3,14 @@
 from typing import Any
 
 import pytest
+from run_case import evaluation
 
 
 @pytest.fixture
 def summary() -> dict[str, Any]:
     return {
         "sparsity": "0.5",
-        "seed": 17,
-        "evaluations": 412,
-        "duplicates_skipped": 655,
-        "seconds": 161.2,
         "metric": "W * sqrt(X) * sqrt(G)",
-        "tree": {
-            "data": "mul",
-            "left": {
-                "data": "mul",
-                "left": {"data": "W"},
-                "right": {"data": "sqrt", "left": {"data": "X"}},
-            },
-            "right": {"data": "sqrt", "left": {"data": "G"}},
-        },
-        "model": "bundled",
-        "text": "python-docs",
-        "window_length": 512,
-        "windows": {"calibration": 64, "validation": 96, "test": 97},
         "perplexity": {
             "validation": {
                 "dense": 18.43,
@@ -71,13 +55,9 @@ def summary() -> dict[str, Any]:
             "pruner-zero": "abs(W * W) * mms(G)",
             "power-law": "W * X ** 0.5 * G ** 0.25",
         },
+        "refitted": {"test": {"dense": 18.91, "wanda": 22.17, "evolved": 22.05}},
+        "evolved": None,
         "command": "prunerzero demo --seed 17",
-        "versions": {
-            "prunerzero": "0.1.0",
-            "torch": "2.13.0",
-            "transformers": "5.9.1",
-            "python": "3.11.2",
-        },
         "machine": "2 × AMD EPYC",
     }
 
@@ -123,3 +103,42 @@ def layers() -> list[dict[str, Any]]:
             ("mlp.down_proj", [192, 512]),
         )
     ]
+
+
+@pytest.fixture
+def run() -> list[dict[str, Any]]:
+    return [
+        evaluation(0, "W", 480.0),
+        evaluation(1, "X", 5e12, state="raced_out", chunks_read=1),
+        evaluation(2, "W * X", 60.0, origin="crossover", parents=[0, 1]),
+        evaluation(4, "exp(G)", None),
+        evaluation(5, "W * sqrt(X)", 47.3, origin="insertion", parents=[2]),
+        evaluation(7, "W * sqrt(X) * G", 46.1, origin="crossover", parents=[5, 5]),
+    ]
+
+
+@pytest.fixture
+def best() -> dict[str, Any]:
+    return {
+        "metric": "W * sqrt(X) * G",
+        "tree": {"data": "mul", "left": {"data": "W"}, "right": {"data": "G"}},
+        "sparsity": "0.5",
+        "group": "row",
+        "seed": 3,
+        "evaluations": 6,
+        "duplicates_skipped": 11,
+        "seconds": 75.0,
+        "perplexity": {"validation": {"dense": 21.4, "evolved": 46.3}},
+        "known": {"wanda": 47.3, "power-law": 46.6, "magnitude": 480.9},
+        "pareto": [
+            {"metric": "W", "size": 1, "perplexity": 480.0},
+            {"metric": "W * sqrt(X) * G", "size": 9, "perplexity": 46.1},
+        ],
+        "settings": {
+            "model": "model.gguf",
+            "texts": {"validation": "validation.txt"},
+            "windows": {"validation": 22},
+            "max_seq_length": 2048,
+            "search": {"strategy": "evolution", "operators": "extended"},
+        },
+    }

@@ -2,8 +2,9 @@
 
 import pytest
 
-from prunerzero.report.charts import improvements, perplexity_chart, search_chart
+from prunerzero.report.charts import improvements, perplexity_chart
 from prunerzero.report.layer_charts import overall_sparsity, sensitivity_chart, sparsity_chart
+from prunerzero.report.run_charts import course_chart
 
 
 def test_bars_stand_dense_first_then_from_best_to_worst(summary):
@@ -29,7 +30,7 @@ def test_one_hopeless_metric_does_not_flatten_the_others(summary):
 
 
 def test_enormous_perplexities_stay_at_the_upper_edge(history):
-    chart = search_chart(history)
+    chart = course_chart(history, {})
     lowest, highest = (10**bound for bound in chart.layout.yaxis.range)
     assert lowest < 30.87 and highest < 400
     raced_out = chart.data[0]
@@ -41,14 +42,14 @@ def test_an_evaluation_that_was_raced_out_is_never_the_best(history):
 
 
 def test_hovering_tells_the_formula(history):
-    finished = search_chart(history).data[1]
+    finished = course_chart(history, {}).data[1]
     assert finished.hovertext[-1].startswith("W * sqrt(X) * sqrt(G)<br>perplexity 30.87")
 
 
 def test_the_axis_has_round_numbers(history):
     for spread in (1.001, 1.2, 3.0, 50.0):
         history[0] |= {"state": "complete", "perplexity": 30.87 * spread}
-        chart = search_chart(history)
+        chart = course_chart(history, {})
         assert len(chart.layout.yaxis.tickvals) >= 3
 
 

@@ -1,4 +1,4 @@
-"""What the page promises to whoever opens it."""
+"""What the page of a run promises to whoever opens it, with all that the demo adds to it."""
 
 import copy
 import os
@@ -9,18 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_case import NAMES, SIZES
 
-from prunerzero.report import rendering, write_report
+from prunerzero.report import comparison, rendering, write_run_report
 from prunerzero.report.wording import perplexity_text
 
 HOSTILE = "</script><script>alert('&')</script><img src=x onerror=alert(1)>"
+Results = dict[str, Any]
 
 
-def written(folder: Path, summary: dict[str, Any], history: list[Any], layers: list[Any]) -> str:
+@pytest.fixture
+def results(best: Any, run: Any, summary: Any, layers: Any) -> Results:
+    return {"best": best, "run": run, "summary": summary, "layers": layers}
+
+
+def write(path: Path, results: Results) -> str:
+    """The page as it is written."""
+    names = {e["expression"]: NAMES.get(e["expression"], set()) for e in results["run"]}
+    compared = comparison(results["summary"], results["layers"])
+    write_run_report(path, results["best"], results["run"], names, SIZES, compared=compared)
+    return path.read_text(encoding="utf-8")
+
+
+def written(folder: Path, results: Results) -> str:
     """The page without plotly's own code, which is the same in every report."""
-    path = folder / "report.html"
-    write_report(path, summary, history, layers)
-    text = path.read_text(encoding="utf-8")
+    text = write(folder / "report.html", results)
     return re.sub(r'(<script id="plotly">).*?(</script>)', r"\1\2", text, count=1, flags=re.DOTALL)
 
 
@@ -40,8 +53,8 @@ class Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-def test_nothing_is_fetched_from_anywhere(tmp_path, summary, history, layers):
-    html = written(tmp_path, summary, history, layers)
+def test_nothing_is_fetched_from_anywhere(tmp_path, results):
+    html = written(tmp_path, results)
     for tag, attributes in Tags(html).found:
         assert tag != "link" and "src" not in attributes
         if "href" in attributes:
@@ -50,82 +63,56 @@ def test_nothing_is_fetched_from_anywhere(tmp_path, summary, history, layers):
     assert "default-src 'none'" in html
 
 
-def test_plotly_is_inside_exactly_once(tmp_path, summary, history, layers):
-    path = tmp_path / "report.html"
-    write_report(path, summary, history, layers)
-    scripts = re.findall(r"<script[^>]*>(.*?)</script>", path.read_text(), re.DOTALL)
+def test_plotly_is_inside_exactly_once(tmp_path, results):
+    page = write(tmp_path / "report.html", results)
+    scripts = re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
     assert sum(len(script) > 1_000_000 for script in scripts) == 1
 
 
-def test_the_headline_is_the_answer_in_plain_words(tmp_path, summary, history, layers):
-    html = written(tmp_path, summary, history, layers)
-    headline = re.search(r"<h1>(.*?)</h1>", html)
-    assert headline is not None
-    assert headline[1] == (
-        "At 50 % sparsity the evolved metric keeps test perplexity at 31.24, where the power law"
-        " gives 31.58, Wanda 33.04 and magnitude 40.72; dense is 18.91."
-    )
-
-
-def test_the_headline_does_not_claim_a_win_that_is_none(tmp_path, summary, history, layers):
-    summary["perplexity"]["test"]["evolved"] = summary["perplexity"]["test"]["power-law"]
-    html = written(tmp_path, summary, history, layers)
-    assert "does not win" in html and "keeps test perplexity" not in html
-
-
-def test_without_an_evolved_figure_the_headline_says_so(tmp_path, summary, history, layers):
-    summary["perplexity"]["test"]["evolved"] = None
-    assert "no perplexity of an evolved metric" in written(tmp_path, summary, history, layers)
-
-
-def test_every_figure_of_the_summary_can_be_read(tmp_path, summary, history, layers):
-    text = visible(written(tmp_path, summary, history, layers))
-    measured = [*summary["perplexity"].values(), summary["patterns"]["2:4"]["test"]]
+def test_every_figure_of_a_comparison_can_be_read(tmp_path, results):
+    text, summary = visible(written(tmp_path, results)), results["summary"]
+    measured = [*summary["perplexity"].values(), *summary["refitted"].values()]
+    measured.append(summary["patterns"]["2:4"]["test"])
     for value in (value for part in measured for value in part.values()):
         assert perplexity_text(value) in text
-    for key in ("seed", "evaluations", "duplicates_skipped", "seconds", "window_length"):
-        assert str(summary[key]) in text
-    for key in ("metric", "model", "text", "command", "machine"):
+    for key in ("metric", "command", "machine"):
         assert summary[key] in text
-    for group in ("windows", "versions"):
-        for value in summary[group].values():
-            assert str(value) in text
     for formula in summary["catalog"].values():
         assert formula in text
 
 
-def test_settings_nobody_foresaw_are_listed_too(tmp_path, summary, history, layers):
-    summary["tournament_size"] = 5
-    assert "tournament size 5" in visible(written(tmp_path, summary, history, layers))
-
-
-def test_the_parts_come_in_the_order_of_interest(tmp_path, summary, history, layers):
-    html = written(tmp_path, summary, history, layers)
+def test_the_parts_come_in_the_order_of_interest(tmp_path, results):
+    html = written(tmp_path, results)
     landmarks = [
         "<h1>",
         "Duplicates skipped",
+        'id="chart-course"',
         'class="tree"',
         'id="chart-perplexity"',
-        'id="chart-search"',
         "2:4 sparsity",
         'id="chart-sparsity"',
+        'id="chart-size"',
         "To repeat it",
     ]
     places = [html.index(landmark) for landmark in landmarks]
     assert places == sorted(places)
 
 
-def test_hostile_names_stay_text(tmp_path, summary, history, layers):
-    summary |= {key: HOSTILE for key in ("metric", "model", "text", "command", "machine")}
+def test_hostile_names_stay_text(tmp_path, results):
+    best, summary = results["best"], results["summary"]
+    best |= {"metric": HOSTILE, "seed": HOSTILE}
+    best["tree"]["data"] = HOSTILE
+    best["settings"] |= {"model": HOSTILE, "texts": {"validation": HOSTILE}}
+    best["known"][HOSTILE] = 47.0
+    best["pareto"][0]["metric"] = HOSTILE
+    summary |= {key: HOSTILE for key in ("metric", "command", "machine")}
     summary["perplexity"]["test"][HOSTILE] = 36.0
     summary["catalog"]["wanda"] = HOSTILE
     summary["patterns"][HOSTILE] = summary["patterns"]["2:4"]
-    summary["tree"]["data"] = HOSTILE
-    summary[HOSTILE] = HOSTILE
-    for evaluation in history:
+    for evaluation in results["run"]:
         evaluation |= {"expression": HOSTILE, "origin": HOSTILE}
-    layers[0]["name"] = f"model.layers.{HOSTILE}.0.{HOSTILE}"
-    html = written(tmp_path, summary, history, layers)
+    results["layers"][0]["name"] = f"model.layers.{HOSTILE}.0.{HOSTILE}"
+    html = written(tmp_path, results)
 
     tags = Tags(html).found
     assert [tag for tag, _ in tags].count("script") == 2
@@ -133,30 +120,16 @@ def test_hostile_names_stay_text(tmp_path, summary, history, layers):
     assert "alert('&')" in visible(html)
 
 
-def test_a_number_that_is_missing_is_a_dash(tmp_path, summary, history, layers):
-    summary["perplexity"]["test"]["ria"] = None
-    summary["perplexity"]["validation"]["ria"] = float("nan")
-    summary["seconds"] = None
-    text = visible(written(tmp_path, summary, history, layers))
-    assert "RIA — — —" in text and "Time —" in text
+def test_a_number_that_is_missing_is_a_dash(tmp_path, results):
+    perplexity = results["summary"]["perplexity"]
+    perplexity["test"]["ria"] = None
+    perplexity["validation"]["ria"] = float("nan")
+    text = visible(written(tmp_path, results))
+    assert "RIA — — —" in text
     assert "nan" not in text.lower() and "None" not in text
 
 
-@pytest.mark.parametrize(
-    "absent", ["patterns", "catalog", "tree", "versions", "machine", "windows", "perplexity"]
-)
-def test_an_optional_part_may_be_absent(tmp_path, summary, history, layers, absent):
-    del summary[absent]
-    assert "</html>" in written(tmp_path, summary, history, layers)
-
-
-def test_a_search_that_has_only_begun_has_a_page(tmp_path, summary):
-    html = written(tmp_path, summary, [], [])
-    assert "No evaluations are recorded." in html
-    assert 'id="chart-search"' not in html and 'id="chart-sparsity"' not in html
-
-
-def test_an_existing_report_is_replaced_only_whole(tmp_path, summary, history, layers, monkeypatch):
+def test_an_existing_report_is_replaced_only_whole(tmp_path, results, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("the old report")
 
@@ -167,16 +140,15 @@ def test_an_existing_report_is_replaced_only_whole(tmp_path, summary, history, l
     with monkeypatch.context() as patch:
         patch.setattr(rendering.os, "replace", full_disk)
         with pytest.raises(OSError, match="no space"):
-            write_report(path, summary, history, layers)
+            write(path, results)
     assert path.read_text() == "the old report"
     assert os.listdir(tmp_path) == ["report.html"]
 
-    write_report(path, summary, history, layers)
-    assert "31.24" in path.read_text(encoding="utf-8")
+    assert "31.24" in write(path, results)
     assert os.listdir(tmp_path) == ["report.html"]
 
 
-def test_the_results_are_left_as_they_were(tmp_path, summary, history, layers):
-    before = copy.deepcopy((summary, history, layers))
-    written(tmp_path, summary, history, layers)
-    assert (summary, history, layers) == before
+def test_the_results_are_left_as_they_were(tmp_path, results):
+    before = copy.deepcopy(results)
+    written(tmp_path, results)
+    assert results == before

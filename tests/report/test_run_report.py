@@ -6,78 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_case import NAMES, SIZES
 
 from prunerzero.report import run_charts, write_run_report
 from prunerzero.report.ancestry import ancestry, uses
-
-NAMES = {
-    "W": {"W"},
-    "X": {"X"},
-    "W * X": {"mul", "W", "X"},
-    "W * sqrt(X)": {"mul", "W", "sqrt", "X"},
-    "W * sqrt(X) * G": {"mul", "W", "sqrt", "X", "G"},
-    "exp(G)": {"exp", "G"},
-}
-
-
-def evaluation(number: int, expression: str, perplexity: float | None, **more: Any) -> Any:
-    return {
-        "number": number,
-        "expression": expression,
-        "state": "complete" if perplexity else "failed",
-        "loss": None,
-        "perplexity": perplexity,
-        "chunks_read": 16 if perplexity else 0,
-        "chunks": 16,
-        "size": 2 * len(NAMES[expression]) - 1,
-        "origin": "random",
-        "parents": [],
-        "seconds": 2.0 * number + 1,
-        "duplicates_skipped": 1,
-        **more,
-    }
-
-
-@pytest.fixture
-def run() -> list[dict[str, Any]]:
-    return [
-        evaluation(0, "W", 480.0),
-        evaluation(1, "X", 5e12, state="raced_out", chunks_read=1),
-        evaluation(2, "W * X", 60.0, origin="crossover", parents=[0, 1]),
-        evaluation(4, "exp(G)", None),
-        evaluation(5, "W * sqrt(X)", 47.3, origin="insertion", parents=[2]),
-        evaluation(7, "W * sqrt(X) * G", 46.1, origin="crossover", parents=[5, 5]),
-    ]
-
-
-@pytest.fixture
-def best() -> dict[str, Any]:
-    return {
-        "metric": "W * sqrt(X) * G",
-        "tree": {"data": "mul", "left": {"data": "W"}, "right": {"data": "G"}},
-        "sparsity": "0.5",
-        "group": "row",
-        "seed": 3,
-        "evaluations": 6,
-        "duplicates_skipped": 11,
-        "seconds": 75.0,
-        "perplexity": {"validation": {"dense": 21.4, "evolved": 46.3}},
-        "known": {"wanda": 47.3, "power-law": 46.6, "magnitude": 480.9},
-        "pareto": [
-            {"metric": "W", "size": 1, "perplexity": 480.0},
-            {"metric": "W * sqrt(X) * G", "size": 9, "perplexity": 46.1},
-        ],
-        "settings": {
-            "model": "model.gguf",
-            "texts": {"validation": "validation.txt"},
-            "windows": {"validation": 22},
-            "max_seq_length": 2048,
-            "search": {"strategy": "evolution", "operators": "extended"},
-        },
-    }
-
-
-SIZES = {"wanda": 4, "power-law": 7, "magnitude": 1}
 
 
 def page(path: Path, best: dict[str, Any], run: list[dict[str, Any]], **more: Any) -> str:

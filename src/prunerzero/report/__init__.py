@@ -4,17 +4,17 @@ Everything here reads plain dictionaries as they come from JSON, so a report can
 from a finished run without the model, without torch and without the rest of this package.
 """
 
+from .comparison import comparison
 from .model_card import model_card
-from .page import write_report
 from .run_page import write_run_report
 from .tables import perplexity_table, texts_table
 from .tune_page import write_tune_report
 
 __all__ = [
+    "comparison",
     "model_card",
     "perplexity_table",
     "texts_table",
-    "write_report",
     "write_run_report",
     "write_tune_report",
 ]

@@ -1,4 +1,4 @@
-"""The charts of the report.
+"""What the charts of all reports share, and the bars of metrics side by side.
 
 They carry no background and no text colour of their own: the page's style sheet colours them, so
 that they follow the reader's light or dark setting. Names and formulas are escaped because plotly
@@ -77,62 +77,6 @@ def perplexity_chart(perplexity: dict[str, Any]) -> go.Figure:
     return figure
 
 
-def search_chart(history: list[dict[str, Any]]) -> go.Figure:
-    """Every evaluation as a point, and the best complete one so far as a line."""
-    evaluations = [
-        (number, evaluation, value)
-        for number, evaluation in enumerate(history, start=1)
-        if (value := finite(evaluation.get("perplexity"))) is not None and value > 0
-    ]
-    low, high = visible_range([value for _, _, value in evaluations])
-    figure = empty_figure(height=420)
-    for state, style in (
-        ("raced_out", {"color": PALETTE["raced"], "size": 6, "opacity": 0.75}),
-        ("complete", {"color": PALETTE["metric"], "size": 8}),
-    ):
-        shown = [item for item in evaluations if item[1].get("state") == state]
-        symbol = "circle-open" if state == "raced_out" else "circle"
-        figure.add_scatter(
-            mode="markers",
-            x=[number for number, _, _ in shown],
-            y=[min(value, high) for _, _, value in shown],
-            marker={
-                **style,
-                "symbol": ["triangle-up" if value > high else symbol for _, _, value in shown],
-            },
-            hovertext=[evaluation_label(*item) for item in shown],
-            hoverinfo="text",
-            cliponaxis=False,
-        )
-
-    best = improvements(history)
-    steps = [(number, finite(evaluation["perplexity"])) for number, evaluation in best]
-    if steps:
-        steps.append((len(history), steps[-1][1]))
-    figure.add_scatter(
-        mode="lines",
-        x=[number for number, _ in steps],
-        y=[value for _, value in steps],
-        line={"color": PALETTE["evolved"], "width": 2.5, "shape": "hv"},
-        hoverinfo="skip",
-    )
-    ticks = log_ticks(low, high)
-    figure.update_xaxes(
-        title={"text": "evaluations"},
-        range=[0, 1.02 * max(len(history), 1)],
-        nticks=min(9, len(history) + 1),
-        showgrid=False,
-    )
-    figure.update_yaxes(
-        type="log",
-        range=[math.log10(low), math.log10(1.02 * high)],
-        tickvals=ticks,
-        ticktext=[f"{tick:,g}" for tick in ticks],
-        title={"text": "perplexity"},
-    )
-    return figure
-
-
 def improvements(history: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
     """The complete evaluations that beat all before them, with their place in the search.
 
@@ -190,18 +134,6 @@ def evaluation_label(number: int, evaluation: dict[str, Any], value: float) -> s
     lines += [f"perplexity {perplexity_text(value)}", finished]
     lines += [f"evaluation {number}, from {evaluation.get('origin', 'unknown')}"]
     return "<br>".join(escape(line) for line in lines)
-
-
-def visible_range(values: list[float]) -> tuple[float, float]:
-    """From just under the best to where most evaluations lie, at most ten times the best.
-
-    Random metrics can be millions of times worse; they are drawn at the upper edge.
-    """
-    if not values:
-        return 1.0, 10.0
-    best = min(values)
-    most = sorted(values)[int(0.8 * (len(values) - 1))]
-    return best / 1.06, min(max(1.15 * most, 1.5 * best), 10 * best)
 
 
 def log_ticks(low: float, high: float) -> list[float]:

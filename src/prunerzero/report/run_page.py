@@ -32,6 +32,7 @@ def write_run_report(
     names: dict[str, set[str]],
     known_sizes: dict[str, int],
     baseline: list[dict[str, Any]] | None = None,
+    compared: dict[str, Any] | None = None,
 ) -> None:
     """Write the page to ``path``, whole or not at all.
 
@@ -42,6 +43,7 @@ def write_run_report(
         names: the operators and terminals of each expression in the history.
         known_sizes: nodes of each known metric.
         baseline: the history of a random search, to compare with.
+        compared: what ``comparison`` tells of the metrics side by side.
     """
     known = {n: v for n, v in (found.get("known") or {}).items() if finite(v) is not None}
     family = ancestry(history, found["metric"])
@@ -57,10 +59,12 @@ def write_run_report(
     }
     if len(family) > 1:
         figures["ancestry"] = run_charts.ancestry_chart(family)
+    if compared:
+        figures |= compared["figures"]
     metric = str(found["metric"])
     page = render(
         "run.html.j2",
-        {"perplexity": perplexity_text, "spoken": spoken_name},
+        {"perplexity": perplexity_text, "change": change_text, "spoken": spoken_name},
         answer=_answer(found, history, known),
         aside=_aside(found, known, history),
         warnings=found.get("warnings") or [],
@@ -75,7 +79,8 @@ def write_run_report(
         family=len(family),
         front=found.get("pareto") or [],
         fate=_fate_words(history),
-        settings=_settings(found),
+        settings=_settings(found) + ([("machine", compared["machine"])] if compared else []),
+        compared=compared,
         palette=PALETTE,
         heat=HEAT,
         baseline_colour=run_charts.BASELINE,

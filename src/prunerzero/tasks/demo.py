@@ -18,7 +18,7 @@ from prunerzero.arguments import path, whole
 from prunerzero.errors import OtherRunError
 from prunerzero.files import put_in_place, real, replace_folder, write_json, writing
 from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity
-from prunerzero.report import write_report
+from prunerzero.report import comparison
 from prunerzero.tasks.compare import compare_in
 from prunerzero.tasks.demo_plan import LEAST_EVALUATIONS, Plan, plan_for, time_a_window
 from prunerzero.tasks.duration import in_minutes
@@ -27,6 +27,7 @@ from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.output import check_output
 from prunerzero.tasks.prune import prune_in
+from prunerzero.tasks.report import write_report_of
 from prunerzero.tasks.search import search_in
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace, versions
@@ -150,9 +151,8 @@ def run_demo(
     write_json(partial / "history.json", history)
     write_json(partial / "summary.json", summary)
     with writing(partial / "report.html", "make room, and the same command goes on"):
-        write_report(
-            partial / "report.html", summary, history, [asdict(layer) for layer in pruned.layers]
-        )
+        compared = comparison(summary, [asdict(layer) for layer in pruned.layers])
+        write_report_of(partial / "report.html", asdict(found), history, compared=compared)
     (partial / PLAN).unlink(missing_ok=True)
     (replace_folder if overwrite else put_in_place)(partial, output_dir)
     return summary

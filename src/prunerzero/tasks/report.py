@@ -63,17 +63,29 @@ def report(run: Path | str, baseline: Path | str | None = None, language: Langua
                 f"'{other}' cannot be compared with '{folder}': it was made with {different}."
             )
     with _damage_told(folder, BEST, HISTORY), writing(path):
-        names = {
-            e["expression"]: {
-                "constant" if node.value is not None else node.name
-                for _, node in Expression.parse(e["expression"]).subtrees()
-            }
-            for e in history
-        }
-        sizes = {name: canonical(metric.expression, found["group"]).size
-                 for name, metric in CATALOG.items()}  # fmt: skip
-        write_run_report(path, found, history, names, sizes, beside)
+        write_report_of(path, found, history, beside)
     return path
+
+
+def write_report_of(
+    path: Path,
+    found: dict[str, Any],
+    history: list[dict[str, Any]],
+    baseline: list[dict[str, Any]] | None = None,
+    compared: dict[str, Any] | None = None,
+) -> None:
+    """Write the page of a run, which ``write_run_report`` describes, to ``path``."""
+    names = {
+        e["expression"]: {
+            "constant" if node.value is not None else node.name
+            for _, node in Expression.parse(e["expression"]).subtrees()
+        }
+        for e in history
+    }
+    sizes = {
+        name: canonical(metric.expression, found["group"]).size for name, metric in CATALOG.items()
+    }
+    write_run_report(path, found, history, names, sizes, baseline, compared)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
