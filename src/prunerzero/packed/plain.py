@@ -5,6 +5,7 @@ Blocks of rows are expanded one after another, so there never is a dense copy of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -21,7 +22,13 @@ BLOCK = 256
 """Rows that are expanded at once."""
 
 
-def plain_product(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
+Expand = Callable[[PackedMatrix, int, int, torch.dtype], Tensor]
+"""What expands groups, as ``expand_rows`` does."""
+
+
+def plain_product(
+    inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None, expand: Expand = expand_rows
+) -> Tensor:
     """``inputs`` (a few or many × columns) times the transpose of ``matrix``, plus ``bias``.
 
     Values of 16 bits are multiplied as they are and summed in float32. Up to ``FEW`` inputs of
@@ -29,18 +36,18 @@ def plain_product(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> 
     more are multiplied as floats.
     """
     if matrix.scales is not None:
-        return _scaled_product(inputs, matrix, matrix.scales, bias)
+        return _scaled_product(inputs, matrix, matrix.scales, bias, expand)
     dtype = inputs.dtype if inputs.dtype == matrix.kind.dtype else torch.float32
     operand = inputs.to(dtype)
     result = inputs.new_empty(inputs.shape[0], matrix.rows)
-    for first, last, rows in _blocks(matrix.rows):
-        weights = expand_rows(matrix, first, last, dtype)
+    for first, last, rows in blocks(matrix.rows):
+        weights = expand(matrix, first, last, dtype)
         result[:, rows] = linear(operand, weights, None if bias is None else bias[rows].to(dtype))
     return result
 
 
 def _scaled_product(
-    inputs: Tensor, matrix: PackedMatrix, scales: Tensor, bias: Tensor | None
+    inputs: Tensor, matrix: PackedMatrix, scales: Tensor, bias: Tensor | None, expand: Expand
 ) -> Tensor:
     if inputs.shape[0] <= FEW:
         integers, steps = round_inputs(inputs)
@@ -50,8 +57,8 @@ def _scaled_product(
         factors = scales.expand(inputs.shape[0], -1)
     unscaled = replace(matrix, scales=None)
     result = inputs.new_empty(inputs.shape[0], matrix.rows)
-    for first, last, rows in _blocks(matrix.rows):
-        sums = linear(operand, expand_rows(unscaled, first, last, operand.dtype))
+    for first, last, rows in blocks(matrix.rows):
+        sums = linear(operand, expand(unscaled, first, last, operand.dtype))
         scaled = sums.to(factors.dtype) * factors[:, rows]
         if bias is not None:
             scaled += bias[rows].to(factors.dtype)
@@ -73,7 +80,7 @@ def round_inputs(inputs: Tensor) -> tuple[Tensor, Tensor]:
     return integers, torch.where(usable, steps, torch.where(finite, 0.0, torch.nan))
 
 
-def _blocks(rows: int) -> list[tuple[int, int, slice]]:
+def blocks(rows: int) -> list[tuple[int, int, slice]]:
     """The groups and the rows of each block."""
     groups, size = groups_of(rows), BLOCK // ROWS
     return [

@@ -1,0 +1,93 @@
+// What both AVX-512 files share: a step expanded into one vector, a 32-bit lane for each row.
+#pragma once
+
+#include <immintrin.h>
+
+#include "common.h"
+
+namespace prunerzero {
+
+void avx512_multiply_float32(const Matrix &, const Inputs &, const Result &, int64_t, int64_t);
+void avx512_multiply_float16(const Matrix &, const Inputs &, const Result &, int64_t, int64_t);
+void avx512_multiply_int8(const Matrix &, const Inputs &, const Result &, int64_t, int64_t);
+void avx512_expand(const Matrix &, uint16_t *, int64_t, int64_t);
+
+namespace {
+
+constexpr int64_t kAhead = 1024; // bytes of values that are asked for ahead
+
+// Zeros of which the compiler does not know that they are zeros. Merged into them, an expand does
+// not wait for the register that it writes, as its form with zeroing does on Zen 4 to 6.
+inline __m512i hidden_zeros() {
+  __m512i zeros = _mm512_setzero_si512();
+  asm volatile("" : "+v"(zeros));
+  return zeros;
+}
+
+// Reads the steps of a group, one after another.
+struct Steps {
+  const uint8_t *mask;
+  const uint8_t *values;
+  __m512i zeros;
+
+  Steps() = default;
+  Steps(const Matrix &matrix, int64_t group)
+      : mask(matrix.mask_of(group)), values(matrix.values_of(group)), zeros(hidden_zeros()) {}
+
+  __m512i next16() { // 16 rows x 2 values
+    uint32_t word;
+    std::memcpy(&word, mask, 4);
+    __m512i packed = _mm512_loadu_si512(values);
+    _mm_prefetch(reinterpret_cast<const char *>(values) + kAhead, _MM_HINT_T0);
+    mask += 4;
+    values += 2 * _mm_popcnt_u32(word);
+    return _mm512_mask_expand_epi16(zeros, word, packed);
+  }
+
+  __m512i next8() { // 16 rows x 4 values
+    uint64_t word;
+    std::memcpy(&word, mask, 8);
+    __m512i packed = _mm512_loadu_si512(values);
+    _mm_prefetch(reinterpret_cast<const char *>(values) + kAhead, _MM_HINT_T0);
+    mask += 8;
+    values += _mm_popcnt_u64(word);
+    return _mm512_mask_expand_epi8(zeros, word, packed);
+  }
+};
+
+// 32 bits of inputs in every lane.
+inline __m512i inputs32(const uint8_t *place) {
+  int32_t bits;
+  std::memcpy(&bits, place, 4);
+  return _mm512_set1_epi32(bits);
+}
+
+// Run Block::run<tokens, groups>(…, group, token) over everything: up to `Tokens` at once, so that
+// a step is expanded once for them, and two groups at once where the tokens are few, so that the
+// positions of one, each known only after the one before it, do not hold up the other.
+template <class Block, int Tokens>
+void run_tokens(const Matrix &matrix, const Inputs &inputs, const Result &result, int64_t first,
+                int64_t last, int64_t token, int64_t count) {
+  if (count < Tokens) {
+    if constexpr (Tokens > 1)
+      run_tokens<Block, Tokens - 1>(matrix, inputs, result, first, last, token, count);
+    return;
+  }
+  int64_t group = first;
+  if constexpr (Tokens <= 4)
+    for (; group + 2 <= last; group += 2)
+      Block::template run<Tokens, 2>(matrix, inputs, result, group, token);
+  for (; group < last; group++)
+    Block::template run<Tokens, 1>(matrix, inputs, result, group, token);
+}
+
+template <class Block, int Tokens>
+void run_blocks(const Matrix &matrix, const Inputs &inputs, const Result &result, int64_t first,
+                int64_t last) {
+  for (int64_t token = 0; token < inputs.tokens; token += Tokens)
+    run_tokens<Block, Tokens>(matrix, inputs, result, first, last, token,
+                              inputs.tokens - token < Tokens ? inputs.tokens - token : Tokens);
+}
+
+} // namespace
+} // namespace prunerzero

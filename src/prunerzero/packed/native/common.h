@@ -1,0 +1,92 @@
+// Numbers of 16 bits and the end of a sum, the same on every path.
+#pragma once
+
+#include <cstring>
+
+#include "packed.h"
+
+namespace prunerzero {
+namespace {
+
+inline float float_of_bits(uint32_t bits) {
+  float number;
+  std::memcpy(&number, &bits, 4);
+  return number;
+}
+
+inline uint32_t bits_of_float(float number) {
+  uint32_t bits;
+  std::memcpy(&bits, &number, 4);
+  return bits;
+}
+
+inline float float_of_bfloat16(uint16_t bits) { return float_of_bits(uint32_t(bits) << 16); }
+
+inline float float_of_float16(uint16_t bits) {
+  uint32_t sign = uint32_t(bits & 0x8000) << 16, rest = bits & 0x7fff;
+  if (rest >= 0x7c00) return float_of_bits(sign | 0x7f800000 | (rest & 0x3ff) << 13);
+  if (rest >= 0x400) return float_of_bits(sign | ((rest << 13) + 0x38000000));
+  float number = float(rest) * 0x1p-24f; // a subnormal number
+  return sign ? -number : number;
+}
+
+// To the nearest, ties to even.
+inline uint16_t bfloat16_of_float(float number) {
+  uint32_t bits = bits_of_float(number);
+  if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t(bits >> 16 | 0x40);
+  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+inline uint16_t float16_of_float(float number) {
+  uint32_t bits = bits_of_float(number), sign = bits >> 16 & 0x8000;
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return uint16_t(sign | 0x7e00);
+  if (bits >= 0x477ff000) return uint16_t(sign | 0x7c00); // rounds beyond the largest
+  if (bits < 0x38800000) // subnormal: adding 1/2 leaves the bits that float16 holds
+    return uint16_t(sign | (bits_of_float(float_of_bits(bits) + 0.5f) - 0x3f000000));
+  return uint16_t(sign | (bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13);
+}
+
+inline float read_number(InputType type, const void *numbers, int64_t index) {
+  if (type == InputType::float32) return static_cast<const float *>(numbers)[index];
+  uint16_t bits = static_cast<const uint16_t *>(numbers)[index];
+  return type == InputType::bfloat16 ? float_of_bfloat16(bits) : float_of_float16(bits);
+}
+
+inline void write_number(InputType type, void *numbers, int64_t index, float number) {
+  if (type == InputType::float32)
+    static_cast<float *>(numbers)[index] = number;
+  else
+    static_cast<uint16_t *>(numbers)[index] =
+        type == InputType::bfloat16 ? bfloat16_of_float(number) : float16_of_float(number);
+}
+
+inline int64_t rows_of_group(const Matrix &matrix, int64_t group) {
+  int64_t left = matrix.rows - group * kGroupRows;
+  return left < kGroupRows ? left : kGroupRows;
+}
+
+// Write the 16 sums of a group for a token.
+inline void write_sums(const Matrix &matrix, const Result &result, int64_t group, int64_t token,
+                       const float *sums) {
+  int64_t first = group * kGroupRows, count = rows_of_group(matrix, group);
+  for (int64_t row = 0; row < count; row++) {
+    float sum = sums[row];
+    if (result.bias) sum += read_number(result.type, result.bias, first + row);
+    write_number(result.type, result.data, token * matrix.rows + first + row, sum);
+  }
+}
+
+// The same for exact sums: scaled and given a bias in double, on each path in this order.
+inline void write_exact_sums(const Matrix &matrix, const Inputs &inputs, const Result &result,
+                             int64_t group, int64_t token, const int64_t *sums) {
+  int64_t first = group * kGroupRows, count = rows_of_group(matrix, group);
+  for (int64_t row = 0; row < count; row++) {
+    double sum = double(sums[row]) * (double(inputs.units[token]) * double(matrix.scales[first + row]));
+    if (result.bias) sum += double(read_number(result.type, result.bias, first + row));
+    write_number(result.type, result.data, token * matrix.rows + first + row, float(sum));
+  }
+}
+
+} // namespace
+} // namespace prunerzero

@@ -1,0 +1,109 @@
+// What the kernels share: a product with a packed matrix, and the functions that each path has.
+//
+// The layout is that of ../layout.py: groups of 16 rows, a step of 16 rows x 2 inputs (16-bit
+// values, a mask word of 32 bits) or x 4 inputs (int8, 64 bits), values in the order of the bits.
+// Nothing here knows of torch, so that a driver without it can run every kernel under sanitizers.
+// Each path is a file compiled with flags of its own. What such a file takes from a header is
+// static: a linker must not choose the copy that was compiled for a newer processor.
+#pragma once
+
+#include <cstdint>
+
+namespace prunerzero {
+
+constexpr int64_t kGroupRows = 16;
+constexpr int64_t kPadding = 64;   // bytes that may be read after the last value
+constexpr int64_t kLevels = 32512; // the largest integer that stands for an input
+// A sum of int32 takes so many steps of int8 before it is added to one of int64: 8192 x 4 inputs
+// x 255 x 128 is below 2^31.
+constexpr int64_t kExactSteps = 8192;
+
+enum class ValueType : int64_t { bfloat16 = 0, float16 = 1, int8 = 2 };
+enum class InputType : int64_t { bfloat16 = 0, float16 = 1, float32 = 2 };
+
+struct Matrix {
+  int64_t rows;
+  int64_t columns;
+  ValueType type;
+  const uint8_t *mask;
+  const uint8_t *values;
+  const int64_t *starts; // of each group, counted in values
+  const float *scales;   // of each row, int8 alone
+
+  int64_t inputs_of_step() const { return type == ValueType::int8 ? 4 : 2; }
+  int64_t steps() const { return (columns + inputs_of_step() - 1) / inputs_of_step(); }
+  int64_t groups() const { return (rows + kGroupRows - 1) / kGroupRows; }
+  int64_t value_bytes() const { return type == ValueType::int8 ? 1 : 2; }
+  const uint8_t *mask_of(int64_t group) const { return mask + group * steps() * 2 * inputs_of_step(); }
+  const uint8_t *values_of(int64_t group) const { return values + starts[group] * value_bytes(); }
+};
+
+// How inputs are laid out for a kernel: step after step, in a step token after token.
+enum class Form {
+  bfloat16, // 2 bfloat16
+  float32,  // 2 float32
+  int16,    // 4 integers of 16 bits
+  bytes,    // their 4 high bytes, then their 4 low bytes, both signed
+};
+
+struct Inputs {
+  int64_t tokens;
+  const uint8_t *data;
+  const float *units;    // what an integer stands for, of each token; integers alone
+  const int64_t *totals; // the sum of the integers, of each token
+};
+
+struct Result {
+  InputType type; // of the bias, too
+  const void *bias;
+  void *data; // tokens x rows
+};
+
+// The product of groups [first, last). No group's result depends on the others.
+using Multiply = void (*)(const Matrix &, const Inputs &, const Result &, int64_t first,
+                          int64_t last);
+// Groups [first, last) as rows of 16 bits, `columns` apart: values of 16 bits as they are, int8
+// as bfloat16, which holds them.
+using Expand = void (*)(const Matrix &, uint16_t *rows, int64_t first, int64_t last);
+
+struct Kernel {
+  Form form;
+  Multiply multiply;
+};
+
+struct Path {
+  const char *name;
+  Kernel bfloat16_by_bfloat16;
+  Kernel bfloat16_by_float32;
+  Kernel float16;
+  Kernel int8;
+  Expand expand;
+
+  const Kernel &kernel(ValueType values, InputType inputs) const {
+    if (values == ValueType::int8) return int8;
+    if (values == ValueType::float16) return float16;
+    return inputs == InputType::bfloat16 ? bfloat16_by_bfloat16 : bfloat16_by_float32;
+  }
+};
+
+const Path *best_path();
+// Null where this processor does not run it, or none has the name.
+const Path *path_named(const char *name);
+
+// Bytes that `inputs` take in a form.
+int64_t prepared_bytes(const Matrix &matrix, Form form, int64_t tokens);
+// Lay out `inputs` (tokens x columns); `units` and `totals` are written where the form is of
+// integers. Inputs beyond the matrix are zeros.
+void prepare(const Matrix &matrix, Form form, InputType type, const void *inputs, int64_t tokens,
+             uint8_t *prepared, float *units, int64_t *totals);
+
+extern const Path portable_path;
+#if defined(__x86_64__)
+extern const Path avx2_path;
+extern const Path avx512_path;
+extern const Path avx512_bf16_path;
+#elif defined(__aarch64__)
+extern const Path neon_path;
+#endif
+
+} // namespace prunerzero
