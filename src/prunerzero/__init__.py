@@ -17,6 +17,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from prunerzero.packed.register import register_when_imported
+
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ _HOMES = {
     "search": "prunerzero.tasks.search",
     "tune": "prunerzero.tasks.tune",
 }
+
+register_when_imported()
 
 if not TYPE_CHECKING:  # a checker would take any name for one of these
 

@@ -77,6 +77,12 @@ def option(
     return field(default=default, metadata=about)
 
 
+def same_option(cls: type[Options], name: str) -> Any:
+    """The field of an option that another class declares."""
+    one = next(one for one in options_of(cls) if one.name == name)
+    return field(default=one.default, metadata=one.metadata)
+
+
 @dataclass(frozen=True)
 class Options:
     """Base of the dataclasses whose fields are options: reads each value as it is given."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from prunerzero.errors import ModelError
+from prunerzero.packed.files import is_packed
 
 _LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """Names that configs have for the longest window; a model without a limit has none of them."""
@@ -21,7 +22,7 @@ def check_config(name: str, config: Any, from_gguf: bool) -> None:
             "the next token can be pruned."
         )
     quantised = getattr(config, "quantization_config", None)
-    if quantised and not from_gguf:
+    if quantised and not from_gguf and not is_packed(config):
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None
         raise ModelError(
             f"the weights of {name!r} are quantised ({method or 'in some way'}); pass the "

@@ -21,32 +21,39 @@ from prunerzero.language.locate import locate
 from prunerzero.language.models import LanguageModel, floating_tensors
 from prunerzero.language.quiet import quiet_transformers
 from prunerzero.language.source import ModelSource
+from prunerzero.packed.files import is_packed
 
 _NO_EXPLANATION = (AttributeError, TypeError, LookupError, ArithmeticError, AssertionError)
 """What transformers raises where it did not check a config: its message helps no user."""
 
 
-def load_model(source: ModelSource) -> LanguageModel:
+def load_model(source: ModelSource, keep_packed: bool = False) -> LanguageModel:
     """Load a causal language model, or a vision-language model to be used on text.
 
     On several GPUs the blocks are spread evenly. A GGUF file is dequantised. Of pickled weights,
     nothing but tensors is accepted.
+
+    Args:
+        source: which model.
+        keep_packed: run a packed model as it is, without a dense copy; else its weights are
+            expanded, for those who change or read them.
 
     Raises:
         ModelError: not found, damaged, unreachable, or not a causal language model.
     """
     devices = find_devices(source.device)
 
-    def dtype_and_places(_config: Any, stored: torch.dtype) -> dict[str, Any]:
+    def dtype_and_places(config: Any, stored: torch.dtype) -> dict[str, Any]:
         wanted = compute_dtype(source.dtype, stored, devices[0])
         # float32 holds every value of a narrower dtype: read as stored, and widen afterwards
-        return {"dtype": "auto" if wanted == torch.float32 else wanted} | _spread(devices)
+        as_stored = wanted == torch.float32 and not (keep_packed and is_packed(config))
+        return {"dtype": "auto" if as_stored else wanted} | _spread(devices)
 
-    read = read_model(source, dtype_and_places)
+    read = read_model(source, dtype_and_places, keep_packed)
     model, stored = read.model, read.stored_dtype
     wanted = compute_dtype(source.dtype, stored, devices[0])
     dtypes = {name: tensor.dtype for name, tensor in floating_tensors(model).items()}
-    if wanted == torch.float32:
+    if wanted == torch.float32 and not is_packed(model.config):
         stored = model.dtype
         model.float()
     else:
@@ -66,13 +73,16 @@ def _spread(devices: Sequence[torch.device]) -> dict[str, Any]:
 
 @quiet_transformers()
 def read_model(
-    source: ModelSource, more_options: Callable[[Any, torch.dtype], dict[str, Any]]
+    source: ModelSource,
+    more_options: Callable[[Any, torch.dtype], dict[str, Any]],
+    keep_packed: bool = False,
 ) -> LanguageModel:
     """The model as transformers reads it; the caller fills in ``dtypes``.
 
     Args:
         source: ``dtype`` and ``device`` are for the caller, who passes what follows from them.
         more_options: config and dtype of the checkpoint → further options of ``from_pretrained``.
+        keep_packed: as for ``load_model``.
 
     Raises:
         ModelError: as ``load_model``.
@@ -98,7 +108,7 @@ def read_model(
     except ModelError:
         raise
     except Exception as error:  # a broken model makes transformers raise almost anything
-        raise _refusal(name, error) from error
+        raise refusal_of(name, error) from error
     if missing := sorted(report["missing_keys"]):  # transformers fills them with random numbers
         raise ModelError(
             f"the weights of {name!r} lack {missing[0]!r}"
@@ -108,7 +118,10 @@ def read_model(
     files = CheckpointFiles.of(
         options.get("gguf_file", where), source.revision, source.allow_pickle
     )
-    _forget_quantisation(model)
+    if is_packed(config):
+        model = model if keep_packed else model.dequantize()
+    else:
+        _forget_quantisation(model)
     return LanguageModel(
         name=name,
         model=model.eval().requires_grad_(False),
@@ -156,7 +169,7 @@ def _read_tokenizer(name: str, where: str, options: dict[str, Any]) -> Any:
     return tokenizer
 
 
-def _refusal(name: str, error: Exception) -> ModelError:
+def refusal_of(name: str, error: Exception) -> ModelError:
     """Why a model could not be loaded, and what to do, in a sentence."""
     if isinstance(error, ImportError):
         return ModelError(f"loading {name!r} needs another package: {first_line(error)}.")

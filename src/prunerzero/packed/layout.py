@@ -87,20 +87,9 @@ def steps_of(columns: int, kind: ValueType) -> int:
 
 
 def pack_matrix(weight: Tensor, kind: ValueType) -> PackedMatrix:
-    """Pack ``weight`` (outputs × inputs).
-
-    A weight is kept where any of its bits is set (so -0.0 is kept, and unpacking gives every bit
-    back). With int8 values each row is divided by ``max|w| / 127`` and rounded to the nearest
-    integer; what rounds to zero is not kept.
-    """
+    """Pack ``weight`` (outputs × inputs), each weight as ``stored_numbers`` has it."""
     rows, columns = weight.shape
-    scales = None
-    if kind.scaled:
-        scales = weight.abs().amax(dim=1).float() / 127
-        divisor = torch.where(scales > 0, scales, 1)
-        numbers = (weight.float() / divisor[:, None]).round().clamp(-127, 127).to(kind.storage)
-    else:
-        numbers = weight.to(kind.dtype).view(kind.storage)
+    numbers, scales = stored_numbers(weight, kind)
     groups, steps = groups_of(rows), steps_of(columns, kind)
     padded = numbers.new_zeros(groups * ROWS, steps * kind.inputs)
     padded[:rows, :columns] = numbers
@@ -112,6 +101,21 @@ def pack_matrix(weight: Tensor, kind: ValueType) -> PackedMatrix:
     torch.cumsum(keep.sum(1), 0, out=starts[1:])
     values = torch.cat([ordered[keep], numbers.new_zeros(PADDING // kind.storage.itemsize)])
     return PackedMatrix(rows, columns, kind, mask, values, starts, scales)
+
+
+def stored_numbers(weight: Tensor, kind: ValueType) -> tuple[Tensor, Tensor | None]:
+    """The integers, rows × columns, that stand for the weights; those that are not 0 are kept.
+
+    A weight is kept where any of its bits is set (so -0.0 is kept, and unpacking gives every bit
+    back). With int8 values each row is divided by ``max|w| / 127``, the scales, and rounded to the
+    nearest integer; what rounds to zero is not kept.
+    """
+    if not kind.scaled:
+        return weight.to(kind.dtype).view(kind.storage), None
+    scales = weight.abs().amax(dim=1).float() / 127
+    divisor = torch.where(scales > 0, scales, 1)
+    rounded = (weight.float() / divisor[:, None]).round().clamp(-127, 127)
+    return rounded.to(kind.storage), scales
 
 
 def matrix_of(
@@ -132,6 +136,13 @@ def matrix_of(
         raise ModelError(
             f"the mask has {_told(mask)} where a matrix of {rows} × {columns} needs uint8 "
             f"{groups} × {width}: the file is damaged"
+        )
+    last_step = _bits(mask[:, -ROWS * kind.inputs // 8 :]).view(groups, ROWS, kind.inputs)
+    last_group = _bits(mask[-1:]).view(steps, ROWS, kind.inputs)
+    beyond = last_step[:, :, columns - (steps - 1) * kind.inputs :].any()
+    if beyond or last_group[:, rows - (groups - 1) * ROWS :].any():
+        raise ModelError(
+            f"the mask keeps weights outside of a matrix of {rows} × {columns}: the file is damaged"
         )
     starts = torch.zeros(groups + 1, dtype=torch.int64, device=mask.device)
     torch.cumsum(_bits_set(mask).sum(1), 0, out=starts[1:])

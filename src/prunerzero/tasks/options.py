@@ -8,10 +8,22 @@ from typing import Any, Literal
 
 from prunerzero.evolution.settings import SeedMetrics, Strategy
 from prunerzero.evolution.variation import OperatorSet
+from prunerzero.language.source import ModelSource
 from prunerzero.metrics import Sparsity
-from prunerzero.options import AS_GIVEN, NUMBER, TEXT, Options, one_of, option, whole_number
+from prunerzero.options import (
+    AS_GIVEN,
+    NUMBER,
+    TEXT,
+    Options,
+    one_of,
+    option,
+    same_option,
+    whole_number,
+)
 from prunerzero.pruning.refit import Refinement, Refit, Update
 from prunerzero.report.tune_words import Language
+
+Values = Literal["auto", "bfloat16", "float16", "int8"]
 
 GroupChoice = Literal["auto", "row", "layer", "model"]
 
@@ -120,6 +132,32 @@ class RefitOptions(Options):
         trained = [f"trained, {self.reconstruct} steps a block"] if self.reconstruct else []
         words = (word for word in (self.refine, self.update) if word != "none")
         return ", ".join([*words, *steps, *trained])
+
+
+@dataclass(frozen=True)
+class FilesOptions(Options):
+    """What is said of a checkpoint whose files are read, beside its name."""
+
+    revision: str | None = same_option(ModelSource, "revision")
+    trust_remote_code: bool = same_option(ModelSource, "trust_remote_code")
+
+    def source(self, model: str | Path) -> ModelSource:
+        """The checkpoint of that name."""
+        return ModelSource(
+            str(model), revision=self.revision, trust_remote_code=self.trust_remote_code
+        )
+
+
+@dataclass(frozen=True)
+class PackOptions(FilesOptions):
+    """How a pruned checkpoint is packed."""
+
+    values: Values = option(
+        "auto",
+        "Store the kept values as bfloat16, float16 or int8 (a scale each row, a little error); "
+        "auto: as they are, float32 rounded to bfloat16.",
+        one_of(Values),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,166 @@
+"""A linear layer whose weights are packed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunerzero.errors import ModelError
+from prunerzero.packed import kernels
+from prunerzero.packed.files import Facts
+from prunerzero.packed.layout import PackedMatrix, matrix_of, unpack_matrix
+
+
+class PackedLinear(nn.Module):
+    """Computes what ``nn.Linear``, or the ``Conv1D`` of GPT-2, computes with the dense weights.
+
+    The packed matrix lies in buffers, which conversions to another dtype leave as they are: they
+    convert what is dense, and the products take inputs of any floating-point dtype. ``weight`` is
+    empty: it has the dtype and the device that the dense weight would have, and whoever takes it
+    for a matrix gets an error about its shape. ``dense_weight`` expands it.
+
+    Args:
+        facts: of the matrix; its buffers get their sizes from them.
+        bias: of the layer, if it has one.
+        dtype, device: of ``weight``, and the device of the buffers.
+    """
+
+    mask: Tensor
+    values: Tensor
+    weight: Tensor
+    scales: Tensor | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        facts: Facts,
+        bias: nn.Parameter | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.facts = facts
+        self.in_features, self.out_features = facts.columns, facts.rows
+        for name, form in facts.parts.items():
+            kind = dtype if name == "weight" and dtype is not None else form.dtype
+            self.register_buffer(name, torch.empty(form.shape, dtype=kind, device=device))
+        if not facts.kind.scaled:
+            self.register_buffer("scales", None)
+        self.register_parameter("bias", bias)
+        self._checked: PackedMatrix | None = None
+
+    @classmethod
+    def of(
+        cls, matrix: PackedMatrix, dtype: torch.dtype, bias: nn.Parameter | None = None
+    ) -> PackedLinear:
+        """A layer with this matrix, whose dense weight would be of this dtype."""
+        named = str(dtype).removeprefix("torch.")
+        facts = Facts(matrix.rows, matrix.columns, matrix.kept, matrix.kind.name, named)
+        layer = cls(facts, bias, dtype, "meta")
+        for name, tensor in facts.tensors(matrix).items():
+            setattr(layer, name, tensor.to(dtype) if name == "weight" else tensor)
+        return layer
+
+    @property
+    def matrix(self) -> PackedMatrix:
+        """The matrix, checked once for every tensor that comes into a buffer.
+
+        Raises:
+            ModelError: the buffers do not belong together.
+        """
+        known = self._checked
+        if (
+            known is None
+            or known.mask is not self.mask
+            or known.values is not self.values
+            or known.scales is not self.scales
+        ):
+            facts = self.facts
+            known = matrix_of(
+                facts.rows, facts.columns, facts.kind, self.mask, self.values, self.scales
+            )
+            self._checked = known
+        return known
+
+    def dense_weight(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The weight as the dense layer has it, outputs × inputs or, in a ``Conv1D``, transposed.
+
+        Args:
+            dtype: by default that of ``weight``.
+        """
+        dense = unpack_matrix(self.matrix, dtype or self.weight.dtype)
+        return dense.t().contiguous() if self.facts.transposed else dense
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        bias = self.bias
+        if torch.is_grad_enabled() and (
+            inputs.requires_grad or (bias is not None and bias.requires_grad)
+        ):
+            product: Tensor = _Product.apply(inputs, bias, self.matrix)  # type: ignore[no-untyped-call]
+            return product
+        return kernels.product(inputs, self.matrix, bias)
+
+    def extra_repr(self) -> str:
+        facts = self.facts
+        share = facts.kept / (facts.rows * facts.columns)
+        return (
+            f"in_features={facts.columns}, out_features={facts.rows}, "
+            f"bias={self.bias is not None}, values={facts.values}, kept={share:.1%}"
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
+        """Move and convert; scales move, but stay as they are."""
+        before = self.scales
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if before is not None and self.scales is not None and self.scales.dtype != before.dtype:
+            device = self.scales.device
+            self.scales = (
+                torch.empty_like(before, device=device) if before.is_meta else before.to(device)
+            )
+        return self
+
+
+class _Product(torch.autograd.Function):
+    """The product, and its gradient by the inputs and the bias: a packed matrix is not trained."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, bias: Tensor | None, matrix: PackedMatrix) -> Tensor:
+        ctx.matrix = matrix
+        return kernels.product(inputs, matrix, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, Tensor | None, None]:
+        (gradient,) = gradients
+        inputs = bias = None
+        if ctx.needs_input_grad[0]:
+            inputs = gradient @ unpack_matrix(ctx.matrix, gradient.dtype)
+        if ctx.needs_input_grad[1]:
+            bias = gradient.flatten(0, -2).sum(0)
+        return inputs, bias, None
+
+
+def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
+    """The packed layers of a model by name, each once."""
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, PackedLinear)
+    }
+
+
+def replace_everywhere(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in the place of another, wherever the model has it."""
+    for parent in list(model.modules()):
+        for key, child in parent._modules.items():
+            if child is old:
+                parent._modules[key] = new
+
+
+def check_layers(model: nn.Module) -> None:
+    """Raise ModelError if a packed matrix is damaged; names it."""
+    for name, layer in packed_layers(model).items():
+        try:
+            _ = layer.matrix
+        except ModelError as error:
+            raise ModelError(f"the packed matrix {name} cannot be used: {error}.") from None

@@ -1,0 +1,258 @@
+"""``prunerzero pack`` and ``unpack``: files in, files out."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sparse_model import files_of, same_bits, sparse_tiny_model, tensors_of
+from tiny_model import some_text, tiny_model, tiny_tokenizer
+
+from prunerzero import InputError, ModelError, OutputError
+from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.pack import pack
+from prunerzero.tasks.unpack import unpack
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = sparse_tiny_model(tmp_path_factory.mktemp("pack") / "pruned")
+    (folder / "README.md").write_text("a card")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(pruned: Path) -> Path:
+    folder = pruned.parent / "packed"
+    pack(pruned, folder)
+    return folder
+
+
+def test_unpacking_gives_every_file_back_byte_for_byte(
+    pruned: Path, packed: Path, tmp_path: Path
+) -> None:
+    unpack(packed, tmp_path / "again")
+    assert files_of(tmp_path / "again") == files_of(pruned)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_any_sign_of_zero_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
+    folder = sparse_tiny_model(tmp_path / "pruned", dtype)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    weights[name][0, :4] = torch.tensor([-0.0, 0.0, float("inf"), 1e-7]).to(dtype)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    weights[name][0, 2] = 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    result = pack(folder, tmp_path / "packed")
+    assert result.negative_zeros == 1 and result.error is None
+    unpack(tmp_path / "packed", tmp_path / "again")
+    assert files_of(tmp_path / "again") == files_of(folder)
+
+
+def test_a_packed_file_is_as_small_as_the_format_says(pruned: Path, packed: Path) -> None:
+    before, after = tensors_of(pruned), tensors_of(packed)
+    name = "model.layers.0.mlp.up_proj"  # 24 × 16, half of it zero
+    assert int(before[f"{name}.weight"].count_nonzero()) == 192
+    assert after[f"{name}.mask"].shape == (2, 8 * 4)
+    assert after[f"{name}.values"].shape == (192 + 32,)
+    assert after[f"{name}.weight"].shape == (0,)
+
+
+def test_what_stays_dense_is_told_with_the_reason(tmp_path: Path) -> None:
+    folder = sparse_tiny_model(tmp_path / "pruned")
+    weights = load_file(folder / "model.safetensors")
+    full = "model.layers.1.mlp.down_proj.weight"
+    weights[full] = torch.randn(weights[full].shape).to(weights[full].dtype)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    result = pack(folder, tmp_path / "packed")
+    told = {one.why: (one.matrices, one.example) for one in result.dense}
+    assert told == {
+        "embedding": (1, "model.embed_tokens.weight"),
+        "smaller as it is: too few zeros": (1, full),
+    }
+    assert result.matrices == 13
+    assert same_bits(tensors_of(tmp_path / "packed")[full], weights[full])
+
+
+def test_a_model_in_several_files_is_packed_file_by_file(tmp_path: Path) -> None:
+    whole = sparse_tiny_model(tmp_path / "whole")
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(whole)
+    model.save_pretrained(tmp_path / "pruned", max_shard_size="3KB")
+    tiny_tokenizer().save_pretrained(tmp_path / "pruned")
+    assert len(list((tmp_path / "pruned").glob("*.safetensors"))) > 2
+    pack(tmp_path / "pruned", tmp_path / "packed")
+    names = [
+        sorted(p.name for p in (tmp_path / one).glob("model*")) for one in ("pruned", "packed")
+    ]
+    assert names[0] == names[1]
+    unpack(tmp_path / "packed", tmp_path / "again")
+    before, after = files_of(tmp_path / "pruned"), files_of(tmp_path / "again")
+    assert before == after
+
+
+def test_float32_is_rounded_to_bfloat16_and_that_is_told(tmp_path: Path) -> None:
+    folder = sparse_tiny_model(tmp_path / "pruned", torch.float32)
+    result = pack(folder, tmp_path / "packed")
+    assert result.values == "bfloat16"
+    assert result.error is not None and 0 < result.error < 2**-8
+    unpack(tmp_path / "packed", tmp_path / "again")
+    before, after = tensors_of(folder), tensors_of(tmp_path / "again")
+    for name, tensor in before.items():
+        inside = ".layers." in name and tensor.dim() == 2
+        assert same_bits(after[name], tensor.bfloat16().float() if inside else tensor)
+
+
+def test_int8_tells_its_error_and_what_it_does_to_perplexity(pruned: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(some_text(3))
+    result = pack(pruned, tmp_path / "packed", values="int8", texts=tmp_path / "text.txt")
+    before, after = tensors_of(pruned), tensors_of(tmp_path / "packed")
+    difference = norm = 0.0
+    unpack(tmp_path / "packed", tmp_path / "again")
+    again = tensors_of(tmp_path / "again")
+    for name, tensor in before.items():
+        if f"{name.removesuffix('weight')}scales" in after:
+            # the float32 products with the scales, before they are rounded to bfloat16
+            scales = tensor.abs().amax(1, keepdim=True).float() / 127
+            stored = (tensor.float() / scales).round() * scales
+            difference += float((stored - tensor.float()).double().square().sum())
+            norm += float(tensor.double().square().sum())
+            assert same_bits(again[name], stored.bfloat16())
+    assert result.error == pytest.approx((difference / norm) ** 0.5, rel=1e-5)
+    assert result.worst_error is not None and result.worst_error >= result.error
+    (figures,) = result.perplexity.values()
+    assert figures["before"] != figures["after"]
+    assert figures["after"] == pytest.approx(figures["before"], rel=0.05)
+
+
+def test_a_model_without_zeros_is_refused(tmp_path: Path) -> None:
+    folder = sparse_tiny_model(tmp_path / "dense", share=0.0)
+    for values in ("auto", "int8"):
+        with pytest.raises(ModelError, match=r"would not become smaller: 0\.0% of the weights"):
+            pack(folder, tmp_path / "packed", values=values)
+    assert [path.name for path in tmp_path.iterdir()] == ["dense"]
+
+
+def test_what_cannot_be_packed_is_refused_before_the_work(
+    pruned: Path, packed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(OutputError, match="not empty"):
+        pack(pruned, tmp_path / "full")
+    with pytest.raises(ModelError, match="is packed already"):
+        pack(packed, tmp_path / "out")
+    with pytest.raises(ModelError, match="is not packed"):
+        unpack(pruned, tmp_path / "out")
+    with pytest.raises(OutputError, match="mixed up"):
+        pack(pruned, pruned / "inside")
+    with pytest.raises(InputError, match="values"):
+        pack(pruned, tmp_path / "out", values="int3")
+    with pytest.raises(InputError, match=r"missing\.txt"):
+        pack(pruned, tmp_path / "out", texts=tmp_path / "missing.txt")
+    with pytest.raises(ModelError, match="no model folder"):
+        pack(tmp_path / "absent", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_int8_refuses_weights_that_are_not_finite(value: float, tmp_path: Path) -> None:
+    folder = sparse_tiny_model(tmp_path / "pruned")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][3, 4] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"up_proj\.weight holds weights that are not finite"):
+        pack(folder, tmp_path / "packed", values="int8")
+
+
+class _Stop(Observer):
+    """Ctrl-C after some matrices."""
+
+    def count(self, what: str, total: int, unit: str = "windows") -> Any:
+        if what in ("packing", "unpacking"):
+            raise KeyboardInterrupt
+        return super().count(what, total, unit)
+
+
+def test_a_stopped_packing_leaves_nothing(pruned: Path, packed: Path, tmp_path: Path) -> None:
+    for task, model in ((pack, pruned), (unpack, packed)):
+        with pytest.raises(KeyboardInterrupt):
+            task(model, tmp_path / "out", _Stop())
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_the_disk_is_asked_before_the_work(
+    pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(OutputError, match="make room"):
+        pack(pruned, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_config_has_what_is_ours(pruned: Path, packed: Path) -> None:
+    before, after = (json.loads((one / "config.json").read_text()) for one in (pruned, packed))
+    ours = after.pop("quantization_config")
+    assert ours["quant_method"] == "prunerzero" and ours["format"] == 1
+    assert ours["matrices"]["model.layers.1.mlp.down_proj"] == {
+        "rows": 16,
+        "columns": 24,
+        "kept": 192,
+        "values": "bfloat16",
+        "dtype": "bfloat16",
+        "transposed": False,
+    }
+    assert after.pop("transformers_weights").startswith("import-prunerzero")
+    assert after == before
+    names = [set(files_of(one)) for one in (pruned, packed)]
+    assert names[0] == names[1]
+
+
+def test_other_weights_files_in_the_folder_are_left_out(pruned: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pruned"
+    shutil.copytree(pruned, folder)
+    for name in ("pytorch_model.bin", "model.fp16.safetensors", "q4.gguf", ".hidden"):
+        (folder / name).write_bytes(b"other weights")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool.jinja").write_text("{{ x }}")
+    pack(folder, tmp_path / "packed")
+    assert set(files_of(tmp_path / "packed")) - set(files_of(pruned)) == {
+        "additional_chat_templates/tool.jinja"
+    }
+
+
+def test_the_commands_tell_what_was_done(
+    pruned: Path, tmp_path: Path, in_workplace: Callable[..., Any]
+) -> None:
+    told = in_workplace("pack", str(pruned), "--output-dir", str(tmp_path / "packed"))
+    assert told.exit_code == 0
+    assert re.search(r"14 matrices packed, 5\d\.\d% of their weights not kept", told.stdout)
+    assert "Every weight is what it was" in told.stdout
+    assert "Not packed: model.embed_tokens.weight" in told.stdout
+    arguments = ["unpack", str(tmp_path / "packed"), "--json"]
+    told = in_workplace(*arguments, "--output-dir", str(tmp_path / "again"))
+    result = json.loads(told.stdout)
+    assert (result["matrices"], result["rounded"]) == (14, 0)
+    told = in_workplace(*arguments, "--output-dir", str(tmp_path / "again"))
+    assert told.exit_code == 2 and "is not empty" in told.stderr
+    told = in_workplace("pack", str(tmp_path / "packed"), "--output-dir", str(tmp_path / "twice"))
+    assert told.exit_code == 2 and "packed already" in told.stderr
+
+
+def test_an_output_head_of_its_own_stays_dense(tmp_path: Path) -> None:
+    tiny_model(tie_word_embeddings=False).bfloat16().save_pretrained(tmp_path / "dense")
+    tiny_tokenizer().save_pretrained(tmp_path / "dense")
+    from sparse_model import zero_smallest
+
+    result = pack(zero_smallest(tmp_path / "dense"), tmp_path / "packed")
+    assert {one.why for one in result.dense} == {"embedding", "output head"}
