@@ -21,7 +21,8 @@ from prunerzero.tasks.workspace import Workspace
 @pytest.fixture(scope="module")
 def work(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     texts = {part: workplace / f"{part}.txt" for part in ("calibration", "validation", "test")}
-    return Workspace(Setup(model=str(workplace / "model"), max_seq_length=16, **texts))
+    few = {f"num_{part}_samples": 48 for part in texts}
+    return Workspace(Setup(model=str(workplace / "model"), max_seq_length=16, **texts, **few))
 
 
 @pytest.fixture(autouse=True)
