@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from prunerzero.tasks import demo, demo_plan
 from prunerzero.tasks.demo_plan import AMOUNTS, MOST_SECONDS, SECONDS, plan_for
+from prunerzero.tasks.setup import Setup
 
 
 @given(st.floats(1e-4, 1.0), st.floats(0, 20))
@@ -36,9 +37,9 @@ def test_on_a_slow_machine_a_demo_reads_less_and_still_makes_its_evaluations(
     in_workplace, workplace, monkeypatch
 ):
     """The clock says that a window takes a tenth of a second; the search is out of time at once."""
-    small = replace(
-        demo.DEMO_SETUP,
-        max_seq_length=64,
+    small = Setup(
+        model=str(workplace / "model"),
+        **{part: workplace / f"{part}.txt" for part in ("calibration", "validation", "test")},
         num_calibration_samples=16,
         num_validation_samples=16,
         num_test_samples=16,
