@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from prunerzero import identity
 from prunerzero.errors import ModelError, first_line
@@ -43,19 +44,18 @@ def load_model(source: ModelSource, keep_packed: bool = False) -> LanguageModel:
     """
     devices = find_devices(source.device)
 
-    def dtype_and_places(config: Any, stored: torch.dtype) -> dict[str, Any]:
+    def dtype_and_places(_config: Any, stored: torch.dtype) -> dict[str, Any]:
         wanted = compute_dtype(source.dtype, stored, devices[0])
         # float32 holds every value of a narrower dtype: read as stored, and widen afterwards
-        as_stored = wanted == torch.float32 and not (keep_packed and is_packed(config))
-        return {"dtype": "auto" if as_stored else wanted} | _spread(devices)
+        return {"dtype": "auto" if wanted == torch.float32 else wanted} | _spread(devices)
 
     read = read_model(source, dtype_and_places, keep_packed)
     model, stored = read.model, read.stored_dtype
     wanted = compute_dtype(source.dtype, stored, devices[0])
     dtypes = {name: tensor.dtype for name, tensor in floating_tensors(model).items()}
-    if wanted == torch.float32 and not is_packed(model.config):
+    if wanted == torch.float32:
         stored = model.dtype
-        model.float()
+        nn.Module.float(model)  # transformers refuses it for packed models, which it does not hurt
     else:
         dtypes = {name: stored if dtype == wanted else dtype for name, dtype in dtypes.items()}
     if not hasattr(model, "hf_device_map"):

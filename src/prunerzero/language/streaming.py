@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunerzero.errors import ModelError
 from prunerzero.language.kinds import empty_model
 from prunerzero.language.loading import read_model
 from prunerzero.language.models import LanguageModel
 from prunerzero.language.quiet import quiet_logger
 from prunerzero.language.source import ModelSource
+from prunerzero.packed.files import is_packed
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ def open_streamed(
     left: list[str] = []
 
     def places(config: Any, _stored: torch.dtype) -> dict[str, Any]:
+        if is_packed(config):
+            raise ModelError(
+                f"{source.model!r} is packed, and cannot be read block by block; give its ordinary "
+                "checkpoint back with 'prunerzero unpack', and pass that."
+            )
         empty = empty_model(config, source.trust_remote_code)
         left.extend(choose(empty))
         return {

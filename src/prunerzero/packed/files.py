@@ -122,7 +122,7 @@ class Facts:
             raise ModelError(_damaged(f"{name} has sizes that are no whole numbers"))
         if not facts.rows or not facts.columns or facts.kept > facts.rows * facts.columns:
             raise ModelError(_damaged(f"{name} keeps more weights than it has"))
-        if facts.values not in VALUE_TYPES or facts.dtype not in DENSE:
+        if str(facts.values) not in VALUE_TYPES or str(facts.dtype) not in DENSE:
             raise ModelError(
                 f"the packed matrix {name} has values {facts.values!r} of {facts.dtype!r}, which "
                 "this version of prunerzero does not know; install a newer one."

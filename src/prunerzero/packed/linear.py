@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ class PackedLinear(nn.Module):
         facts: of the matrix; its buffers get their sizes from them.
         bias: of the layer, if it has one.
         dtype, device: of ``weight``, and the device of the buffers.
+        dense: the layer without weights that it stands for, which ``to_dense`` fills.
     """
 
     mask: Tensor
@@ -40,6 +40,7 @@ class PackedLinear(nn.Module):
         bias: nn.Parameter | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        dense: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.facts = facts
@@ -50,6 +51,7 @@ class PackedLinear(nn.Module):
         if not facts.kind.scaled:
             self.register_buffer("scales", None)
         self.register_parameter("bias", bias)
+        self._dense = (dense,)  # in a tuple, so that it is no submodule
         self._checked: PackedMatrix | None = None
 
     @classmethod
@@ -94,14 +96,20 @@ class PackedLinear(nn.Module):
         dense = unpack_matrix(self.matrix, dtype or self.weight.dtype)
         return dense.t().contiguous() if self.facts.transposed else dense
 
+    def to_dense(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """The dense layer, of the class that it had."""
+        (dense,) = self._dense
+        if dense is None:
+            shape = self.in_features, self.out_features
+            dense = nn.Linear(*shape, bias=self.bias is not None, device="meta")
+        dense.weight = nn.Parameter(self.dense_weight(dtype), requires_grad=False)
+        if self.bias is not None:
+            bias = self.bias.detach().to(dtype or self.bias.dtype)
+            dense.bias = nn.Parameter(bias, requires_grad=self.bias.requires_grad)
+        return dense.train(self.training)
+
     def forward(self, inputs: Tensor) -> Tensor:
-        bias = self.bias
-        if torch.is_grad_enabled() and (
-            inputs.requires_grad or (bias is not None and bias.requires_grad)
-        ):
-            product: Tensor = _Product.apply(inputs, bias, self.matrix)  # type: ignore[no-untyped-call]
-            return product
-        return kernels.product(inputs, self.matrix, bias)
+        return kernels.product(inputs, self.matrix, self.bias)
 
     def extra_repr(self) -> str:
         facts = self.facts
@@ -121,25 +129,6 @@ class PackedLinear(nn.Module):
                 torch.empty_like(before, device=device) if before.is_meta else before.to(device)
             )
         return self
-
-
-class _Product(torch.autograd.Function):
-    """The product, and its gradient by the inputs and the bias: a packed matrix is not trained."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, bias: Tensor | None, matrix: PackedMatrix) -> Tensor:
-        ctx.matrix = matrix
-        return kernels.product(inputs, matrix, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, Tensor | None, None]:
-        (gradient,) = gradients
-        inputs = bias = None
-        if ctx.needs_input_grad[0]:
-            inputs = gradient @ unpack_matrix(ctx.matrix, gradient.dtype)
-        if ctx.needs_input_grad[1]:
-            bias = gradient.flatten(0, -2).sum(0)
-        return inputs, bias, None
 
 
 def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:

@@ -74,7 +74,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
     def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
         """The ordinary model, in place, one layer after another."""
         for layer in packed_layers(model).values():
-            replace_everywhere(model, layer, _dense(layer, dtype))
+            replace_everywhere(model, layer, layer.to_dense(dtype))
         self.remove_quantization_config(model)
         for module in model.modules():
             if getattr(getattr(module, "config", None), "_is_quantized", False):
@@ -126,26 +126,14 @@ def _names(model: Any, name: str) -> tuple[str, ...]:
 
 def _packed(name: str, module: nn.Module, facts: Facts) -> PackedLinear:
     weight = module._parameters.get("weight")
-    if weight is None or tuple(weight.shape) != facts.dense.shape:
+    form = isinstance(module, Conv1D), None if weight is None else tuple(weight.shape)
+    if weight is None or form != (facts.transposed, facts.dense.shape):
         shape = "none" if weight is None else " × ".join(map(str, weight.shape))
         raise ModelError(
             f"config.json says that the weight of {name} is "
             f"{' × '.join(map(str, facts.dense.shape))}, but the model makes it {shape}: one of "
             "the two was changed."
         )
-    layer = PackedLinear(facts, module._parameters.get("bias"), weight.dtype, weight.device)
+    bias = module._parameters.get("bias")
+    layer = PackedLinear(facts, bias, weight.dtype, weight.device, module)
     return layer.train(module.training)
-
-
-def _dense(layer: PackedLinear, dtype: torch.dtype | None) -> nn.Module:
-    facts, bias = layer.facts, layer.bias
-    with torch.device("meta"):
-        dense: nn.Module = (
-            Conv1D(facts.rows, facts.columns)
-            if facts.transposed
-            else nn.Linear(facts.columns, facts.rows, bias=bias is not None)
-        )
-    dense.weight = nn.Parameter(layer.dense_weight(dtype), requires_grad=False)
-    if bias is not None:
-        dense.bias = nn.Parameter(bias.to(dtype or bias.dtype), requires_grad=bias.requires_grad)
-    return dense.train(layer.training)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from prunerzero.arguments import texts as several
 from prunerzero.errors import InputError, ModelError
 from prunerzero.language.corpora import PARTS, Part, Text
 from prunerzero.language.divergence import MEMORY, Divergence, Reference, remember
+from prunerzero.language.loading import load_model
 from prunerzero.language.models import LanguageModel
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.samples import continuations, prompts_of
@@ -184,7 +186,7 @@ class _Bench:
         part: Part,
         own: bool,
     ) -> None:
-        self.work = Workspace(setup, observer)
+        self.work = Workspace(setup, observer, partial(load_model, keep_packed=True))
         self.stride = stride
         self.part = part
         self.own = own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from prunerzero.errors import ModelError
 from prunerzero.pruning.blocks import Matrix, prunable_layers
+from prunerzero.pruning.linear_maps import is_plain
 
 EMBEDDING = "embedding"
 HEAD = "output head"
@@ -50,11 +52,13 @@ def places_of(model: Any, names: Iterable[str]) -> dict[str, Place]:
         layers = prunable_layers(model)
     except ModelError:
         layers = {}
-    whys = {name: _why_not(layer) for name, layer in layers.items()}
+    plain = _Plain()
+    whys = {name: _why_not(layer, plain) for name, layer in layers.items()}
     whys |= dict.fromkeys(
         _read_beside(model, {n: layers[n] for n, why in whys.items() if not why}), READ
     )
     rename = _Renamed(model, layers)
+    fused = {id(layer.stored) for layer in layers.values() if layer.expert is not None}
     places = {}
     for name in names:
         parameter, converted = rename(name)
@@ -65,7 +69,7 @@ def places_of(model: Any, names: Iterable[str]) -> dict[str, Place]:
                 why = OTHER_FORM
             places[name] = Place(module, layers[module].transposed, why)
         else:
-            places[name] = Place(why=_other(model, parameter, converted))
+            places[name] = Place(why=_other(model, parameter, converted, fused))
     return places
 
 
@@ -93,21 +97,33 @@ class _Renamed:
         return renamed, converter is not None
 
 
-def _why_not(layer: Matrix) -> str:
-    """Why a prunable matrix cannot be packed; empty where it can."""
-    from transformers.pytorch_utils import Conv1D
+class _Plain:
+    """Whether layers of a class only multiply and add a bias, tried once a class with values."""
 
+    def __init__(self) -> None:
+        self._known: dict[type[nn.Module], bool] = {nn.Linear: True}
+
+    def __call__(self, module: nn.Module) -> bool:
+        kind = type(module)
+        if kind not in self._known:
+            twin = copy.deepcopy(module).to_empty(device="cpu").float()
+            for tensor in (*twin.parameters(), *twin.buffers()):
+                tensor.detach().normal_(generator=torch.Generator().manual_seed(0))
+            self._known[kind] = is_plain(twin)
+        return self._known[kind]
+
+
+def _why_not(layer: Matrix, plain: _Plain) -> str:
+    """Why a prunable matrix cannot be packed; empty where it can."""
     if layer.expert is not None:
         return EXPERTS
     if layer.sharing:
         return SHARED
-    forward = type(layer.module).forward
-    plain = Conv1D.forward if layer.transposed else nn.Linear.forward
-    return "" if forward is plain and layer.parameter == "weight" else OWN_PRODUCT
+    return "" if plain(layer.module) else OWN_PRODUCT
 
 
-def _other(model: Any, parameter: str, converted: bool) -> str:
-    """Why a tensor is packed that is the weight of no prunable layer."""
+def _other(model: Any, parameter: str, converted: bool, fused: set[int]) -> str:
+    """Why a tensor is not packed that is the weight of no layer of its own."""
     owner, _, key = parameter.rpartition(".")
     try:
         module = model.get_submodule(owner)
@@ -120,7 +136,7 @@ def _other(model: Any, parameter: str, converted: bool) -> str:
         return HEAD
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return CONVOLUTION
-    if isinstance(tensor, Tensor) and tensor.dim() == 3:
+    if id(tensor) in fused or (isinstance(tensor, Tensor) and tensor.dim() == 3):
         return EXPERTS
     return OTHER_FORM if converted else OUTSIDE
 
