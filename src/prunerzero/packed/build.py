@@ -34,22 +34,24 @@ COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fvisibility
 """Without contraction a sum of products is rounded in the same way by every compiler."""
 _AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512vbmi2 -mavx512vnni -mfma -mpopcnt".split()
 FLAGS: dict[str, tuple[str, ...]] = {
-    "avx512_bf16.cpp": (*_AVX512, "-mavx512bf16"),
-    "avx512.cpp": tuple(_AVX512),
     "avx2.cpp": ("-mavx2", "-mfma", "-mf16c", "-mpopcnt"),
+    "avx512.cpp": tuple(_AVX512),
+    "avx512_bf16.cpp": (*_AVX512, "-mavx512bf16"),
+    "amx.cpp": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
+    "neon.cpp": (),
 }
-"""What else a source needs: each path is compiled for the processors that it runs on, no other."""
-_PORTABLE = ("paths.cpp", "portable.cpp", "prepare.cpp")
-_OF_MACHINE = {"x86_64": tuple(FLAGS), "aarch64": ("neon.cpp",)}
+"""The paths of certain processors, each with flags for them alone; a later one uses those before.
+
+An old compiler does without those that it does not know."""
+_OF_MACHINE = {
+    "x86_64": ("avx2.cpp", "avx512.cpp", "avx512_bf16.cpp", "amx.cpp"),
+    "aarch64": ("neon.cpp",),
+}
+_EVERYWHERE = ("portable.cpp", "prepare.cpp", "paths.cpp", "torch.cpp")
 
 
 class BuildError(Exception):
     """Why there is no library, in words that end a sentence."""
-
-
-def sources() -> tuple[str, ...]:
-    """The kernels of this machine, without the file that needs torch."""
-    return (*_PORTABLE, *_OF_MACHINE.get(platform.machine(), ()))
 
 
 @contextmanager
@@ -91,19 +93,26 @@ def find_compiler() -> list[str]:
 
 
 def compile_library(compiler: list[str], folder: Path) -> Path:
-    """Compile all sources into a shared library in ``folder``, two at a time."""
+    """Compile all sources into a shared library in ``folder``."""
     root = Path(torch.__file__).parent
 
-    def compile_source(name: str) -> str:
+    def compile_source(name: str, *flags: str) -> str:
         target = str(folder / f"{name}.o")
-        flags = list(FLAGS.get(name, ()))
-        if name == "torch.cpp":
-            flags += [f"-DTORCH_TARGET_VERSION={TORCH}", f"-I{root / 'include'}"]
         _run([*compiler, *COMMON_FLAGS, *flags, "-c", str(SOURCES / name), "-o", target])
         return target
 
+    def compile_path(name: str) -> str | None:
+        try:
+            return compile_source(name, *FLAGS[name])
+        except BuildError:
+            return None
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_source, (*sources(), "torch.cpp")))
+        named = _OF_MACHINE.get(platform.machine(), ())
+        objects = [each for each in pool.map(compile_path, named) if each is not None]
+        flags = [f"-DTORCH_TARGET_VERSION={TORCH}", f"-I{root / 'include'}"]
+        flags += [f"-DHAS_{Path(each).name.split('.')[0].upper()}" for each in objects]
+        objects += pool.map(lambda name: compile_source(name, *flags), _EVERYWHERE)
     place = folder / PREBUILT.name
     _run([*compiler, "-shared", *objects, f"-L{root / 'lib'}", "-ltorch_cpu", "-o", str(place)])
     return place

@@ -25,7 +25,7 @@ from prunerzero.packed.layout import ROWS, VALUE_TYPES, PackedMatrix, expand_row
 from prunerzero.packed.plain import FEW, blocks, plain_product
 
 VARIABLE = "PRUNERZERO_KERNEL"
-PATHS = ("avx512-bf16", "avx512", "avx2", "neon", "portable")
+PATHS = ("amx", "avx512-bf16", "avx512", "avx2", "neon", "portable")
 """What the library may have, the fastest first; ``torch`` is to do without it."""
 
 _INPUT_TYPES = (torch.bfloat16, torch.float16, torch.float32)

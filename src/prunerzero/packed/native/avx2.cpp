@@ -211,13 +211,14 @@ void expand(const Matrix &matrix, uint16_t *rows, int64_t first, int64_t last) {
   }
 }
 
+Kernel kernel(ValueType values, InputType, int64_t) {
+  if (values == ValueType::int8) return {Form::int16, run_blocks<Integers, 2>};
+  if (values == ValueType::float16) return {Form::float32, run_blocks<Converted, 2>};
+  return {Form::float32, run_blocks<Halves, 4>};
+}
+
 } // namespace
 
-const Path avx2_path = {"avx2",
-                        {Form::float32, run_blocks<Halves, 4>},
-                        {Form::float32, run_blocks<Halves, 4>},
-                        {Form::float32, run_blocks<Converted, 2>},
-                        {Form::int16, run_blocks<Integers, 2>},
-                        expand};
+const Path avx2_path = {"avx2", kernel, expand};
 
 } // namespace prunerzero

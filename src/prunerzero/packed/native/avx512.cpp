@@ -1,5 +1,5 @@
 // AVX-512 with VBMI2 and VNNI: what Ice Lake, Sapphire Rapids, Zen 4 and later have.
-#include "avx512.h"
+#include "avx512_bytes.h"
 
 namespace prunerzero {
 namespace {
@@ -77,51 +77,6 @@ struct Converted {
   }
 };
 
-// int8 values by integers of 16 bits, in bytes: the instruction multiplies unsigned bytes with
-// signed ones, so the values are made unsigned by adding 128, and 128 times the sum of the inputs
-// is taken off at the end.
-struct Bytes {
-  template <int Tokens, int Groups>
-  static void run(const Matrix &matrix, const Inputs &inputs, const Result &result, int64_t group,
-                  int64_t token) {
-    Steps steps[Groups];
-    int64_t totals[Groups][Tokens][kGroupRows] = {};
-    for (int g = 0; g < Groups; g++) steps[g] = Steps(matrix, group + g);
-    const int64_t stride = inputs.tokens * 8, count = matrix.steps();
-    const uint8_t *place = inputs.data + token * 8;
-    const __m512i sign = _mm512_set1_epi8(int8_t(-128));
-    for (int64_t begin = 0; begin < count; begin += kExactSteps) {
-      int64_t end = count - begin < kExactSteps ? count : begin + kExactSteps;
-      __m512i sums[Groups][2][Tokens]; // of the high bytes and of the low ones
-      for (auto &group_sums : sums)
-        for (auto &each : group_sums)
-          for (auto &sum : each) sum = _mm512_setzero_si512();
-      for (int64_t step = begin; step < end; step++, place += stride)
-        for (int g = 0; g < Groups; g++) {
-          __m512i weights = _mm512_xor_si512(steps[g].next8(), sign);
-          for (int t = 0; t < Tokens; t++)
-            for (int i = 0; i < 2; i++)
-              sums[g][i][t] =
-                  _mm512_dpbusd_epi32(sums[g][i][t], weights, inputs32(place + 8 * t + 4 * i));
-        }
-      for (int g = 0; g < Groups; g++)
-        for (int t = 0; t < Tokens; t++) {
-          int32_t high[kGroupRows], low[kGroupRows];
-          _mm512_storeu_si512(high, sums[g][0][t]);
-          _mm512_storeu_si512(low, sums[g][1][t]);
-          for (int row = 0; row < kGroupRows; row++)
-            totals[g][t][row] += 256 * int64_t(high[row]) + low[row];
-        }
-    }
-    for (int g = 0; g < Groups; g++)
-      for (int t = 0; t < Tokens; t++) {
-        for (int row = 0; row < kGroupRows; row++)
-          totals[g][t][row] -= 128 * inputs.totals[token + t];
-        write_exact_sums(matrix, inputs, result, group + g, token + t, totals[g][t]);
-      }
-  }
-};
-
 // 16 vectors of 16 lanes: lane j of vector i becomes lane i of vector j.
 void transpose(__m512i (&v)[16]) {
   __m512i a[16], b[16];
@@ -162,19 +117,10 @@ void write_row(uint16_t *place, const __m512i *parts, int64_t count) {
 
 } // namespace
 
-void avx512_multiply_float32(const Matrix &matrix, const Inputs &inputs, const Result &result,
-                             int64_t first, int64_t last) {
-  run_blocks<Halves, 8>(matrix, inputs, result, first, last);
-}
-
-void avx512_multiply_float16(const Matrix &matrix, const Inputs &inputs, const Result &result,
-                             int64_t first, int64_t last) {
-  run_blocks<Converted, 8>(matrix, inputs, result, first, last);
-}
-
-void avx512_multiply_int8(const Matrix &matrix, const Inputs &inputs, const Result &result,
-                          int64_t first, int64_t last) {
-  run_blocks<Bytes, 8>(matrix, inputs, result, first, last);
+Kernel avx512_kernel(ValueType values, InputType, int64_t) {
+  if (values == ValueType::int8) return {Form::bytes, run_blocks<Bytes<Steps>, 8>};
+  if (values == ValueType::float16) return {Form::float32, run_blocks<Converted, 8>};
+  return {Form::float32, run_blocks<Halves, 8>};
 }
 
 void avx512_expand(const Matrix &matrix, uint16_t *rows, int64_t first, int64_t last) {
@@ -213,11 +159,6 @@ void avx512_expand(const Matrix &matrix, uint16_t *rows, int64_t first, int64_t 
   }
 }
 
-const Path avx512_path = {"avx512",
-                          {Form::float32, avx512_multiply_float32},
-                          {Form::float32, avx512_multiply_float32},
-                          {Form::float32, avx512_multiply_float16},
-                          {Form::bytes, avx512_multiply_int8},
-                          avx512_expand};
+const Path avx512_path = {"avx512", avx512_kernel, avx512_expand};
 
 } // namespace prunerzero

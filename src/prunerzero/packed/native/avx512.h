@@ -7,14 +7,14 @@
 
 namespace prunerzero {
 
-void avx512_multiply_float32(const Matrix &, const Inputs &, const Result &, int64_t, int64_t);
-void avx512_multiply_float16(const Matrix &, const Inputs &, const Result &, int64_t, int64_t);
-void avx512_multiply_int8(const Matrix &, const Inputs &, const Result &, int64_t, int64_t);
+// What a path with more instructions does not do better.
+Kernel avx512_kernel(ValueType, InputType, int64_t tokens);
+Kernel avx512_bf16_kernel(ValueType, InputType, int64_t tokens);
 void avx512_expand(const Matrix &, uint16_t *, int64_t, int64_t);
 
 namespace {
 
-constexpr int64_t kAhead = 1024; // bytes of values that are asked for ahead
+constexpr int64_t kAhead = 1536; // bytes of values that are asked for ahead
 
 // Zeros of which the compiler does not know that they are zeros. Merged into them, an expand does
 // not wait for the register that it writes, as its form with zeroing does on Zen 4 to 6.

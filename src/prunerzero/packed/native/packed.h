@@ -38,12 +38,14 @@ struct Matrix {
   const uint8_t *values_of(int64_t group) const { return values + starts[group] * value_bytes(); }
 };
 
-// How inputs are laid out for a kernel: step after step, in a step token after token.
+// How inputs are laid out for a kernel: step after step, and in a step token after token.
 enum class Form {
   bfloat16, // 2 bfloat16
   float32,  // 2 float32
   int16,    // 4 integers of 16 bits
-  bytes,    // their 4 high bytes, then their 4 low bytes, both signed
+  bytes,    // their 4 high bytes of all tokens, then their 4 low bytes of all, both signed
+  bfloat16_tiles, // the same two, but 16 steps of a token stand together,
+  byte_tiles,     // as one row of a tile
 };
 
 struct Inputs {
@@ -73,17 +75,8 @@ struct Kernel {
 
 struct Path {
   const char *name;
-  Kernel bfloat16_by_bfloat16;
-  Kernel bfloat16_by_float32;
-  Kernel float16;
-  Kernel int8;
+  Kernel (*kernel)(ValueType values, InputType inputs, int64_t tokens);
   Expand expand;
-
-  const Kernel &kernel(ValueType values, InputType inputs) const {
-    if (values == ValueType::int8) return int8;
-    if (values == ValueType::float16) return float16;
-    return inputs == InputType::bfloat16 ? bfloat16_by_bfloat16 : bfloat16_by_float32;
-  }
 };
 
 const Path *best_path();
@@ -98,12 +91,10 @@ void prepare(const Matrix &matrix, Form form, InputType type, const void *inputs
              uint8_t *prepared, float *units, int64_t *totals);
 
 extern const Path portable_path;
-#if defined(__x86_64__)
 extern const Path avx2_path;
 extern const Path avx512_path;
 extern const Path avx512_bf16_path;
-#elif defined(__aarch64__)
+extern const Path amx_path;
 extern const Path neon_path;
-#endif
 
 } // namespace prunerzero

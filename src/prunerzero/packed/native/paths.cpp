@@ -1,6 +1,13 @@
 // Which paths there are, the fastest first, and which of them this processor runs. Compiled
-// without flags, so that asking is safe on every processor.
+// without flags, so that asking is safe on every processor; HAS_… names what was compiled.
 #include <cstring>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
 
 #include "packed.h"
 
@@ -22,15 +29,39 @@ bool has_avx512() {
 }
 
 bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
+// Linux gives a process the tiles' large state only when it asks.
+bool has_amx() {
+#if defined(__linux__)
+  unsigned a, b, c, d;
+  const unsigned bits = 1u << 22 | 1u << 24 | 1u << 25; // AMX-BF16, AMX-TILE, AMX-INT8
+  if (!has_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bits) != bits)
+    return false;
+  const long ask = 0x1023, tiles = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, ask, tiles) == 0;
+#else
+  return false;
+#endif
+}
 #endif
 
 const struct {
   const Path *path;
   bool (*runs_here)();
 } paths[] = {
-#if defined(__x86_64__)
-    {&avx512_bf16_path, has_avx512_bf16}, {&avx512_path, has_avx512}, {&avx2_path, has_avx2},
-#elif defined(__aarch64__)
+#if defined(HAS_AMX)
+    {&amx_path, has_amx},
+#endif
+#if defined(HAS_AVX512_BF16)
+    {&avx512_bf16_path, has_avx512_bf16},
+#endif
+#if defined(HAS_AVX512)
+    {&avx512_path, has_avx512},
+#endif
+#if defined(HAS_AVX2)
+    {&avx2_path, has_avx2},
+#endif
+#if defined(HAS_NEON)
     {&neon_path, always},
 #endif
     {&portable_path, always},

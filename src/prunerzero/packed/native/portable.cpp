@@ -79,13 +79,13 @@ void expand(const Matrix &matrix, uint16_t *rows, int64_t first, int64_t last) {
   }
 }
 
+Kernel kernel(ValueType values, InputType, int64_t) {
+  if (values == ValueType::int8) return {Form::int16, multiply_int8};
+  return {Form::float32, multiply_float};
+}
+
 } // namespace
 
-const Path portable_path = {"portable",
-                            {Form::float32, multiply_float},
-                            {Form::float32, multiply_float},
-                            {Form::float32, multiply_float},
-                            {Form::int16, multiply_int8},
-                            expand};
+const Path portable_path = {"portable", kernel, expand};
 
 } // namespace prunerzero

@@ -81,7 +81,7 @@ Tensor product(const Tensor &inputs, const Tensor &mask, const Tensor &values,
                     "the bias has another size or type than the result");
   Tensor result = torch::stable::new_empty(inputs, {tokens, rows});
 
-  const prunerzero::Kernel &kernel = path->kernel(matrix.type, kind);
+  const prunerzero::Kernel kernel = path->kernel(matrix.type, kind, tokens);
   std::unique_ptr<uint8_t[]> prepared(
       new uint8_t[size_t(prunerzero::prepared_bytes(matrix, kernel.form, tokens))]);
   std::unique_ptr<float[]> units(new float[size_t(tokens)]);
