@@ -53,7 +53,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-_SEPARATED = ("methods", "metrics", "tasks")
+_SEPARATED = ("methods", "metrics", "rivals", "tasks")
 """Options that hold several with commas between, for which a list is natural in YAML."""
 
 

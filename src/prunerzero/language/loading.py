@@ -153,6 +153,28 @@ def empty_model_of(source: ModelSource) -> Any | None:
         return None
 
 
+@quiet_transformers()
+def outline_of(source: ModelSource) -> LanguageModel:
+    """The model without its weights, on the meta device, with its tokenizer: it reads texts.
+
+    Raises:
+        ModelError: as ``load_model``, where that shows without the weights.
+    """
+    from transformers import AutoConfig
+
+    where, options = locate(source)
+    try:
+        config = AutoConfig.from_pretrained(where, **options)
+        check_config(source.model, config, from_gguf="gguf_file" in options)
+        tokenizer = _read_tokenizer(source.model, where, options)
+        model = empty_model(config, source.trust_remote_code)
+    except ModelError:
+        raise
+    except Exception as error:  # a broken config makes transformers raise almost anything
+        raise _refusal(source.model, error) from error
+    return LanguageModel(source.model, model, tokenizer, model.dtype, {})
+
+
 def _read_tokenizer(name: str, where: str, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from prunerzero.documents import path_of
 from prunerzero.errors import ModelError
-from prunerzero.language.checkpoint_files import check_folder
+from prunerzero.language.checkpoint_files import CheckpointFiles, check_folder
 from prunerzero.language.hub import ask_hub
 from prunerzero.language.source import BUNDLED, ModelSource
 
@@ -36,6 +37,17 @@ def locate(source: ModelSource) -> tuple[str, dict[str, Any]]:
         raise ModelError(f"there is no model folder or file {name!r}.")
     offline = _must_come_from_cache(name, source.revision)
     return name, {**options, "revision": source.revision, "local_files_only": offline}
+
+
+def files_of(source: ModelSource) -> tuple[Path, ...]:
+    """The files of weights that transformers will read; empty where they are to be downloaded.
+
+    Raises:
+        ModelError: as ``locate``.
+    """
+    where, options = locate(source)
+    name = options.get("gguf_file", where)
+    return CheckpointFiles.of(name, source.revision, source.allow_pickle).weights
 
 
 def _must_come_from_cache(name: str, revision: str | None) -> bool:

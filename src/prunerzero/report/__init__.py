@@ -4,17 +4,20 @@ Everything here reads plain dictionaries as they come from JSON, so a report can
 from a finished run without the model, without torch and without the rest of this package.
 """
 
+from .bench_page import write_bench_report
 from .comparison import comparison
 from .model_card import model_card
 from .run_page import write_run_report
-from .tables import perplexity_table, texts_table
+from .tables import bench_tables, perplexity_table, texts_table
 from .tune_page import write_tune_report
 
 __all__ = [
+    "bench_tables",
     "comparison",
     "model_card",
     "perplexity_table",
     "texts_table",
+    "write_bench_report",
     "write_run_report",
     "write_tune_report",
 ]

@@ -5,6 +5,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from .bench_words import batches_of, cells
 from .wording import change_text, comparison_rows, finite, judged_part, perplexity_text, places_of
 
 
@@ -85,6 +86,28 @@ def texts_table(perplexity: dict[str, Any], divergence: dict[str, Any], title: s
             ]
             table.add_row(*map(Text, cells), end_section=index == len(order) - 1)
     return table
+
+
+def bench_tables(result: dict[str, Any]) -> list[Table]:
+    """What ``bench`` measured, in a table of bytes and one of speeds: a line for each model."""
+    batches = batches_of(result)
+    heads = ["files", "memory", "peak", "load", "prefill", *(f"decode ×{b}" for b in batches)]
+    heads.append("perplexity")
+    of_speed = range(heads.index("load") + 1, len(heads) - 1)
+    titles = (f"On {result['text']}", "Tokens a second: medians, with their quartiles below")
+    tables = []
+    for title, is_speed in zip(titles, (False, True), strict=True):
+        table = Table(title=Text(title), title_justify="left")
+        table.add_column("model", overflow="fold")
+        places = [place for place in range(len(heads)) if (place in of_speed) is is_speed]
+        for place in places:
+            table.add_column(heads[place], justify="right")
+        for figures in result["models"]:
+            line = cells(figures, batches)
+            shown = ("\n".join(filter(None, line[place])) for place in places)
+            table.add_row(Text(figures["model"]), *map(Text, shown))
+        tables.append(table)
+    return tables
 
 
 def _divergence_cells(moved: dict[str, Any] | None) -> tuple[str, str]:

@@ -21,9 +21,9 @@ Say = Callable[..., str]
 
 
 @cache
-def strings_of(language: Language) -> dict[str, str]:
-    """The phrases of a language by their keys."""
-    source = files(__package__) / "languages" / f"{language}.yaml"
+def strings_of(language: Language, page: str = "") -> dict[str, str]:
+    """The phrases of a language by their keys, for the page of tune or, as ``bench_``, another."""
+    source = files(__package__) / "languages" / f"{page}{language}.yaml"
     strings: dict[str, str] = yaml.safe_load(source.read_text(encoding="utf-8"))
     return strings
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from prunerzero import arguments
 from prunerzero.evolution.settings import SeedMetrics, Strategy
 from prunerzero.evolution.variation import OperatorSet
 from prunerzero.language.source import ModelSource
@@ -13,7 +15,9 @@ from prunerzero.metrics import Sparsity
 from prunerzero.options import (
     AS_GIVEN,
     NUMBER,
+    PATH,
     TEXT,
+    Kind,
     Options,
     one_of,
     option,
@@ -22,6 +26,8 @@ from prunerzero.options import (
 )
 from prunerzero.pruning.refit import Refinement, Refit, Update
 from prunerzero.report.tune_words import Language
+from prunerzero.tasks.benching.rivals import RIVALS
+from prunerzero.tasks.setup import Texts
 
 Values = Literal["auto", "bfloat16", "float16", "int8"]
 
@@ -231,3 +237,47 @@ class TuneOptions(Options):
             for refinement in (refinements if self.refine == "auto" else (self.refine,))
             if self.refine != "auto" or refinement == "none" or update != "none"
         )
+
+
+def _rivals(name: str, value: Any) -> tuple[str, ...]:
+    """Rivals in a list, or as text with commas between."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    named = (arguments.choice(name, rival, RIVALS) for rival in arguments.texts(name, value))
+    return tuple(dict.fromkeys(named))
+
+
+@dataclass(frozen=True)
+class BenchOptions(Options):
+    """What models are compared with, on which text, and how often they are measured."""
+
+    rivals: str | Sequence[str] = option(
+        "",
+        "Make these of the first model and measure them too, with commas between: dense (in "
+        "bfloat16), int8 and int4 (torch's own products, weights only), llama.cpp (Q8_0 and "
+        "Q4_K_M; needs prunerzero[bench]).",
+        Kind(_rivals, str),
+    )
+    text: Path | str | None = option(None, "Text file to measure perplexity on.", PATH)
+    dataset: str | None = option(
+        None,
+        "Named text to measure perplexity on: the test part of wikitext2, c4 (from the hub) or "
+        "python-docs (from this Python; the bundled model's own).",
+        TEXT,
+    )
+    windows: int = option(
+        16, "Windows of the text at most, evenly spaced over it.", whole_number(1)
+    )
+    max_seq_length: int | None = same_option(Texts, "max_seq_length")
+    repeats: int = option(
+        5, "Measure each speed so often; medians and quartiles are told.", whole_number(1)
+    )
+    time: str | float | None = option(
+        None,
+        "Measure speeds for at most this long, but each once: 90s, 15m, 1h30m.",
+        AS_GIVEN,
+        metavar="DURATION",
+    )
+    language: Language = same_option(TuneOptions, "language")
+    trust_remote_code: bool = same_option(ModelSource, "trust_remote_code")
+    allow_pickle: bool = same_option(ModelSource, "allow_pickle")

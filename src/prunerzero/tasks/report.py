@@ -17,8 +17,9 @@ from prunerzero.evolution.records import read_state
 from prunerzero.files import read_own_json, writing
 from prunerzero.identity import difference
 from prunerzero.metrics import CATALOG, Expression, MetricError, canonical
-from prunerzero.report import write_run_report, write_tune_report
+from prunerzero.report import write_bench_report, write_run_report, write_tune_report
 from prunerzero.report.tune_words import Language
+from prunerzero.tasks.bench import RESULTS
 from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.tune import RESULT
 from prunerzero.tasks.tune_result import read_result
@@ -50,6 +51,11 @@ def report(run: Path | str, baseline: Path | str | None = None, language: Langua
         result = asdict(read_result(folder / RESULT))
         with writing(path):
             write_tune_report(result, path, language)
+        return path
+    if (folder / RESULTS).is_file():
+        measured = read_own_json(folder / RESULTS, "give the bench command again")
+        with _damage_told(folder, RESULTS), writing(path):
+            write_bench_report(measured, path, language)
         return path
     if language != "en":
         raise InputError("the report of a search is in English only; that of a tuning has both.")

@@ -1,0 +1,85 @@
+"""The pictures of ``bench``: perplexity against bytes, and against tokens a second."""
+
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+
+import plotly.graph_objects as go
+
+from .bench_words import Figures, bytes_text, speed_of, speed_text
+from .charts import PALETTE, empty_figure, log_ticks
+from .wording import finite, perplexity_text
+
+_PLACES = ("top center", "bottom center")
+_MUCH = 3
+"""Where the highest perplexity is so many times the lowest, the axis is logarithmic."""
+
+
+def bytes_chart(models: Sequence[Figures], axis: str, perplexity: str) -> go.Figure:
+    """Perplexity against the bytes of the files: best at the lower left."""
+    return _chart(models, lambda model: finite(model["file_bytes"]), bytes_text, axis, perplexity)
+
+
+def speed_chart(models: Sequence[Figures], axis: str, perplexity: str) -> go.Figure:
+    """Perplexity against tokens a second at batch 1: best at the lower right."""
+    return _chart(models, speed_of, speed_text, axis, perplexity)
+
+
+def _chart(
+    models: Sequence[Figures],
+    value: Callable[[Figures], float | None],
+    told: Callable[[object], str],
+    axis: str,
+    perplexity: str,
+) -> go.Figure:
+    known = (
+        (x, y, model)
+        for model in models
+        if (x := value(model)) is not None and (y := finite(model["perplexity"])) is not None
+    )
+    points = sorted(known, key=lambda point: point[:2])
+    figure = empty_figure(height=430)
+    figure.add_scatter(
+        mode="markers+text",
+        x=[x for x, _, _ in points],
+        y=[y for _, y, _ in points],
+        text=[_label(model) for _, _, model in points],
+        textposition=[_PLACES[place % 2] for place in range(len(points))],
+        textfont={"size": 12},
+        marker={
+            "color": [PALETTE["metric" if m["is_rival"] else "evolved"] for _, _, m in points],
+            "size": 12,
+            "symbol": ["square" if m["is_rival"] else "circle" for _, _, m in points],
+        },
+        hovertext=[
+            f"{escape(model['model'])}<br>{told(x)}<br>{perplexity} {perplexity_text(y)}"
+            for x, y, model in points
+        ],
+        hoverinfo="text",
+        cliponaxis=False,
+    )
+    right = max((x for x, _, _ in points), default=1.0)
+    figure.update_layout(margin={"r": 40, "t": 24})
+    figure.update_xaxes(title={"text": axis}, range=[0, 1.12 * right], nticks=7, tickformat="~s")
+    lowest = min((y for _, y, _ in points), default=1.0)
+    highest = max((y for _, y, _ in points), default=2.0)
+    if highest > _MUCH * lowest > 0:
+        low, high = lowest / 1.15, highest * 1.15
+        ticks = log_ticks(low, high)
+        figure.update_yaxes(
+            type="log",
+            range=[math.log10(low), math.log10(high)],
+            tickvals=ticks,
+            ticktext=[f"{tick:,g}" for tick in ticks],
+        )
+    else:
+        room = 0.15 * (highest - lowest) or 0.05 * highest
+        figure.update_yaxes(range=[lowest - room, highest + room])
+    figure.update_yaxes(title={"text": perplexity, "standoff": 12})
+    return figure
+
+
+def _label(model: Figures) -> str:
+    """A name short enough to stand beside a point."""
+    name = str(model["model"]).rstrip("/").rpartition("/")[2]
+    return escape(name if len(name) <= 24 else name[:23] + "…")

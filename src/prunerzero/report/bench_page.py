@@ -1,0 +1,116 @@
+"""The report of ``bench``: one HTML file that needs no network, from ``results.json`` alone."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from . import bench_charts, charts
+from .bench_words import (
+    Figures,
+    batches_of,
+    best,
+    bytes_text,
+    cells,
+    frontier,
+    speed_of,
+    speed_text,
+)
+from .rendering import render, write_page
+from .tune_words import Language, Say, strings_of
+from .wording import MISSING, finite, perplexity_text
+
+_PAGE = "bench_"
+
+
+def write_bench_report(result: Mapping[str, Any], path: Path, language: Language = "en") -> None:
+    """Write the page to ``path``, whole or not at all.
+
+    Args:
+        result: what ``results.json`` holds.
+        path: of the HTML file.
+        language: English or Japanese; figures and names are the same in both.
+    """
+    write_page(path, _render(result, language))
+
+
+def _render(result: Mapping[str, Any], language: Language) -> str:
+    strings = strings_of(language, _PAGE)
+    say = partial(_say, strings)
+    models: list[Figures] = list(result["models"])
+    batches = batches_of(result)
+    perplexity = say("axis_perplexity")
+    figures = {
+        "bytes": bench_charts.bytes_chart(models, say("axis_bytes"), perplexity),
+        "speed": bench_charts.speed_chart(models, say("axis_speed"), perplexity),
+    }
+    return render(
+        "bench.html.j2",
+        {},
+        result=result,
+        language=language,
+        say=say,
+        headline=_headline(models, say),
+        columns=_columns(batches, say),
+        rows=[(model, cells(model, batches)) for model in models],
+        on_frontier={
+            "bytes": _names(frontier(models, lambda m: finite(m["file_bytes"])), say),
+            "speed": _names(frontier(models, speed_of, highest=True), say),
+        },
+        notes=[(model["model"], note) for model in models for note in model["notes"]],
+        protocol=_protocol(result["protocol"], say),
+        machine=_machine(result),
+        palette=charts.PALETTE,
+        # plotly writes "<" inside JSON as \u003c, so that no name can end the script.
+        figures={name: figure.to_json() for name, figure in figures.items()},
+    )
+
+
+def _say(strings: dict[str, str], key: str, **values: object) -> str:
+    return strings[key].format(**values)
+
+
+def _headline(models: Sequence[Figures], say: Say) -> str:
+    """Which model is best in what, and no more than was measured."""
+    found = {
+        "smallest": (best(models, lambda m: finite(m["file_bytes"])), "file_bytes", bytes_text),
+        "fastest": (best(models, speed_of, highest=True), None, speed_text),
+        "nearest": (best(models, lambda m: finite(m["perplexity"])), "perplexity", perplexity_text),
+    }
+    said = [
+        say(key, model=model["model"], value=told(speed_of(model) if name is None else model[name]))
+        for key, (model, name, told) in found.items()
+        if model is not None
+    ]
+    return say("headline", each=say("list_comma").join(said)) if said else say("headline_alone")
+
+
+def _names(models: Sequence[Figures], say: Say) -> str:
+    return say("list_comma").join(str(model["model"]) for model in models) or MISSING
+
+
+def _columns(batches: Sequence[str], say: Say) -> list[str]:
+    """The heads of the columns of ``cells``."""
+    before = ("column_file", "column_memory", "column_peak", "column_load", "column_prefill")
+    decode = [say("column_decode", batch=batch) for batch in batches]
+    return [*map(say, before), *decode, say("column_perplexity")]
+
+
+def _protocol(protocol: Mapping[str, Any], say: Say) -> list[str]:
+    """How it was measured, in sentences."""
+    batches = say("list_comma").join(map(str, protocol["batches"]))
+    values = {**protocol, "batches": batches}
+    keys = ("how_threads", "how_speed", "how_perplexity", "how_memory", "how_load", "how_file")
+    return [say(key, **values) for key in keys]
+
+
+def _machine(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    machine = result["machine"]
+    return [
+        ("cpu", str(machine["cpu"])),
+        ("instruction_sets", ", ".join(machine["instruction_sets"]) or MISSING),
+        ("cores", str(machine["cores"] or MISSING)),
+        ("memory", bytes_text(machine["memory_bytes"])),
+        ("platform", str(machine["platform"])),
+        *((name, str(version)) for name, version in result["versions"].items()),
+    ]

@@ -1,0 +1,106 @@
+"""How the figures of ``bench`` read, and what they say."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .wording import MISSING, finite, perplexity_text
+
+Figures = Mapping[str, Any]
+"""What ``results.json`` has of one model."""
+
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def bytes_text(count: object) -> str:
+    """Three figures: ``1.23 GB``, ``270 MB``."""
+    number = finite(count)
+    if number is None:
+        return MISSING
+    size, unit = next((pair for pair in _UNITS if number >= pair[0]), _UNITS[-1])
+    return f"{_three(number / size)} {unit}"
+
+
+def speed_text(speed: object) -> str:
+    """Tokens a second in three figures: ``1,340``, ``27.3``."""
+    number = finite(speed)
+    return MISSING if number is None else _three(number)
+
+
+def seconds_text(seconds: object) -> str:
+    """Seconds in three figures."""
+    number = finite(seconds)
+    return MISSING if number is None else f"{_three(number)} s"
+
+
+def spread_text(spread: Sequence[float] | None) -> str:
+    """The two quartiles of a speed; empty where it was not measured."""
+    return "" if spread is None else " – ".join(map(speed_text, spread))
+
+
+def speed_of(figures: Figures, batch: str = "1") -> float | None:
+    """Tokens a second of decoding, so many texts at once."""
+    return finite(figures["decode_tokens_per_second"].get(batch))
+
+
+def batches_of(result: Mapping[str, Any]) -> list[str]:
+    """How many texts were continued at once, each as a key of the figures."""
+    return [str(batch) for batch in result["protocol"]["batches"]]
+
+
+def best(
+    models: Sequence[Figures], value: Callable[[Figures], float | None], *, highest: bool = False
+) -> Figures | None:
+    """The model with the lowest value, or the highest; None where fewer than two have one."""
+    known = [(found, model) for model in models if (found := value(model)) is not None]
+    if len(known) < 2:
+        return None
+    chosen = (max if highest else min)(known, key=lambda pair: pair[0])
+    return chosen[1]
+
+
+def frontier(
+    models: Sequence[Figures],
+    value: Callable[[Figures], float | None],
+    *,
+    highest: bool = False,
+) -> list[Figures]:
+    """The models that no other surpasses in a value and in perplexity both.
+
+    One surpasses another where it is better in the one, and no worse in the other.
+    """
+    sign = -1 if highest else 1
+    known = [
+        (sign * found, perplexity, model)
+        for model in models
+        if (found := value(model)) is not None
+        and (perplexity := finite(model["perplexity"])) is not None
+    ]
+    return [
+        model
+        for cost, loss, model in known
+        if not any(
+            c <= cost and other <= loss and (c < cost or other < loss) for c, other, _ in known
+        )
+    ]
+
+
+def cells(figures: Figures, batches: Sequence[str]) -> list[tuple[str, str]]:
+    """The cells of a table's row, each with what stands under it; the model's name not among them.
+
+    File, memory in use, at its peak, loading, prefill, decoding at each batch, perplexity.
+    """
+    spread = figures["spread"]
+    decode = figures["decode_tokens_per_second"]
+    return [
+        (bytes_text(figures["file_bytes"]), ""),
+        (bytes_text(figures["memory_bytes"]), ""),
+        (bytes_text(figures["peak_memory_bytes"]), ""),
+        (seconds_text(figures["load_seconds"]), ""),
+        (speed_text(figures["prefill_tokens_per_second"]), spread_text(spread["prefill"])),
+        *((speed_text(decode.get(b)), spread_text(spread["decode"].get(b))) for b in batches),
+        (perplexity_text(figures["perplexity"]), ""),
+    ]
+
+
+def _three(number: float) -> str:
+    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2}f}"

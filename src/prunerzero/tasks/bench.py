@@ -1,0 +1,236 @@
+"""What models cost on this machine, side by side: bytes, memory, speed, and perplexity."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunerzero.arguments import path, texts
+from prunerzero.documents import path_of
+from prunerzero.errors import InputError, ModelError, TextError
+from prunerzero.files import check_apart, check_empty, check_fillable, make_folder, write_json
+from prunerzero.files import writing as writing_file
+from prunerzero.language.corpora import Text, read_corpus, read_file
+from prunerzero.language.loading import outline_of
+from prunerzero.language.models import LanguageModel
+from prunerzero.language.source import BUNDLED, ModelSource
+from prunerzero.options import takes
+from prunerzero.report import write_bench_report
+from prunerzero.tasks.benching.figures import ModelFigures
+from prunerzero.tasks.benching.machine import machine, versions
+from prunerzero.tasks.benching.measure import measure_models
+from prunerzero.tasks.benching.rivals import make_rivals
+from prunerzero.tasks.benching.subject import Plan, Subject
+from prunerzero.tasks.duration import parse_duration
+from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.options import BenchOptions
+from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH
+
+RESULTS, PAGE = "results.json", "report.html"
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What was measured, of all models in one run.
+
+    Attributes:
+        models: figures of each, in the order in which they were named, rivals last.
+        text: that perplexity was measured on.
+        protocol: how it was measured, in figures and under ``words`` in sentences.
+        machine: processor, instruction sets, cores, memory.
+        versions: of what ran the models.
+        settings: the options.
+        interrupted: whether it was stopped before everything was measured.
+    """
+
+    models: tuple[ModelFigures, ...]
+    text: str
+    protocol: dict[str, Any]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    settings: dict[str, Any]
+    interrupted: bool = False
+
+
+@takes(BenchOptions)
+def bench(
+    models: str | Path | Sequence[str | Path],
+    options: BenchOptions = BenchOptions(),
+    *,
+    output_dir: str | Path | None = None,
+    observer: Observer | None = None,
+) -> BenchResult:
+    """Measure models side by side on this machine, each in a process of its own.
+
+    A GGUF file is run by llama.cpp, every other model by transformers in the dtype it is stored in.
+    If it is interrupted, the result has what was measured.
+
+    Args:
+        models: folders, hub ids, GGUF files, or ``"bundled"``; rivals are made of the first.
+        options: which rivals, which text, how often.
+        output_dir: where ``results.json`` and ``report.html`` are written; None for nowhere.
+        observer: told of progress.
+
+    Raises:
+        InputError: a model, a text or a folder that cannot be had, or models whose tokens differ.
+        KeyboardInterrupt: before anything was measured.
+    """
+    observer = observer or Observer()
+    names = texts("models", models)
+    seconds = None if options.time is None else parse_duration(options.time)
+    folder = None if output_dir is None else path("output_dir", output_dir)
+    _check_names(names, options)
+    documents, text_name = _read_text(names[0], options)
+    if folder is not None:
+        _check_folder(folder, names)
+    observer.stage("reading the tokenizers")
+    subjects = [_subject(name, options) for name in names]
+    outlines = [outline_of(subject.source) for subject in subjects]
+    text = _windows(outlines[0], documents, text_name, options)
+    for outline in outlines[1:]:
+        _check_tokens(outlines[0], outline, text)
+    plan = Plan(text.windows, torch.get_num_threads(), options.repeats, seconds).within(
+        min(outline.context_length for outline in outlines)
+    )
+    result = BenchResult(
+        models=(),
+        text=text.name,
+        protocol=_protocol(plan),
+        machine=machine(),
+        versions=versions(),
+        settings={"models": names, **asdict(options)},
+        interrupted=True,
+    )
+
+    def keep(figures: list[ModelFigures]) -> None:
+        nonlocal result
+        result = replace(result, models=tuple(figures))
+        if folder is not None:
+            write_json(folder / RESULTS, asdict(result))
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="prunerzero-bench-") as rivals_folder:
+            rivals = []
+            if options.rivals:
+                observer.stage("making rivals")
+                rivals = make_rivals(
+                    options.rivals, subjects[0], Path(rivals_folder), plan.threads, observer.note
+                )
+            if folder is not None:
+                make_folder(folder)
+            measure_models([*subjects, *rivals], plan, observer, keep)
+        result = replace(result, interrupted=False)
+    except KeyboardInterrupt:
+        if not any(figures.prefill_tokens_per_second for figures in result.models):
+            raise
+        where = "told here" if folder is None else f"in '{folder / RESULTS}'"
+        observer.note(f"Interrupted: what was measured until then is {where}.")
+    if folder is not None:
+        write_json(folder / RESULTS, asdict(result))
+        with writing_file(folder / PAGE):
+            write_bench_report(asdict(result), folder / PAGE, options.language)
+    return result
+
+
+def _check_names(names: Sequence[str], options: BenchOptions) -> None:
+    if not names:
+        raise InputError("no model is named; name a folder, a hub id, or a GGUF file.")
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"model {min(twice)!r} is named twice; leave one of them out.")
+    for what in (*(name for name in names if _is_gguf(name)), *options.rivals):
+        if (what == "llama.cpp" or _is_gguf(what)) and find_spec("llama_cpp") is None:
+            raise InputError(
+                f"{what!r} is run by llama.cpp: pip install 'prunerzero[bench]', which builds it "
+                "from source in a few minutes."
+            )
+        if what == "llama.cpp" and find_spec("gguf") is None:
+            raise InputError(f"{what!r} needs another package: pip install 'prunerzero[bench]'.")
+
+
+def _is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf") and path_of(name).is_file()
+
+
+def _read_text(first: str, options: BenchOptions) -> tuple[list[str], str]:
+    """The documents of the text, and its name."""
+    if options.text is not None and options.dataset is not None:
+        raise InputError("`text` and `dataset` are both given; leave one of them out.")
+    if options.text is not None:
+        return read_file(options.text), str(options.text)
+    dataset = options.dataset or ("python-docs" if first == BUNDLED else None)
+    if dataset is None:
+        raise TextError('no text is named; pass `text=FILE` or `dataset="wikitext2"`.')
+    return read_corpus(dataset, "test"), f"{dataset} (test)"
+
+
+def _check_folder(folder: Path, names: Sequence[str]) -> None:
+    """Refuse a folder that holds anything but an earlier result, or that is a model's."""
+    for name in names:
+        check_apart(folder, path_of(name))
+    check_fillable(folder)
+    if not (folder / RESULTS).is_file():
+        check_empty(folder)
+
+
+def _subject(name: str, options: BenchOptions) -> Subject:
+    source = ModelSource(
+        model=name,
+        device="cpu",
+        trust_remote_code=options.trust_remote_code,
+        allow_pickle=options.allow_pickle,
+    )
+    if _is_gguf(name):
+        return Subject(name, source, "llama.cpp", path_of(name))
+    return Subject(name, source)
+
+
+def _windows(
+    outline: LanguageModel, documents: list[str], name: str, options: BenchOptions
+) -> Text:
+    longest = outline.context_length
+    length = options.max_seq_length or min(DEFAULT_WINDOW_LENGTH, longest)
+    if length > longest:
+        raise ModelError(
+            f"{outline.name!r} reads at most {longest} tokens, `max_seq_length={length}` is more."
+        )
+    return outline.windows(documents, length, name).spread(options.windows)
+
+
+def _check_tokens(first: LanguageModel, other: LanguageModel, text: Text) -> None:
+    """Refuse a model for which the tokens of the text are others than for the first."""
+    used = text.windows.unique().tolist()
+    if used[-1] < len(other.tokenizer):
+        theirs = other.tokenizer.convert_ids_to_tokens(used)
+        if theirs == first.tokenizer.convert_ids_to_tokens(used):
+            return
+    raise ModelError(
+        f"{other.name!r} has other tokens than {first.name!r}, so that their perplexities do not "
+        "compare; measure them one by one."
+    )
+
+
+def _protocol(plan: Plan) -> dict[str, Any]:
+    count, length = plan.windows.shape
+    batches = ", ".join(map(str, plan.batches))
+    return {
+        "threads": plan.threads,
+        "repeats": plan.repeats,
+        "windows": count,
+        "window_length": length,
+        "prefill_tokens": plan.prefill_tokens,
+        "prompt_tokens": plan.prompt_tokens,
+        "new_tokens": plan.new_tokens,
+        "batches": list(plan.batches),
+        "words": f"threads: {plan.threads}; speeds are medians of up to {plan.repeats} repeats, in "
+        f"which the models take turns; prefill of {plan.prefill_tokens} tokens; decoding of "
+        f"{plan.new_tokens} tokens after {plan.prompt_tokens}, {batches} at once, greedily, by a "
+        f"plain loop with a cache; perplexity on {count} windows of {length} tokens; memory is "
+        "what a model adds to its libraries', pages of mapped files included; the time to load "
+        "ends with the first token, its files being in the system's cache",
+    }

@@ -1,0 +1,242 @@
+"""Measure models side by side: by turns, so that what disturbs the machine disturbs all alike.
+
+Each model has a process of its own. All are loaded once where the memory suffices; where it does
+not, one makes room for another, and is loaded again when its turn comes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from prunerzero.errors import ModelError
+from prunerzero.exponential import exp
+from prunerzero.tasks.benching.figures import ModelFigures, median, quartiles
+from prunerzero.tasks.benching.process import ModelFailedError, ModelProcess
+from prunerzero.tasks.benching.subject import Plan, Subject
+from prunerzero.tasks.observer import Observer
+
+_SPARE = 1 << 30
+"""Bytes of memory to leave free when another model is loaded."""
+_TIMES_FILE = 2.5
+"""A model is taken to need so many times its files' bytes while it is loaded and runs."""
+
+
+def measure_model(subject: Subject, plan: Plan, observer: Observer | None = None) -> ModelFigures:
+    """Measure one model by itself."""
+    return measure_models([subject], plan, observer)[0]
+
+
+def measure_models(
+    subjects: Sequence[Subject],
+    plan: Plan,
+    observer: Observer | None = None,
+    on_figures: Callable[[list[ModelFigures]], None] = lambda figures: None,
+) -> list[ModelFigures]:
+    """Measure models side by side.
+
+    A model that cannot be measured to the end keeps what was measured, with a note.
+
+    Args:
+        subjects: the models, of different names.
+        plan: how.
+        observer: told of progress.
+        on_figures: given what is measured so far, once a round of turns.
+
+    Raises:
+        ModelError: a model that is no rival is refused when it is first loaded.
+    """
+    records = [_Record(subject) for subject in subjects]
+    measuring = _Measuring(records, plan, observer or Observer(), on_figures)
+    try:
+        measuring.load_all()
+        measuring.measure_speeds()
+        if plan.perplexity:
+            measuring.measure_perplexities()
+    finally:
+        measuring.close()
+        on_figures([record.figures() for record in records])
+    return [record.figures() for record in records]
+
+
+@dataclass
+class _Record:
+    """What is known so far of one model."""
+
+    subject: Subject
+    loads: list[dict[str, Any]] = field(default_factory=list)
+    peak: int | None = None
+    prefill: list[float] = field(default_factory=list)
+    decode: dict[str, list[float]] = field(default_factory=dict)
+    perplexity: float | None = None
+    notes: list[str] = field(default_factory=list)
+    failed: bool = False
+
+    def figures(self) -> ModelFigures:
+        def of_loads(name: str) -> Any:
+            return self.loads[0][name] if self.loads else None
+
+        seconds = [load["load_seconds"] for load in self.loads]
+        medians = {batch: median(runs) for batch, runs in self.decode.items()}
+        return ModelFigures(
+            model=self.subject.name,
+            file_bytes=of_loads("file_bytes"),
+            memory_bytes=of_loads("memory_bytes"),
+            load_seconds=median(seconds),
+            prefill_tokens_per_second=median(self.prefill),
+            decode_tokens_per_second={b: m for b, m in medians.items() if m is not None},
+            perplexity=self.perplexity,
+            peak_memory_bytes=self.peak,
+            mapped_bytes=of_loads("mapped_bytes"),
+            libraries_bytes=of_loads("libraries_bytes"),
+            spread={
+                "prefill": quartiles(self.prefill),
+                "decode": {batch: quartiles(runs) for batch, runs in self.decode.items()},
+            },
+            runs={
+                "load_seconds": seconds,
+                "prefill": list(self.prefill),
+                "decode": {batch: list(runs) for batch, runs in self.decode.items()},
+            },
+            runtime=self.subject.runtime,
+            dtype=of_loads("dtype"),
+            is_rival=self.subject.is_rival,
+            notes=tuple(self.notes),
+        )
+
+
+class _Measuring:
+    def __init__(
+        self,
+        records: list[_Record],
+        plan: Plan,
+        observer: Observer,
+        on_figures: Callable[[list[ModelFigures]], None],
+    ) -> None:
+        self._records = records
+        self._plan = plan
+        self._observer = observer
+        self._on_figures = on_figures
+        self._open: dict[str, ModelProcess] = {}
+        """By name, the one that was used last at the end."""
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def load_all(self) -> None:
+        """Load each model once, so that one which cannot be is told before the work."""
+        with self._observer.count("loading", len(self._records), "models") as advance:
+            for done, record in enumerate(self._records, start=1):
+                try:
+                    self._process(record)
+                except (ModelError, ModelFailedError) as error:
+                    if isinstance(error, ModelError) and not record.subject.is_rival:
+                        raise
+                    self._give_up(record, str(error))
+                advance(done)
+
+    def measure_speeds(self) -> None:
+        plan = self._plan
+        prompt = plan.long_prompt()
+        began = time.monotonic()
+        total = plan.repeats * len(self._records)
+        with self._observer.count("measuring speed", total, "turns") as advance:
+            for number in range(plan.repeats):
+                started = time.monotonic()
+                # there and back, so that a machine that slows down favours nobody
+                order = self._records if number % 2 == 0 else self._records[::-1]
+                for place, record in enumerate(order):
+                    self._guarded(record, partial(self._turn, record, prompt))
+                    advance(number * len(order) + place + 1)
+                self._on_figures([record.figures() for record in self._records])
+                now = time.monotonic()
+                if plan.seconds is not None and now - began + (now - started) > plan.seconds:
+                    break
+
+    def measure_perplexities(self) -> None:
+        windows = self._plan.windows
+        total = len(windows) * len(self._records)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            self._observer.count("measuring perplexity", total) as advance,
+        ):
+            file = Path(folder) / "windows.npy"
+            np.save(file, windows.numpy())
+            for place, record in enumerate(self._records):
+                before = place * len(windows)
+                told = partial(_beyond, advance, before)
+                self._guarded(record, partial(self._read, record, str(file), told))
+                advance(before + len(windows))
+
+    def _turn(self, record: _Record, prompt: list[int], process: ModelProcess) -> None:
+        """Measure each speed once."""
+        plan = self._plan
+        prompts = {batch: plan.prompts(batch) for batch in plan.batches}
+        if not process.is_warm:  # first runs are slower
+            process.ask("prefill", tokens=prompt)
+            for rows in prompts.values():
+                process.ask("decode", prompts=rows, new_tokens=2)
+            process.is_warm = True
+        record.prefill.append(len(prompt) / process.ask("prefill", tokens=prompt))
+        for batch, rows in prompts.items():
+            seconds = process.ask("decode", prompts=rows, new_tokens=plan.new_tokens)
+            runs = record.decode.setdefault(str(batch), [])
+            runs.append(batch * plan.new_tokens / seconds)
+        record.peak = max(record.peak or 0, process.ask("peak"))
+
+    def _read(
+        self, record: _Record, file: str, on_window: Callable[[int], None], process: ModelProcess
+    ) -> None:
+        losses = process.ask("losses", on_window, windows=file)
+        record.perplexity = exp(float(np.mean(losses)))
+
+    def _guarded(self, record: _Record, work: Callable[[ModelProcess], None]) -> None:
+        """Do something with a model; where it fails, the others go on."""
+        if record.failed:
+            return
+        try:
+            work(self._process(record))
+        except (ModelError, ModelFailedError) as error:
+            self._give_up(record, str(error))
+
+    def _give_up(self, record: _Record, reason: str) -> None:
+        record.failed = True
+        record.notes.append(f"Not measured to the end: {reason.rstrip('.')}.")
+        self._observer.note(f"{record.subject.name}: {record.notes[-1]}")
+        if (process := self._open.pop(record.subject.name, None)) is not None:
+            process.close()
+
+    def _process(self, record: _Record) -> ModelProcess:
+        """The model's process, loaded, and now the one that was used last."""
+        name = record.subject.name
+        process = self._open.pop(name, None)
+        if process is None:
+            self._make_room(record)
+            process = ModelProcess(record.subject, self._plan.threads)
+            try:
+                record.loads.append(process.ask("load", prompt=self._plan.prompts(1)[0]))
+            except BaseException:
+                process.close()
+                raise
+        self._open[name] = process
+        return process
+
+    def _make_room(self, record: _Record) -> None:
+        """Close the models that were used longest ago, until there is memory for another."""
+        known = record.loads[0]["file_bytes"] if record.loads else record.subject.known_bytes()
+        while self._open and psutil.virtual_memory().available < _TIMES_FILE * known + _SPARE:
+            self._open.pop(next(iter(self._open))).close()
+
+
+def _beyond(advance: Callable[[int], None], before: int, done: int) -> None:
+    """Tell how many are done, those before counted too."""
+    advance(before + done)

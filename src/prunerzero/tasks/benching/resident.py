@@ -1,0 +1,54 @@
+"""How much memory this process has, and had at most.
+
+What is counted is resident memory: every page of the process that is in memory, those of files
+that it has mapped too. A model whose weights are mapped from its file needs these pages to run at
+speed, so they count as in use; that the system may drop them, and read them again, is told by
+``mapped_bytes``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_STATUS = Path("/proc/self/status")
+
+
+def resident_bytes() -> int:
+    """Memory in use now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def mapped_bytes() -> int | None:
+    """What of it are pages of mapped files; None where the system does not tell."""
+    return _of_status("RssFile")
+
+
+def peak_bytes() -> int:
+    """The most memory that the process had at once, since it began.
+
+    On Linux not ``ru_maxrss``, in which a new process begins with what its parent had.
+    """
+    peak = _of_status("VmHWM")
+    if peak is None:
+        peak = getattr(psutil.Process().memory_info(), "peak_wset", None)  # Windows
+    return _of_getrusage() if peak is None else int(peak)
+
+
+def _of_status(name: str) -> int | None:
+    if not _STATUS.exists():
+        return None
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    return None
+
+
+def _of_getrusage() -> int:
+    import resource
+
+    usage: Any = resource.getrusage(resource.RUSAGE_SELF)
+    return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)

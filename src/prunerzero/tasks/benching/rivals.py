@@ -1,0 +1,89 @@
+"""Rivals: what else could be done with the first model, made and measured, not assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from prunerzero.files import writing
+from prunerzero.language.loading import read_model
+from prunerzero.language.quiet import quiet_transformers
+from prunerzero.language.source import ModelSource
+from prunerzero.tasks.benching.gguf_files import QUANTISED, quantise, write_gguf
+from prunerzero.tasks.benching.subject import Runtime, Subject
+from prunerzero.tasks.benching.weight_only import Int4Linear, Int8Linear, replaced
+
+RIVALS = ("dense", "int8", "int4", "llama.cpp")
+
+_TORCH: dict[str, tuple[Runtime, Callable[[torch.nn.Linear], torch.nn.Module]]] = {
+    "int8": ("torch int8", Int8Linear),
+    "int4": ("torch int4", Int4Linear),
+}
+"""What torch's rivals are called, and what they have for linear layers."""
+
+
+def make_rivals(
+    rivals: Sequence[str],
+    first: Subject,
+    folder: Path,
+    threads: int,
+    on_note: Callable[[str], None],
+) -> list[Subject]:
+    """Make rivals of a model: its dense self in bfloat16, and what becomes of that.
+
+    Args:
+        rivals: which of ``RIVALS``.
+        first: the model.
+        folder: where their files are written, which are large.
+        threads: for llama.cpp's quantising.
+        on_note: told what is not as one would expect.
+
+    Raises:
+        ModelError: one cannot be made of this model.
+        OutputError: the folder has no room.
+    """
+    with writing(folder, "free some room where temporary files go, or set TMPDIR"):
+        return list(_rivals(rivals, first, folder, threads, on_note))
+
+
+def _rivals(
+    rivals: Sequence[str],
+    first: Subject,
+    folder: Path,
+    threads: int,
+    on_note: Callable[[str], None],
+) -> Iterator[Subject]:
+    source = first.source
+    read = None
+    if set(rivals) != {"llama.cpp"} or first.file is None:
+        read = read_model(source, lambda _config, _stored: {"dtype": torch.bfloat16})
+    if "dense" in rivals and read is not None:
+        place = folder / "dense"
+        with quiet_transformers():
+            read.model.save_pretrained(place)
+        read.tokenizer.save_pretrained(place)
+        yield Subject("dense bfloat16", ModelSource(model=str(place)), is_rival=True)
+    for name in (name for name in _TORCH if name in rivals):
+        runtime, make = _TORCH[name]
+        assert read is not None
+        with replaced(read.model, make) as left:
+            if left:
+                on_note(
+                    f"{runtime}: {len(left)} linear layers stay in bfloat16, since torch's product "
+                    f"does not take their shape, such as {left[0]}."
+                )
+            file = folder / f"{name}.pt"
+            torch.save(read.model, file)
+        yield Subject(runtime, source, runtime, file, is_rival=True)
+    if "llama.cpp" in rivals:
+        dense = first.file or folder / "dense.gguf"
+        if first.file is None:
+            assert read is not None
+            write_gguf(first.name, read.model, dense)
+        del read
+        for kind in QUANTISED:
+            file = folder / f"{kind}.gguf"
+            quantise(first.name, dense, file, kind, threads)
+            yield Subject(f"llama.cpp {kind}", source, "llama.cpp", file, is_rival=True)
