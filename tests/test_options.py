@@ -13,16 +13,21 @@ import pytest
 from typer.main import get_command
 
 import prunerzero
-from prunerzero import InputError, search, tune
+from prunerzero import InputError, bench, search, tune
 from prunerzero.cli.commands import app
 from prunerzero.language.corpora import Part
 from prunerzero.language.source import ModelSource
 from prunerzero.options import Options, option, options_of, takes, whole_number
 from prunerzero.tasks.by_block import Way
-from prunerzero.tasks.options import SearchOptions, TuneOptions
+from prunerzero.tasks.options import BenchOptions, SearchOptions, TuneOptions
 from prunerzero.tasks.setup import Scope, Setup, Texts
 
-COMMANDS = {"search": [Setup, SearchOptions], "tune": [Setup, TuneOptions], "prune": [Setup, Way]}
+COMMANDS = {
+    "search": [Setup, SearchOptions],
+    "tune": [Setup, TuneOptions],
+    "prune": [Setup, Way],
+    "bench": [BenchOptions],
+}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -36,7 +41,9 @@ def test_the_command_line_has_each_option_with_its_default(name):
 
 
 @pytest.mark.parametrize(
-    ("function", "options"), [(search, SearchOptions), (tune, TuneOptions)], ids=["search", "tune"]
+    ("function", "options"),
+    [(search, SearchOptions), (tune, TuneOptions), (bench, BenchOptions)],
+    ids=["search", "tune", "bench"],
 )
 def test_a_python_function_has_each_option_as_a_keyword(function, options):
     parameters = inspect.signature(function).parameters
@@ -51,13 +58,14 @@ def test_a_setup_is_where_a_model_comes_from_which_texts_and_which_layers():
 
 
 def test_every_field_of_a_class_of_options_is_an_option():
-    for cls in (Setup, SearchOptions, TuneOptions, Way):
+    for cls in (Setup, SearchOptions, TuneOptions, Way, BenchOptions):
         assert options_of(cls) == list(fields(cls))
 
 
 READERS = {
     SearchOptions: ("options",),
     TuneOptions: ("options",),
+    BenchOptions: ("options",),
     Way: ("way", "self.way"),
     Setup: ("setup", "self.setup", "work.setup", "source"),
 }

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from prunerzero.pruning.least_squares import least_squares
     from prunerzero.pruning.refine import refine
     from prunerzero.scoring import prune_mask, score_mask
+    from prunerzero.tasks.bench import bench
     from prunerzero.tasks.compare import compare
     from prunerzero.tasks.evaluate import evaluate
     from prunerzero.tasks.prune import prune
@@ -52,6 +53,7 @@ __all__ = [
     "Sparsity",
     "TextError",
     "TuneResult",
+    "bench",
     "compare",
     "evaluate",
     "least_squares",
@@ -75,6 +77,7 @@ _HOMES = {
     "Sparsity": "prunerzero.metrics",
     "TextError": "prunerzero.errors",
     "TuneResult": "prunerzero.tasks.tune_result",
+    "bench": "prunerzero.tasks.bench",
     "compare": "prunerzero.tasks.compare",
     "evaluate": "prunerzero.tasks.evaluate",
     "least_squares": "prunerzero.pruning.least_squares",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -82,7 +83,9 @@ class ModelProcess:
         """Why the process ended."""
         code = self._process.wait()
         if code < 0:
-            return f"its process was ended by signal {-code}, as happens where memory runs out"
+            told = signal.Signals(-code).name
+            why = ", as happens where memory runs out" if told == "SIGKILL" else ""
+            return f"its process was ended by {told}{why}"
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return f"its process ended: {lines[-1] if lines else f'exit code {code}'}"

@@ -9,6 +9,7 @@ import torch
 
 from prunerzero.files import writing
 from prunerzero.language.loading import read_model
+from prunerzero.language.models import LanguageModel
 from prunerzero.language.quiet import quiet_transformers
 from prunerzero.language.source import ModelSource
 from prunerzero.tasks.benching.gguf_files import QUANTISED, quantise, write_gguf
@@ -56,10 +57,27 @@ def _rivals(
     on_note: Callable[[str], None],
 ) -> Iterator[Subject]:
     source = first.source
-    read = None
     if set(rivals) != {"llama.cpp"} or first.file is None:
         read = read_model(source, lambda _config, _stored: {"dtype": torch.bfloat16})
-    if "dense" in rivals and read is not None:
+        yield from _of_torch(rivals, source, read, folder, on_note)
+        if "llama.cpp" in rivals and first.file is None:
+            write_gguf(first.name, read.model, folder / "dense.gguf")
+    if "llama.cpp" in rivals:
+        dense = first.file or folder / "dense.gguf"
+        for kind in QUANTISED:
+            file = folder / f"{kind}.gguf"
+            quantise(first.name, dense, file, kind, threads)
+            yield Subject(f"llama.cpp {kind}", source, "llama.cpp", file, is_rival=True)
+
+
+def _of_torch(
+    rivals: Sequence[str],
+    source: ModelSource,
+    read: LanguageModel,
+    folder: Path,
+    on_note: Callable[[str], None],
+) -> Iterator[Subject]:
+    if "dense" in rivals:
         place = folder / "dense"
         with quiet_transformers():
             read.model.save_pretrained(place)
@@ -67,23 +85,12 @@ def _rivals(
         yield Subject("dense bfloat16", ModelSource(model=str(place)), is_rival=True)
     for name in (name for name in _TORCH if name in rivals):
         runtime, make = _TORCH[name]
-        assert read is not None
+        file = folder / f"{name}.pt"
         with replaced(read.model, make) as left:
             if left:
                 on_note(
                     f"{runtime}: {len(left)} linear layers stay in bfloat16, since torch's product "
                     f"does not take their shape, such as {left[0]}."
                 )
-            file = folder / f"{name}.pt"
             torch.save(read.model, file)
         yield Subject(runtime, source, runtime, file, is_rival=True)
-    if "llama.cpp" in rivals:
-        dense = first.file or folder / "dense.gguf"
-        if first.file is None:
-            assert read is not None
-            write_gguf(first.name, read.model, dense)
-        del read
-        for kind in QUANTISED:
-            file = folder / f"{kind}.gguf"
-            quantise(first.name, dense, file, kind, threads)
-            yield Subject(f"llama.cpp {kind}", source, "llama.cpp", file, is_rival=True)

@@ -1,0 +1,217 @@
+"""What the page of ``bench`` promises: every figure, in both languages, and no better than it is."""
+
+from __future__ import annotations
+
+import copy
+import re
+import string
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from prunerzero.report import bench_tables, bench_words, write_bench_report
+from prunerzero.report.bench_charts import bytes_chart, speed_chart
+from prunerzero.report.bench_words import best, bytes_text, frontier, seconds_text, speed_text
+from prunerzero.report.tune_words import strings_of
+from prunerzero.report.wording import perplexity_text
+
+HOSTILE = "</script><script>alert('&')</script><img src=x onerror=alert(1)>"
+LANGUAGES = ("en", "ja")
+
+
+def figures(name: str, size: int, speed: float, perplexity: float | None, **more: Any) -> Any:
+    return {
+        "model": name,
+        "file_bytes": size,
+        "memory_bytes": size + 11_000_000,
+        "load_seconds": 1.23,
+        "prefill_tokens_per_second": 20 * speed,
+        "decode_tokens_per_second": {"1": speed, "4": 3 * speed, "16": 9 * speed},
+        "perplexity": perplexity,
+        "peak_memory_bytes": 2 * size,
+        "mapped_bytes": size,
+        "libraries_bytes": 400_000_000,
+        "spread": {
+            "prefill": [19 * speed, 21 * speed],
+            "decode": {"1": [0.9 * speed, 1.1 * speed], "4": [1, 2], "16": [3, 4]},
+        },
+        "runs": {"load_seconds": [1.23], "prefill": [20 * speed], "decode": {"1": [speed]}},
+        "runtime": "transformers",
+        "dtype": "bfloat16",
+        "is_rival": False,
+        "notes": [],
+    } | more
+
+
+@pytest.fixture
+def result() -> dict[str, Any]:
+    rival = {"is_rival": True, "runtime": "torch int8"}
+    return {
+        "models": [
+            figures("dense", 269_060_552, 27.4, 21.31),
+            figures("runs/packed", 176_000_000, 51.2, 22.44),
+            figures("torch int8", 163_000_000, 44.1, 21.39, **rival),
+            figures("slower and worse", 270_000_000, 20.0, 30.5, **rival),
+        ],
+        "text": "my_text.txt",
+        "protocol": {
+            "threads": 2,
+            "repeats": 5,
+            "windows": 16,
+            "window_length": 2048,
+            "prefill_tokens": 512,
+            "prompt_tokens": 15,
+            "new_tokens": 32,
+            "batches": [1, 4, 16],
+            "words": "as it was measured",
+        },
+        "machine": {
+            "cpu": "A processor",
+            "instruction_sets": ["avx2", "avx512f"],
+            "torch_uses": "AVX512",
+            "cores": 2,
+            "logical_cores": 2,
+            "memory_bytes": 25_276_502_016,
+            "platform": "Linux",
+        },
+        "versions": {"prunerzero": "0.2.0", "torch": "2.13.0"},
+        "settings": {"models": ["dense"]},
+        "interrupted": False,
+    }
+
+
+def page_of(folder: Path, result: dict[str, Any], language: Any = "en") -> str:
+    """The page without plotly's own code."""
+    path = folder / "report.html"
+    write_bench_report(result, path, language)
+    text = path.read_text(encoding="utf-8")
+    return re.sub(r'(<script id="plotly">).*?(</script>)', r"\1\2", text, count=1, flags=re.DOTALL)
+
+
+def visible(html: str) -> str:
+    """What a reader sees without JavaScript."""
+    html = re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_figure_can_be_read_without_javascript(tmp_path, result, language):
+    text = visible(page_of(tmp_path, result, language))
+    for model in result["models"]:
+        assert model["model"] in text
+        for name in ("file_bytes", "memory_bytes", "peak_memory_bytes"):
+            assert bytes_text(model[name]) in text
+        speeds = [model["prefill_tokens_per_second"], *model["decode_tokens_per_second"].values()]
+        speeds += [*model["spread"]["prefill"], *model["spread"]["decode"]["1"]]
+        assert all(speed_text(speed) in text for speed in speeds)
+        assert seconds_text(model["load_seconds"]) in text
+        assert perplexity_text(model["perplexity"]) in text
+    for value in ("A processor", "avx2, avx512f", "2.13.0", "my_text.txt", "512", "2048"):
+        assert value in text
+
+
+def test_the_headline_says_which_is_best_in_what(tmp_path, result):
+    assert (
+        "Of these models, the smallest is torch int8 (163 MB), the fastest at one text is "
+        "runs/packed (51.2 tokens a second), the lowest perplexity has dense (21.31)."
+    ) in visible(page_of(tmp_path, result))
+
+
+def test_a_model_by_itself_is_not_called_the_best(tmp_path, result):
+    result["models"] = result["models"][:1]
+    text = visible(page_of(tmp_path, result))
+    assert "nothing beside it" in text and "fastest" not in text
+
+
+def test_what_another_surpasses_is_not_on_the_frontier(result):
+    def names(value: str, **how: bool) -> list[str]:
+        found = frontier(result["models"], lambda model: model[value], **how)
+        return [model["model"] for model in found]
+
+    assert names("file_bytes") == ["dense", "torch int8"]
+    assert names("load_seconds") == ["dense"]  # all load alike, so perplexity decides
+    fast = frontier(result["models"], bench_words.speed_of, highest=True)
+    assert [model["model"] for model in fast] == ["dense", "runs/packed", "torch int8"]
+
+
+def test_what_was_not_measured_is_a_dash_and_takes_no_part(tmp_path, result):
+    nothing = dict.fromkeys(("file_bytes", "memory_bytes", "peak_memory_bytes", "load_seconds"))
+    nothing |= {"prefill_tokens_per_second": None, "decode_tokens_per_second": {}}
+    nothing |= {"spread": {"prefill": None, "decode": {}}, "dtype": None, "is_rival": True}
+    failed = figures("llama.cpp Q8_0", 1, 1.0, None, notes=["Not measured to the end: no."])
+    result["models"].append(failed | nothing)
+    result["interrupted"] = True
+    text = visible(page_of(tmp_path, result))
+    assert "— — — — — — — — —" in text
+    assert "llama.cpp Q8_0: Not measured to the end: no." in text
+    assert "stopped before everything was measured" in text
+    assert "the smallest is torch int8" in text
+    assert best(result["models"], lambda model: model["file_bytes"])["model"] == "torch int8"
+
+
+def test_the_charts_hold_what_the_table_does(result):
+    models = result["models"]
+    sizes, speeds = bytes_chart(models, "x", "y").data[0], speed_chart(models, "x", "y").data[0]
+    points = sorted((m["file_bytes"], m["perplexity"]) for m in models)
+    assert list(zip(sizes.x, sizes.y, strict=True)) == points
+    points = sorted((m["decode_tokens_per_second"]["1"], m["perplexity"]) for m in models)
+    assert list(zip(speeds.x, speeds.y, strict=True)) == points
+    assert "packed" in sizes.text
+
+
+def test_charts_of_nothing_are_empty(result):
+    for model in result["models"]:
+        model["perplexity"] = None
+    assert len(bytes_chart(result["models"], "x", "y").data[0].x) == 0
+
+
+def test_no_name_ends_the_script_or_becomes_markup(tmp_path, result):
+    hostile = copy.deepcopy(result)
+    hostile["models"][0]["model"] = hostile["text"] = HOSTILE
+    hostile["models"][0]["notes"] = [HOSTILE]
+    html = page_of(tmp_path, hostile)
+    assert "<script>alert" not in html and "<img src=x" not in html
+    assert html.count("</script>") == page_of(tmp_path, result).count("</script>")
+
+
+def test_nothing_is_fetched(tmp_path, result):
+    html = page_of(tmp_path, result)
+    assert "default-src 'none'" in html
+    assert not re.search(r"<(link|iframe)\b|\bsrc=|https?://", html)
+
+
+def test_both_languages_say_the_same_things_and_every_phrase_is_used():
+    english, japanese = strings_of("en", "bench_"), strings_of("ja", "bench_")
+    assert english.keys() == japanese.keys()
+
+    def placeholders(text: str) -> set[str]:
+        return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+    report = Path(bench_words.__file__).parent
+    code = (report / "bench_page.py").read_text()
+    code += (report / "templates" / "bench.html.j2").read_text()
+    for key, text in english.items():
+        assert placeholders(text) == placeholders(japanese[key]), key
+        assert re.search(rf"[\"']{key}[\"']", code) or key.startswith(("chart_", "frontier_")), key
+
+
+def test_the_tables_of_a_terminal_fit_its_width_and_hold_every_figure(result):
+    console = Console(width=80, record=True)
+    console.print(*bench_tables(result), sep="\n")
+    text = console.export_text()
+    for model in result["models"]:
+        assert bytes_text(model["file_bytes"]) in text
+        assert speed_text(model["decode_tokens_per_second"]["16"]) in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(269_060_552, "269 MB"), (1_234_000_000, "1.23 GB"), (12_300, "12.3 kB"), (None, "—")],
+)
+def test_bytes_read_in_three_figures(count, text):
+    assert bytes_text(count) == text
