@@ -1,4 +1,4 @@
-"""What the page of ``bench`` promises: every figure, in both languages, and no better than it is."""
+"""What the page of ``bench`` promises: every figure, in both languages, and nothing better."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ def outline_of(source: ModelSource) -> LanguageModel:
     except ModelError:
         raise
     except Exception as error:  # a broken config makes transformers raise almost anything
-        raise _refusal(source.model, error) from error
+        raise refusal_of(source.model, error) from error
     return LanguageModel(source.model, model, tokenizer, model.dtype, {})
 
 

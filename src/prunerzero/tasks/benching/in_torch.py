@@ -43,7 +43,8 @@ class TorchLoader:
         if self._file is not None:  # of our own making
             model = torch.load(self._file, mmap=True, weights_only=False)
             return TorchModel(self._name, model, self.files)
-        read = read_model(self._source, lambda _config, _stored: {"dtype": "auto"})
+        as_stored = {"dtype": "auto"}
+        read = read_model(self._source, lambda _config, _stored: as_stored, keep_packed=True)
         return TorchModel(self._name, read.model, read.files.weights)
 
 
