@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from installed_command import Installed
+from sparse_model import zero_smallest
 from tiny_gguf import save_tiny_gguf
 from tiny_model import save_tiny_model, some_text, tiny_model, tiny_tokenizer
 
@@ -29,6 +30,7 @@ from prunerzero.tasks.benching.measure import measure_model
 from prunerzero.tasks.benching.subject import Plan, Subject
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import BenchOptions
+from prunerzero.tasks.pack import pack
 
 LITTLE = ["--text", "test.txt", "--windows", "3", "--repeats", "2"]
 KEYS = ["model", "file_bytes", "memory_bytes", "load_seconds", "prefill_tokens_per_second",
@@ -44,6 +46,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sizes = {"hidden_size": 64, "intermediate_size": 96} | changes
         tiny_model(**sizes).to(torch.bfloat16).save_pretrained(folder / name)
         tiny_tokenizer().save_pretrained(folder / name)
+    shutil.copytree(folder / "wide", folder / "pruned")
+    pack(zero_smallest(folder / "pruned"), folder / "packed")
     (folder / "test.txt").write_text(some_text(2))
     return folder
 
@@ -52,14 +56,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(place: Path) -> dict[str, Any]:
     """Two models and torch's rivals, measured by the command; its folder is ``out``."""
     rivals = ["--rivals", "dense,int8,int4", "--output-dir", "out"]
-    return Installed(place).json("bench", "model", "wide", *LITTLE, *rivals)
+    return Installed(place).json("bench", "model", "pruned", "packed", *LITTLE, *rivals)
 
 
 def test_every_model_and_rival_has_every_figure(measured):
     models = measured["models"]
     names = [figures["model"] for figures in models]
-    assert names == ["model", "wide", "dense bfloat16", "torch int8", "torch int4"]
-    assert [figures["is_rival"] for figures in models] == [False, False, True, True, True]
+    assert names == ["model", "pruned", "packed", "dense bfloat16", "torch int8", "torch int4"]
+    assert [figures["is_rival"] for figures in models] == [False, False, False, True, True, True]
     for figures in models:
         assert list(figures)[: len(KEYS)] == KEYS
         assert figures["notes"] == []
@@ -76,7 +80,7 @@ def test_every_model_and_rival_has_every_figure(measured):
 
 def test_bytes_are_those_of_the_files_of_weights(measured, place):
     sizes = {figures["model"]: figures["file_bytes"] for figures in measured["models"]}
-    for name in ("model", "wide"):
+    for name in ("model", "pruned"):
         assert sizes[name] == (place / name / "model.safetensors").stat().st_size
     assert sizes["torch int8"] < sizes["dense bfloat16"]
 
@@ -100,6 +104,14 @@ def test_perplexity_is_that_of_the_model_on_windows_all_have_in_common(measured,
     assert found["model"] == found["dense bfloat16"] == pytest.approx(expected, rel=0.01)
     assert found["torch int8"] == pytest.approx(expected, rel=0.1)
     assert found["torch int8"] != found["model"] != found["torch int4"]
+
+
+def test_a_packed_model_is_measured_packed(measured, place):
+    model, pruned, packed = measured["models"][:3]
+    (file,) = (place / "packed").glob("*.safetensors")
+    assert packed["file_bytes"] == file.stat().st_size < pruned["file_bytes"]
+    assert packed["kernel"] and pruned["kernel"] is None
+    assert packed["perplexity"] == pytest.approx(pruned["perplexity"], rel=0.02)
 
 
 def test_machine_and_protocol_are_told(measured):

@@ -36,6 +36,7 @@ class ModelFigures:
         runs: every measurement, in tokens a second, and the times of loading in seconds.
         runtime: what ran it.
         dtype: that the model says it has.
+        kernel: which of our kernels multiplies packed weights; None where none are packed.
         is_rival: whether it was made to be compared with.
         notes: sentences on what could not be measured, or is not what it seems.
     """
@@ -54,6 +55,7 @@ class ModelFigures:
     runs: dict[str, Any]
     runtime: str
     dtype: str | None
+    kernel: str | None
     is_rival: bool
     notes: tuple[str, ...]
 

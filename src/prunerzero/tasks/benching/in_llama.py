@@ -69,6 +69,10 @@ class LlamaModel:
         llama_cpp.llama_model_desc(self._model, told, len(told))
         return told.value.decode(errors="replace")
 
+    @property
+    def kernel(self) -> str | None:
+        return None
+
     def prefill(self, tokens: Ids) -> float:
         with self._context(1, len(tokens)) as run:
             began = time.perf_counter()

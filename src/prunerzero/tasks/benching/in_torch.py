@@ -20,6 +20,9 @@ from prunerzero.language.loading import outline_of, read_model
 from prunerzero.language.locate import files_of
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.source import ModelSource
+from prunerzero.packed import kernels
+from prunerzero.packed.files import is_packed
+from prunerzero.packed.linear import packed_layers
 from prunerzero.tasks.benching.loaded import Ids
 
 
@@ -37,7 +40,9 @@ class TorchLoader:
         torch.set_num_threads(threads)
         self._name, self._source, self._file = name, source, file
         self.files = files_of(source) if file is None else (file,)
-        outline_of(source)  # which imports the model's code
+        config = outline_of(source).model.config  # which imports the model's code
+        if is_packed(config):
+            kernels.path()  # which compiles them where that was not done yet
 
     def load(self) -> TorchModel:
         if self._file is not None:  # of our own making
@@ -61,6 +66,10 @@ class TorchModel:
     @property
     def dtype(self) -> str:
         return str(self._model.dtype).removeprefix("torch.")
+
+    @property
+    def kernel(self) -> str | None:
+        return kernels.path() if packed_layers(self._model) else None
 
     @torch.inference_mode()
     def prefill(self, tokens: Ids) -> float:

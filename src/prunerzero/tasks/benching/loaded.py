@@ -23,6 +23,10 @@ class Loaded(Protocol):
         """What its weights are kept in, as far as one word tells."""
 
     @property
+    def kernel(self) -> str | None:
+        """Which of our kernels multiplies packed weights; None where none are packed."""
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """Those that its weights were read from."""
 

@@ -108,6 +108,7 @@ class _Record:
             },
             runtime=self.subject.runtime,
             dtype=of_loads("dtype"),
+            kernel=of_loads("kernel"),
             is_rival=self.subject.is_rival,
             notes=tuple(self.notes),
         )

@@ -58,6 +58,7 @@ class Worker:
             "libraries_bytes": self._before,
             "file_bytes": sum(file.stat().st_size for file in self._loaded.files),
             "dtype": self._loaded.dtype,
+            "kernel": self._loaded.kernel,
         }
 
     def prefill(self, tokens: list[int]) -> float:
