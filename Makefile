@@ -2,6 +2,7 @@
 # make test   run the tests
 # make bench  time the usual way and ours side by side (DEVICE=cuda on a GPU)
 # make check  run the linter and the type checker
+# make sanitize  run the packed format's kernels under sanitizers, and for 64-bit Arm in an emulator
 # make docs   build the site in docs/_build and check every link
 # make notebook  execute examples/tutorial.ipynb
 
@@ -9,7 +10,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench check format docs notebook clean
+.PHONY: demo test bench check sanitize format docs notebook clean
 
 demo: $(VENV)/installed
 	$(BIN)/prunerzero demo --output-dir demo --overwrite
@@ -26,6 +27,9 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+sanitize: $(VENV)/installed
+	$(BIN)/python scripts/check_kernels.py
 
 docs: $(VENV)/installed
 	$(BIN)/python scripts/check_links.py

@@ -33,21 +33,24 @@ TORCH = "0x020b000000000000"
 COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden", "-w")
 """Without contraction a sum of products is rounded in the same way by every compiler."""
 _AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512vbmi2 -mavx512vnni -mfma -mpopcnt".split()
-FLAGS: dict[str, tuple[str, ...]] = {
-    "avx2.cpp": ("-mavx2", "-mfma", "-mf16c", "-mpopcnt"),
-    "avx512.cpp": tuple(_AVX512),
-    "avx512_bf16.cpp": (*_AVX512, "-mavx512bf16"),
-    "amx.cpp": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
-    "neon.cpp": (),
-}
-"""The paths of certain processors, each with flags for them alone; a later one uses those before.
-
-An old compiler does without those that it does not know."""
-_OF_MACHINE = {
-    "x86_64": ("avx2.cpp", "avx512.cpp", "avx512_bf16.cpp", "amx.cpp"),
-    "aarch64": ("neon.cpp",),
+_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "avx2.cpp": ("-mavx2", "-mfma", "-mf16c", "-mpopcnt"),
+        "avx512.cpp": tuple(_AVX512),
+        "avx512_bf16.cpp": (*_AVX512, "-mavx512bf16"),
+        "amx.cpp": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
+    },
+    "aarch64": {"neon.cpp": ()},
 }
 _EVERYWHERE = ("portable.cpp", "prepare.cpp", "paths.cpp", "torch.cpp")
+
+
+def flags_of(machine: str) -> dict[str, tuple[str, ...]]:
+    """The paths of certain processors of ``machine``, each with the flags for them alone.
+
+    A later path uses those before it. An old compiler does without those that it does not know.
+    """
+    return _FLAGS.get(machine, {})
 
 
 class BuildError(Exception):
@@ -74,7 +77,7 @@ def library() -> Iterator[Path]:
 
         key = {
             "sources": {path.name: path.read_text() for path in sorted(SOURCES.iterdir())},
-            "flags": [COMMON_FLAGS, FLAGS, TORCH],
+            "flags": [COMMON_FLAGS, _FLAGS, TORCH],
             "compiler": [compiler, _run([*compiler, "--version"])],
             "machine": platform.machine(),
             "torch": torch.__version__,
@@ -103,12 +106,12 @@ def compile_library(compiler: list[str], folder: Path) -> Path:
 
     def compile_path(name: str) -> str | None:
         try:
-            return compile_source(name, *FLAGS[name])
+            return compile_source(name, *named[name])
         except BuildError:
             return None
 
+    named = flags_of(platform.machine())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        named = _OF_MACHINE.get(platform.machine(), ())
         objects = [each for each in pool.map(compile_path, named) if each is not None]
         flags = [f"-DTORCH_TARGET_VERSION={TORCH}", f"-I{root / 'include'}"]
         flags += [f"-DHAS_{Path(each).name.split('.')[0].upper()}" for each in objects]
