@@ -67,13 +67,7 @@ def perplexity_chart(perplexity: dict[str, Any]) -> go.Figure:
         nticks=6,
         title={"text": "perplexity (▸ bar cut)" if some_cut else "perplexity"},
     )
-    figure.update_yaxes(
-        range=[len(rows) - 0.5, -0.5],
-        tickvals=places,
-        ticktext=[tick_name(row.name) for row in rows],
-        showgrid=False,
-        ticklabelstandoff=6,
-    )
+    name_lines(figure, [tick_name(row.name) for row in rows])
     return figure
 
 
@@ -109,6 +103,17 @@ def empty_figure(height: int) -> go.Figure:
             "xaxis": {"automargin": True, "fixedrange": True, "zeroline": False},
             "yaxis": {"automargin": True, "fixedrange": True, "zeroline": False},
         }
+    )
+
+
+def name_lines(figure: go.Figure, names: list[str]) -> None:
+    """Name the lines of a chart, the first on top."""
+    figure.update_yaxes(
+        range=[len(names) - 0.5, -0.5],
+        tickvals=list(range(len(names))),
+        ticktext=names,
+        showgrid=False,
+        ticklabelstandoff=6,
     )
 
 

@@ -14,7 +14,14 @@ from typing import Any
 import plotly.graph_objects as go
 
 from .ancestry import Ancestor
-from .charts import PALETTE, empty_figure, evaluation_label, improvements, log_ticks
+from .charts import (
+    PALETTE,
+    empty_figure,
+    evaluation_label,
+    improvements,
+    log_ticks,
+    name_lines,
+)
 from .wording import finite, perplexity_text, spoken_name
 
 ORIGINS = {
@@ -143,13 +150,7 @@ def use_chart(uses: list[tuple[str, float, float]]) -> go.Figure:
         )
     figure.update_layout(bargap=0.3, bargroupgap=0.05)
     figure.update_xaxes(title={"text": "% of metrics that hold it"}, range=[0, 100], nticks=6)
-    figure.update_yaxes(
-        range=[len(uses) - 0.5, -0.5],
-        tickvals=places,
-        ticktext=[f"<b>{escape(name)}</b>" for name, *_ in uses],
-        showgrid=False,
-        ticklabelstandoff=6,
-    )
+    name_lines(figure, [f"<b>{escape(name)}</b>" for name, *_ in uses])
     return figure
 
 
@@ -224,13 +225,7 @@ def fate_chart(fates: list[tuple[str, int, str]]) -> go.Figure:
     )
     figure.update_layout(bargap=0.3, margin={"r": 60})
     figure.update_xaxes(range=[0, most], nticks=5)
-    figure.update_yaxes(
-        range=[len(fates) - 0.5, -0.5],
-        tickvals=list(range(len(fates))),
-        ticktext=[escape(name) for name, *_ in fates],
-        showgrid=False,
-        ticklabelstandoff=6,
-    )
+    name_lines(figure, [escape(name) for name, *_ in fates])
     return figure
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from .charts import PALETTE, empty_figure
+from .charts import PALETTE, empty_figure, name_lines
 from .tune_words import columns
 from .wording import change_text, percent_text, perplexity_text, spoken_name
 
@@ -137,13 +137,7 @@ def rise_chart(result: dict[str, Any], strings: dict[str, str]) -> go.Figure:
         nticks=5,
         tickangle=0,
     )
-    figure.update_yaxes(
-        range=[len(parts) - 0.4, -0.6],
-        tickvals=list(range(len(parts))),
-        ticktext=[escape(name) for name in parts],
-        showgrid=False,
-        ticklabelstandoff=6,
-    )
+    name_lines(figure, [escape(name) for name in parts])
     return figure
 
 

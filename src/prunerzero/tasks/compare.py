@@ -11,8 +11,7 @@ from prunerzero.arguments import choice, kind, paths, whole
 from prunerzero.arguments import texts as several
 from prunerzero.errors import InputError
 from prunerzero.language.corpora import PARTS, Part, Text, places_of
-from prunerzero.language.divergence import MEMORY, Divergence, Reference, remember
-from prunerzero.language.perplexity import perplexity
+from prunerzero.language.divergence import MEMORY, Divergence, Reference
 from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.metrics import Expression, Metric, ScoreError, Sparsity
 from prunerzero.metrics.sparsity import Group
@@ -218,15 +217,7 @@ def compare_on(
     def measure(label: str) -> None:
         for name, text in texts.items():
             shown = f"{label}, {name} text" if name in PARTS else f"{label}, {name}"
-            with work.observer.count(shown, len(text.windows)) as advance:
-                found = perplexity(
-                    loaded.model,
-                    text.windows,
-                    work.batch_size,
-                    advance,
-                    stride=stride,
-                    reference=references.get(name),
-                )
+            found = work.losses_of(text, shown, stride=stride, reference=references.get(name))
             perplexities[name][label] = found.value
             if name not in dense:
                 dense[name] = found.losses
@@ -241,14 +232,7 @@ def compare_on(
 
     measure("dense")
     for name, text in texts.items():
-        with work.observer.count(f"dense logits, {name}", len(text.windows)) as advance:
-            references[name] = remember(
-                loaded.model,
-                text.windows,
-                work.batch_size,
-                memory=MEMORY // len(texts),
-                on_window=advance,
-            )
+        references[name] = work.logits_of(text, f"dense logits, {name}", MEMORY // len(texts))
     for label, metric in metrics.items():
         with work.pruned_for_now():
             prune_loaded(work, metric.expression, sparsity, refit)

@@ -12,10 +12,9 @@ from prunerzero.arguments import choice, paths, text, whole
 from prunerzero.arguments import texts as several
 from prunerzero.errors import InputError, ModelError
 from prunerzero.language.corpora import PARTS, Part, Text
-from prunerzero.language.divergence import MEMORY, Divergence, Reference, remember
+from prunerzero.language.divergence import MEMORY, Divergence, Reference
 from prunerzero.language.loading import load_model
 from prunerzero.language.models import LanguageModel
-from prunerzero.language.perplexity import perplexity
 from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.language.zero_shot import TaskScore, load_tasks, score_tasks
 from prunerzero.tasks.doubts import model_doubt, told
@@ -219,17 +218,12 @@ class _Bench:
             )
         texts = windows_of(self.work, sources, self.part, self.stride, own=self.own)
         figures = [self._figures(text, before) for text in texts]
-        kept = {}
-        if keep:
-            for text in texts:
-                with self._count("reference logits", text) as advance:
-                    kept[text.name] = remember(
-                        self.loaded.model,
-                        text.windows,
-                        self.work.batch_size,
-                        memory=MEMORY // len(texts),
-                        on_window=advance,
-                    )
+        kept = {
+            text.name: self.work.logits_of(
+                text, f"reference logits, {text.name}", MEMORY // len(texts)
+            )
+            for text in (texts if keep else ())
+        }
         prompts: list[str] = []
         continued: list[str] = []
         if samples and texts:
@@ -251,15 +245,12 @@ class _Bench:
         return _Measured(figures, scores, prompts, continued, kept, vocabulary, outputs, doubts)
 
     def _figures(self, text: Text, before: _Measured | None) -> TextFigures:
-        with self._count(self.work.setup.model, text) as advance:
-            found = perplexity(
-                self.loaded.model,
-                text.windows,
-                self.work.batch_size,
-                advance,
-                stride=self.stride,
-                reference=before.kept[text.name] if before else None,
-            )
+        found = self.work.losses_of(
+            text,
+            f"{self.work.setup.model}, {text.name}",
+            stride=self.stride,
+            reference=before.kept[text.name] if before else None,
+        )
         same = [f for f in before.texts if f.text == text.name] if before else []
         return TextFigures(
             text=text.name,
@@ -270,6 +261,3 @@ class _Bench:
             reference=same[0].perplexity if same else None,
             divergence=found.divergence,
         )
-
-    def _count(self, what: str, text: Text) -> Any:
-        return self.work.observer.count(f"{what}, {text.name}", len(text.windows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -330,17 +330,44 @@ class Workspace:
 
     def compare(self, place: str, label: str, reference: Reference | None) -> Perplexity:
         """The same, and how far the model is from what ``remember`` gave."""
-        windows = self.text(place).windows
-        model = self.language_model.model
-        with self.observer.count(f"{label}, {the_text(place)}", len(windows)) as advance:
-            return perplexity(model, windows, self.batch_size, advance, reference=reference)
+        shown = f"{label}, {the_text(place)}"
+        return self.losses_of(self.text(place), shown, reference=reference)
 
     def remember(self, place: str, memory: int = MEMORY) -> Reference:
         """Logits of the model, as it is now, to compare it with later."""
-        windows = self.text(place).windows
+        return self.logits_of(self.text(place), f"logits, {the_text(place)}", memory)
+
+    def losses_of(
+        self,
+        text: Text,
+        shown: str | None,
+        *,
+        stride: int | None = None,
+        reference: Reference | None = None,
+    ) -> Perplexity:
+        """The model, as it is now, on any text; ``shown`` is what the progress is called."""
+        with self._counted(shown, text) as advance:
+            return perplexity(
+                self.language_model.model,
+                text.windows,
+                self.batch_size,
+                advance,
+                stride=stride,
+                reference=reference,
+            )
+
+    def logits_of(self, text: Text, shown: str, memory: int) -> Reference:
+        """Logits of the model, as it is now, on any text, to compare it with later."""
         model = self.language_model.model
-        with self.observer.count(f"logits, {the_text(place)}", len(windows)) as advance:
-            return remember(model, windows, self.batch_size, memory=memory, on_window=advance)
+        with self._counted(shown, text) as advance:
+            return remember(model, text.windows, self.batch_size, memory=memory, on_window=advance)
+
+    def _counted(
+        self, shown: str | None, text: Text
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        if shown is None:
+            return nullcontext(lambda done: None)
+        return self.observer.count(shown, len(text.windows))
 
     def dense(self, place: str) -> float:
         """Perplexity of the model as it came; measured once, before anything is pruned."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from prunerzero.errors import InputError, OtherRunError, OutputError
 from prunerzero.files import make_folder, read_own_json, write_json
 from prunerzero.identity import Identity, difference
 from prunerzero.language.corpora import PARTS, Part, part_of
-from prunerzero.language.perplexity import perplexity
 from prunerzero.language.zero_shot import score_tasks
 from prunerzero.memory import Memory
 from prunerzero.metrics import Metric, Sparsity
@@ -224,19 +222,9 @@ class Bench:
 
     def _read(self, part: Part, windows: int | None, label: str | None) -> Measured:
         begun = time.monotonic()
-        chosen = self.work.text(part).spread(windows).windows
-        model = self.work.language_model.model
-        with self._shown(label, part, len(chosen)) as advance:
-            result = perplexity(model, chosen, self.work.batch_size, advance)
+        chosen = self.work.text(part).spread(windows)
+        result = self.work.losses_of(chosen, label and f"{label}, {part} text")
         return Measured(result.losses, time.monotonic() - begun)
-
-    @contextmanager
-    def _shown(self, label: str | None, part: Part, count: int) -> Iterator[Callable[[int], None]]:
-        if label is None:
-            yield lambda done: None
-            return
-        with self.work.observer.count(f"{label}, {part} text", count) as advance:
-            yield advance
 
 
 def question_of(work: Workspace, **question: Any) -> Identity:
