@@ -46,9 +46,9 @@ def texts() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def found(installed: Installed, texts: list[str]) -> Any:
+def found(here: InProcess, texts: list[str]) -> Any:
     """What a search of twelve evaluations printed; its folder is ``run``."""
-    return installed.json("search", *texts, "--evaluations", "12", "--output-dir", "run")
+    return here.json("search", *texts, "--evaluations", "12", "--output-dir", "run")
 
 
 @pytest.fixture

@@ -227,12 +227,12 @@ def test_a_search_is_judged_by_the_mixture_and_shows_each_text(printed, in_workp
 
 
 @pytest.fixture(scope="module")
-def tuned(workplace: Path, installed: Any) -> Any:
+def tuned(workplace: Path, here: Any) -> Any:
     for name, seed in (("easy", 21), ("hard", 22)):
         (workplace / f"{name}.txt").write_text(some_text(seed, 8000))
     texts = ["--validation", "easy.txt", "--validation", "hard.txt"]
     few = ["--evaluations", "6", "--samples", "2", "--max-degradation", "2%"]
-    return installed.json("tune", *MODEL, *texts, *few, "--output-dir", "tuned-on-two")
+    return here.json("tune", *MODEL, *texts, *few, "--output-dir", "tuned-on-two")
 
 
 def test_a_tuning_keeps_the_limit_on_each_text(tuned):
