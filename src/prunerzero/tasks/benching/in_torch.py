@@ -61,7 +61,7 @@ class TorchModel:
         self._name = name
         self._model = model
         takes = inspect.signature(model.forward).parameters
-        self._last: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        self._takes_few = "logits_to_keep" in takes
 
     @property
     def dtype(self) -> str:
@@ -96,6 +96,12 @@ class TorchModel:
         return list(read.losses)
 
     def _next(self, ids: Tensor, **more: Any) -> tuple[Tensor, Any]:
-        """The likeliest token [count, 1] after each row of ids, and the cache."""
-        out = self._model(input_ids=ids, use_cache=True, **self._last, **more)
+        """The likeliest token [count, 1] after each row of ids, and the cache.
+
+        The logits of a prompt's last token alone are asked for where it is a single prompt: of
+        several, torch would copy the head's weights for each.
+        """
+        if self._takes_few and len(ids) == 1:
+            more["logits_to_keep"] = 1
+        out = self._model(input_ids=ids, use_cache=True, **more)
         return out.logits[:, -1:].argmax(-1), getattr(out, "past_key_values", None)

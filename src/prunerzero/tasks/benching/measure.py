@@ -192,7 +192,8 @@ class _Measuring:
             seconds = process.ask("decode", prompts=rows, new_tokens=plan.new_tokens)
             runs = record.decode.setdefault(str(batch), [])
             runs.append(batch * plan.new_tokens / seconds)
-        record.peak = max(record.peak or 0, process.ask("peak"))
+        if (peak := process.ask("peak")) is not None:
+            record.peak = max(record.peak or 0, peak)
 
     def _read(
         self, record: _Record, file: str, on_window: Callable[[int], None], process: ModelProcess

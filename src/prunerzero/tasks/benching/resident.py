@@ -9,6 +9,7 @@ speed, so they count as in use; that the system may drop them, and read them aga
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,14 @@ def mapped_bytes() -> int | None:
     return _of_status("RssFile")
 
 
+def forget_peak() -> None:
+    """Let ``peak_bytes`` count from now on, where the system can: Linux alone does."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_bytes() -> int:
-    """The most memory that the process had at once, since it began.
+    """The most memory that the process had at once, since it began or ``forget_peak``.
 
     On Linux not ``ru_maxrss``, in which a new process begins with what its parent had.
     """

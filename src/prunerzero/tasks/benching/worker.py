@@ -46,6 +46,8 @@ class Worker:
             _read_through(file)
         self._before = resident.resident_bytes()
         mapped = resident.mapped_bytes()
+        resident.forget_peak()
+        self._peak_before = resident.peak_bytes()
         began = time.perf_counter()
         self._loaded = self._loader.load()
         self._loaded.prefill(np.array(prompt))
@@ -67,9 +69,13 @@ class Worker:
     def decode(self, prompts: list[list[int]], new_tokens: int) -> float:
         return self._loaded.decode(np.array(prompts), new_tokens)
 
-    def peak(self) -> int:
-        """The most memory at once so far, less what the libraries had taken before loading."""
-        return resident.peak_bytes() - self._before
+    def peak(self) -> int | None:
+        """The most memory at once so far, less what the libraries had taken before loading.
+
+        None where more was in use before that, and the system cannot forget it.
+        """
+        peak = resident.peak_bytes()
+        return None if peak == self._peak_before else peak - self._before
 
     def losses(self, windows: str) -> list[float]:
         """Of the windows in a file of numpy."""
