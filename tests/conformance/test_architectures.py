@@ -139,6 +139,12 @@ TOGETHER = {
     "zaya": "hand on more",
 }
 """Why they are not pruned block by block."""
+SOME = [
+    *("gemma3_text", "opt", "bloom", "falcon", "gpt_oss", "qwen3_moe", "openai-gpt"),
+    *("qwen3_next", "llama4", "gemma3"),
+]
+"""Their blocks differ in arguments, in what they return, and in how their weights are stored; the
+last two also read images. Block by block they are pruned as they are as a whole, to the bit."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 METRIC, SPARSITY = "W * sqrt(X) * G", 0.5
 
@@ -241,7 +247,7 @@ def test_statistics_equal_a_brute_force_computation(case: Case) -> None:
 
 
 def test_block_by_block_the_same_weights_are_pruned(case: Case, tmp_path: Path) -> None:
-    way, setup = Way(block_by_block=True), case.work.setup
+    way, setup = Way(block_by_block=True, activation_memory="2KB"), case.work.setup
     if case.name in TOGETHER:
         with pytest.raises(ModelError, match=TOGETHER[case.name]):
             prune(setup, METRIC, str(SPARSITY), tmp_path / "blocks", way=way)
@@ -253,8 +259,9 @@ def test_block_by_block_the_same_weights_are_pruned(case: Case, tmp_path: Path) 
     for name, tensor in whole.items():
         assert tensor.dtype == blocks[name].dtype, name
         differing += int((tensor != blocks[name]).sum())
-    # scores that tie but for rounding may be ordered another way
-    assert differing <= 1e-5 * sum(tensor.numel() for tensor in whole.values())
+    # of others, scores that tie but for rounding may be ordered another way
+    few = 1e-5 * sum(tensor.numel() for tensor in whole.values())
+    assert differing <= (0 if case.name in SOME else few)
 
 
 def test_published_methods_prune_each_matrix_too(case: Case) -> None:
