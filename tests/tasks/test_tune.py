@@ -93,6 +93,8 @@ def test_every_layer_has_its_sparsity_and_sensitivity(tuned, workplace):
 def test_so_many_are_pruned_of_what_competes(group, in_workplace, workplace):
     place = f"within-{group}"
     asked = ["tune", *MINE, "--evaluations", "0", "--samples", "0", "--max-degradation", "2%"]
+    for part in ("calibration", "validation", "test"):
+        asked += [f"--num-{part}-samples", "16"]
     done = in_workplace(*asked, "--group", group, "--output-dir", place, "--json")
     result = json.loads(done.stdout)
     assert {point["group"] for point in result["curve"]} == {result["group"]} == {group}
