@@ -10,6 +10,7 @@ import pytest
 
 from prunerzero.errors import InputError
 from prunerzero.metrics import CATALOG
+from prunerzero.tasks.bench import RESULTS
 from prunerzero.tasks.report import report
 
 
@@ -85,3 +86,9 @@ def test_files_that_are_no_json_are_refused(tmp_path: Path) -> None:
     (run / "history.json").write_text("{")
     with pytest.raises(InputError, match="no valid JSON"):
         report(run)
+
+
+def test_a_damaged_result_of_bench_names_the_command_that_writes_it(tmp_path):
+    (tmp_path / RESULTS).write_text("{}")
+    with pytest.raises(InputError, match="does not hold what bench writes.*the bench command"):
+        report(tmp_path)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from jinja2 import UndefinedError
 
 from prunerzero.documents import path_of
 from prunerzero.errors import InputError
 from prunerzero.evolution.records import read_state
 from prunerzero.files import read_own_json, writing
 from prunerzero.identity import difference
-from prunerzero.metrics import CATALOG, Expression, MetricError, canonical
+from prunerzero.metrics import CATALOG, Expression, canonical
 from prunerzero.report import write_bench_report, write_run_report, write_tune_report
 from prunerzero.report.tune_words import Language
 from prunerzero.tasks.bench import RESULTS
+from prunerzero.tasks.damage import damage_told
 from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.tune import RESULT
 from prunerzero.tasks.tune_result import read_result
@@ -53,8 +50,9 @@ def report(run: Path | str, baseline: Path | str | None = None, language: Langua
             write_tune_report(result, path, language)
         return path
     if (folder / RESULTS).is_file():
-        measured = read_own_json(folder / RESULTS, "give the bench command again")
-        with _damage_told(folder, RESULTS), writing(path):
+        again = "give the bench command again"
+        measured = read_own_json(folder / RESULTS, again)
+        with damage_told(folder / RESULTS, writer="bench", remedy=again), writing(path):
             write_bench_report(measured, path, language)
         return path
     if language != "en":
@@ -68,7 +66,8 @@ def report(run: Path | str, baseline: Path | str | None = None, language: Langua
             raise InputError(
                 f"'{other}' cannot be compared with '{folder}': it was made with {different}."
             )
-    with _damage_told(folder, BEST, HISTORY), writing(path):
+    files = (folder / BEST, folder / HISTORY)
+    with damage_told(*files, writer="a search", remedy=_AGAIN), writing(path):
         write_report_of(path, found, history, beside)
     return path
 
@@ -110,26 +109,6 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         if "state" in evaluation:
             evaluation["state"] = read_state(evaluation["state"])
     return best, history
-
-
-@contextmanager
-def _damage_told(folder: Path, *names: str) -> Iterator[None]:
-    """Tell that these files of a run do not hold what is read from them inside."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        MetricError,
-        UndefinedError,
-    ) as error:
-        files = " and ".join(f"'{folder / name}'" for name in names)
-        lacks = f": one lacks {error}" if isinstance(error, KeyError) else ""
-        raise InputError(f"{files} do not hold what a search writes{lacks}; {_AGAIN}.") from error
 
 
 def _random_beside(folder: Path, found: dict[str, Any]) -> Path | None:

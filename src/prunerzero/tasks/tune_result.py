@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from prunerzero.errors import InputError
 from prunerzero.files import read_own_json
 from prunerzero.metrics.sparsity import Group
+from prunerzero.tasks.damage import damage_told
 
 LimitKind = Literal["degradation", "perplexity", "task"]
 
@@ -285,11 +285,8 @@ def read_result(path: Path) -> TuneResult:
     """
     again = "move it away, and the same tune command writes it again from what was measured"
     content = read_own_json(path, again)
-    try:
+    with damage_told(path, writer="tune", remedy=again):
         return _result(content)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        lacks = f": it lacks {error}" if isinstance(error, KeyError) else ""
-        raise InputError(f"'{path}' does not hold what tune writes{lacks}; {again}.") from error
 
 
 def _result(content: dict[str, Any]) -> TuneResult:
