@@ -160,15 +160,12 @@ def _by_block(
             f"blocks are pruned one by one, {why}, so scores cannot compete within the whole "
             'model; pass `group="layer"`.'
         )
-    if why and refit.reconstruct:
+    needed = "training needs" if refit.reconstruct else "`steps` need" if refit.steps > 1 else ""
+    if why and needed:
+        option = "reconstruct" if refit.reconstruct else "steps"
         raise InputError(
-            f"blocks are pruned one by one, {why}, and training needs the whole model on its "
-            "device; leave out `reconstruct`, or prune without `block_by_block`."
-        )
-    if why and refit.steps > 1:
-        raise InputError(
-            f"blocks are pruned one by one, {why}, and `steps` need the whole model on its device; "
-            "leave them out, or prune without `block_by_block`."
+            f"blocks are pruned one by one, {why}, and {needed} the whole model on its device; "
+            f"leave out `{option}`, or prune without `block_by_block`."
         )
     if why:
         observer.stage(f"pruning block by block, {why}")
