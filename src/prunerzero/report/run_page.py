@@ -69,6 +69,7 @@ def write_run_report(
         aside=_aside(found, known, history),
         warnings=found.get("warnings") or [],
         key_figures=_key_figures(found, history),
+        language="en",
         metric=metric,
         tree=draw_tree(found["tree"], f"Tree of {metric}"),
         with_baseline=bool(baseline),
