@@ -124,7 +124,7 @@ def test_every_figure_can_be_read_without_javascript(tmp_path, result, language)
 
 def test_the_headline_says_which_is_best_in_what(tmp_path, result):
     assert (
-        "Of these models, the smallest is torch int8 (163 MB), the fastest is runs/packed "
+        "Of these models, the smallest is torch int8 (163 MB), the fastest is packed "
         "(51.2 tokens a second, one text), dense has the lowest perplexity (21.31)."
     ) in visible(page_of(tmp_path, result))
 

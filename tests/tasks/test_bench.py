@@ -222,9 +222,7 @@ def test_a_rival_that_cannot_be_measured_says_so_and_the_others_go_on(place, tmp
     assert rival.notes[0].startswith("Not measured to the end: ")
 
 
-def _broken_rival(
-    rivals: Any, first: Subject, folder: Path, threads: int, on_note: Any
-) -> list[Subject]:
+def _broken_rival(rivals: Any, first: Subject, folder: Path, threads: int) -> list[Subject]:
     (folder / "broken.pt").write_bytes(b"no module")
     return [Subject("torch int8", first.source, "torch int8", folder / "broken.pt", True)]
 

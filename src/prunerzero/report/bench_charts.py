@@ -6,11 +6,10 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from .bench_words import Figures, bytes_text, speed_of, speed_text
+from .bench_words import Figures, bytes_text, short_names, speed_of, speed_text
 from .charts import PALETTE, empty_figure, log_ticks
 from .wording import finite, perplexity_text
 
-_PLACES = ("top center", "bottom center")
 _MUCH = 3
 """Where the highest perplexity is so many times the lowest, the axis is logarithmic."""
 
@@ -38,13 +37,14 @@ def _chart(
         if (x := value(model)) is not None and (y := finite(model["perplexity"])) is not None
     )
     points = sorted(known, key=lambda point: point[:2])
+    short = short_names(models)
     figure = empty_figure(height=430)
     figure.add_scatter(
         mode="markers+text",
         x=[x for x, _, _ in points],
         y=[y for _, y, _ in points],
-        text=[_label(model) for _, _, model in points],
-        textposition=[_PLACES[place % 2] for place in range(len(points))],
+        text=[_label(short[model["model"]]) for _, _, model in points],
+        textposition=_sides([(x, y) for x, y, _ in points]),
         textfont={"size": 12},
         marker={
             "color": [PALETTE["metric" if m["is_rival"] else "evolved"] for _, _, m in points],
@@ -79,7 +79,22 @@ def _chart(
     return figure
 
 
-def _label(model: Figures) -> str:
+def _sides(points: Sequence[tuple[float, float]]) -> list[str]:
+    """Above each point, or below it where another's label would be in the way."""
+    width = max((x for x, _ in points), default=1.0)
+    heights = [y for _, y in points]
+    height = max(heights, default=1.0) - min(heights, default=0.0)
+    sides: list[str] = []
+    for place, (x, y) in enumerate(points):
+        near = {
+            side
+            for side, (other, level) in zip(sides, points[:place], strict=True)
+            if x - other < 0.25 * width and abs(y - level) <= 0.1 * height
+        }
+        sides.append("bottom center" if "top center" in near else "top center")
+    return sides
+
+
+def _label(name: str) -> str:
     """A name short enough to stand beside a point."""
-    name = str(model["model"]).rstrip("/").rpartition("/")[2]
     return escape(name if len(name) <= 24 else name[:23] + "…")

@@ -13,6 +13,7 @@ from .bench_words import (
     bytes_text,
     cells,
     frontier,
+    short_names,
     speed_of,
     speed_text,
 )
@@ -38,6 +39,7 @@ def _render(result: Mapping[str, Any], language: Language) -> str:
     strings = strings_of(language, _PAGE)
     say = partial(_say, strings)
     models: list[Figures] = list(result["models"])
+    short = short_names(models)
     batches = batches_of(result)
     perplexity = say("axis_perplexity")
     figures = {
@@ -50,12 +52,12 @@ def _render(result: Mapping[str, Any], language: Language) -> str:
         result=result,
         language=language,
         say=say,
-        headline=_headline(models, say),
+        headline=_headline(models, short, say),
         columns=_columns(batches, say),
         rows=[(model, cells(model, batches)) for model in models],
         on_frontier={
-            "bytes": _names(frontier(models, lambda m: finite(m["file_bytes"])), say),
-            "speed": _names(frontier(models, speed_of, highest=True), say),
+            "bytes": _names(frontier(models, lambda m: finite(m["file_bytes"])), short, say),
+            "speed": _names(frontier(models, speed_of, highest=True), short, say),
         },
         notes=[(model["model"], note) for model in models for note in model["notes"]],
         protocol=_protocol(result["protocol"], say),
@@ -70,7 +72,7 @@ def _say(strings: dict[str, str], key: str, **values: object) -> str:
     return strings[key].format(**values)
 
 
-def _headline(models: Sequence[Figures], say: Say) -> str:
+def _headline(models: Sequence[Figures], short: Mapping[str, str], say: Say) -> str:
     """Which model is best in what, and no more than was measured."""
     found = {
         "smallest": (best(models, lambda m: finite(m["file_bytes"])), "file_bytes", bytes_text),
@@ -78,15 +80,19 @@ def _headline(models: Sequence[Figures], say: Say) -> str:
         "nearest": (best(models, lambda m: finite(m["perplexity"])), "perplexity", perplexity_text),
     }
     said = [
-        say(key, model=model["model"], value=told(speed_of(model) if name is None else model[name]))
+        say(
+            key,
+            model=short[model["model"]],
+            value=told(speed_of(model) if name is None else model[name]),
+        )
         for key, (model, name, told) in found.items()
         if model is not None
     ]
     return say("headline", each=say("list_comma").join(said)) if said else say("headline_alone")
 
 
-def _names(models: Sequence[Figures], say: Say) -> str:
-    return say("list_comma").join(str(model["model"]) for model in models) or MISSING
+def _names(models: Sequence[Figures], short: Mapping[str, str], say: Say) -> str:
+    return say("list_comma").join(short[model["model"]] for model in models) or MISSING
 
 
 def _columns(batches: Sequence[str], say: Say) -> list[str]:

@@ -84,6 +84,13 @@ def frontier(
     ]
 
 
+def short_names(models: Sequence[Figures]) -> dict[str, str]:
+    """Each model's name without the folders above it, where that tells the models apart."""
+    names = [str(model["model"]) for model in models]
+    short = [name.rstrip("/").rpartition("/")[2] for name in names]
+    return dict(zip(names, short if len(set(short)) == len(short) else names, strict=True))
+
+
 def cells(figures: Figures, batches: Sequence[str]) -> list[tuple[str, str]]:
     """The cells of a table's row, each with what stands under it; the model's name not among them.
 

@@ -119,9 +119,10 @@ def bench(
             rivals = []
             if options.rivals:
                 observer.stage("making rivals")
-                rivals = make_rivals(
-                    options.rivals, subjects[0], Path(rivals_folder), plan.threads, observer.note
-                )
+                rivals = make_rivals(options.rivals, subjects[0], Path(rivals_folder), plan.threads)
+                for rival in rivals:
+                    for note in rival.notes:
+                        observer.note(f"{rival.name}: {note}")
             if folder is not None:
                 make_folder(folder)
             measure_models([*subjects, *rivals], plan, observer, keep)

@@ -13,6 +13,7 @@ from prunerzero.tasks.benching.weight_only import (
     Int4Linear,
     Int8Linear,
     fits_int4,
+    lies_on_int4,
     replaced,
 )
 
@@ -70,6 +71,15 @@ def test_a_models_linear_layers_are_replaced_inside_but_its_head_is_not():
         assert type(model.lm_head) is nn.Linear
         assert model(input_ids=torch.arange(5)[None]).logits.shape == (1, 5, 32)
     assert dict(model.named_modules()) == before
+
+
+def test_weights_that_were_rounded_to_four_bits_before_are_recognised():
+    model = tiny_model(hidden_size=64, intermediate_size=96).to(torch.bfloat16)
+    assert not lies_on_int4(model)
+    for name, layer in model.named_modules():
+        if "_proj" in name:
+            layer.weight.copy_(applied(Int4Linear(layer), layer.in_features))
+    assert lies_on_int4(model)
 
 
 def test_a_layer_that_the_product_does_not_take_stays_and_is_named():

@@ -78,6 +78,7 @@ class _Record:
     decode: dict[str, list[float]] = field(default_factory=dict)
     perplexity: float | None = None
     notes: list[str] = field(default_factory=list)
+    """On what could not be measured."""
     failed: bool = False
 
     def figures(self) -> ModelFigures:
@@ -110,7 +111,7 @@ class _Record:
             dtype=of_loads("dtype"),
             kernel=of_loads("kernel"),
             is_rival=self.subject.is_rival,
-            notes=tuple(self.notes),
+            notes=(*self.subject.notes, *self.notes),
         )
 
 

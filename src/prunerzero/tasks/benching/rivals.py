@@ -14,7 +14,12 @@ from prunerzero.language.quiet import quiet_transformers
 from prunerzero.language.source import ModelSource
 from prunerzero.tasks.benching.gguf_files import QUANTISED, quantise, write_gguf
 from prunerzero.tasks.benching.subject import Runtime, Subject
-from prunerzero.tasks.benching.weight_only import Int4Linear, Int8Linear, replaced
+from prunerzero.tasks.benching.weight_only import (
+    Int4Linear,
+    Int8Linear,
+    lies_on_int4,
+    replaced,
+)
 
 RIVALS = ("dense", "int8", "int4", "llama.cpp")
 
@@ -24,13 +29,17 @@ _TORCH: dict[str, tuple[Runtime, Callable[[torch.nn.Linear], torch.nn.Module]]] 
 }
 """What torch's rivals are called, and what they have for linear layers."""
 
+_LOST_BEFORE = (
+    "The first model's weights lie on a grid of four bits already, as after an earlier "
+    "quantisation: int4 loses next to nothing of them, and would lose more of the original."
+)
+
 
 def make_rivals(
     rivals: Sequence[str],
     first: Subject,
     folder: Path,
     threads: int,
-    on_note: Callable[[str], None],
 ) -> list[Subject]:
     """Make rivals of a model: its dense self in bfloat16, and what becomes of that.
 
@@ -39,14 +48,13 @@ def make_rivals(
         first: the model.
         folder: where their files are written, which are large.
         threads: for llama.cpp's quantising.
-        on_note: told what is not as one would expect.
 
     Raises:
         ModelError: one cannot be made of this model.
         OutputError: the folder has no room.
     """
     with writing(folder, "free some room where temporary files go, or set TMPDIR"):
-        return list(_rivals(rivals, first, folder, threads, on_note))
+        return list(_rivals(rivals, first, folder, threads))
 
 
 def _rivals(
@@ -54,12 +62,11 @@ def _rivals(
     first: Subject,
     folder: Path,
     threads: int,
-    on_note: Callable[[str], None],
 ) -> Iterator[Subject]:
     source = first.source
     if set(rivals) != {"llama.cpp"} or first.file is None:
         read = read_model(source, lambda _config, _stored: {"dtype": torch.bfloat16})
-        yield from _of_torch(rivals, source, read, folder, on_note)
+        yield from _of_torch(rivals, source, read, folder)
         if "llama.cpp" in rivals and first.file is None:
             write_gguf(first.name, read.model, folder / "dense.gguf")
     if "llama.cpp" in rivals:
@@ -75,7 +82,6 @@ def _of_torch(
     source: ModelSource,
     read: LanguageModel,
     folder: Path,
-    on_note: Callable[[str], None],
 ) -> Iterator[Subject]:
     if "dense" in rivals:
         place = folder / "dense"
@@ -86,11 +92,12 @@ def _of_torch(
     for name in (name for name in _TORCH if name in rivals):
         runtime, make = _TORCH[name]
         file = folder / f"{name}.pt"
+        notes = [_LOST_BEFORE] if name == "int4" and lies_on_int4(read.model) else []
         with replaced(read.model, make) as left:
             if left:
-                on_note(
-                    f"{runtime}: {len(left)} linear layers stay in bfloat16, since torch's product "
-                    f"does not take their shape, such as {left[0]}."
+                notes.append(
+                    f"{len(left)} linear layers stay in bfloat16, since torch's product does not "
+                    f"take their shape, such as {left[0]}."
                 )
             torch.save(read.model, file)
-        yield Subject(runtime, source, runtime, file, is_rival=True)
+        yield Subject(runtime, source, runtime, file, is_rival=True, notes=tuple(notes))

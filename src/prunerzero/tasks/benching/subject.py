@@ -26,6 +26,7 @@ class Subject:
         file: the GGUF file that llama.cpp runs, or the pickled module of a rival of torch's; None
             where transformers loads ``source``.
         is_rival: whether it was made to be compared with.
+        notes: sentences on what is not as one would expect.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Subject:
     runtime: Runtime = "transformers"
     file: Path | None = None
     is_rival: bool = False
+    notes: tuple[str, ...] = ()
 
     def known_bytes(self) -> int:
         """Bytes of the weights' files, as far as they are on this machine."""
