@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -145,7 +146,7 @@ def matrix_of(
             f"the mask keeps weights outside of a matrix of {rows} × {columns}: the file is damaged"
         )
     starts = torch.zeros(groups + 1, dtype=torch.int64, device=mask.device)
-    torch.cumsum(_bits_set(mask).sum(1), 0, out=starts[1:])
+    torch.cumsum(_bits_set(mask), 0, out=starts[1:])
     needed = int(starts[-1]) + PADDING // kind.storage.itemsize
     if values.dtype != kind.storage or values.shape != (needed,):
         raise ModelError(
@@ -193,10 +194,13 @@ def _bits(mask: Tensor) -> Tensor:
 
 
 def _bits_set(mask: Tensor) -> Tensor:
-    """How many bits each byte has."""
+    """How many bits each row has."""
+    if mask.device.type == "cpu":  # torch has no count of bits: one pass instead of ten
+        words = mask.contiguous().numpy().view(np.uint32)
+        return torch.from_numpy(np.bitwise_count(words).sum(1, dtype=np.int64))
     pairs = mask - ((mask >> 1) & 0x55)
     fours = (pairs & 0x33) + ((pairs >> 2) & 0x33)
-    return (fours + (fours >> 4)) & 0x0F
+    return ((fours + (fours >> 4)) & 0x0F).sum(1)
 
 
 def _told(tensor: Tensor) -> str:

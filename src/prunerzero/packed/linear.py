@@ -138,11 +138,24 @@ def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
     }
 
 
-def replace_everywhere(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put a module in the place of another, wherever the model has it."""
+def replace_layers(model: nn.Module, make: Callable[[nn.Module], nn.Module | None]) -> None:
+    """Put what ``make`` returns in the place of each module, wherever the model has it.
+
+    Args:
+        model: changed in place.
+        make: called once for each module; None to leave it.
+    """
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
     for parent in list(model.modules()):
         for key, child in parent._modules.items():
-            if child is old:
+            if child is not None:
+                places.setdefault(id(child), []).append((parent, key))
+    for of_one in places.values():
+        parent, key = of_one[0]
+        old = parent._modules[key]
+        new = None if old is None else make(old)
+        if new is not None:
+            for parent, key in of_one:
                 parent._modules[key] = new
 
 

@@ -18,7 +18,7 @@ from prunerzero.packed.linear import (
     PackedLinear,
     check_layers,
     packed_layers,
-    replace_everywhere,
+    replace_layers,
 )
 from prunerzero.packed.tensor_file import Form, read_header
 
@@ -56,9 +56,13 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
         for file in checkpoint_files or ():
             stored |= read_header(Path(file)).forms
         check_stored(_by_file(model, self._facts, stored), stored)
-        for name, facts in found.items():
-            module = model.get_submodule(name)
-            replace_everywhere(model, module, _packed(name, module, facts))
+        wanted = {id(model.get_submodule(name)): name for name in found}
+
+        def packed(module: nn.Module) -> nn.Module | None:
+            name = wanted.get(id(module))
+            return None if name is None else _packed(name, module, found[name])
+
+        replace_layers(model, packed)
 
     def _process_model_after_weight_loading(self, model: Any, **_others: Any) -> Any:
         for name, layer in packed_layers(model).items():
@@ -73,8 +77,9 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
         """The ordinary model, in place, one layer after another."""
-        for layer in packed_layers(model).values():
-            replace_everywhere(model, layer, layer.to_dense(dtype))
+        replace_layers(
+            model, lambda layer: layer.to_dense(dtype) if isinstance(layer, PackedLinear) else None
+        )
         self.remove_quantization_config(model)
         for module in model.modules():
             if getattr(getattr(module, "config", None), "_is_quantized", False):
