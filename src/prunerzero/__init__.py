@@ -36,11 +36,13 @@ if TYPE_CHECKING:
     from prunerzero.tasks.bench import bench
     from prunerzero.tasks.compare import compare
     from prunerzero.tasks.evaluate import evaluate
+    from prunerzero.tasks.pack import pack
     from prunerzero.tasks.prune import prune
     from prunerzero.tasks.search import search
     from prunerzero.tasks.setup import Setup
     from prunerzero.tasks.tune import tune
     from prunerzero.tasks.tune_result import TuneResult
+    from prunerzero.tasks.unpack import unpack
 
 __all__ = [
     "Expression",
@@ -57,6 +59,7 @@ __all__ = [
     "compare",
     "evaluate",
     "least_squares",
+    "pack",
     "prune",
     "prune_mask",
     "refine",
@@ -64,6 +67,7 @@ __all__ = [
     "score_mask",
     "search",
     "tune",
+    "unpack",
 ]
 
 _HOMES = {
@@ -81,6 +85,7 @@ _HOMES = {
     "compare": "prunerzero.tasks.compare",
     "evaluate": "prunerzero.tasks.evaluate",
     "least_squares": "prunerzero.pruning.least_squares",
+    "pack": "prunerzero.tasks.pack",
     "prune": "prunerzero.tasks.prune",
     "prune_mask": "prunerzero.scoring",
     "refine": "prunerzero.pruning.refine",
@@ -88,6 +93,7 @@ _HOMES = {
     "score_mask": "prunerzero.scoring",
     "search": "prunerzero.tasks.search",
     "tune": "prunerzero.tasks.tune",
+    "unpack": "prunerzero.tasks.unpack",
 }
 
 register_when_imported()
