@@ -42,8 +42,8 @@ Tensor dense_product(const Tensor &inputs, const Tensor &weights, const std::opt
   std::unique_ptr<uint8_t[]> prepared(new uint8_t[prepared_bytes(matrix, form, tokens)]);
   std::unique_ptr<float[]> units(new float[tokens]);
   std::unique_ptr<int64_t[]> totals(new int64_t[tokens]);
-  prepare(matrix, form, InputType::bfloat16, inputs.const_data_ptr(), tokens, prepared.get(),
-          units.get(), totals.get());
+  prepare(matrix, form, InputType::bfloat16, inputs.const_data_ptr(), tokens, 0, tokens,
+          prepared.get(), units.get(), totals.get());
   Inputs operand = {tokens, prepared.get(), units.get(), totals.get()};
   Result target = {InputType::bfloat16, nullptr, result.mutable_data_ptr()};
   torch::stable::parallel_for(0, matrix.groups(), 1, [&](int64_t first, int64_t last) {

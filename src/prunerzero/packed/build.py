@@ -32,7 +32,9 @@ TORCH = "0x020b000000000000"
 """The oldest torch that the library runs with, 2.11, as torch's headers want it written."""
 COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden", "-w")
 """Without contraction a sum of products is rounded in the same way by every compiler."""
-_AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512vbmi2 -mavx512vnni -mfma -mpopcnt".split()
+_AVX512 = (
+    "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi2 -mavx512vnni -mfma -mpopcnt".split()
+)
 _FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
         "avx2.cpp": ("-mavx2", "-mfma", "-mf16c", "-mpopcnt"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import torch
@@ -84,11 +84,26 @@ def paths() -> tuple[str, ...]:
     return tuple(name for name in PATHS if loaded.prunerzero_runs(name.encode())) + ("torch",)
 
 
+def use(name: str) -> None:
+    """Use this one of ``paths()`` from now on, for tests and benchmarks; ``torch`` is no such one.
+
+    Raises InputError where this machine does not run it.
+    """
+    global _tiles
+    loaded = _load()
+    if isinstance(loaded, str) or not loaded.prunerzero_use(name.encode()):
+        raise InputError(f"this machine does not run the path {name!r} of the packed kernels.")
+    _tiles = name == "amx"
+
+
 # The product, of a few inputs and of many
 
 
 def _product(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
-    if inputs.shape[0] > FEW:
+    if _loaded is None and not torch.compiler.is_compiling():
+        _load()
+    tiles = _tiles and (matrix.kind.scaled or matrix.kind.dtype == inputs.dtype == torch.bfloat16)
+    if inputs.shape[0] > FEW and not tiles:
         return plain_product(inputs, matrix, bias, _expand)
     return torch.ops.prunerzero.packed_product(  # type: ignore[no-any-return]
         inputs,
@@ -145,7 +160,7 @@ class _Differentiable(torch.autograd.Function):
 
 def _product_back(gradient: Tensor, matrix: PackedMatrix) -> Tensor:
     result = gradient.new_zeros(gradient.shape[0], matrix.columns)
-    for first, last, rows in blocks(matrix.rows):
+    for first, last, rows in blocks(matrix):
         result += gradient[:, rows] @ expand_rows(matrix, first, last, gradient.dtype)
     return result
 
@@ -217,9 +232,11 @@ torch.library.register_fake("prunerzero::packed_expand", _fake_expand)
 
 # The library
 
-_lock = Lock()
+_lock = RLock()
 _loaded: ctypes.CDLL | str | None = None
 """The library, or why there is none, once it has been looked for."""
+_tiles = False
+"""Whether kernels take any number of inputs, of some types: more than plain torch would win."""
 
 
 def _load() -> ctypes.CDLL | str:
@@ -227,10 +244,12 @@ def _load() -> ctypes.CDLL | str:
     with _lock:
         if _loaded is None:
             _loaded = _find(os.environ.get(VARIABLE) or None)
+            _check()
         return _loaded
 
 
 def _find(wanted: str | None) -> ctypes.CDLL | str:
+    global _tiles
     if wanted is not None and wanted not in (*PATHS, "torch"):
         raise InputError(
             f"{VARIABLE} is {wanted!r}, which is no path; name one of {', '.join(PATHS)} or torch."
@@ -254,7 +273,7 @@ def _find(wanted: str | None) -> ctypes.CDLL | str:
     found.prunerzero_runs.restype = found.prunerzero_use.restype = ctypes.c_bool
     if wanted is not None and not found.prunerzero_use(wanted.encode()):
         raise InputError(f"{VARIABLE} asks for {wanted}, which this processor does not run.")
-    _check()
+    _tiles = found.prunerzero_path() == b"amx"
     return found
 
 

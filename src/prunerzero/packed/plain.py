@@ -18,8 +18,8 @@ FEW = 16
 """Up to as many inputs are one decoding step: compiled kernels read the packed values directly."""
 LEVELS = 32512
 """Where inputs become integers, the largest: 127 × 256, a signed byte above a signed byte."""
-BLOCK = 256
-"""Rows that are expanded at once."""
+BLOCK = 4 * 2**20
+"""Weights that are expanded at once; but at least the rows of a group."""
 
 
 Expand = Callable[[PackedMatrix, int, int, torch.dtype], Tensor]
@@ -40,7 +40,7 @@ def plain_product(
     dtype = inputs.dtype if inputs.dtype == matrix.kind.dtype else torch.float32
     operand = inputs.to(dtype)
     result = inputs.new_empty(inputs.shape[0], matrix.rows)
-    for first, last, rows in blocks(matrix.rows):
+    for first, last, rows in blocks(matrix):
         weights = expand(matrix, first, last, dtype)
         result[:, rows] = linear(operand, weights, None if bias is None else bias[rows].to(dtype))
     return result
@@ -57,7 +57,7 @@ def _scaled_product(
         factors = scales.expand(inputs.shape[0], -1)
     unscaled = replace(matrix, scales=None)
     result = inputs.new_empty(inputs.shape[0], matrix.rows)
-    for first, last, rows in blocks(matrix.rows):
+    for first, last, rows in blocks(matrix):
         sums = linear(operand, expand(unscaled, first, last, operand.dtype))
         scaled = sums.to(factors.dtype) * factors[:, rows]
         if bias is not None:
@@ -80,10 +80,12 @@ def round_inputs(inputs: Tensor) -> tuple[Tensor, Tensor]:
     return integers, torch.where(usable, steps, torch.where(finite, 0.0, torch.nan))
 
 
-def blocks(rows: int) -> list[tuple[int, int, slice]]:
-    """The groups and the rows of each block."""
-    groups, size = groups_of(rows), BLOCK // ROWS
+def blocks(matrix: PackedMatrix) -> list[tuple[int, int, slice]]:
+    """The groups and the rows of each block that is expanded at once."""
+    groups = groups_of(matrix.rows)
+    size = max(BLOCK // (ROWS * matrix.columns), 1)
     return [
-        (first, min(first + size, groups), slice(first * ROWS, min(first * ROWS + BLOCK, rows)))
+        (first, last, slice(first * ROWS, min(last * ROWS, matrix.rows)))
         for first in range(0, groups, size)
+        for last in [min(first + size, groups)]
     ]

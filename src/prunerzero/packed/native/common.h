@@ -67,13 +67,30 @@ inline int64_t rows_of_group(const Matrix &matrix, int64_t group) {
 }
 
 // Write the 16 sums of a group for a token.
+template <InputType type>
+inline void write_sums_as(const Matrix &matrix, const Result &result, int64_t group, int64_t token,
+                          const float *sums) {
+  int64_t first = group * kGroupRows, count = rows_of_group(matrix, group);
+  int64_t place = token * matrix.rows + first;
+  auto write = [&](int64_t row) {
+    float bias = result.bias ? read_number(type, result.bias, first + row) : -0.0f;
+    write_number(type, result.data, place + row, sums[row] + bias);
+  };
+  if (count == kGroupRows) // a number that the compiler knows
+    for (int64_t row = 0; row < kGroupRows; row++) write(row);
+  else
+    for (int64_t row = 0; row < count; row++) write(row);
+}
+
 inline void write_sums(const Matrix &matrix, const Result &result, int64_t group, int64_t token,
                        const float *sums) {
-  int64_t first = group * kGroupRows, count = rows_of_group(matrix, group);
-  for (int64_t row = 0; row < count; row++) {
-    float sum = sums[row];
-    if (result.bias) sum += read_number(result.type, result.bias, first + row);
-    write_number(result.type, result.data, token * matrix.rows + first + row, sum);
+  switch (result.type) {
+  case InputType::bfloat16:
+    return write_sums_as<InputType::bfloat16>(matrix, result, group, token, sums);
+  case InputType::float16:
+    return write_sums_as<InputType::float16>(matrix, result, group, token, sums);
+  case InputType::float32:
+    return write_sums_as<InputType::float32>(matrix, result, group, token, sums);
   }
 }
 
@@ -81,11 +98,13 @@ inline void write_sums(const Matrix &matrix, const Result &result, int64_t group
 inline void write_exact_sums(const Matrix &matrix, const Inputs &inputs, const Result &result,
                              int64_t group, int64_t token, const int64_t *sums) {
   int64_t first = group * kGroupRows, count = rows_of_group(matrix, group);
+  float scaled[kGroupRows] = {0};
   for (int64_t row = 0; row < count; row++) {
     double sum = double(sums[row]) * (double(inputs.units[token]) * double(matrix.scales[first + row]));
     if (result.bias) sum += double(read_number(result.type, result.bias, first + row));
-    write_number(result.type, result.data, token * matrix.rows + first + row, float(sum));
+    scaled[row] = float(sum);
   }
+  write_sums(matrix, {result.type, nullptr, result.data}, group, token, scaled);
 }
 
 } // namespace

@@ -85,10 +85,11 @@ const Path *path_named(const char *name);
 
 // Bytes that `inputs` take in a form.
 int64_t prepared_bytes(const Matrix &matrix, Form form, int64_t tokens);
-// Lay out `inputs` (tokens x columns); `units` and `totals` are written where the form is of
-// integers. Inputs beyond the matrix are zeros.
+// Lay out tokens [first, last) of `inputs` (tokens x columns); `units` and `totals` are written
+// where the form is of integers. Inputs beyond the matrix are zeros; tokens beyond the last, of
+// which a form may have some, are left alone, and their results are not written.
 void prepare(const Matrix &matrix, Form form, InputType type, const void *inputs, int64_t tokens,
-             uint8_t *prepared, float *units, int64_t *totals);
+             int64_t first, int64_t last, uint8_t *prepared, float *units, int64_t *totals);
 
 extern const Path portable_path;
 extern const Path avx2_path;

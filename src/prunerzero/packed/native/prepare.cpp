@@ -26,6 +26,11 @@ Arrangement arrangement(Form form) {
   return {};
 }
 
+// A tile of 16 tokens that is not alone is full.
+int64_t laid_out(const Arrangement &as, int64_t tokens) {
+  return as.steps == 1 || tokens <= 16 ? tokens : (tokens + 15) / 16 * 16;
+}
+
 int64_t blocks(const Matrix &matrix, const Arrangement &as) {
   return (matrix.steps() + as.steps - 1) / as.steps;
 }
@@ -65,18 +70,19 @@ void read_numbers(InputType type, const void *inputs, int64_t first, int64_t cou
 
 int64_t prepared_bytes(const Matrix &matrix, Form form, int64_t tokens) {
   Arrangement as = arrangement(form);
-  return blocks(matrix, as) * as.planes * tokens * as.steps * as.bytes;
+  return blocks(matrix, as) * as.planes * laid_out(as, tokens) * as.steps * as.bytes;
 }
 
 void prepare(const Matrix &matrix, Form form, InputType type, const void *inputs, int64_t tokens,
-             uint8_t *prepared, float *units, int64_t *totals) {
+             int64_t first, int64_t last, uint8_t *prepared, float *units, int64_t *totals) {
   const Arrangement as = arrangement(form);
   const int64_t columns = matrix.columns, chunk = as.steps * as.bytes;
+  const int64_t places = laid_out(as, tokens);
   const int64_t width = blocks(matrix, as) * chunk; // of a token, in a plane
   std::unique_ptr<uint8_t[]> row(new uint8_t[size_t(as.planes * width)]());
   std::unique_ptr<float[]> numbers(new float[size_t(columns)]);
   std::unique_ptr<int16_t[]> integers(new int16_t[size_t(columns)]);
-  for (int64_t token = 0; token < tokens; token++) {
+  for (int64_t token = first; token < last; token++) {
     if (form == Form::bfloat16 || form == Form::bfloat16_tiles) {
       std::memcpy(row.get(), static_cast<const uint16_t *>(inputs) + token * columns,
                   size_t(columns) * 2);
@@ -100,8 +106,8 @@ void prepare(const Matrix &matrix, Form form, InputType type, const void *inputs
     }
     for (int64_t plane = 0; plane < as.planes; plane++) {
       const uint8_t *from = row.get() + plane * width;
-      uint8_t *to = prepared + (plane * tokens + token) * chunk;
-      for (int64_t at = 0; at < width; at += chunk, to += as.planes * tokens * chunk)
+      uint8_t *to = prepared + (plane * places + token) * chunk;
+      for (int64_t at = 0; at < width; at += chunk, to += as.planes * places * chunk)
         switch (chunk) { // a copy of a size that the compiler knows is one instruction
         case 4: std::memcpy(to, from + at, 4); break;
         case 8: std::memcpy(to, from + at, 8); break;

@@ -86,8 +86,11 @@ Tensor product(const Tensor &inputs, const Tensor &mask, const Tensor &values,
       new uint8_t[size_t(prunerzero::prepared_bytes(matrix, kernel.form, tokens))]);
   std::unique_ptr<float[]> units(new float[size_t(tokens)]);
   std::unique_ptr<int64_t[]> totals(new int64_t[size_t(tokens)]);
-  prunerzero::prepare(matrix, kernel.form, kind, inputs.const_data_ptr(), tokens, prepared.get(),
-                      units.get(), totals.get());
+  const void *numbers = inputs.const_data_ptr();
+  torch::stable::parallel_for(0, tokens, 16, [&](int64_t first, int64_t last) {
+    prunerzero::prepare(matrix, kernel.form, kind, numbers, tokens, first, last, prepared.get(),
+                        units.get(), totals.get());
+  });
   prunerzero::Inputs operand = {tokens, prepared.get(), units.get(), totals.get()};
   prunerzero::Result target = {kind, bias ? bias->const_data_ptr() : nullptr,
                                result.mutable_data_ptr()};
