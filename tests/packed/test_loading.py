@@ -130,6 +130,16 @@ def test_conversions_leave_packed_values_alone(
     assert torch.equal(copy.deepcopy(model)(IDS).logits, model(IDS).logits)
 
 
+@pytest.mark.parametrize("buffers", [False, True])
+def test_blocks_may_stay_on_the_disk(buffers: bool, packed_folder: Path, tmp_path: Path) -> None:
+    places = dict.fromkeys(["model.embed_tokens", "model.norm", "model.rotary_emb"], "cpu")
+    places |= {"lm_head": "cpu", "model.layers.0": "disk", "model.layers.1": "cpu"}
+    model = load(packed_folder, device_map=places, offload_folder=tmp_path, offload_buffers=buffers)
+    assert model.model.layers[0].mlp.up_proj.mask.is_meta == buffers
+    with torch.no_grad():
+        assert torch.equal(model(IDS).logits, load(packed_folder)(IDS).logits)
+
+
 def test_gradients_reach_what_is_dense(packed_folder: Path) -> None:
     packed = load(packed_folder, dtype=torch.float32)
     dense = load(packed_folder, dtype=torch.float32).dequantize()
@@ -279,3 +289,16 @@ def test_files_of_the_packed_folder_are_not_touched(packed_folder: Path) -> None
     before = files_of(packed_folder)
     load(packed_folder)
     assert files_of(packed_folder) == before
+
+
+def test_that_there_are_no_kernels_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, packed_folder: Path
+) -> None:
+    from prunerzero.packed import kernels
+
+    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    monkeypatch.setattr(kernels, "_loaded", None)
+    monkeypatch.setattr(kernels, "_find", lambda _: "slower, as there is no compiler")
+    for _ in range(2):
+        kernels.path()
+    assert caplog.messages == ["slower, as there is no compiler"]

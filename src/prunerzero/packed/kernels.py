@@ -12,6 +12,7 @@ The environment variable ``PRUNERZERO_KERNEL`` names the path to use instead of 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from threading import RLock
 from typing import Any
@@ -243,7 +244,10 @@ def _load() -> ctypes.CDLL | str:
     global _loaded
     with _lock:
         if _loaded is None:
-            _loaded = _find(os.environ.get(VARIABLE) or None)
+            wanted = os.environ.get(VARIABLE) or None
+            _loaded = _find(wanted)
+            if isinstance(_loaded, str) and wanted is None:
+                logging.getLogger("prunerzero").warning("%s", _loaded)
             _check()
         return _loaded
 

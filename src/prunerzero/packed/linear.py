@@ -160,9 +160,10 @@ def replace_layers(model: nn.Module, make: Callable[[nn.Module], nn.Module | Non
 
 
 def check_layers(model: nn.Module) -> None:
-    """Raise ModelError if a packed matrix is damaged; names it."""
+    """Raise ModelError if a packed matrix that is in memory is damaged; names it."""
     for name, layer in packed_layers(model).items():
         try:
-            _ = layer.matrix
+            if not layer.mask.is_meta:
+                _ = layer.matrix
         except ModelError as error:
             raise ModelError(f"the packed matrix {name} cannot be used: {error}.") from None

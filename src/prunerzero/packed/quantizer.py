@@ -66,8 +66,11 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _process_model_after_weight_loading(self, model: Any, **_others: Any) -> Any:
         for name, layer in packed_layers(model).items():
-            for key, buffer in layer.named_buffers():
-                if not getattr(buffer, "_is_hf_initialized", False):
+            for (
+                key,
+                buffer,
+            ) in layer.named_buffers():  # on meta: it stays on the disk until it is used
+                if not buffer.is_meta and not getattr(buffer, "_is_hf_initialized", False):
                     raise ModelError(
                         f"transformers found no place in the model for {name}.{key} of the packed "
                         "checkpoint; unpack it with `prunerzero unpack`, and load that."
