@@ -1,5 +1,6 @@
 // The kernels as operators of torch, through its stable ABI: built once, this file runs with every
 // torch from 2.11 on. Threads are torch's; the work is split between groups of rows alone.
+#include <atomic>
 #include <memory>
 
 #include <torch/csrc/stable/library.h>
@@ -53,10 +54,22 @@ Matrix matrix_of(const Tensor &mask, const Tensor &values, const Tensor &starts,
   return matrix;
 }
 
-// As many groups as are worth waking a thread for.
-int64_t groups_of_thread(const Matrix &matrix, int64_t tokens) {
-  int64_t work = prunerzero::kGroupRows * matrix.columns * (tokens + 3) + 1;
-  return (int64_t(1) << 18) / work + 1;
+// Call work(first, last) for all groups, on as many threads as are worth waking. A thread takes a
+// few groups at a time: memory and other processes hold up one thread more than another.
+template <class Work>
+void each_part(const Matrix &matrix, int64_t first, int64_t last, int64_t tokens, const Work &work) {
+  const int64_t weights = prunerzero::kGroupRows * matrix.columns * (tokens + 3) + 1;
+  const int64_t worth = (int64_t(1) << 18) / weights + 1; // groups of a thread
+  const int64_t threads = torch::stable::get_num_threads();
+  int64_t part = (last - first + 8 * threads - 1) / (8 * threads);
+  part = part < worth ? worth : part;
+  part += part % 2; // kernels take two groups at once
+  std::atomic<int64_t> next(first);
+  const int64_t parts = (last - first + part - 1) / part;
+  torch::stable::parallel_for(0, parts < threads ? parts : threads, 1, [&](int64_t, int64_t) {
+    for (int64_t begin; (begin = next.fetch_add(part)) < last;)
+      work(begin, begin + part < last ? begin + part : last);
+  });
 }
 
 Tensor product(const Tensor &inputs, const Tensor &mask, const Tensor &values,
@@ -87,17 +100,16 @@ Tensor product(const Tensor &inputs, const Tensor &mask, const Tensor &values,
   std::unique_ptr<float[]> units(new float[size_t(tokens)]);
   std::unique_ptr<int64_t[]> totals(new int64_t[size_t(tokens)]);
   const void *numbers = inputs.const_data_ptr();
-  torch::stable::parallel_for(0, tokens, 16, [&](int64_t first, int64_t last) {
+  torch::stable::parallel_for(0, tokens, 4, [&](int64_t first, int64_t last) {
     prunerzero::prepare(matrix, kernel.form, kind, numbers, tokens, first, last, prepared.get(),
                         units.get(), totals.get());
   });
   prunerzero::Inputs operand = {tokens, prepared.get(), units.get(), totals.get()};
   prunerzero::Result target = {kind, bias ? bias->const_data_ptr() : nullptr,
                                result.mutable_data_ptr()};
-  torch::stable::parallel_for(0, matrix.groups(), groups_of_thread(matrix, tokens),
-                              [&](int64_t first, int64_t last) {
-                                kernel.multiply(matrix, operand, target, first, last);
-                              });
+  each_part(matrix, 0, matrix.groups(), tokens, [&](int64_t first, int64_t last) {
+    kernel.multiply(matrix, operand, target, first, last);
+  });
   return result;
 }
 
@@ -113,11 +125,10 @@ void expand(const Tensor &rows, const Tensor &mask, const Tensor &values, const 
                        rows.scalar_type() == ScalarType::Half),
                   "there is no room for these rows");
   uint16_t *place = static_cast<uint16_t *>(rows.mutable_data_ptr());
-  torch::stable::parallel_for(
-      first, last, groups_of_thread(matrix, 1), [&](int64_t begin, int64_t end) {
-        path->expand(matrix, place + (begin - first) * prunerzero::kGroupRows * matrix.columns,
-                     begin, end);
-      });
+  each_part(matrix, first, last, 1, [&](int64_t begin, int64_t end) {
+    path->expand(matrix, place + (begin - first) * prunerzero::kGroupRows * matrix.columns, begin,
+                 end);
+  });
 }
 
 } // namespace
