@@ -24,13 +24,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from benchmarks.__main__ import machine, table
+from benchmarks.dense_steps import DenseSteps
 from benchmarks.large_model import write_model
 from prunerzero import pack
+from prunerzero.language.loading import read_model
 from prunerzero.language.source import ModelSource
 from prunerzero.tasks.benching.figures import ModelFigures
 from prunerzero.tasks.benching.measure import measure_models
 from prunerzero.tasks.benching.rivals import make_rivals
 from prunerzero.tasks.benching.subject import Plan, Subject
+from prunerzero.tasks.benching.weight_only import replaced
 
 SHAPE = {
     "hidden_size": 2048,
@@ -50,7 +53,9 @@ def main() -> None:
     )
     parser.add_argument("--shares", nargs="+", type=float, default=[0.3, 0.5], help="removed")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--new-tokens", type=int, default=16, help="of a measurement")
     parser.add_argument("--rivals", nargs="*", default=["int8", "int4"])
+    parser.add_argument("--no-own-dense", action="store_true", help="no dense kernel of our style")
     parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
     parser.add_argument("--folder", type=Path, help="where the models are written (14 GB)")
     parser.add_argument("--output", type=Path)
@@ -70,9 +75,17 @@ def main() -> None:
                 subjects.append(_subject(f"packed {values}, {share:.0%}", packed))
             shutil.rmtree(pruned)
         windows = torch.zeros(16, 512, dtype=torch.int64)
+        if not options.no_own_dense:
+            subjects.append(_own_dense(dense.source, folder / "steps.pt"))
         threads = torch.get_num_threads()
         subjects += make_rivals(options.rivals, dense, folder, threads)
-        plan = Plan(windows, threads, repeats=options.repeats, perplexity=False)
+        plan = Plan(
+            windows,
+            threads,
+            repeats=options.repeats,
+            perplexity=False,
+            new_tokens=options.new_tokens,
+        )
         figures = measure_models(subjects, plan)
     print(machine(torch.device("cpu")))
     print(table(_rows(figures)))
@@ -83,6 +96,14 @@ def main() -> None:
 
 def _subject(name: str, folder: Path) -> Subject:
     return Subject(name, ModelSource(model=str(folder)))
+
+
+def _own_dense(source: ModelSource, file: Path) -> Subject:
+    """See ``DenseSteps``."""
+    model = read_model(source, lambda _config, _stored: {"dtype": torch.bfloat16}).model
+    with replaced(model, DenseSteps):
+        torch.save(model, file)
+    return Subject("dense, same style (batch 1 alone)", source, file=file)
 
 
 def remove(model: Path, pruned: Path, share: float) -> None:
