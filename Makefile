@@ -3,6 +3,7 @@
 # make bench  time the usual way and ours side by side (DEVICE=cuda on a GPU)
 # make check  run the linter and the type checker
 # make sanitize  run the packed format's kernels under sanitizers, and for 64-bit Arm in an emulator
+# make wheel  build a wheel for this platform in dist/, with the packed format's kernels compiled
 # make docs   build the site in docs/_build and check every link
 # make notebook  execute examples/tutorial.ipynb
 
@@ -10,7 +11,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench check sanitize format docs notebook clean
+.PHONY: demo test bench check sanitize wheel format docs notebook clean
 
 demo: $(VENV)/installed
 	$(BIN)/prunerzero demo --output-dir demo --overwrite
@@ -30,6 +31,11 @@ check: $(VENV)/installed
 
 sanitize: $(VENV)/installed
 	$(BIN)/python scripts/check_kernels.py
+
+# without isolation: the kernels are built with the headers of the torch that is installed
+wheel: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "hatchling>=1.27"
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 docs: $(VENV)/installed
 	$(BIN)/python scripts/check_links.py

@@ -26,7 +26,7 @@ from prunerzero.errors import first_line
 from prunerzero.memory import cached
 
 SOURCES = Path(__file__).with_name("native")
-PREBUILT = Path(__file__).with_name("kernels.so")
+PREBUILT = Path(__file__).with_name("prunerzero_kernels.so")
 
 TORCH = "0x020b000000000000"
 """The oldest torch that the library runs with, 2.11, as torch's headers want it written."""
