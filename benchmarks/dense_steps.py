@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from benchmarks.packed_kernels import _build_dense, _in_steps
+from benchmarks.packed_kernels import build_dense, in_steps
 from prunerzero.packed.layout import ROWS
 
 
@@ -23,7 +23,7 @@ class DenseSteps(nn.Module):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.rows = layer.out_features
-        self.register_buffer("steps", _in_steps(layer.weight.detach(), 2))
+        self.register_buffer("steps", in_steps(layer.weight.detach(), 2))
 
     def forward(self, inputs: Tensor) -> Tensor:
         columns = inputs.shape[-1]
@@ -32,6 +32,6 @@ class DenseSteps(nn.Module):
             groups = self.steps.view(self.rows // ROWS, columns // 2, ROWS, 2)
             return linear(inputs, groups.permute(0, 2, 1, 3).reshape(self.rows, columns))
         if not DenseSteps.built:
-            DenseSteps.built = _build_dense()
+            DenseSteps.built = build_dense()
         found = torch.ops.prunerzero_benchmark.dense_product(flat, self.steps, None, self.rows)
         return found.view(*inputs.shape[:-1], -1)

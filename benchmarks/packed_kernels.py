@@ -67,16 +67,16 @@ def products(size: int, copies: int) -> dict[str, Product]:
     def add(name: str, weight: Any, multiply: Callable[[Tensor, Any], Tensor]) -> None:
         found[name] = [_copy(weight) for _ in range(copies)], multiply
 
-    if _build_dense():
+    if build_dense():
         dense = torch.ops.prunerzero_benchmark.dense_product
         add(
             "dense bf16, same style",
-            _in_steps(weight.bfloat16(), 2),
+            in_steps(weight.bfloat16(), 2),
             lambda inputs, weight: dense(inputs, weight, None, size),
         )
         add(
             "dense int8, same style",
-            _in_steps(integers, 4),
+            in_steps(integers, 4),
             lambda inputs, weight: dense(inputs, weight, scales, size),
         )
     add("torch bf16", weight.bfloat16(), linear)
@@ -158,7 +158,7 @@ def against_aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _in_steps(weight: Tensor, inputs: int) -> Tensor:
+def in_steps(weight: Tensor, inputs: int) -> Tensor:
     """The order of packed weights, with none left out."""
     rows, columns = weight.shape
     steps = weight.view(rows // ROWS, ROWS, columns // inputs, inputs)
@@ -179,7 +179,7 @@ _schemas = torch.library.Library("prunerzero_benchmark", "DEF")
 _schemas.define("dense_product(Tensor inputs, Tensor weights, Tensor? scales, int rows) -> Tensor")
 
 
-def _build_dense() -> bool:
+def build_dense() -> bool:
     """Build and load the dense kernels; False where this processor does not run them."""
     if "avx512-bf16" not in kernels.paths():
         return False

@@ -1,4 +1,4 @@
-// AVX-512 with BF16: what Cooper Lake, Sapphire Rapids, Zen 4 and later have.
+// AVX-512 with BF16: what Sapphire Rapids, Zen 4 and later have.
 #include "avx512_pairs.h"
 
 namespace prunerzero {
