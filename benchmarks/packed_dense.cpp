@@ -23,7 +23,7 @@ struct DenseSteps {
 
   __m512i next16() {
     __m512i weights = _mm512_loadu_si512(values);
-    _mm_prefetch(reinterpret_cast<const char *>(values) + kAhead, _MM_HINT_T0);
+    ask_ahead(values);
     values += 64;
     return weights;
   }

@@ -25,6 +25,7 @@ struct Steps {
           _mm_loadu_si128(reinterpret_cast<const __m128i *>(place)),
           _mm_load_si128(reinterpret_cast<const __m128i *>(kShuffles16.index[word >> 8 * i & 255])));
     }
+    ask_ahead(values);
     mask += 4;
     values += 2 * _mm_popcnt_u32(word);
   }
@@ -41,6 +42,7 @@ struct Steps {
           _mm_loadl_epi64(reinterpret_cast<const __m128i *>(kShuffles8.index[word >> 8 * i & 255])));
     }
     for (int i = 0; i < 4; i++) rows[i] = _mm_unpacklo_epi64(pairs[2 * i], pairs[2 * i + 1]);
+    ask_ahead(values);
     mask += 8;
     values += _mm_popcnt_u64(word);
   }

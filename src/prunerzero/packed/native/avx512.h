@@ -14,8 +14,6 @@ void avx512_expand(const Matrix &, uint16_t *, int64_t, int64_t);
 
 namespace {
 
-constexpr int64_t kAhead = 1536; // bytes of values that are asked for ahead
-
 // Zeros of which the compiler does not know that they are zeros. Merged into them, an expand does
 // not wait for the register that it writes, as its form with zeroing does on Zen 4 to 6.
 inline __m512i hidden_zeros() {
@@ -38,7 +36,7 @@ struct Steps {
     uint32_t word;
     std::memcpy(&word, mask, 4);
     __m512i packed = _mm512_loadu_si512(values);
-    _mm_prefetch(reinterpret_cast<const char *>(values) + kAhead, _MM_HINT_T0);
+    ask_ahead(values);
     mask += 4;
     values += 2 * _mm_popcnt_u32(word);
     return _mm512_mask_expand_epi16(zeros, word, packed);
@@ -48,7 +46,7 @@ struct Steps {
     uint64_t word;
     std::memcpy(&word, mask, 8);
     __m512i packed = _mm512_loadu_si512(values);
-    _mm_prefetch(reinterpret_cast<const char *>(values) + kAhead, _MM_HINT_T0);
+    ask_ahead(values);
     mask += 8;
     values += _mm_popcnt_u64(word);
     return _mm512_mask_expand_epi8(zeros, word, packed);

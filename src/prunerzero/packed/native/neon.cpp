@@ -21,6 +21,7 @@ struct Steps {
       rows[i] = vqtbl1q_u8(vld1q_u8(values), vld1q_u8(kShuffles16.index[mask[i]]));
       values += 2 * __builtin_popcount(mask[i]);
     }
+    ask_ahead(values);
     mask += 4;
   }
 
@@ -31,6 +32,7 @@ struct Steps {
       rows[i] = vreinterpret_s8_u8(vqtbl1_u8(packed, vld1_u8(kShuffles8.index[mask[i]])));
       values += __builtin_popcount(mask[i]);
     }
+    ask_ahead(values);
     mask += 8;
   }
 };
