@@ -27,3 +27,11 @@ def int8_folder(sparse_folder: Path) -> Path:
     folder = sparse_folder.parent / "int8"
     pack(sparse_folder, folder, values="int8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def int4_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sparser: the padding of such small matrices is more than 4 bits save at one half."""
+    place = tmp_path_factory.mktemp("int4")
+    pack(sparse_tiny_model(place / "sparse", share=0.75), place / "int4", values="int4")
+    return place / "int4"

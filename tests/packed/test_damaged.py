@@ -49,9 +49,11 @@ def refused_or_runs(folder: Path) -> None:
 
 
 @FEW
-@given(st.lists(st.tuples(NUMBERS, st.integers(1, 255)), min_size=1, max_size=4))
-def test_flipped_bytes(int8_folder: Path, flips: list[tuple[int, int]]) -> None:
-    with copied(int8_folder) as folder:
+@given(st.booleans(), st.lists(st.tuples(NUMBERS, st.integers(1, 255)), min_size=1, max_size=4))
+def test_flipped_bytes(
+    int8_folder: Path, int4_folder: Path, halves: bool, flips: list[tuple[int, int]]
+) -> None:
+    with copied(int4_folder if halves else int8_folder) as folder:
         file = folder / "model.safetensors"
         content = bytearray(file.read_bytes())
         for place, bits in flips:
@@ -74,9 +76,15 @@ def test_a_file_that_was_cut(packed_folder: Path, place: int) -> None:
 
 
 @FEW
-@given(NUMBERS, st.sampled_from(["shorter", "longer", "other dtype", "flat", "swapped", "gone"]))
-def test_tensors_of_another_form(int8_folder: Path, which: int, how: str) -> None:
-    with copied(int8_folder) as folder:
+@given(
+    st.booleans(),
+    NUMBERS,
+    st.sampled_from(["shorter", "longer", "other dtype", "flat", "swapped", "gone"]),
+)
+def test_tensors_of_another_form(
+    int8_folder: Path, int4_folder: Path, halves: bool, which: int, how: str
+) -> None:
+    with copied(int4_folder if halves else int8_folder) as folder:
         tensors = load_file(folder / "model.safetensors")
         parts = ("mask", "values", "scales", "weight")
         names = sorted(n for n in tensors if ".layers." in n and n.endswith(parts))
@@ -110,14 +118,16 @@ JSON = st.recursive(
 @FEW
 @given(
     st.sampled_from(
-        ["rows", "columns", "kept", "values", "dtype", "transposed", "stored_as", "other"]
+        ["rows", "columns", "kept", "values", "dtype", "transposed", "stored_as", "value_bytes"]
+        + ["other"]
     ),
-    JSON | st.sampled_from(["float16", "int8", 16, 24, 192]),
+    JSON | st.sampled_from(["float16", "int8", "int4", 16, 24, 192]),
+    st.booleans(),
 )
 def test_a_matrix_that_the_config_tells_of_otherwise(
-    packed_folder: Path, key: str, value: Any
+    packed_folder: Path, int4_folder: Path, key: str, value: Any, halves: bool
 ) -> None:
-    with copied(packed_folder) as folder:
+    with copied(int4_folder if halves else packed_folder) as folder:
         config = json.loads((folder / "config.json").read_text())
         config["quantization_config"]["matrices"]["model.layers.0.mlp.up_proj"][key] = value
         (folder / "config.json").write_text(json.dumps(config))

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from sparse_model import files_of, same_bits, sparse_tiny_model, tensors_of
 from tiny_model import some_text, tiny_model, tiny_tokenizer
 
-from prunerzero import InputError, ModelError, OutputError
+from prunerzero import InputError, ModelError, OutputError, Setup
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.pack import pack
 from prunerzero.tasks.unpack import unpack
+from prunerzero.tasks.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,12 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = sparse_tiny_model(tmp_path_factory.mktemp("pack") / "pruned")
     (folder / "README.md").write_text("a card")
     return folder
+
+
+@pytest.fixture(scope="module")
+def sparser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The padding of such small matrices is more than 4 bits save at one half."""
+    return sparse_tiny_model(tmp_path_factory.mktemp("pack") / "sparser", share=0.75)
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +141,67 @@ def test_int8_tells_its_error_and_what_it_does_to_perplexity(pruned: Path, tmp_p
     assert figures["after"] == pytest.approx(figures["before"], rel=0.05)
 
 
+def test_int4_rounds_each_32_inputs_to_16_steps(sparser: Path, tmp_path: Path) -> None:
+    result = pack(sparser, tmp_path / "packed", values="int4")
+    assert result.values == "int4" and result.rounded == "to nearest"
+    assert result.error is not None and 0.02 < result.error < 0.15
+    unpack(tmp_path / "packed", tmp_path / "again")
+    before, after = tensors_of(sparser), tensors_of(tmp_path / "again")
+    packed = tensors_of(tmp_path / "packed")
+    seen = 0
+    for name, tensor in before.items():
+        base = name.removesuffix("weight")
+        if f"{base}scales" not in packed:
+            assert same_bits(after[name], tensor)
+            continue
+        seen += 1
+        assert torch.equal(after[name] == 0, tensor == 0)
+        for group in range(0, tensor.shape[1], 32):
+            part = tensor[:, group : group + 32].float()
+            scales = (part.abs().amax(1) / 15).bfloat16().float()
+            assert torch.equal(packed[f"{base}scales"][:, group // 32].float(), scales)
+            far = (after[name][:, group : group + 32].float() - part).abs()
+            assert (far <= scales[:, None] * 1.05 + part.abs() * 2**-8).all()
+    assert seen == 14
+
+
+def test_int4_rounded_with_a_text_changes_less_of_what_layers_compute_on_it(
+    sparser: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(some_text(3))
+    found = {"pruned": tensors_of(sparser)}
+    for name, texts in (("alone", []), ("with text", [text])):
+        result = pack(sparser, tmp_path / name, values="int4", calibration=texts)
+        assert result.rounded == ("with a text" if texts else "to nearest")
+        unpack(tmp_path / name, tmp_path / f"{name} again")
+        found[name] = tensors_of(tmp_path / f"{name} again")
+    grams = Workspace(Setup(model=str(sparser), calibration=text)).grams
+    errors = {name: 0.0 for name in ("alone", "with text")}
+    for layer, gram in grams.items():
+        target = found["pruned"][f"{layer}.weight"].float()
+        for name in errors:
+            moved = found[name][f"{layer}.weight"].float() - target
+            errors[name] += float(((moved @ gram) * moved).sum() / (target @ gram * target).sum())
+    assert errors["with text"] < 0.9 * errors["alone"]
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in errors]
+    assert sizes[0] == sizes[1]
+
+
+def test_a_text_to_round_by_is_refused_where_nothing_is_rounded_by_it(
+    pruned: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text(some_text(3))
+    with pytest.raises(InputError, match="`calibration` is for `values=int4`"):
+        pack(pruned, tmp_path / "out", values="int8", calibration=tmp_path / "text.txt")
+    with pytest.raises(InputError, match=r"missing\.txt"):
+        pack(pruned, tmp_path / "out", values="int4", calibration=tmp_path / "missing.txt")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_without_zeros_is_refused(tmp_path: Path) -> None:
     folder = sparse_tiny_model(tmp_path / "dense", share=0.0)
-    for values in ("auto", "int8"):
+    for values in ("auto", "int8", "int4"):
         with pytest.raises(ModelError, match=r"would not become smaller: 0\.0% of the weights"):
             pack(folder, tmp_path / "packed", values=values)
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]
@@ -165,13 +230,14 @@ def test_what_cannot_be_packed_is_refused_before_the_work(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_int8_refuses_weights_that_are_not_finite(value: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("values", ["int8", "int4"])
+def test_what_is_rounded_must_be_finite(value: float, values: str, tmp_path: Path) -> None:
     folder = sparse_tiny_model(tmp_path / "pruned")
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.0.mlp.up_proj.weight"][3, 4] = value
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"up_proj\.weight holds weights that are not finite"):
-        pack(folder, tmp_path / "packed", values="int8")
+        pack(folder, tmp_path / "packed", values=values)
 
 
 class _Stop(Observer):

@@ -40,6 +40,13 @@ def pack(
             "hub), python-docs (from this Python); may be repeated."
         ),
     ] = [],  # noqa: B006
+    calibration: Annotated[
+        list[Path],
+        typer.Option(
+            help="Text file that int4 values are rounded by, so that what layers compute on it "
+            "changes least; may be repeated."
+        ),
+    ] = [],  # noqa: B006
     json: JsonOption = False,
 ) -> None:
     """Make a pruned model smaller: store one bit a weight, and the values of those that are kept.
@@ -55,7 +62,15 @@ def pack(
 
     observer = TerminalObserver()
     with observer.shown():
-        result = run(model, output_dir, observer, options, datasets=dataset, texts=text)
+        result = run(
+            model,
+            output_dir,
+            observer,
+            options,
+            datasets=dataset,
+            texts=text,
+            calibration=calibration,
+        )
     if json:
         print_json(asdict(result))
     else:
@@ -81,6 +96,8 @@ def _print_packed(result: Any) -> None:
             f"The packed weights differ by {result.error:.2%} of their norm from what they were, "
             f"at most {result.worst_error:.2%} ({result.worst_matrix})."
         )
+    if "int4" in result.values and result.rounded == "to nearest":
+        tell("Each weight was rounded alone: with --calibration TEXT others make its error good.")
     for one in result.dense:
         more = f" and {one.matrices - 1} more" if one.matrices > 1 else ""
         tell(f"Not packed: {one.example}{more}, {size(one.bytes)} ({one.why}).")

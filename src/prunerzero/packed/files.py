@@ -56,6 +56,8 @@ class Facts:
     """Whether the dense weight is inputs × outputs, as GPT-2 has it."""
     stored_as: str | None = None
     """How the names of its tensors begin in the file, where that is not the module's name."""
+    value_bytes: int | None = None
+    """Of the values without padding, where two share a byte: it does not follow from ``kept``."""
 
     @property
     def kind(self) -> ValueType:
@@ -78,11 +80,11 @@ class Facts:
         padding = PADDING // kind.storage.itemsize
         parts = {
             "mask": Form(torch.uint8, (groups, width)),
-            "values": Form(kind.storage, (self.kept + padding,)),
+            "values": Form(kind.storage, ((self.value_bytes or self.kept) + padding,)),
             "weight": Form(DENSE[self.dtype], (0,)),
         }
         if kind.scaled:
-            parts["scales"] = Form(torch.float32, (self.rows,))
+            parts["scales"] = Form(kind.scale, kind.scales_of(self.rows, self.columns))
         return parts
 
     @property
@@ -108,7 +110,8 @@ class Facts:
             "dtype": self.dtype,
             "transposed": self.transposed,
         }
-        return told if self.stored_as is None else told | {"stored_as": self.stored_as}
+        others = {"stored_as": self.stored_as, "value_bytes": self.value_bytes}
+        return told | {name: value for name, value in others.items() if value is not None}
 
     @classmethod
     def from_json(cls, name: str, told: Any) -> Facts:
@@ -127,6 +130,11 @@ class Facts:
                 f"the packed matrix {name} has values {facts.values!r} of {facts.dtype!r}, which "
                 "this version of prunerzero does not know; install a newer one."
             )
+        if facts.kind.halves == (facts.value_bytes is None) or (
+            facts.value_bytes is not None
+            and (type(facts.value_bytes) is not int or not 0 <= facts.value_bytes <= facts.kept)
+        ):
+            raise ModelError(_damaged(f"{name} has no number of bytes that its values can take"))
         if type(facts.transposed) is not bool or not isinstance(facts.stored_as, str | None):
             raise ModelError(_damaged(f"its entry of {name} is not one of a matrix"))
         return facts

@@ -32,7 +32,7 @@ PATHS = ("amx", "avx512-bf16", "avx512", "avx2", "neon", "portable")
 _INPUT_TYPES = (torch.bfloat16, torch.float16, torch.float32)
 _NAMES = ("bfloat16", "float16", "int8")
 _CODES = {name: code for code, name in enumerate(_NAMES)}
-"""How the library calls the types of values."""
+"""How the library calls the types of values; plain torch multiplies the others."""
 
 _operators = torch.library.Library("prunerzero", "DEF")
 _operators.define(
@@ -101,6 +101,8 @@ def use(name: str) -> None:
 
 
 def _product(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
+    if matrix.kind.name not in _CODES:
+        return plain_product(inputs, matrix, bias)
     if _loaded is None and not torch.compiler.is_compiling():
         _load()
     tiles = _tiles and (matrix.kind.scaled or matrix.kind.dtype == inputs.dtype == torch.bfloat16)
@@ -285,7 +287,7 @@ def _check() -> None:
     """Raise RuntimeError where the library just loaded computes other products than plain torch."""
     weight = torch.arange(20 * 37).view(20, 37).mul(7).remainder(11).sub(5).float()
     inputs = torch.arange(2 * 37).view(2, 37).remainder(13).sub(6).bfloat16()
-    for kind in VALUE_TYPES.values():
+    for kind in map(VALUE_TYPES.__getitem__, _NAMES):
         matrix = pack_matrix(weight, kind)
         if not torch.equal(_product(inputs, matrix, None), plain_product(inputs, matrix, None)):
             raise RuntimeError(

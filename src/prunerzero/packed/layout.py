@@ -1,12 +1,14 @@
 """How one pruned weight matrix is laid out: a bit for each weight, and the kept values in order.
 
 The matrix is cut into groups of 16 rows, and each group into steps of a few inputs: 2 where a
-value has 16 bits, 4 where it has 8. A step covers 16 rows × 2 (or 4) inputs, and its bits are one
-word of 32 (or 64): bit ``row * inputs + input`` tells whether that weight is kept. So one vector
-of 512 bits holds a step, each of its 32-bit lanes belongs to one output, and a product adds the
-lanes of one output to themselves: no sum across lanes is needed.
+value has 16 bits, 4 where it has 8 or 4. A step covers 16 rows × 2 (or 4) inputs, and its bits
+are one word of 32 (or 64): bit ``row * inputs + input`` tells whether that weight is kept. So one
+vector of 512 bits holds a step, each of its 32-bit lanes belongs to one output, and a product adds
+the lanes of one output to themselves: no sum across lanes is needed.
 
-The values follow in the order of the bits, group after group, step after step. Rows and inputs
+The values follow in the order of the bits, group after group, step after step. Two values of 4 bits
+share a byte, and each step begins with a byte of its own, so that a kernel finds its place by
+counting bits. Rows and inputs
 beyond the matrix are filled with weights that are not kept. This module is the reference: it is
 plain torch, it works on any device, and the kernels are tested against it.
 """
@@ -39,7 +41,21 @@ class ValueType:
     dtype: torch.dtype
     """What the integers mean."""
     scaled: bool
-    """Whether each row has a float32 scale that its values are multiplied by."""
+    """Whether values are multiplied by scales."""
+    scale: torch.dtype = torch.float32
+    shared_by: int | None = None
+    """How many inputs of a row share a scale; None where all do."""
+    halves: bool = False
+    """Whether two values share a byte."""
+
+    @property
+    def bits(self) -> int:
+        """Of a value."""
+        return 4 if self.halves else 8 * self.storage.itemsize
+
+    def scales_of(self, rows: int, columns: int) -> tuple[int, ...]:
+        """The shape of the scales."""
+        return (rows,) if self.shared_by is None else (rows, -(-columns // self.shared_by))
 
 
 VALUE_TYPES = {
@@ -48,8 +64,11 @@ VALUE_TYPES = {
         ValueType("bfloat16", 2, torch.int16, torch.bfloat16, False),
         ValueType("float16", 2, torch.int16, torch.float16, False),
         ValueType("int8", 4, torch.int8, torch.int8, True),
+        ValueType("int4", 4, torch.uint8, torch.int8, True, torch.bfloat16, 32, True),
     )
 }
+LARGEST = 15
+"""Values of 4 bits stand for the odd integers from -15 to 15: none is 0, as the mask has those."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +83,17 @@ class PackedMatrix:
     values: Tensor
     """``kind.storage``, the kept values and ``PADDING`` bytes of zeros."""
     starts: Tensor
-    """int64, groups + 1: where each group's values begin, and where the last one's end."""
+    """int64, groups + 1: where in ``values`` each group's begin, and where the last one's end."""
     scales: Tensor | None = None
-    """float32, one a row, where ``kind.scaled``."""
+    """``kind.scale``, of the shape ``kind.scales_of``, where ``kind.scaled``."""
 
     @property
     def kept(self) -> int:
+        return int(_bits_set(self.mask).sum())
+
+    @property
+    def stored(self) -> int:
+        """Elements of ``values`` that hold some."""
         return int(self.starts[-1])
 
     @property
@@ -89,19 +113,33 @@ def steps_of(columns: int, kind: ValueType) -> int:
 
 def pack_matrix(weight: Tensor, kind: ValueType) -> PackedMatrix:
     """Pack ``weight`` (outputs × inputs), each weight as ``stored_numbers`` has it."""
-    rows, columns = weight.shape
-    numbers, scales = stored_numbers(weight, kind)
-    groups, steps = groups_of(rows), steps_of(columns, kind)
-    padded = numbers.new_zeros(groups * ROWS, steps * kind.inputs)
-    padded[:rows, :columns] = numbers
-    ordered = padded.view(groups, ROWS, steps, kind.inputs).permute(0, 2, 1, 3).reshape(groups, -1)
+    return pack_numbers(*stored_numbers(weight, kind), kind)
+
+
+def pack_numbers(numbers: Tensor, scales: Tensor | None, kind: ValueType) -> PackedMatrix:
+    """Pack the integers, rows × columns, that stand for weights; those that are 0 are not kept."""
+    rows, columns = numbers.shape
+    groups = groups_of(rows)
+    ordered = _ordered(numbers, kind)
     keep = ordered != 0
-    powers = 2 ** torch.arange(8, device=weight.device, dtype=torch.uint8)
+    powers = 2 ** torch.arange(8, device=numbers.device, dtype=torch.uint8)
     mask = (keep.view(groups, -1, 8) * powers).sum(-1, dtype=torch.uint8)
-    starts = torch.zeros(groups + 1, dtype=torch.int64, device=weight.device)
-    torch.cumsum(keep.sum(1), 0, out=starts[1:])
-    values = torch.cat([ordered[keep], numbers.new_zeros(PADDING // kind.storage.itemsize)])
+    starts = _starts(mask, kind)
+    values = ordered[keep]
+    if kind.halves:
+        nibbles = numbers.new_zeros(2 * int(starts[-1]), dtype=torch.uint8)
+        nibbles[_places(keep.view(-1, ROWS * kind.inputs))] = ((values + LARGEST) // 2).byte()
+        values = nibbles[::2] | nibbles[1::2] << 4
+    values = torch.cat([values, values.new_zeros(PADDING // kind.storage.itemsize)])
     return PackedMatrix(rows, columns, kind, mask, values, starts, scales)
+
+
+def count_stored(numbers: Tensor, kind: ValueType) -> int:
+    """Elements of ``values``, without padding, that ``pack_numbers`` would make."""
+    if not kind.halves:
+        return int(numbers.count_nonzero())
+    steps = (_ordered(numbers, kind) != 0).view(-1, ROWS * kind.inputs).sum(1)
+    return int(((steps + 1) // 2).sum())
 
 
 def stored_numbers(weight: Tensor, kind: ValueType) -> tuple[Tensor, Tensor | None]:
@@ -109,14 +147,66 @@ def stored_numbers(weight: Tensor, kind: ValueType) -> tuple[Tensor, Tensor | No
 
     A weight is kept where any of its bits is set (so -0.0 is kept, and unpacking gives every bit
     back). With int8 values each row is divided by ``max|w| / 127``, the scales, and rounded to the
-    nearest integer; what rounds to zero is not kept.
+    nearest integer; what rounds to zero is not kept. With int4 values each 32 inputs of a row are
+    divided by ``max|w| / 15`` and rounded to the nearest odd integer; every weight but 0 is kept.
     """
     if not kind.scaled:
         return weight.to(kind.dtype).view(kind.storage), None
+    if kind.shared_by is not None:
+        largest = in_groups(weight, kind.shared_by).abs().amax(2).float()
+        scales = (largest / LARGEST).to(kind.scale)
+        return to_odd(weight, spread(scales, kind.shared_by, weight.shape[1])), scales
     scales = weight.abs().amax(dim=1).float() / 127
     divisor = torch.where(scales > 0, scales, 1)
     rounded = (weight.float() / divisor[:, None]).round().clamp(-127, 127)
     return rounded.to(kind.storage), scales
+
+
+def in_groups(matrix: Tensor, size: int) -> Tensor:
+    """Rows × groups × ``size`` inputs, the last group filled up with zeros."""
+    rows, columns = matrix.shape
+    return torch.nn.functional.pad(matrix, (0, -columns % size)).view(rows, -1, size)
+
+
+def spread(scales: Tensor, size: int, columns: int) -> Tensor:
+    """The scale of each weight, float32, rows × columns, of those of groups of inputs."""
+    return scales.float().repeat_interleave(size, 1)[:, :columns]
+
+
+def to_odd(weight: Tensor, scales: Tensor) -> Tensor:
+    """The nearest odd integers, int8, from -15 to 15 where a weight is not 0, and 0 where it is."""
+    quotient = weight.float() / torch.where(scales > 0, scales, 1)
+    odd = ((quotient + LARGEST) / 2).round_().clamp_(0, LARGEST).mul_(2).sub_(LARGEST)
+    return torch.where(weight == 0, 0, odd).to(torch.int8)
+
+
+def _ordered(numbers: Tensor, kind: ValueType) -> Tensor:
+    """The numbers of each group in the order of the mask's bits, groups × numbers."""
+    rows, columns = numbers.shape
+    groups, steps = groups_of(rows), steps_of(columns, kind)
+    padded = numbers.new_zeros(groups * ROWS, steps * kind.inputs)
+    padded[:rows, :columns] = numbers
+    return padded.view(groups, ROWS, steps, kind.inputs).permute(0, 2, 1, 3).reshape(groups, -1)
+
+
+def _starts(mask: Tensor, kind: ValueType) -> Tensor:
+    """Where the values of each group begin, and where the last one's end."""
+    if kind.halves:
+        steps = _bits_set(mask.reshape(-1, ROWS * kind.inputs // 8))
+        counts = ((steps + 1) // 2).view(len(mask), -1).sum(1)
+    else:
+        counts = _bits_set(mask)
+    starts = torch.zeros(len(mask) + 1, dtype=torch.int64, device=mask.device)
+    torch.cumsum(counts, 0, out=starts[1:])
+    return starts
+
+
+def _places(keep: Tensor) -> Tensor:
+    """Where values of 4 bits lie, counted in halves of bytes, of the kept weights of steps."""
+    counts = keep.sum(1)
+    taken = (counts + 1) // 2 * 2
+    begins = taken.cumsum(0) - taken
+    return (begins[:, None] + keep.cumsum(1) - 1)[keep]
 
 
 def matrix_of(
@@ -145,8 +235,7 @@ def matrix_of(
         raise ModelError(
             f"the mask keeps weights outside of a matrix of {rows} × {columns}: the file is damaged"
         )
-    starts = torch.zeros(groups + 1, dtype=torch.int64, device=mask.device)
-    torch.cumsum(_bits_set(mask), 0, out=starts[1:])
+    starts = _starts(mask, kind)
     needed = int(starts[-1]) + PADDING // kind.storage.itemsize
     if values.dtype != kind.storage or values.shape != (needed,):
         raise ModelError(
@@ -155,9 +244,11 @@ def matrix_of(
         )
     if kind.scaled != (scales is not None):
         raise ModelError(f"{kind.name} values {'need' if kind.scaled else 'have no'} scales")
-    if scales is not None and (scales.dtype != torch.float32 or scales.shape != (rows,)):
+    shape = kind.scales_of(rows, columns)
+    if scales is not None and (scales.dtype != kind.scale or scales.shape != shape):
         raise ModelError(
-            f"the scales have {_told(scales)} where float32 {rows} are needed: the file is damaged"
+            f"the scales have {_told(scales)} where {_form(kind.scale, shape)} are needed: the "
+            "file is damaged"
         )
     return PackedMatrix(rows, columns, kind, mask, values, starts, scales)
 
@@ -170,16 +261,22 @@ def expand_rows(matrix: PackedMatrix, first: int, last: int, dtype: torch.dtype)
     kind = matrix.kind
     steps = steps_of(matrix.columns, kind)
     keep = _bits(matrix.mask[first:last])
-    flat = torch.zeros(keep.shape, dtype=kind.storage, device=keep.device)
     begin, end = (int(matrix.starts[group]) for group in (first, last))
-    flat[keep] = matrix.values[begin:end]
+    values = matrix.values[begin:end]
+    if kind.halves:
+        nibbles = torch.stack([values & 15, values >> 4], 1).flatten()
+        values = nibbles[_places(keep.view(-1, ROWS * kind.inputs))].to(torch.int8) * 2 - LARGEST
+    flat = torch.zeros(keep.shape, dtype=values.dtype, device=keep.device)
+    flat[keep] = values
     dense = flat.view(last - first, steps, ROWS, kind.inputs).permute(0, 2, 1, 3)
     dense = dense.reshape((last - first) * ROWS, -1)
     dense = dense[: min(last * ROWS, matrix.rows) - first * ROWS, : matrix.columns].contiguous()
     if matrix.scales is None:
         return dense.view(kind.dtype).to(dtype)
-    scales = matrix.scales[first * ROWS : last * ROWS, None]
-    return (dense.float() * scales).to(dtype)
+    scales = matrix.scales[first * ROWS : last * ROWS]
+    if kind.shared_by is None:
+        return (dense.float() * scales[:, None]).to(dtype)
+    return (dense * spread(scales, kind.shared_by, matrix.columns)).to(dtype)
 
 
 def unpack_matrix(matrix: PackedMatrix, dtype: torch.dtype) -> Tensor:
@@ -204,5 +301,8 @@ def _bits_set(mask: Tensor) -> Tensor:
 
 
 def _told(tensor: Tensor) -> str:
-    shape = " × ".join(str(size) for size in tensor.shape)
-    return f"{str(tensor.dtype).removeprefix('torch.')} {shape}"
+    return _form(tensor.dtype, tensor.shape)
+
+
+def _form(dtype: torch.dtype, shape: tuple[int, ...]) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {' × '.join(map(str, shape))}"

@@ -60,7 +60,14 @@ class PackedLinear(nn.Module):
     ) -> PackedLinear:
         """A layer with this matrix, whose dense weight would be of this dtype."""
         named = str(dtype).removeprefix("torch.")
-        facts = Facts(matrix.rows, matrix.columns, matrix.kept, matrix.kind.name, named)
+        facts = Facts(
+            matrix.rows,
+            matrix.columns,
+            matrix.kept,
+            matrix.kind.name,
+            named,
+            value_bytes=matrix.stored if matrix.kind.halves else None,
+        )
         layer = cls(facts, bias, dtype, "meta")
         for name, tensor in facts.tensors(matrix).items():
             setattr(layer, name, tensor.to(dtype) if name == "weight" else tensor)

@@ -29,7 +29,7 @@ from prunerzero.report.tune_words import Language
 from prunerzero.tasks.benching.rivals import RIVALS
 from prunerzero.tasks.setup import Texts
 
-Values = Literal["auto", "bfloat16", "float16", "int8"]
+Values = Literal["auto", "bfloat16", "float16", "int8", "int4"]
 
 GroupChoice = Literal["auto", "row", "layer", "model"]
 
@@ -160,8 +160,9 @@ class PackOptions(FilesOptions):
 
     values: Values = option(
         "auto",
-        "Store the kept values as bfloat16, float16 or int8 (a scale each row, a little error); "
-        "auto: as they are, float32 rounded to bfloat16.",
+        "Store the kept values as bfloat16, float16, int8 (a scale each row, a little error) or "
+        "int4 (a scale each 32 inputs of a row, more error, slow products as yet); auto: as they "
+        "are, float32 rounded to bfloat16.",
         one_of(Values),
     )
 

@@ -19,6 +19,7 @@ from prunerzero.language.source import ModelSource
 from prunerzero.options import takes
 from prunerzero.packed.files import is_packed
 from prunerzero.packed.tensor_file import Header, write_tensors
+from prunerzero.pruning.gram import Grams
 from prunerzero.tasks.checkpoint import Checkpoint, as_transformers_writes
 from prunerzero.tasks.evaluate import evaluate
 from prunerzero.tasks.observer import Observer
@@ -28,6 +29,7 @@ from prunerzero.tasks.pack_plan import Done, Errors, Plan
 from prunerzero.tasks.packable import places_of
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.sources import sources_of
+from prunerzero.tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class PackResult:
         bytes, packed_bytes: of all weights files, before and after.
         dense: the matrices that are not packed, and why.
         negative_zeros: weights that are -0.0; they are kept, as every bit comes back.
+        rounded: how values were rounded: ``"to nearest"``, or ``"with a text"`` where the error of
+            one is made good by others; None where each is as it was.
         error: of the packed weights, relative to their norm; None where each is as it was.
         worst_matrix, worst_error: the matrix where it is largest.
         perplexity: text → ``before`` and ``after``; empty where no text was named.
@@ -67,6 +71,7 @@ class PackResult:
     packed_bytes: int
     dense: tuple[StaysDense, ...]
     negative_zeros: int = 0
+    rounded: str | None = None
     error: float | None = None
     worst_matrix: str | None = None
     worst_error: float | None = None
@@ -82,11 +87,13 @@ def pack(
     *,
     datasets: str | Sequence[str] = (),
     texts: str | Path | Sequence[str | Path] = (),
+    calibration: str | Path | Sequence[str | Path] = (),
 ) -> PackResult:
     """Pack a pruned model into a folder that ``from_pretrained`` loads after ``import prunerzero``.
 
     Every file beside the weights is copied. One matrix is in memory at a time; perplexity, where a
-    text is named, is measured on the whole models, one after the other.
+    text is named, is measured on the whole models, one after the other. With calibration texts the
+    whole model is in memory first, and the Gram matrix of each layer's inputs.
 
     Args:
         model: folder or hub id of a pruned checkpoint in safetensors.
@@ -95,6 +102,8 @@ def pack(
         options: how values are stored; each field is a keyword too.
         datasets, texts: named corpora, of which the test part is read, and text files, on which
             perplexity is measured before and after.
+        calibration: text files that int4 values are rounded by, so that what each layer computes on
+            them changes least; without any, they are rounded to nearest.
 
     Raises:
         InputError: nothing was written; or the model is packed, but a text cannot be measured.
@@ -104,9 +113,16 @@ def pack(
     source = options.source(model)
     setup = Setup(**vars(source))
     datasets, texts = several("datasets", datasets), paths("texts", texts)
+    calibration = paths("calibration", calibration)
+    if calibration and options.values != "int4":
+        raise InputError("`calibration` is for `values=int4`: only these are rounded with a text.")
     check_output(output_dir, setup)
     if datasets or texts:
         sources_of(setup, "test", datasets, texts)
+    work = None
+    if calibration:
+        work = Workspace(replace(setup, calibration=calibration), observer)
+        work.read("calibration")
     checkpoint = Checkpoint.of(source)
     check_apart(output_dir, checkpoint.folder)
     places = places_of(_empty_model(source, checkpoint), checkpoint.owners)
@@ -114,16 +130,20 @@ def pack(
     headers = plan.headers()
     checkpoint.check_room(output_dir, headers)
     errors = Errors()
+    grams: Grams = {} if work is None else work.grams
+    work = None  # and with it the whole model
     with new_folder(output_dir) as folder:
         copy_others(checkpoint.folder, folder)
         with observer.count("packing", checkpoint.bytes >> 20, "MiB") as advance:
             done = Done(advance)
             for file, header in headers.items():
-                tensors = plan.tensors(file, errors, done)
+                tensors = plan.tensors(file, errors, done, grams)
                 write_tensors(folder / checkpoint.written_as(file), header, tensors)
         checkpoint.write_index(folder, headers)
         write_text(folder / "config.json", as_transformers_writes(plan.config()))
     result = _result(output_dir, plan, headers, errors)
+    if result.error is not None:
+        result = replace(result, rounded="with a text" if calibration else "to nearest")
     if datasets or texts:
         result = replace(result, perplexity=_measured(result, setup, observer, datasets, texts))
     return result

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,11 +18,15 @@ from prunerzero.packed.files import DENSE, FORMAT, METHOD, WITHOUT_PRUNERZERO, F
 from prunerzero.packed.layout import (
     VALUE_TYPES,
     PackedMatrix,
+    count_stored,
     pack_matrix,
+    pack_numbers,
     stored_numbers,
     unpack_matrix,
 )
+from prunerzero.packed.rounding import round_to_grid
 from prunerzero.packed.tensor_file import Form, Header
+from prunerzero.pruning.gram import damped
 from prunerzero.tasks.checkpoint import Checkpoint
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.packable import NOT_PRUNED, Place
@@ -58,8 +63,9 @@ class Counted:
     def pruned(self) -> bool:
         """Whether it is smaller, too, than all its weights stored as its values are."""
         facts = self.facts
-        all_kept = facts.rows * facts.columns * facts.kind.storage.itemsize
-        return facts.bytes < all_kept + 4 * facts.rows * facts.kind.scaled
+        all_kept = facts.rows * facts.columns * facts.kind.bits // 8
+        scales = facts.parts.get("scales")
+        return facts.bytes < all_kept + (scales.bytes if scales else 0)
 
 
 @dataclass(frozen=True)
@@ -154,10 +160,17 @@ class Plan:
         for part, its_form in self.packed[name].facts.parts.items():
             yield f"{name.removesuffix('weight')}{part}", its_form
 
-    def tensors(self, file: Path, errors: Errors, done: Done) -> Iterator[tuple[str, Tensor]]:
+    def tensors(
+        self,
+        file: Path,
+        errors: Errors,
+        done: Done,
+        grams: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Iterator[tuple[str, Tensor]]:
         """The tensors to write in the place of a file, one matrix in memory at a time.
 
-        What is packed is unpacked again and compared.
+        What is packed is unpacked again and compared. int4 values of a layer with a Gram matrix in
+        ``grams`` are rounded with it, and others to nearest.
         """
         with safe_open(file, framework="pt") as tensors:
             for name, form in self.checkpoint.headers[file].forms.items():
@@ -169,7 +182,11 @@ class Plan:
                 else:
                     facts = self.packed[name].facts
                     weight = tensor.t() if facts.transposed else tensor
-                    matrix = pack_matrix(weight, facts.kind)
+                    gram = grams.get(self.packed[name].module)
+                    if gram is None or not facts.kind.halves:
+                        matrix = pack_matrix(weight, facts.kind)
+                    else:
+                        matrix = pack_numbers(*round_to_grid(weight, damped(gram)), facts.kind)
                     errors.add(name, weight, matrix)
                     for part, its_tensor in facts.tensors(matrix).items():
                         yield f"{name.removesuffix('weight')}{part}", its_tensor
@@ -251,6 +268,7 @@ def _count(name: str, tensor: Tensor, place: Place, values: str) -> Counted:
         dtype=dtype,
         transposed=place.transposed,
         stored_as=None if base == place.module else base,
+        value_bytes=count_stored(numbers, kind) if kind.halves else None,
     )
     integers = tensor.view(_INTEGERS[tensor.dtype.itemsize])
     zeros = tensor.numel() - int(tensor.count_nonzero())
