@@ -50,20 +50,20 @@ def test_the_linear_layers_are_packed_and_nothing_else(packed_folder: Path) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("values", ["bfloat16", "int8"])
+@pytest.mark.parametrize("values", ["bfloat16", "int8", "int4"])
 def test_it_computes_what_the_dense_model_computes(
-    dtype: torch.dtype, values: str, packed_folder: Path, int8_folder: Path
+    dtype: torch.dtype, values: str, packed_folder: Path, int8_folder: Path, int4_folder: Path
 ) -> None:
-    folder = packed_folder if values == "bfloat16" else int8_folder
+    folder = {"bfloat16": packed_folder, "int8": int8_folder, "int4": int4_folder}[values]
     packed, dense = load(folder, dtype=dtype), load(folder, dtype=dtype).dequantize()
     for count in (1, 24):  # decoding, and a prompt
         with torch.no_grad():
             ours, theirs = packed(IDS[:, :count]).logits, dense(IDS[:, :count]).logits
         assert ours.dtype == dtype
         scale = theirs.float().abs().amax()
-        # decoding rounds what int8 values are multiplied with; int8 values times their scale are
-        # rounded in the dense model
-        limit = 2e-2 if values == "int8" else 8 * torch.finfo(dtype).eps
+        # decoding rounds what values with scales are multiplied with; such values times their scale
+        # are rounded in the dense model
+        limit = 2e-2 if values != "bfloat16" else 8 * torch.finfo(dtype).eps
         assert (ours.float() - theirs.float()).abs().amax() <= limit * scale
 
 
@@ -112,11 +112,12 @@ def test_a_model_without_its_head_is_packed_too(packed_folder: Path, tmp_path: P
     assert torch.equal(AutoModel.from_pretrained(tmp_path / "body")(IDS)[0], body(IDS)[0])
 
 
-@pytest.mark.parametrize("values", ["bfloat16", "int8"])
+@pytest.mark.parametrize("values", ["bfloat16", "int8", "int4"])
 def test_conversions_leave_packed_values_alone(
-    values: str, packed_folder: Path, int8_folder: Path
+    values: str, packed_folder: Path, int8_folder: Path, int4_folder: Path
 ) -> None:
-    model = load(packed_folder if values == "bfloat16" else int8_folder)
+    folders = {"bfloat16": packed_folder, "int8": int8_folder, "int4": int4_folder}
+    model = load(folders[values])
     before = {name: layer.state_dict() for name, layer in packed_layers(model).items()}
     model.to(torch.bfloat16)
     torch.nn.Module.half(model)

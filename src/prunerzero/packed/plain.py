@@ -72,7 +72,7 @@ def _grouped_product(
     inputs: Tensor, matrix: PackedMatrix, scales: Tensor, size: int, bias: Tensor | None
 ) -> Tensor:
     if inputs.shape[0] > FEW:
-        operand = inputs if inputs.dtype == torch.bfloat16 else inputs.float()
+        operand = inputs.float()  # bfloat16 holds no value of 4 bits times its scale
     else:
         integers, steps = round_inputs(inputs)
         operand = in_groups(integers.double(), size).transpose(0, 1)
@@ -80,7 +80,7 @@ def _grouped_product(
     result = inputs.new_empty(inputs.shape[0], matrix.rows)
     for first, last, rows in blocks(matrix):
         if inputs.shape[0] > FEW:
-            sums = linear(operand, expand_rows(matrix, first, last, operand.dtype)).float()
+            sums = linear(operand, expand_rows(matrix, first, last, operand.dtype))
         else:  # the sums of each group are exact
             numbers = in_groups(expand_rows(unscaled, first, last, operand.dtype), size)
             of_groups = torch.bmm(operand, numbers.permute(1, 2, 0))
