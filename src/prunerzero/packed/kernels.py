@@ -250,7 +250,8 @@ def _load() -> ctypes.CDLL | str:
             _loaded = _find(wanted)
             if isinstance(_loaded, str) and wanted is None:
                 logging.getLogger("prunerzero").warning("%s", _loaded)
-            _check()
+            with torch.device("cpu"):  # a model may be made on the meta device meanwhile
+                _check()
         return _loaded
 
 

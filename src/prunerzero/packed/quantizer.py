@@ -13,6 +13,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from prunerzero.errors import ModelError
+from prunerzero.packed import kernels
 from prunerzero.packed.files import FORMAT, METHOD, Facts, check_stored, facts_of
 from prunerzero.packed.linear import (
     PackedLinear,
@@ -51,6 +52,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
         self, model: Any, checkpoint_files: Sequence[str] | None = None, **_others: Any
     ) -> None:
         """Replace layers while the model is on the meta device."""
+        kernels.path()  # which refuses a wrong PRUNERZERO_KERNEL before the work
         found = _by_module(model, self._facts)
         stored: dict[str, Form] = {}
         for file in checkpoint_files or ():

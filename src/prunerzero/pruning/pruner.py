@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -163,6 +163,7 @@ def prune_model(
     grams: Grams | None = None,
     dense: Mapping[str, Tensor] | None = None,
     stored: Mapping[str, torch.dtype] | None = None,
+    on_layer: Callable[[int], None] = lambda done: None,
 ) -> tuple[LayerSparsity, ...]:
     """Prune the layers in place.
 
@@ -176,6 +177,7 @@ def prune_model(
         dense: weights [out, in] of each that the outputs are to stay close to; None for those that
             are in the model.
         stored: the checkpoint's dtype of each, to which refitted weights are rounded.
+        on_layer: told how many layers are refitted.
 
     Returns:
         how much of each layer is zero.
@@ -190,7 +192,7 @@ def prune_model(
     errors: dict[str, OutputError] = {}
     with torch.no_grad():
         if grams is not None:
-            errors = refit_model(layers, found, grams, refit, sparsity, dense, stored)
+            errors = refit_model(layers, found, grams, refit, sparsity, dense, stored, on_layer)
         else:
             for name, mask in found:
                 weights[name].masked_fill_(mask, 0)

@@ -6,7 +6,7 @@ left out: ``refine`` chooses again within the budgets, ``update`` refits the wei
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -172,6 +172,7 @@ def refit_model(
     sparsity: Sparsity,
     dense: Mapping[str, Tensor] | None = None,
     stored: Mapping[str, torch.dtype] | None = None,
+    on_layer: Callable[[int], None] = lambda done: None,
 ) -> dict[str, OutputError]:
     """Refit all layers in place, from Gram matrices that are there already.
 
@@ -183,12 +184,14 @@ def refit_model(
         sparsity: what the masks were made for.
         dense: dense weights [out, in] of each; None where the model holds them.
         stored: the checkpoint's dtype of each, where the model computes in another.
+        on_layer: told how many layers are done.
     """
-    errors = {}
+    errors: dict[str, OutputError] = {}
     for name, mask in masks:
         target = None if dense is None else dense[name]
         dtype = None if stored is None else stored[name]
         errors[name] = refit_in_place(
             layers[name], grams[name], mask, refit, sparsity, target, dtype
         )
+        on_layer(len(errors))
     return errors

@@ -114,12 +114,14 @@ def _refit(
 
     That is the dense model where no ``dense`` weights are kept beside it.
     """
-    grams = None
-    if refit:
-        grams = work.grams if dense is None else work.grams_now()
-    return prune_model(
-        work.layers, statistics, expression, sparsity, refit, grams, dense, work.stored_dtypes
-    )
+    if not refit:
+        return prune_model(work.layers, statistics, expression, sparsity)
+    grams = work.grams if dense is None else work.grams_now()
+    stored = work.stored_dtypes
+    with work.observer.count("refitting", len(work.layers), "layers") as advance:
+        return prune_model(
+            work.layers, statistics, expression, sparsity, refit, grams, dense, stored, advance
+        )
 
 
 def _refit_in_order(

@@ -66,12 +66,12 @@ def median(values: Sequence[float]) -> float | None:
 
 
 def quartiles(values: Sequence[float]) -> Spread | None:
-    """The first and the third quartile; None of nothing.
+    """The first and the third quartile; None of a single value, which says nothing of a spread.
 
     >>> quartiles([1, 2, 3, 4, 5])
     (2.0, 4.0)
     """
-    if not values:
+    if len(values) < 2:
         return None
     low, high = np.percentile(values, [25, 75])
     return float(low), float(high)
