@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from prunerzero.report import model_card
+from prunerzero.report import model_card, packed_card, tell_speed
 
 
 @pytest.fixture
@@ -119,6 +119,49 @@ def test_neither_size_nor_speed_is_promised(recipe, figures):
         assert "neither smaller nor faster" in card
         assert "stored in dense tensors" in card
         assert "No speed was measured" in card
+
+
+def test_packing_is_told_in_a_line_and_its_figures_where_they_are_known(recipe, figures):
+    card = model_card(recipe, figures)
+    assert "`prunerzero pack` does: it writes a smaller folder" in card
+    told = tell_speed(card, "31 tokens a second instead of 24 | on *this* CPU.")
+    assert "31 tokens a second instead of 24 \\| on \\*this\\* CPU." in told
+    assert "No speed was measured" not in told
+    assert tell_speed(told, "other words") == told
+
+
+PACKED = {
+    "model": "tuned/model",
+    "values": "bfloat16",
+    "matrices": 42,
+    "sparsity": 0.355,
+    "bytes": 6_105_864,
+    "packed_bytes": 4_564_178,
+    "error": None,
+}
+
+
+def test_the_card_of_a_packed_model_says_what_it_is_and_how_to_load_it(recipe, figures):
+    unpacked = model_card(recipe, figures, inherited={"license": "mit"})
+    card = packed_card(PACKED, "AutoModelForCausalLM", {"license": "mit"}, unpacked)
+    assert "# SmolLM2-135M, pruned to 50 %, packed\n" in card
+    assert "In 42 matrices" in card and "as bfloat16: 35.5 % of these weights are not." in card
+    assert "Every weight is what it was" in card
+    assert "| dense | 6.11 MB |\n| packed | 4.56 MB |" in card
+    assert "import prunerzero  # makes transformers know the format\nfrom transformers" in card
+    assert "[README.unpacked.md](README.unpacked.md)" in card
+    data = ModelCard(card).data
+    assert data.license == "mit" and "prunerzero-packed" in data.tags
+    assert "No speed was measured here." in card
+
+
+def test_the_card_of_a_packed_model_tells_rounding_and_needs_no_other_card():
+    facts = {**PACKED, "model": "mine/of|mine", "values": "int8", "error": 0.0123}
+    card = packed_card(facts, "AutoModelForImageTextToText", {}, None)
+    assert "# of\\|mine, packed\n" in card
+    assert "differ by 1.23 % of their norm" in card and "bit for bit" not in card
+    assert "README.unpacked.md" not in card
+    assert "AutoModelForImageTextToText.from_pretrained(" in card
 
 
 def test_the_licence_of_the_original_is_handed_on(recipe, figures):

@@ -49,6 +49,18 @@ def test_unpacking_gives_every_file_back_byte_for_byte(
     assert files_of(tmp_path / "again") == files_of(pruned)
 
 
+def test_the_packed_folder_has_a_card_of_its_own_which_is_not_unpacked(
+    packed: Path, tmp_path: Path
+) -> None:
+    assert (packed / "README.unpacked.md").read_text() == "a card"
+    assert "import prunerzero" in (packed / "README.md").read_text()
+    without = sparse_tiny_model(tmp_path / "without")
+    pack(without, tmp_path / "packed")
+    assert "import prunerzero" in (tmp_path / "packed" / "README.md").read_text()
+    unpack(tmp_path / "packed", tmp_path / "again")
+    assert files_of(tmp_path / "again") == files_of(without)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_of_any_sign_of_zero_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
     folder = sparse_tiny_model(tmp_path / "pruned", dtype)
@@ -281,7 +293,7 @@ def test_only_the_config_has_what_is_ours(pruned: Path, packed: Path) -> None:
     assert after.pop("transformers_weights").startswith("import-prunerzero")
     assert after == before
     names = [set(files_of(one)) for one in (pruned, packed)]
-    assert names[0] == names[1]
+    assert names[1] == names[0] | {"README.unpacked.md"}
 
 
 def test_other_weights_files_in_the_folder_are_left_out(pruned: Path, tmp_path: Path) -> None:
@@ -293,7 +305,8 @@ def test_other_weights_files_in_the_folder_are_left_out(pruned: Path, tmp_path: 
     (folder / "additional_chat_templates" / "tool.jinja").write_text("{{ x }}")
     pack(folder, tmp_path / "packed")
     assert set(files_of(tmp_path / "packed")) - set(files_of(pruned)) == {
-        "additional_chat_templates/tool.jinja"
+        "README.unpacked.md",
+        "additional_chat_templates/tool.jinja",
     }
 
 

@@ -6,7 +6,7 @@ from a finished run without the model, without torch and without the rest of thi
 
 from .bench_page import write_bench_report
 from .comparison import comparison
-from .model_card import model_card
+from .model_card import model_card, packed_card, tell_speed
 from .run_page import write_run_report
 from .tables import bench_tables, perplexity_table, texts_table
 from .tune_page import write_tune_report
@@ -15,7 +15,9 @@ __all__ = [
     "bench_tables",
     "comparison",
     "model_card",
+    "packed_card",
     "perplexity_table",
+    "tell_speed",
     "texts_table",
     "write_bench_report",
     "write_run_report",

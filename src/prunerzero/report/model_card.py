@@ -1,6 +1,7 @@
 """The README of a pruned model: what was done to it, measured with what, and how to do it again.
 
-``templates/model_card.md.j2`` holds the words; here is what stands in their places.
+That of a packed model says what it is, how to load it, and its size. ``templates/*.md.j2`` hold the
+words; here is what stands in their places.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader
 
+from .bench_words import bytes_text
 from .wording import (
     MISSING,
     change_text,
@@ -20,6 +22,14 @@ from .wording import (
     perplexity_text,
     sparsity_text,
 )
+
+PACKED_TAG = "prunerzero-packed"
+"""In the front matter of the card of a packed model."""
+
+UNPACKED_CARD = "README.unpacked.md"
+"""What a packed folder calls the card of the model that was packed."""
+
+_NOT_MEASURED = "No speed was measured here."
 
 
 def model_card(
@@ -37,23 +47,12 @@ def model_card(
         repository: the hub repository that the model is pushed to; None for a local folder.
         inherited: licence and languages, as in the front matter of the original model's card.
     """
-    environment = Environment(
-        loader=PackageLoader(__package__),
-        autoescape=False,  # the filters make text safe in Markdown
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "inline": _inline,
-        "code": _code,
-        "fenced": _fenced,
-        "percent": percent_text,
-        "perplexity": perplexity_text,
-    }
     model = str(recipe.get("model", MISSING))
     pattern = str(recipe.get("sparsity", ""))
     layers = figures.get("layers") or []
-    return environment.get_template("model_card.md.j2").render(
+    return _render(
+        "model_card.md.j2",
+        not_measured=_NOT_MEASURED,
         recipe=recipe,
         figures=figures,
         inherited=inherited or {},
@@ -75,7 +74,59 @@ def model_card(
     )
 
 
-def _front_matter(model: str, inherited: dict[str, Any]) -> str:
+def packed_card(
+    packed: dict[str, Any],
+    auto_class: str,
+    inherited: dict[str, Any],
+    unpacked: str | None,
+) -> str:
+    """The card of a packed model.
+
+    Args:
+        packed: what ``PackResult`` holds.
+        auto_class: of transformers, that loads the model.
+        inherited: licence and languages, as in the front matter of the card of what was packed.
+        unpacked: that card, which is in the folder under ``UNPACKED_CARD``; None where there is
+            none.
+    """
+    model = str(packed["model"])
+    title = re.search("^# (.+)$", unpacked or "", re.M)
+    return _render(
+        "packed_card.md.j2",
+        packed=packed,
+        auto_class=auto_class,
+        front_matter=_front_matter(model, inherited, PACKED_TAG),
+        model=model,
+        title=title[1] if title else _inline(Path(model).name or model),
+        unpacked_card=None if unpacked is None else UNPACKED_CARD,
+        not_measured=_NOT_MEASURED,
+    )
+
+
+def tell_speed(card: str, sentences: str) -> str:
+    """A card with what was measured in the place of the sentence that nothing was."""
+    return card.replace(_NOT_MEASURED, _inline(sentences))
+
+
+def _render(template: str, **places: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=False,  # the filters make text safe in Markdown
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "inline": _inline,
+        "code": _code,
+        "fenced": _fenced,
+        "percent": percent_text,
+        "perplexity": perplexity_text,
+        "bytes": bytes_text,
+    }
+    return environment.get_template(template).render(**places)
+
+
+def _front_matter(model: str, inherited: dict[str, Any], *tags: str) -> str:
     from huggingface_hub import ModelCardData
 
     fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
@@ -83,7 +134,7 @@ def _front_matter(model: str, inherited: dict[str, Any]) -> str:
     # "models/mine" may be a folder as well as a hub id: only the disk knows.
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model, re.ASCII) and not Path(model).exists():
         fields["base_model"] = model
-    fields["tags"] = ["pruning", "sparsity", "pruner-zero"]
+    fields["tags"] = ["pruning", "sparsity", "pruner-zero", *tags]
     return f"---\n{ModelCardData(**fields).to_yaml()}\n---"
 
 

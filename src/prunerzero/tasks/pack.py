@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from prunerzero.arguments import path, paths
 from prunerzero.arguments import texts as several
 from prunerzero.errors import InputError, ModelError
 from prunerzero.files import check_apart, new_folder, write_text
+from prunerzero.language.cards import inherited_fields
 from prunerzero.language.download import copy_others
-from prunerzero.language.kinds import check_config, empty_model
+from prunerzero.language.kinds import auto_class, check_config, empty_model
 from prunerzero.language.loading import refusal_of
 from prunerzero.language.quiet import quiet_transformers
 from prunerzero.language.source import ModelSource
@@ -20,6 +22,8 @@ from prunerzero.options import takes
 from prunerzero.packed.files import is_packed
 from prunerzero.packed.tensor_file import Header, write_tensors
 from prunerzero.pruning.gram import Grams
+from prunerzero.report import packed_card
+from prunerzero.report.model_card import UNPACKED_CARD
 from prunerzero.tasks.checkpoint import Checkpoint, as_transformers_writes
 from prunerzero.tasks.evaluate import evaluate
 from prunerzero.tasks.observer import Observer
@@ -91,9 +95,10 @@ def pack(
 ) -> PackResult:
     """Pack a pruned model into a folder that ``from_pretrained`` loads after ``import prunerzero``.
 
-    Every file beside the weights is copied. One matrix is in memory at a time; perplexity, where a
-    text is named, is measured on the whole models, one after the other. With calibration texts the
-    whole model is in memory first, and the Gram matrix of each layer's inputs.
+    Every file beside the weights is copied; the model card gets another name, and the folder a card
+    of its own. One matrix is in memory at a time; perplexity, where a text is named, is measured on
+    the whole models, one after the other. With calibration texts the whole model is in memory
+    first, and the Gram matrix of each layer's inputs.
 
     Args:
         model: folder or hub id of a pruned checkpoint in safetensors.
@@ -125,7 +130,8 @@ def pack(
         work.read("calibration")
     checkpoint = Checkpoint.of(source)
     check_apart(output_dir, checkpoint.folder)
-    places = places_of(_empty_model(source, checkpoint), checkpoint.owners)
+    empty = _empty_model(source, checkpoint)
+    places = places_of(empty, checkpoint.owners)
     plan = Plan.of(checkpoint, places, options.values, observer)
     headers = plan.headers()
     checkpoint.check_room(output_dir, headers)
@@ -141,9 +147,10 @@ def pack(
                 write_tensors(folder / checkpoint.written_as(file), header, tensors)
         checkpoint.write_index(folder, headers)
         write_text(folder / "config.json", as_transformers_writes(plan.config()))
-    result = _result(output_dir, plan, headers, errors)
-    if result.error is not None:
-        result = replace(result, rounded="with a text" if calibration else "to nearest")
+        result = _result(output_dir, plan, headers, errors)
+        if result.error is not None:
+            result = replace(result, rounded="with a text" if calibration else "to nearest")
+        _write_card(folder, result, auto_class(empty.config).__name__)
     if datasets or texts:
         result = replace(result, perplexity=_measured(result, setup, observer, datasets, texts))
     return result
@@ -170,6 +177,16 @@ def _empty_model(source: ModelSource, checkpoint: Checkpoint) -> Any:
         raise
     except Exception as error:  # a broken config makes transformers raise almost anything
         raise refusal_of(source.model, error) from error
+
+
+def _write_card(folder: Path, result: PackResult, auto_class: str) -> None:
+    """Write the card; that of the model that was packed is kept beside it."""
+    card = folder / "README.md"
+    inherited, unpacked = inherited_fields(str(folder)), None
+    if card.is_file():
+        unpacked = card.read_text(encoding="utf-8", errors="replace")
+        os.replace(card, folder / UNPACKED_CARD)
+    write_text(card, packed_card(asdict(result), auto_class, inherited, unpacked))
 
 
 def _result(

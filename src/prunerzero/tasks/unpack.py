@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from prunerzero.options import takes
 from prunerzero.packed.files import Facts, check_stored, facts_of, is_packed
 from prunerzero.packed.layout import matrix_of, unpack_matrix
 from prunerzero.packed.tensor_file import Form, Header, write_tensors
+from prunerzero.report.model_card import PACKED_TAG, UNPACKED_CARD
 from prunerzero.tasks.checkpoint import Checkpoint, as_transformers_writes
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import FilesOptions
@@ -82,6 +84,7 @@ def unpack(
     checkpoint.check_room(output_dir, headers)
     with new_folder(output_dir) as folder:
         copy_others(checkpoint.folder, folder)
+        _restore_card(folder)
         total = sum(header.bytes for header in headers.values())
         with observer.count("unpacking", total >> 20, "MiB") as advance:
             done = Done(advance)
@@ -99,6 +102,15 @@ def unpack(
         packed_bytes=checkpoint.bytes,
         bytes=total,
     )
+
+
+def _restore_card(folder: Path) -> None:
+    """Put the card of the model that was packed in the place of ours."""
+    card, unpacked = folder / "README.md", folder / UNPACKED_CARD
+    if unpacked.is_file():
+        os.replace(unpacked, card)
+    elif card.is_file() and PACKED_TAG in card.read_text(encoding="utf-8", errors="replace"):
+        card.unlink()
 
 
 _OURS = ("quantization_config", "transformers_weights")
