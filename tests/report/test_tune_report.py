@@ -20,6 +20,7 @@ from tune_case import CASES, tuned
 
 from prunerzero.metrics.operators import OPERATORS, TERMINALS, TERMINALS_JA
 from prunerzero.report import tune_words, write_tune_report
+from prunerzero.report.bench_words import bytes_text, speed_text
 from prunerzero.report.tune_charts import quality_chart, rise_chart
 from prunerzero.report.tune_words import strings_of
 from prunerzero.report.wording import (
@@ -93,6 +94,7 @@ def figures_of_json(result: dict[str, Any]) -> set[str]:
             ways += [change_text(1 + value), nats_text(value), f"{value:,.0f}", f"{value:,}"]
             ways += [f"{value:g}", f"{value:.4f}", f"{value:.2f}", f"{value:.4g}"]
             ways += [f"{100 * value:+.1f} %", f"{100 * value:.3g} %"]
+            ways += [bytes_text(value), speed_text(value)]
             allowed.update(*(FIGURE.findall(way) for way in ways))
         elif isinstance(value, str):
             allowed.update(FIGURE.findall(value), FIGURE.findall(sparsity_text(value)))
@@ -192,6 +194,71 @@ def test_each_of_several_texts_is_shown_by_itself():
     assert "those of the datasets wiki, docs" in seen
 
 
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        (
+            "packed",
+            "Packed, the model is smaller and faster: 1.91 GB on the disk instead of 2.71 GB, "
+            "2.03 GB of memory instead of 2.82 GB, 31.4 tokens a second instead of 24.1 (one text "
+            "at a time on this machine's CPU, AMD EPYC 9R14; threads: 2).",
+        ),
+        (
+            "packed, slower for want of a compiler",
+            "Packing saves space here, but no time: 1.91 GB on the disk instead of 2.71 GB, "
+            "2.03 GB of memory instead of 2.82 GB, 3.20 tokens a second instead of 24.1 (one text "
+            "at a time on this machine's CPU, AMD EPYC 9R14; threads: 2). The speed has a reason: "
+            "there is no compiler.",
+        ),
+        ("packed, rounded before", "The files of the model that was tuned have 5.42 GB."),
+        (
+            "packed, rounded before",
+            "Both models were rounded to bfloat16 for this; the figures of ",
+        ),
+        ("packed, some of it rounded", "Wider weights were rounded to bfloat16 in the packed mod"),
+        ("packed, of a smaller file", "Packing saves time here, but no space: "),
+        ("packed in vain", "Packing does not pay here: 2.90 GB on the disk instead of 2.71 GB"),
+        (
+            "packed, not measured",
+            "Packed, the model has 1.91 GB instead of 2.71 GB; what that brings in memory and "
+            "speed could not be measured: 3.1 GB of memory are free. The same command tries again.",
+        ),
+        ("not packed", "Packing does not pay here: 'tuned/model' would not become smaller: 3.2%"),
+        (
+            "packing failed",
+            "The model could not be packed: the disk is full. The same command tries again.",
+        ),
+    ],
+)
+def test_what_packing_saves_is_told_in_the_answer_and_by_itself(case, told):
+    result = CASES[case]()
+    assert told in tune_words.answer(result)
+    seen = visible(case_page(case)).replace("\N{NO-BREAK SPACE}", " ")
+    assert seen.count(told) == 2
+    has_packed = result["packing"]["folder"] is not None
+    assert ("the packed model stores what is kept" in seen) == has_packed
+    assert ("No speed was measured here" in seen) == (not has_packed)
+
+
+def test_what_packing_saves_stands_in_a_table():
+    seen = visible(case_page("packed")).replace("\N{NO-BREAK SPACE}", " ")
+    assert "on the disk 2.71 GB 1.91 GB memory in use 2.82 GB 2.03 GB" in seen
+    assert "24.1 (23.8 – 24.7) 31.4 (31.0 – 32.0)" in seen
+    assert "Values are stored as bfloat16; products by avx512." in seen
+    assert "31.4" not in visible(case_page("kept")) and "products by" not in case_page("kept")
+
+
+def test_packing_is_told_in_japanese_too():
+    words = tune_words.packed(CASES["packed"]()["packing"], "ja")
+    assert words == (
+        "圧縮形式にすると、モデルは小さく、速くなります：ディスク上では 2.71 GB が 1.91 GB に、"
+        "メモリ使用量は 2.82 GB が 2.03 GB に、速度は毎秒 24.1 トークンが 31.4 トークンになります"
+        "（この計算機の CPU でテキストを一つずつ生成。AMD EPYC 9R14、スレッド数 2）。"
+    )
+    page = visible(case_page("packed in vain", "ja"))
+    assert "この計算機では圧縮形式にする利点がありません" in page
+
+
 def test_a_limit_of_perplexity_is_no_line_where_it_is_another_rise_on_each_text():
     strings = strings_of("en")
     for case, lines in (("a limit of perplexity", 1), ("several texts, a limit of perplexity", 0)):
@@ -249,6 +316,8 @@ def test_every_string_is_used():
         "opening_",
         "pattern_",
         "step_",
+        "packed_pays_",
+        "packed_rounded_",
         "part_",
         "row_",
         "sensitivity_",

@@ -207,6 +207,37 @@ def several_in_a_pattern() -> dict[str, Any]:
     return of_several_texts(**kept, curve=pattern["curve"], decision=pattern["decision"])
 
 
+def packed(speed: float = 31.4, **changes: Any) -> dict[str, Any]:
+    """A packed model that is smaller, and continues a text at this speed instead of 24."""
+    return {
+        "folder": "tuned/packed",
+        "why_not": "",
+        "failed": "",
+        "values": "bfloat16",
+        "rounded": "nothing",
+        "original_bytes": 2_712_345_678,
+        "dense_bytes": 2_712_345_999,
+        "packed_bytes": 1_912_345_678,
+        "dense": {
+            "memory_bytes": 2_823_000_111,
+            "tokens_per_second": 24.1,
+            "quartiles": [23.8, 24.7],
+        },
+        "packed": {
+            "memory_bytes": 2_034_000_111,
+            "tokens_per_second": speed,
+            "quartiles": [speed - 0.4, speed + 0.6],
+        },
+        "kernel": "avx512",
+        "no_kernel": "",
+        "cpu": "AMD EPYC 9R14",
+        "threads": 2,
+        **changes,
+    }
+
+
+_UNMEASURED = {"dense": None, "packed": None, "kernel": None, "cpu": "", "threads": None}
+
 CASES = {
     "kept": tuned,
     "missed on the test text": missed_on_test,
@@ -228,6 +259,29 @@ CASES = {
     ),
     "several texts, a limit of a task": several_by_task,
     "several texts, a pattern that does not keep it": several_in_a_pattern,
+    "packed": lambda: tuned(packing=packed()),
+    "packed, slower for want of a compiler": lambda: tuned(
+        packing=packed(3.2, kernel="torch", no_kernel="there is no compiler")
+    ),
+    "packed, rounded before": lambda: tuned(
+        packing=packed(rounded="both", original_bytes=5_424_691_998)
+    ),
+    "packed, some of it rounded": lambda: tuned(packing=packed(rounded="packed")),
+    "packed, of a smaller file": lambda: tuned(packing=packed(original_bytes=912_345_678)),
+    "packed in vain": lambda: tuned(packing=packed(24.3, packed_bytes=2_900_000_000)),
+    "packed, not measured": lambda: tuned(
+        packing=packed(**_UNMEASURED, failed="3.1 GB of memory are free.")
+    ),
+    "not packed": lambda: tuned(
+        packing=packed(
+            **_UNMEASURED,
+            folder=None,
+            why_not="'tuned/model' would not become smaller: 3.2% of the weights are zero.",
+        )
+    ),
+    "packing failed": lambda: tuned(
+        packing=packed(**_UNMEASURED, folder=None, failed="the disk is full.")
+    ),
     "no samples": lambda: tuned(samples=[]),
     "a real one": lambda: json.loads(_EXAMPLE.read_text(encoding="utf-8")),
 }

@@ -30,9 +30,10 @@ def tune(
     """Find out how much of a model can be pruned within a loss that you accept.
 
     Chooses or evolves the metric for it, finds the highest sparsity, checks it on text that no
-    choice has seen, and writes the pruned model. Where --validation is named alone, parts of it are
-    set aside for calibration and test; where it is named several times, each text keeps the limit.
-    The same command again goes on after an interruption.
+    choice has seen, writes the pruned model, and packs it: what that saves is measured on this
+    machine's CPU. Where --validation is named alone, parts of it are set aside for calibration and
+    test; where it is named several times, each text keeps the limit. The same command again goes on
+    after an interruption.
 
     Example: [bold]prunerzero tune --model ORG/NAME --validation my_text.txt --max-degradation 5%
     --output-dir tuned[/]
@@ -53,6 +54,8 @@ def tune(
     console.print(escape(result.answer), soft_wrap=True)
     if result.reached:
         console.print(f"Pruned model: {result.output_dir}/model", markup=False)
+    if result.packing is not None and result.packing.folder is not None:
+        console.print(f"Packed model: {result.packing.folder}", markup=False)
     console.print(
         f"Report: {result.output_dir}/report.html   All figures: {result.output_dir}/tune.json",
         markup=False,

@@ -9,6 +9,7 @@ from prunerzero.metrics import Expression, NotationError
 from prunerzero.metrics.explain import in_words
 
 from . import charts, layer_charts, tune_charts, tune_words
+from .bench_words import bytes_text, speed_text, spread_text
 from .rendering import render, write_page
 from .tree_drawing import draw_tree
 from .tune_words import Language, Say, strings_of
@@ -79,6 +80,8 @@ def _render(result: dict[str, Any], language: Language) -> str:
         tree=draw_tree(metric["tree"], say("metric_tree", formula=metric["formula"])),
         has_score=any(point["score"] is not None for point in result["curve"]),
         most_sensitive=sorted(_measured(result, axis), key=_sensitivity)[-1 : -_MOST - 1 : -1],
+        packed=result.get("packing") and tune_words.packed(result["packing"], language),
+        packing_rows=_packing_rows(result.get("packing"), say),
         samples=[_sample(sample) for sample in result["samples"]],
         settings=_settings(result),
         palette=charts.PALETTE,
@@ -267,6 +270,23 @@ def _measured(result: dict[str, Any], block: str) -> list[dict[str, Any]]:
         {"name": f"{number}.{block}", "title": f"{block} {number}", "sensitivity": value}
         for number, value in one_each.items()
     ]
+
+
+def _packing_rows(facts: dict[str, Any] | None, say: Say) -> list[tuple[str, list[str]]]:
+    """(what, [dense, packed]) for the table of what packing saves; empty where none is."""
+    if facts is None or facts["folder"] is None:
+        return []
+    sizes = [bytes_text(facts["dense_bytes"]), bytes_text(facts["packed_bytes"])]
+    rows = [(say("row_file"), sizes)]
+    costs = [facts["dense"], facts["packed"]]
+    if all(costs):
+        speeds = [
+            f"{speed_text(cost['tokens_per_second'])} ({spread_text(cost['quartiles'])})"
+            for cost in costs
+        ]
+        rows.append((say("row_memory"), [bytes_text(cost["memory_bytes"]) for cost in costs]))
+        rows.append((say("row_speed"), speeds))
+    return rows
 
 
 def _sensitivity(measured: dict[str, Any]) -> float:

@@ -14,10 +14,15 @@ from typing import Any, Literal
 
 import yaml
 
+from .bench_words import bytes_text, speed_text
+
 Language = Literal["en", "ja"]
 
 Say = Callable[..., str]
 """A phrase of the catalogue by its key, with what stands in its places."""
+
+_FASTER = 1.05
+"""From so many times the dense model's speed on, the packed one is called faster."""
 
 
 @cache
@@ -66,7 +71,62 @@ def answer(result: Mapping[str, Any], language: Language = "en") -> str:
     sentences = [first, *refitted, _unused(test, say(f"text_{seen}"), say)]
     if decision is not None and not decision["held"]:
         sentences.append(_missed(result, decision, say))
+    if (facts := result.get("packing")) is not None:
+        sentences.append(packed(facts, language))
     return say("gap").join(sentences)
+
+
+def packed(facts: Mapping[str, Any], language: Language = "en") -> str:
+    """What packing the pruned model saves on this machine, or that it does not pay.
+
+    Args:
+        facts: ``packing`` of ``tune.json``.
+        language: of the sentences.
+    """
+    say = say_in(language)
+    if facts["why_not"]:
+        return say("packed_not", why=facts["why_not"])
+    if facts["folder"] is None:
+        return say("packed_failed", why=facts["failed"])
+    sizes = {"packed": bytes_text(facts["packed_bytes"]), "dense": bytes_text(facts["dense_bytes"])}
+    rest = []
+    if facts["rounded"] != "nothing":
+        rest.append(say(f"packed_rounded_{facts['rounded']}", values=facts["values"]))
+    original = facts["original_bytes"]
+    if original is not None and abs(original - facts["dense_bytes"]) > 0.01 * original:
+        rest.append(say("packed_original", bytes=bytes_text(original)))
+    dense, after = facts["dense"], facts["packed"]
+    if dense is None or after is None:
+        first = say("packed_unmeasured", **sizes, why=facts["failed"])
+        return say("gap").join([first, *rest])
+    is_smaller, is_faster = _is_smaller(facts), _is_faster(facts)
+    pays = {(True, True): "both", (True, False): "size", (False, True): "speed"}
+    first = say(
+        "packed_saves",
+        verdict=say(f"packed_pays_{pays.get((is_smaller, is_faster), 'not')}"),
+        **sizes,
+        packed_memory=bytes_text(after["memory_bytes"]),
+        dense_memory=bytes_text(dense["memory_bytes"]),
+        packed_speed=speed_text(after["tokens_per_second"]),
+        dense_speed=speed_text(dense["tokens_per_second"]),
+        threads=facts["threads"],
+        cpu=facts["cpu"],
+    )
+    if facts["no_kernel"] and not is_faster:
+        rest.insert(0, say("packed_no_kernel", why=facts["no_kernel"]))
+    return say("gap").join([first, *rest])
+
+
+def _is_smaller(facts: Mapping[str, Any]) -> bool:
+    """Whether the packed files are smaller than those that it is compared with, and the user's."""
+    sizes = [facts["dense_bytes"], facts["original_bytes"]]
+    return bool(facts["packed_bytes"] < min(size for size in sizes if size is not None))
+
+
+def _is_faster(facts: Mapping[str, Any]) -> bool:
+    """Whether the packed model is faster by more than speeds differ from turn to turn."""
+    dense, after = facts["dense"]["tokens_per_second"], facts["packed"]["tokens_per_second"]
+    return bool(after > _FASTER * dense)
 
 
 def texts_of(part: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -10,14 +10,14 @@ from typing import Any
 
 from prunerzero import evolution
 from prunerzero.arguments import path
-from prunerzero.files import make_folder, write_json, writing
+from prunerzero.files import make_folder, write_json, write_text, writing
 from prunerzero.language.corpora import PARTS
 from prunerzero.language.source import BUNDLED
 from prunerzero.language.zero_shot import load_tasks
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.explain import in_words
 from prunerzero.options import takes
-from prunerzero.report import tune_words, write_tune_report
+from prunerzero.report import tell_speed, tune_words, write_tune_report
 from prunerzero.report.tune_words import Language
 from prunerzero.tasks.duration import in_minutes, parse_duration
 from prunerzero.tasks.metric_sources import sparsity_of
@@ -40,16 +40,18 @@ from prunerzero.tasks.tuning.bench import (
 )
 from prunerzero.tasks.tuning.course import GROUPS, Course
 from prunerzero.tasks.tuning.limit import Wish, limit_on
+from prunerzero.tasks.tuning.packing import ABOUT_SECONDS, pack_and_measure
 from prunerzero.tasks.tuning.repeat import commands
 from prunerzero.tasks.tuning.texts import cut_parts, fitting_length, write_parts
 from prunerzero.tasks.workspace import Workspace
 
 RESULT = "tune.json"
-"""What the folder of a finished tuning holds, beside ``model/``, ``run/`` and ``texts/``."""
+"""What the folder of a finished tuning holds, beside ``model/``, ``packed/``, ``run/`` and
+``texts/``."""
 
-REPORT = "report.html"
+REPORT, CARD = "report.html", "README.md"
 
-MODEL = "model"
+MODEL, PACKED = "model", "packed"
 
 DEFAULT_WINDOWS = 64
 DEFAULT_EVALUATIONS = 200
@@ -71,8 +73,10 @@ def tune(
     """Find the highest sparsity that keeps a limit, with a metric chosen or evolved for it.
 
     The folder gets ``tune.json``, ``report.html``, what was measured under ``run/``, and, where the
-    limit can be kept, the pruned model under ``model/``. The same call again goes on after an
-    interruption; of an answer that is there it writes the report, and pushes the model, again.
+    limit can be kept, the pruned model under ``model/`` and, where that is smaller, the packed one
+    under ``packed/``, which is measured beside the dense model on this machine's CPU. The same call
+    again goes on after an interruption; of an answer that is there it writes the report, and pushes
+    the model, again.
 
     Args:
         setup: model and texts, or the model alone where it brings its text. With a validation file
@@ -113,7 +117,8 @@ def tune(
         how = {"update": options.update, "refine": options.refine, "steps": options.steps}
         ledger = open_ledger(folder / RUN, question_of(work, limit=asdict(wish), **asked, **how))
         if answered:
-            return _delivered(read_result(folder / RESULT), folder, language, push_to_hub, work)
+            result = _packed(read_result(folder / RESULT), folder, setup, work)
+            return _delivered(result, folder, language, push_to_hub, work)
         bench = Bench(work, ledger, tasks)
         limit = limit_on(bench, wish)
         search = None
@@ -122,7 +127,8 @@ def tune(
                 seed=seed, evaluations=evaluations, seconds=seconds, seed_metrics="catalog"
             )
         course = Course(bench, limit, options.ways)
-        seconds = course.about_seconds(wanted, len(groups), search) + figures.SENSITIVITY_SECONDS
+        seconds = course.about_seconds(wanted, len(groups), search)
+        seconds += figures.SENSITIVITY_SECONDS + ABOUT_SECONDS
         work.observer.note(f"about {in_minutes(seconds)} in all, less what was measured before")
         found = course.run(wanted, groups, search, folder / RUN)
         metric, sparsity, bench = found.metric, found.sparsity, course.curve.bench
@@ -140,7 +146,8 @@ def tune(
         task = figures.task_figures(bench, metric, sparsity, limit)
         settings = {**work.describe(), **budget, **asdict(bench.refit)}
         if found.reached:
-            shutil.rmtree(folder / MODEL, ignore_errors=True)  # of a run that ended just after it
+            for left in (MODEL, PACKED):  # of a run that ended just after it, or lost its answer
+                shutil.rmtree(folder / left, ignore_errors=True)
             prune_in(work, metric, sparsity, folder / MODEL, ["test"], push_to_hub, bench.refit)
         result = TuneResult(
             answer="",
@@ -177,7 +184,25 @@ def tune(
         )
         result = replace(result, answer=tune_words.answer(asdict(result)))
         write_json(folder / RESULT, asdict(result))
+        result = _packed(result, folder, setup, work)
         return _delivered(result, folder, language, push_to_hub, work)
+
+
+def _packed(result: TuneResult, folder: Path, setup: Setup, work: Workspace) -> TuneResult:
+    """The result with the packed model and what it saves, unless it has them."""
+    known = result.packing is not None and not result.packing.failed
+    if known or not result.reached or not (folder / MODEL).is_dir():
+        return result
+    packing = pack_and_measure(setup, work, folder / MODEL, folder / PACKED)
+    result = replace(result, packing=packing)
+    result = replace(result, answer=tune_words.answer(asdict(result)))
+    if not packing.failed:
+        saved = tune_words.packed(asdict(packing))
+        for card in (folder / MODEL / CARD, folder / PACKED / CARD):
+            if card.is_file():
+                write_text(card, tell_speed(card.read_text(encoding="utf-8"), saved))
+    write_json(folder / RESULT, asdict(result))
+    return result
 
 
 def _delivered(

@@ -211,6 +211,58 @@ class TaskFigures:
 
 
 @dataclass(frozen=True)
+class RunningCost:
+    """What a model costs on the CPU of one machine.
+
+    Attributes:
+        memory_bytes: memory in use once it is loaded, beyond what the libraries take.
+        tokens_per_second: of continuing one text; the median.
+        quartiles: of that speed.
+    """
+
+    memory_bytes: int
+    tokens_per_second: float
+    quartiles: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The packed model, beside what it was before pruning.
+
+    Attributes:
+        folder: of the packed model; None where there is none.
+        why_not: why the model is not packed, a sentence; empty where it is.
+        failed: what went wrong, a sentence: the same command tries again; empty otherwise.
+        values: how the kept values are stored, such as ``bfloat16``.
+        rounded: what was rounded for it: nothing; ``packed``, weights of the packed model that were
+            wider than ``values``; or ``both``, this model and the dense one beside it.
+        original_bytes: of the files of weights of the model that was tuned, as they came; None
+            where that was not found out.
+        dense_bytes, packed_bytes: of the weights of the packed model, dense and as it is; None
+            where nothing is packed.
+        dense, packed: measured by turns, on equally many threads; None where they were not.
+        kernel: what multiplied the packed weights; ``torch`` where no compiled kernel did.
+        no_kernel: why none did, without a full stop; empty where one did.
+        cpu, threads: that both were measured on.
+    """
+
+    folder: str | None = None
+    why_not: str = ""
+    failed: str = ""
+    values: str = ""
+    rounded: Literal["nothing", "packed", "both"] = "nothing"
+    original_bytes: int | None = None
+    dense_bytes: int | None = None
+    packed_bytes: int | None = None
+    dense: RunningCost | None = None
+    packed: RunningCost | None = None
+    kernel: str | None = None
+    no_kernel: str = ""
+    cpu: str = ""
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
 class TuneResult:
     """The answer of ``tune``, and all that it rests on.
 
@@ -247,6 +299,8 @@ class TuneResult:
         seconds: of work, pauses left out.
         warnings: what cannot be right about these figures, a sentence each.
         refit: how the weights that stay were refitted, in words; empty where they were not.
+        packing: the packed model and what it saves; None where there is no pruned model, and until
+            it is packed.
     """
 
     answer: str
@@ -275,6 +329,7 @@ class TuneResult:
     seconds: float
     warnings: tuple[str, ...] = ()
     refit: str = ""
+    packing: Packing | None = None
 
 
 def read_result(path: Path) -> TuneResult:
@@ -290,7 +345,7 @@ def read_result(path: Path) -> TuneResult:
 
 
 def _result(content: dict[str, Any]) -> TuneResult:
-    task, decision = content["task"], content["decision"]
+    task, decision, packing = content["task"], content["decision"], content.get("packing")
     return TuneResult(
         **content
         | {
@@ -314,8 +369,18 @@ def _result(content: dict[str, Any]) -> TuneResult:
             "task": task and TaskFigures(**task),
             "commands": tuple(content["commands"]),
             "warnings": tuple(content.get("warnings", ())),
+            "packing": packing and _packing(packing),
         }
     )
+
+
+def _packing(facts: dict[str, Any]) -> Packing:
+    costs = {
+        name: RunningCost(**cost | {"quartiles": tuple(cost["quartiles"])})
+        for name in ("dense", "packed")
+        if (cost := facts[name]) is not None
+    }
+    return Packing(**facts | costs)
 
 
 def _part(figures: dict[str, Any]) -> PartFigures:

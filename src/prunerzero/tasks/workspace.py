@@ -379,6 +379,12 @@ class Workspace:
             self._dense[place] = self.measure(place, "dense")
         return self._dense[place]
 
+    def forget_model(self) -> None:
+        """Free the memory of the model and of what is as large; asked for, it is loaded again."""
+        for name in ("language_model", "layers", "grams", "stored_dtypes"):
+            vars(self).pop(name, None)
+        self._statistics.clear()
+
     @contextmanager
     def pruned_for_now(self) -> Iterator[None]:
         """Whatever is pruned inside is restored after."""
