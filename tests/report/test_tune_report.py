@@ -245,6 +245,8 @@ def test_what_packing_saves_stands_in_a_table():
     assert "on the disk 2.71 GB 1.91 GB memory in use 2.82 GB 2.03 GB" in seen
     assert "24.1 (23.8 – 24.7) 31.4 (31.0 – 32.0)" in seen
     assert "Values are stored as bfloat16; products by avx512." in seen
+    seen = visible(case_page("packed, measured once"))
+    assert "one text at a time 24.1 31.4 Values" in seen
     assert "31.4" not in visible(case_page("kept")) and "products by" not in case_page("kept")
 
 

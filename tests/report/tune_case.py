@@ -267,6 +267,9 @@ CASES = {
         packing=packed(rounded="both", original_bytes=5_424_691_998)
     ),
     "packed, some of it rounded": lambda: tuned(packing=packed(rounded="packed")),
+    "packed, measured once": lambda: tuned(
+        packing=packed(**{n: packed()[n] | {"quartiles": None} for n in ("dense", "packed")})
+    ),
     "packed, of a smaller file": lambda: tuned(packing=packed(original_bytes=912_345_678)),
     "packed in vain": lambda: tuned(packing=packed(24.3, packed_bytes=2_900_000_000)),
     "packed, not measured": lambda: tuned(

@@ -280,10 +280,10 @@ def _packing_rows(facts: dict[str, Any] | None, say: Say) -> list[tuple[str, lis
     rows = [(say("row_file"), sizes)]
     costs = [facts["dense"], facts["packed"]]
     if all(costs):
-        speeds = [
-            f"{speed_text(cost['tokens_per_second'])} ({spread_text(cost['quartiles'])})"
-            for cost in costs
-        ]
+        speeds = []
+        for cost in costs:
+            spread = f" ({spread_text(cost['quartiles'])})" if cost["quartiles"] else ""
+            speeds.append(speed_text(cost["tokens_per_second"]) + spread)
         rows.append((say("row_memory"), [bytes_text(cost["memory_bytes"]) for cost in costs]))
         rows.append((say("row_speed"), speeds))
     return rows

@@ -217,12 +217,12 @@ class RunningCost:
     Attributes:
         memory_bytes: memory in use once it is loaded, beyond what the libraries take.
         tokens_per_second: of continuing one text; the median.
-        quartiles: of that speed.
+        quartiles: of that speed; None where it was measured once.
     """
 
     memory_bytes: int
     tokens_per_second: float
-    quartiles: tuple[float, float]
+    quartiles: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -376,7 +376,7 @@ def _result(content: dict[str, Any]) -> TuneResult:
 
 def _packing(facts: dict[str, Any]) -> Packing:
     costs = {
-        name: RunningCost(**cost | {"quartiles": tuple(cost["quartiles"])})
+        name: RunningCost(**cost | {"quartiles": cost["quartiles"] and tuple(cost["quartiles"])})
         for name in ("dense", "packed")
         if (cost := facts[name]) is not None
     }
