@@ -252,3 +252,14 @@ def test_a_compiler_that_fails_is_an_error_where_a_path_is_wanted(tmp_path):
         "PRUNERZERO_KERNEL asks for portable, but there are no compiled kernels: "
         "the compiler 'false' failed"
     )
+
+
+def test_a_library_that_computes_other_products_is_refused_each_time(monkeypatch):
+    if kernels.why_torch():
+        pytest.skip(f"there is no library: {kernels.why_torch()}")
+    monkeypatch.setattr(kernels, "_loaded", None)
+    monkeypatch.setattr(kernels, "plain_product", lambda *given: plain_product(*given) + 1)
+    matrix = pack_matrix(torch.ones(2, 4), VALUE_TYPES["bfloat16"])
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="PRUNERZERO_KERNEL=torch"):
+            product(torch.ones(1, 4), matrix)

@@ -108,6 +108,10 @@ def _product(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tenso
     tiles = _tiles and (matrix.kind.scaled or matrix.kind.dtype == inputs.dtype == torch.bfloat16)
     if inputs.shape[0] > FEW and not tiles:
         return plain_product(inputs, matrix, bias, _expand)
+    return _operator(inputs, matrix, bias)
+
+
+def _operator(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
     return torch.ops.prunerzero.packed_product(  # type: ignore[no-any-return]
         inputs,
         matrix.mask,
@@ -247,11 +251,13 @@ def _load() -> ctypes.CDLL | str:
     with _lock:
         if _loaded is None:
             wanted = os.environ.get(VARIABLE) or None
-            _loaded = _find(wanted)
-            if isinstance(_loaded, str) and wanted is None:
-                logging.getLogger("prunerzero").warning("%s", _loaded)
-            with torch.device("cpu"):  # a model may be made on the meta device meanwhile
-                _check()
+            found = _find(wanted)
+            if not isinstance(found, str):
+                with torch.device("cpu"):  # a model may be made on the meta device meanwhile
+                    _check()
+            elif wanted is None:
+                logging.getLogger("prunerzero").warning("%s", found)
+            _loaded = found  # after the check: a library that fails it is refused each time
         return _loaded
 
 
@@ -285,12 +291,12 @@ def _find(wanted: str | None) -> ctypes.CDLL | str:
 
 
 def _check() -> None:
-    """Raise RuntimeError where the library just loaded computes other products than plain torch."""
+    """Raise RuntimeError where the library just opened computes other products than plain torch."""
     weight = torch.arange(20 * 37).view(20, 37).mul(7).remainder(11).sub(5).float()
     inputs = torch.arange(2 * 37).view(2, 37).remainder(13).sub(6).bfloat16()
     for kind in map(VALUE_TYPES.__getitem__, _NAMES):
         matrix = pack_matrix(weight, kind)
-        if not torch.equal(_product(inputs, matrix, None), plain_product(inputs, matrix, None)):
+        if not torch.equal(_operator(inputs, matrix, None), plain_product(inputs, matrix, None)):
             raise RuntimeError(
                 f"the compiled kernels compute other products of {kind.name} than plain torch; "
                 f"set {VARIABLE}=torch to do without them, and report this"
