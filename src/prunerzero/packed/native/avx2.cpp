@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "common.h"
+#include "one_group.h"
 #include "shuffles.h"
 
 namespace prunerzero {
@@ -157,26 +158,6 @@ struct Integers {
   }
 };
 
-// Run Block::run<tokens>(…, group, token) over everything, up to `Tokens` at once.
-template <class Block, int Tokens>
-void run_tokens(const Matrix &matrix, const Inputs &inputs, const Result &result, int64_t first,
-                int64_t last, int64_t token, int64_t count) {
-  if (count == Tokens) {
-    for (int64_t group = first; group < last; group++)
-      Block::template run<Tokens>(matrix, inputs, result, group, token);
-  } else if constexpr (Tokens > 1) {
-    run_tokens<Block, Tokens - 1>(matrix, inputs, result, first, last, token, count);
-  }
-}
-
-template <class Block, int Tokens>
-void run_blocks(const Matrix &matrix, const Inputs &inputs, const Result &result, int64_t first,
-                int64_t last) {
-  for (int64_t token = 0; token < inputs.tokens; token += Tokens)
-    run_tokens<Block, Tokens>(matrix, inputs, result, first, last, token,
-                              inputs.tokens - token < Tokens ? inputs.tokens - token : Tokens);
-}
-
 __m128i bfloat16_of_int8(__m128i values) { // the lower 8
   __m256 numbers = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(values));
   __m256i halves = _mm256_srli_epi32(_mm256_castps_si256(numbers), 16);
@@ -185,7 +166,7 @@ __m128i bfloat16_of_int8(__m128i values) { // the lower 8
 
 void expand(const Matrix &matrix, uint16_t *rows, int64_t first, int64_t last) {
   const bool bytes = matrix.type == ValueType::int8;
-  const int64_t wide = matrix.inputs_of_step(), count = matrix.steps();
+  const int64_t count = matrix.steps();
   for (int64_t group = first; group < last; group++) {
     uint16_t *block = rows + (group - first) * kGroupRows * matrix.columns;
     int64_t within = rows_of_group(matrix, group);
@@ -205,10 +186,7 @@ void expand(const Matrix &matrix, uint16_t *rows, int64_t first, int64_t last) {
         for (int i = 0; i < 4; i++)
           _mm_store_si128(reinterpret_cast<__m128i *>(lanes) + i, vectors[i]);
       }
-      int64_t column = step * wide;
-      int64_t left = matrix.columns - column < wide ? matrix.columns - column : wide;
-      for (int64_t row = 0; row < within; row++)
-        std::memcpy(block + row * matrix.columns + column, lanes + row * wide, size_t(left) * 2);
+      write_step(matrix, block, within, step, lanes);
     }
   }
 }

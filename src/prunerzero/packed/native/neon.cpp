@@ -2,6 +2,7 @@
 #include <arm_neon.h>
 
 #include "common.h"
+#include "one_group.h"
 #include "shuffles.h"
 
 namespace prunerzero {
@@ -139,29 +140,9 @@ struct Integers {
   }
 };
 
-// Run Block::run<tokens>(…, group, token) over everything, up to `Tokens` at once.
-template <class Block, int Tokens>
-void run_tokens(const Matrix &matrix, const Inputs &inputs, const Result &result, int64_t first,
-                int64_t last, int64_t token, int64_t count) {
-  if (count == Tokens) {
-    for (int64_t group = first; group < last; group++)
-      Block::template run<Tokens>(matrix, inputs, result, group, token);
-  } else if constexpr (Tokens > 1) {
-    run_tokens<Block, Tokens - 1>(matrix, inputs, result, first, last, token, count);
-  }
-}
-
-template <class Block, int Tokens>
-void run_blocks(const Matrix &matrix, const Inputs &inputs, const Result &result, int64_t first,
-                int64_t last) {
-  for (int64_t token = 0; token < inputs.tokens; token += Tokens)
-    run_tokens<Block, Tokens>(matrix, inputs, result, first, last, token,
-                              inputs.tokens - token < Tokens ? inputs.tokens - token : Tokens);
-}
-
 void expand(const Matrix &matrix, uint16_t *rows, int64_t first, int64_t last) {
   const bool bytes = matrix.type == ValueType::int8;
-  const int64_t wide = matrix.inputs_of_step(), count = matrix.steps();
+  const int64_t count = matrix.steps();
   for (int64_t group = first; group < last; group++) {
     uint16_t *block = rows + (group - first) * kGroupRows * matrix.columns;
     int64_t within = rows_of_group(matrix, group);
@@ -184,10 +165,7 @@ void expand(const Matrix &matrix, uint16_t *rows, int64_t first, int64_t last) {
         steps.next16(vectors);
         for (int i = 0; i < 4; i++) vst1q_u16(lanes + 8 * i, vreinterpretq_u16_u8(vectors[i]));
       }
-      int64_t column = step * wide;
-      int64_t left = matrix.columns - column < wide ? matrix.columns - column : wide;
-      for (int64_t row = 0; row < within; row++)
-        std::memcpy(block + row * matrix.columns + column, lanes + row * wide, size_t(left) * 2);
+      write_step(matrix, block, within, step, lanes);
     }
   }
 }
