@@ -20,15 +20,16 @@ from tune_case import CASES, tuned
 
 from prunerzero.metrics.operators import OPERATORS, TERMINALS, TERMINALS_JA
 from prunerzero.report import tune_words, write_tune_report
-from prunerzero.report.bench_words import bytes_text, speed_text
 from prunerzero.report.tune_charts import quality_chart, rise_chart
 from prunerzero.report.tune_words import strings_of
 from prunerzero.report.wording import (
+    bytes_text,
     change_text,
     nats_text,
     percent_text,
     perplexity_text,
     sparsity_text,
+    speed_text,
 )
 
 HOSTILE = "</script><script>alert('&')</script><img src=x onerror=alert(1)>"

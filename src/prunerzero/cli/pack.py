@@ -78,6 +78,8 @@ def pack(
 
 
 def _print_packed(result: Any) -> None:
+    from prunerzero.report.wording import bytes_text
+
     console = out()
 
     def tell(sentence: str) -> None:
@@ -85,9 +87,9 @@ def _print_packed(result: Any) -> None:
 
     share = result.packed_bytes / result.bytes
     tell(
-        f"Wrote {result.output_dir}: {size(result.packed_bytes)} instead of {size(result.bytes)} "
-        f"({share:.0%}); {result.matrices} matrices packed, {result.sparsity:.1%} of their weights "
-        f"not kept, the others as {result.values}."
+        f"Wrote {result.output_dir}: {bytes_text(result.packed_bytes)} instead of "
+        f"{bytes_text(result.bytes)} ({share:.0%}); {result.matrices} matrices packed, "
+        f"{result.sparsity:.1%} of their weights not kept, the others as {result.values}."
     )
     if result.error is None:
         tell("Every weight is what it was: 'prunerzero unpack' gives each bit back.")
@@ -100,7 +102,7 @@ def _print_packed(result: Any) -> None:
         tell("Each weight was rounded alone: with --calibration TEXT others make its error good.")
     for one in result.dense:
         more = f" and {one.matrices - 1} more" if one.matrices > 1 else ""
-        tell(f"Not packed: {one.example}{more}, {size(one.bytes)} ({one.why}).")
+        tell(f"Not packed: {one.example}{more}, {bytes_text(one.bytes)} ({one.why}).")
     if result.negative_zeros:
         tell(
             f"{result.negative_zeros} weights are -0.0 and are kept, so that every bit comes back."
@@ -132,6 +134,7 @@ def unpack(
     Example: [bold]prunerzero unpack ./packed --output-dir pruned[/]
     """
     from prunerzero.cli.terminal import TerminalObserver
+    from prunerzero.report.wording import bytes_text
     from prunerzero.tasks.unpack import unpack as run
 
     observer = TerminalObserver()
@@ -142,8 +145,8 @@ def unpack(
         return
     console = out()
     console.print(
-        f"Wrote {escape(result.output_dir)}: {size(result.bytes)}, {result.matrices} matrices "
-        "unpacked.",
+        f"Wrote {escape(result.output_dir)}: {bytes_text(result.bytes)}, "
+        f"{result.matrices} matrices unpacked.",
         soft_wrap=True,
     )
     if result.rounded:
@@ -151,11 +154,3 @@ def unpack(
             f"{result.rounded} of them had been rounded when they were packed, and stay so.",
             soft_wrap=True,
         )
-
-
-def size(count: int) -> str:
-    """Bytes in the unit that suits."""
-    for unit, least in (("GB", 1e9), ("MB", 1e6)):
-        if count >= least:
-            return f"{count / least:.2f} {unit}"
-    return f"{count / 1e3:.1f} kB"

@@ -6,9 +6,9 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from .bench_words import Figures, bytes_text, short_names, speed_of, speed_text
+from .bench_words import Figures, short_names, speed_of
 from .charts import PALETTE, empty_figure, log_ticks
-from .wording import finite, perplexity_text
+from .wording import bytes_text, finite, perplexity_text, speed_text
 
 _MUCH = 3
 """Where the highest perplexity is so many times the lowest, the axis is logarithmic."""

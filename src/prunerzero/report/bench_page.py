@@ -6,20 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from . import bench_charts, charts
-from .bench_words import (
-    Figures,
-    batches_of,
-    best,
-    bytes_text,
-    cells,
-    frontier,
-    short_names,
-    speed_of,
-    speed_text,
-)
+from .bench_words import Figures, batches_of, best, cells, frontier, short_names, speed_of
 from .rendering import render, write_page
 from .tune_words import Language, Say, strings_of
-from .wording import MISSING, finite, perplexity_text
+from .wording import MISSING, bytes_text, finite, perplexity_text, speed_text
 
 _PAGE = "bench_"
 

@@ -3,38 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .wording import MISSING, finite, perplexity_text
+from .wording import (
+    bytes_text,
+    finite,
+    perplexity_text,
+    seconds_text,
+    speed_text,
+    spread_text,
+)
 
 Figures = Mapping[str, Any]
 """What ``results.json`` has of one model."""
-
-_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-
-
-def bytes_text(count: object) -> str:
-    """Three figures: ``1.23 GB``, ``270 MB``."""
-    number = finite(count)
-    if number is None:
-        return MISSING
-    size, unit = next((pair for pair in _UNITS if number >= pair[0]), _UNITS[-1])
-    return f"{_three(number / size)} {unit}"
-
-
-def speed_text(speed: object) -> str:
-    """Tokens a second in three figures: ``1,340``, ``27.3``."""
-    number = finite(speed)
-    return MISSING if number is None else _three(number)
-
-
-def seconds_text(seconds: object) -> str:
-    """Seconds in three figures."""
-    number = finite(seconds)
-    return MISSING if number is None else f"{_three(number)} s"
-
-
-def spread_text(spread: Sequence[float] | None) -> str:
-    """The two quartiles of a speed; empty where it was not measured."""
-    return "" if spread is None else " – ".join(map(speed_text, spread))
 
 
 def speed_of(figures: Figures, batch: str = "1") -> float | None:
@@ -107,7 +86,3 @@ def cells(figures: Figures, batches: Sequence[str]) -> list[tuple[str, str]]:
         *((speed_text(decode.get(b)), spread_text(spread["decode"].get(b))) for b in batches),
         (perplexity_text(figures["perplexity"]), ""),
     ]
-
-
-def _three(number: float) -> str:
-    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2}f}"

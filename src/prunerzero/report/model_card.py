@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader
 
-from .bench_words import bytes_text
 from .wording import (
     MISSING,
+    bytes_text,
     change_text,
     finite,
     percent_text,

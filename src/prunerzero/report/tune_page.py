@@ -9,17 +9,19 @@ from prunerzero.metrics import Expression, NotationError
 from prunerzero.metrics.explain import in_words
 
 from . import charts, layer_charts, tune_charts, tune_words
-from .bench_words import bytes_text, speed_text, spread_text
 from .rendering import render, write_page
 from .tree_drawing import draw_tree
 from .tune_words import Language, Say, strings_of
 from .wording import (
     MISSING,
+    bytes_text,
     change_text,
     nats_text,
     percent_text,
     perplexity_text,
     sparsity_text,
+    speed_text,
+    spread_text,
 )
 
 _MOST = 5

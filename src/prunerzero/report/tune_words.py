@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from .bench_words import bytes_text, speed_text
+from .wording import bytes_text, speed_text
 
 Language = Literal["en", "ja"]
 

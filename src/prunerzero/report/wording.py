@@ -1,12 +1,13 @@
 """How numbers and names read, the same in the page, the terminal and the model card."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 MISSING = "—"
 
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _SPOKEN_NAMES = {
     "wanda": "Wanda",
     "ria": "RIA",
@@ -157,3 +158,33 @@ def _judged(perplexity: dict[str, Any]) -> dict[str, Any]:
         else:
             found[name] = None
     return found
+
+
+def bytes_text(count: object) -> str:
+    """Three figures: ``1.23 GB``, ``270 MB``."""
+    number = finite(count)
+    if number is None:
+        return MISSING
+    size, unit = next((pair for pair in _UNITS if number >= pair[0]), _UNITS[-1])
+    return f"{_three(number / size)} {unit}"
+
+
+def speed_text(speed: object) -> str:
+    """Tokens a second in three figures: ``1,340``, ``27.3``."""
+    number = finite(speed)
+    return MISSING if number is None else _three(number)
+
+
+def seconds_text(seconds: object) -> str:
+    """Seconds in three figures."""
+    number = finite(seconds)
+    return MISSING if number is None else f"{_three(number)} s"
+
+
+def spread_text(spread: Sequence[float] | None) -> str:
+    """The two quartiles of a speed; empty where it was not measured."""
+    return "" if spread is None else " – ".join(map(speed_text, spread))
+
+
+def _three(number: float) -> str:
+    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2}f}"
