@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 import prunerzero
 from prunerzero.files import to_json
 from prunerzero.language.perplexity import window_losses
-from prunerzero.tasks.tune_result import read_result
+from prunerzero.tasks.tune_file import read_result
 from prunerzero.tasks.tuning.bench import is_tuning
 from prunerzero.tasks.workspace import Workspace
 

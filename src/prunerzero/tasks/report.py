@@ -19,7 +19,7 @@ from prunerzero.tasks.bench import RESULTS
 from prunerzero.tasks.damage import damage_told
 from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.tune import RESULT
-from prunerzero.tasks.tune_result import read_result
+from prunerzero.tasks.tune_file import read_result
 
 REPORT = "report.html"
 

@@ -27,7 +27,8 @@ from prunerzero.tasks.output import check_run
 from prunerzero.tasks.prune import prune_in
 from prunerzero.tasks.publish import check_repository, push_folder
 from prunerzero.tasks.setup import Setup
-from prunerzero.tasks.tune_result import ChosenMetric, TuneResult, read_result
+from prunerzero.tasks.tune_file import read_result
+from prunerzero.tasks.tune_result import ChosenMetric, TuneResult
 from prunerzero.tasks.tuning import figures
 from prunerzero.tasks.tuning.bench import (
     IDENTITY,

@@ -9,7 +9,8 @@ import pytest
 
 from prunerzero import Setup
 from prunerzero.report import tune_words
-from prunerzero.tasks.tune_result import Limit, TaskFigures, TestDecision, TuneResult, read_result
+from prunerzero.tasks.tune_file import read_result
+from prunerzero.tasks.tune_result import Limit, TaskFigures, TestDecision, TuneResult
 from prunerzero.tasks.tuning.limit import Wish
 from prunerzero.tasks.tuning.repeat import commands
 
