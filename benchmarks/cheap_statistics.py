@@ -73,7 +73,7 @@ def measure(work: Workspace, room: Resources, patterns: list[str], limit: float)
     began = time.perf_counter()
     blocks, windows = (
         PrunedInPlace(work.language_model.model, work.layers),
-        work.text("calibration").windows,
+        work.texts.of("calibration").windows,
     )
     seconds = {}
     start = time.perf_counter()

@@ -68,7 +68,7 @@ def main() -> None:
             **{name: value for name, value in named.items() if value},
         )
     )
-    places = work.places("test")
+    places = work.texts.places("test")
     rows: list[dict[str, Any]] = []
 
     def tell(row: dict[str, Any]) -> None:

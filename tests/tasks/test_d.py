@@ -37,7 +37,7 @@ def inputs(model: nn.Module, windows: Tensor, names: list[str]) -> dict[str, Ten
 def test_the_weights_of_the_lowest_w_times_d_are_pruned(setup, tmp_path):
     prune(setup, "W * D", "0.5", tmp_path / "pruned")
     work = Workspace(setup)
-    windows = work.text("calibration").windows
+    windows = work.texts.of("calibration").windows
     dense = AutoModelForCausalLM.from_pretrained(setup.model, dtype=torch.float32)
     after = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned", dtype=torch.float32)
     for name, rows in inputs(dense, windows, list(work.layers)).items():

@@ -36,7 +36,7 @@ def by_hand(workplace: Path, sparsity: str, refit: Refit) -> float:
     """The test perplexity of the tiny model, pruned by Wanda and refitted step by step here."""
     texts = {part: workplace / f"{part}.txt" for part in ("calibration", "test")}
     work = Workspace(Setup(str(workplace / "model"), max_seq_length=32, **texts))
-    model, windows = work.language_model.model, work.text("calibration").windows
+    model, windows = work.language_model.model, work.texts.of("calibration").windows
     grams = collect_grams(model, work.layers, windows)
     for name, layer in work.layers.items():
         X = grams[name].diagonal() / len(windows)
@@ -45,7 +45,7 @@ def by_hand(workplace: Path, sparsity: str, refit: Refit) -> float:
         mask = score_mask(wanda, asked, W=layer.weight.abs(), X=X, G=None)
         budgets = budgets_of(asked)
         layer.weight.copy_(refit_layer(layer.weight.clone(), grams[name], mask, refit, budgets)[0])
-    return perplexity(model, work.text("test").windows).value
+    return perplexity(model, work.texts.of("test").windows).value
 
 
 @pytest.mark.parametrize("sparsity", ["0.5", "2:4"])

@@ -79,31 +79,31 @@ def test_a_setup_takes_one_text_as_ever_or_several():
 
 def test_calibration_is_mixed_in_equal_numbers_of_windows(opened):
     work = opened(calibration=["a.txt", "b.txt"], num_calibration_samples=9)
-    assert [len(text.windows) for text in work.texts("calibration")] == [5, 4]
+    assert [len(text.windows) for text in work.texts.each("calibration")] == [5, 4]
     a = opened(calibration="a.txt", num_calibration_samples=5).text("calibration").windows
     b = opened(calibration="b.txt", num_calibration_samples=4).text("calibration").windows
-    windows = work.text("calibration").windows
+    windows = work.texts.of("calibration").windows
     assert torch.equal(windows[0::2], a) and torch.equal(windows[1::2], b)
     assert not work.observer.notes
 
 
 def test_where_one_text_is_short_each_gives_as_many_and_it_is_told(opened):
     work = opened(calibration=["a.txt", "short.txt"], num_calibration_samples=20)
-    assert [len(text.windows) for text in work.texts("calibration")] == [5, 5]
-    assert len(work.text("calibration").windows) == 10
+    assert [len(text.windows) for text in work.texts.each("calibration")] == [5, 5]
+    assert len(work.texts.of("calibration").windows) == 10
     [note] = work.observer.notes
     assert "short.txt has only 5 windows" in note and "2 calibration texts" in note
 
 
 def test_without_a_limit_each_text_is_read_whole_and_the_mixture_is_equal(opened):
     work = opened(validation=["a.txt", "short.txt"])
-    assert [len(text.windows) for text in work.texts("validation")] == [31, 5]
+    assert [len(text.windows) for text in work.texts.each("validation")] == [31, 5]
     assert not work.observer.notes
-    assert len(work.text("validation").windows) == 10
+    assert len(work.texts.of("validation").windows) == 10
     assert "short.txt" in work.observer.notes[0]
-    assert work.places("validation") == ("validation: a.txt", "validation: short.txt")
+    assert work.texts.places("validation") == ("validation: a.txt", "validation: short.txt")
     assert torch.equal(
-        work.text("validation: a.txt").windows,
+        work.texts.of("validation: a.txt").windows,
         opened(validation="a.txt").text("validation").windows,
     )
 
@@ -115,14 +115,14 @@ def test_what_a_text_is_called_does_not_count_but_which_texts_and_their_order_do
     others = [["b.txt", "a.txt"], ["a.txt", "b.txt", "c.txt"], "a.txt", ["a.txt", "c.txt"]]
     assert both not in [opened(test=other).fingerprint("test") for other in others]
     one = opened(test="a.txt")
-    assert one.fingerprint("test") == one.text("test").fingerprint
+    assert one.texts.fingerprint("test") == one.texts.of("test").fingerprint
 
 
 def test_each_chunk_of_a_race_holds_each_text(opened):
     texts = {"calibration": "calibration.txt", "validation": ["a.txt", "b.txt"]}
     work = opened(**texts, max_seq_length=16)
     fitness = fitness_of(work, Sparsity(ratio=0.5))
-    own = {tuple(w.tolist()) for w in work.text("validation: a.txt").windows}
+    own = {tuple(w.tolist()) for w in work.texts.of("validation: a.txt").windows}
     of_a = [tuple(window.tolist()) in own for window in fitness._windows]
     assert of_a == [turn % 2 == 0 for turn in range(len(of_a))]
     per_chunk = len(of_a) // fitness.total_chunks

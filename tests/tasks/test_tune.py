@@ -114,7 +114,7 @@ def test_sensitivity_is_what_the_loss_rises_by_when_a_layer_alone_is_pruned(tune
     model = str(workplace / "model")
     text, length = workplace / "tuned" / "texts" / "validation.txt", settings["max_seq_length"]
     work = Workspace(prunerzero.Setup(model=model, validation=text, max_seq_length=length))
-    windows = work.text("validation").spread(tuned["sensitivity_windows"]).windows
+    windows = work.texts.of("validation").spread(tuned["sensitivity_windows"]).windows
     dense = AutoModelForCausalLM.from_pretrained(model)
     before = window_losses(dense, windows).mean()
     pruned = AutoModelForCausalLM.from_pretrained(workplace / "tuned" / "model")

@@ -120,7 +120,7 @@ class BlockByBlock:
 
     def measure(self, source: OffloadedBlocks, place: str, label: str) -> list[float]:
         """The loss of each window of a part, or of one of its texts, in nats per token."""
-        windows = self.work.text(place).windows
+        windows = self.work.texts.of(place).windows
         what = f"{label}, {the_text(place)}"
         with self.work.observer.count(what, len(source), "blocks") as advance:
             return losses_by_block(source, windows, self.resources, _one_more(advance))
@@ -173,8 +173,8 @@ def prune_blocks(
     work = run.work
     check_widths(work.layers, sparsity)
     for part in parts_read(metric, run.refit):
-        work.text(part)
-    places = [place for part in parts for place in work.places(part)]
+        work.texts.of(part)
+    places = [place for part in parts for place in work.texts.places(part)]
     begun = partial.begin(run.identity(metric, sparsity, parts))
     source, loaded = run.source, work.language_model
     if begun:
@@ -185,7 +185,7 @@ def prune_blocks(
     writer = ShardWriter(partial.folder, loaded.model, len(source) + 1, loaded.files.tensors())
     writer.write(0, source.outside())
     record = FinishedBlocks(partial, writer, plan.needed)
-    windows = work.text("calibration").windows if plan.reads_text else None
+    windows = work.texts.of("calibration").windows if plan.reads_text else None
     with work.observer.count("pruning", plan.visits * len(source), "blocks") as advance:
         prune_by_block(source, windows, plan, run.resources, record, _one_more(advance))
     writer.finish()

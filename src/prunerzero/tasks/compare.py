@@ -135,7 +135,7 @@ def compare(
     work = Workspace(setup, observer)
     if datasets or texts:
         sources = sources_of(setup, "test", datasets, texts)
-        work.read("calibration")
+        work.texts.read("calibration")
         work.check_widths(sparsity)
         named_texts = windows_of(work, sources, "test", stride, own=False)
         cut = {text.name: text for text in named_texts}
@@ -146,8 +146,8 @@ def compare(
             choice("parts", part, PARTS)
         if parts is None:
             both: tuple[Part, ...] = ("validation", "test")
-            parts = tuple(part for part in both if work.has(part)) or ("validation",)
-        work.read("calibration", *parts)
+            parts = tuple(part for part in both if work.texts.has(part)) or ("validation",)
+        work.texts.read("calibration", *parts)
         work.check_widths(sparsity)
         cut = {}
         for part in parts:
@@ -168,7 +168,7 @@ def compare_in(
     """Part → name → perplexity, for a workspace that is open already."""
     work.check_widths(sparsity)
     for part in parts:
-        work.text(part)
+        work.texts.of(part)
     _statistics(work, metrics)  # at once, before anything else takes long
     found = {str(part): {"dense": work.dense(part)} for part in parts}
     for name, metric in metrics.items():
@@ -242,7 +242,7 @@ def compare_on(
             prune_by(work, method, sparsity)
             measure(method.name)
     if refit.changes_weights or methods:
-        doubts.append(one_text_doubt([text.name for text in work.texts("calibration")]))
+        doubts.append(one_text_doubt([text.name for text in work.texts.each("calibration")]))
     warnings = told(doubts)
     for doubt in warnings:
         work.observer.note(doubt)

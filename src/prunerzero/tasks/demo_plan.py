@@ -90,7 +90,7 @@ def _windows_of_an_evaluation(validation: int) -> float:
 
 def time_a_window(work: Workspace, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds that the dense model takes for a window, now, with all else that the machine does."""
-    windows = work.text("validation").spread(4).windows
+    windows = work.texts.of("validation").spread(4).windows
     model = work.language_model.model
     perplexity(model, windows, work.batch_size)  # the first pass takes longer
     begun, read = clock(), 0

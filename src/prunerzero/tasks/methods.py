@@ -25,7 +25,7 @@ def read_methods(named: str | Sequence[str]) -> tuple[Method, ...]:
 
 def prune_by(work: Workspace, method: Method, sparsity: Sparsity) -> None:
     """Prune the model in place with a method, each layer by the same share."""
-    model, windows = work.language_model.model, work.text("calibration").windows
+    model, windows = work.language_model.model, work.texts.of("calibration").windows
     count = len(find_blocks(model)[1])
     with (
         resources_of(work) as resources,

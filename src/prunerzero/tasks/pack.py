@@ -127,7 +127,7 @@ def pack(
     work = None
     if calibration:
         work = Workspace(replace(setup, calibration=calibration), observer)
-        work.read("calibration")
+        work.texts.read("calibration")
     checkpoint = Checkpoint.of(source)
     check_apart(output_dir, checkpoint.folder)
     empty = _empty_model(source, checkpoint)

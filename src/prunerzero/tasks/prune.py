@@ -177,9 +177,9 @@ def _read_texts(
 ) -> list[Part]:
     """Read the texts that are needed; returns those to measure perplexity on."""
     choices: tuple[Part, ...] = ("test", "validation")
-    parts = [part for part in choices if work.has(part)][:1]
+    parts = [part for part in choices if work.texts.has(part)][:1]
     needed = [*parts_read(metric, refit), *parts]
-    work.read(*needed)
+    work.texts.read(*needed)
     if recipe is not None:
         check_same(work, recipe, needed)
     return parts
@@ -204,7 +204,7 @@ def prune_in(
     work.check_widths(sparsity)
     if refit.reconstruct or in_order:
         check_blocks(work, "reconstruct" if refit.reconstruct else "propagate")
-    places = [place for part in parts for place in work.places(part)]
+    places = [place for part in parts for place in work.texts.places(part)]
     statistics = work.statistics(metric.expression.terminals)
     try:
         check_differs(work.layers, statistics, metric.expression, sparsity)

@@ -66,7 +66,7 @@ def prune_loaded(
 
 def check_blocks(work: Workspace, option: str) -> None:
     """Raise ModelError where the model's blocks cannot run one by one, as ``option`` needs."""
-    windows = work.text("calibration").windows
+    windows = work.texts.of("calibration").windows
     try:
         with resources_of(work) as resources:
             check_one_by_one(work.language_model.model, work.layers, windows, resources)
@@ -147,7 +147,7 @@ def _refit_in_order(
         resources_of(work) as resources,
         work.observer.count("refitting", len(blocks), "blocks") as advance,
         deterministic(strict=False),
-        BlockPasses(blocks, work.text("calibration").windows, resources) as passes,
+        BlockPasses(blocks, work.texts.of("calibration").windows, resources) as passes,
     ):
         work_through(passes, solve, advance)
     return outcome(layers, statistics, expression, errors)
@@ -155,7 +155,7 @@ def _refit_in_order(
 
 def _train(work: Workspace, dense: Mapping[str, Tensor], steps: int) -> None:
     """Train the weights of the pruned model that are not zero, block by block."""
-    model, windows = work.language_model.model, work.text("calibration").windows
+    model, windows = work.language_model.model, work.texts.of("calibration").windows
     count, what = len(find_blocks(model)[1]), f"training, {steps} steps a block"
     with resources_of(work) as resources, work.observer.count(what, count, "blocks") as advance:
         errors = reconstruct(

@@ -95,10 +95,10 @@ def with_doubts(
     doubts: list[str | None] = []
     for place, found in losses.items():
         dense = result.perplexity[place]["dense"]
-        doubts.append(dense_doubt(place, dense, work.text(place).windows))
+        doubts.append(dense_doubt(place, dense, work.texts.of(place).windows))
         doubts.append(pruned_doubt(place, found["dense"], found["pruned"]))
     if refit.changes_weights:
-        doubts.append(one_text_doubt([text.name for text in work.texts("calibration")]))
+        doubts.append(one_text_doubt([text.name for text in work.texts.each("calibration")]))
     for doubt in told(doubts):
         work.observer.note(doubt)
     return replace(result, warnings=told(doubts))

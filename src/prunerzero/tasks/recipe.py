@@ -59,9 +59,9 @@ def check_same(work: Workspace, recipe: Mapping[str, Any], parts: Sequence[Part]
     for part in parts:
         options = [part, f"num_{part}_samples", "max_seq_length"]
         options += [] if recipe.get(part) else ["dataset"]
-        changed = then.get(part) not in (None, work.fingerprint(part))
+        changed = then.get(part) not in (None, work.texts.fingerprint(part))
         if changed and _as_told(work, recipe, "model", *options):
-            name = ", ".join(text.name for text in work.texts(part))
+            name = ", ".join(text.name for text in work.texts.each(part))
             raise TextError(
                 f"the {part} text '{name}' has changed since the recipe was written; restore it, "
                 f"or pass `{part}=FILE` to prune with another."

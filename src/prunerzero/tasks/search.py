@@ -126,7 +126,7 @@ def search(
 def run_order(order: Order, observer: Observer) -> tuple[Found, evolution.SearchResult]:
     """Read the model and the texts in a new process, then search: a worker's part."""
     work = Workspace(order.setup, observer)
-    work.read("calibration", "validation", *_optional(work))
+    work.texts.read("calibration", "validation", *_optional(work))
     return _search(work, order.sparsity, order.folder, order.settings, order.storage, order.refit)
 
 
@@ -138,7 +138,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _optional(work: Workspace) -> list[Part]:
-    return ["test"] if work.has("test") else []
+    return ["test"] if work.texts.has("test") else []
 
 
 def search_in(
@@ -175,10 +175,10 @@ def _search(
 ) -> tuple[Found, evolution.SearchResult]:
     work.check_widths(sparsity)
     judged: list[Part] = ["validation", *(_optional(work) if test else [])]
-    work.text("calibration")
-    places = [place for part in judged for place in work.places(part)]
+    work.texts.of("calibration")
+    places = [place for part in judged for place in work.texts.places(part)]
     called = "validation text"
-    if work.text("validation").texts:  # mixed, as it is searched on, and each by itself
+    if work.texts.of("validation").texts:  # mixed, as it is searched on, and each by itself
         places.insert(0, "validation")
         called = "mixture of the validation texts"
     identity = _identity(work, sparsity, settings, refit)
@@ -231,7 +231,7 @@ def _search(
         warnings = told(
             [
                 *(_dense_doubt(work, shared, place) for place in places),
-                one_text_doubt([t.name for t in work.texts("calibration")])
+                one_text_doubt([t.name for t in work.texts.each("calibration")])
                 if refit.update != "none"
                 else None,
             ]
@@ -271,7 +271,7 @@ def _search(
 
 def _dense_doubt(work: Workspace, shared: SharedPerplexities, place: str) -> str | None:
     dense = shared.measured(place, "dense")
-    return None if dense is None else dense_doubt(place, dense, work.text(place).windows)
+    return None if dense is None else dense_doubt(place, dense, work.texts.of(place).windows)
 
 
 def fitness_of(
@@ -282,7 +282,7 @@ def fitness_of(
 ) -> PrunedLoss:
     """What measures a metric with these terminals on the validation text; of several texts on
     their mixture."""
-    text = work.text("validation")
+    text = work.texts.of("validation")
     count, turns = len(text.windows), max(1, len(text.texts))
     per_chunk = max(1, min(_CHUNK_TOKENS // work.window_length, count // _RACE_CHUNKS))
     if turns > 1 and count // _RACE_CHUNKS >= turns:  # a window of each text, or more, in a chunk

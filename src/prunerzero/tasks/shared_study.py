@@ -102,4 +102,4 @@ class SharedPerplexities:
             return [self._work.measure(place, name).value]
 
     def _name(self, what: str, place: str) -> str:
-        return f"perplexity of {what} on {place} {self._work.text(place).fingerprint}"
+        return f"perplexity of {what} on {place} {self._work.texts.of(place).fingerprint}"

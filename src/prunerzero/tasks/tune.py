@@ -232,7 +232,7 @@ def _open(
     )
     texts, split = cut_parts(setup, folder / TEXTS)
     work = Workspace(setup, observer)
-    work.read(*(part for part in PARTS if part not in texts))
+    work.texts.read(*(part for part in PARTS if part not in texts))
     if pattern is not None:
         work.check_widths(pattern)
     loaded = work.language_model
@@ -246,7 +246,7 @@ def _open(
         work = Workspace(setup, observer)
         work.language_model = loaded
         for part in PARTS:
-            work.text(part)
+            work.texts.of(part)
     except BaseException:
         if not (folder / RUN / IDENTITY).is_file():  # leave nothing behind
             shutil.rmtree(folder / TEXTS, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import fields, replace
 from functools import cached_property, partial
@@ -14,14 +14,10 @@ import torch
 
 import prunerzero
 from prunerzero import identity
-from prunerzero.errors import ModelError, TextError
+from prunerzero.errors import ModelError
 from prunerzero.language.corpora import (
     Part,
     Text,
-    mixed,
-    part_of,
-    places_of,
-    shares_of,
     the_text,
 )
 from prunerzero.language.divergence import MEMORY, Reference, remember
@@ -47,8 +43,8 @@ from prunerzero.pruning.statistics import (
     collect_statistics,
 )
 from prunerzero.tasks.observer import Observer
-from prunerzero.tasks.own_texts import Source, limited, own_sources
 from prunerzero.tasks.setup import Setup
+from prunerzero.tasks.texts import Texts
 
 DEFAULT_WINDOW_LENGTH = 2048
 _BATCH_TOKENS = 2048
@@ -84,26 +80,9 @@ class Workspace:
         self.setup = replace(setup, gradient=self.gradient)
         self.observer = observer or Observer()
         self._load = load
-        self._sources: dict[Part, list[Source]] = {}
-        self._texts: dict[Part, tuple[Text, ...]] = {}
-        self._mixed: dict[Part, Text] = {}
+        self.texts = Texts(self.setup, self.observer, self._cut)
         self._dense: dict[str, Perplexity] = {}
         self._statistics: dict[str, Statistics] = {}
-
-    def read(self, *parts: Part) -> None:
-        """Read these parts now. Raises TextError where one is not named or not readable."""
-        for part in parts:
-            if part in self._sources:
-                continue
-            self._sources[part] = own_sources(self.setup, part)
-            if not self._sources[part]:
-                raise TextError(
-                    f'no {part} text is named; pass `{part}=FILE` or `dataset="wikitext2"`.'
-                )
-
-    def has(self, part: Part) -> bool:
-        """Whether the user named a text for this part."""
-        return bool(self.setup.files(part) or self.setup.corpora)
 
     @cached_property
     def language_model(self) -> LanguageModel:
@@ -166,7 +145,7 @@ class Workspace:
             "dtype": str(self.language_model.model.dtype).removeprefix("torch."),
             "gradient": self.setup.gradient,
             "layers to prune": identity.of_names(self.layers),
-            **{f"{part} text": self.fingerprint(part) for part in parts},
+            **{f"{part} text": self.texts.fingerprint(part) for part in parts},
         }
 
     @cached_property
@@ -185,64 +164,14 @@ class Workspace:
         limit = min(DEFAULT_WINDOW_LENGTH, self.language_model.context_length)
         return self.setup.max_seq_length or limit
 
+    def _cut(self, documents: list[str], name: str) -> Text:
+        return self.language_model.windows(documents, self.window_length, name)
+
     @property
     def batch_size(self) -> int:
         """Windows read at once."""
         wanted = self.setup.batch_size or max(1, _BATCH_TOKENS // self.window_length)
         return min(wanted, _MOST_WINDOWS)
-
-    def texts(self, part: Part) -> tuple[Text, ...]:
-        """The texts of a part, one by one, which share the number of windows that it may have.
-
-        Raises:
-            TextError: one cannot be read, or is too short for one window.
-        """
-        if part not in self._texts:
-            self.read(part)
-            loaded, length = self.language_model, self.window_length
-            whole = [loaded.windows(s.documents, length, s.name) for s in self._sources[part]]
-            count = getattr(self.setup, f"num_{part}_samples")
-            self._texts[part] = limited(whole, count)
-            if count is not None and len(whole) > 1:
-                self._tell_if_short(part, whole, count)
-        return self._texts[part]
-
-    def _tell_if_short(self, part: Part, texts: Sequence[Text], count: int | None) -> None:
-        """Say so where the shortest of several texts decides how much of all is mixed."""
-        lengths = [len(text.windows) for text in texts]
-        shares = shares_of(lengths, count)
-        if sum(shares) < sum(lengths) and (count is None or sum(shares) < count):
-            shortest = texts[lengths.index(min(lengths))]
-            self.observer.note(
-                f"{shortest.name} has only {min(lengths)} windows of {self.window_length} tokens, "
-                f"so each of the {len(texts)} {part} texts gives as many; pass a longer text, or a "
-                "smaller `max_seq_length`, for more."
-            )
-
-    def places(self, part: Part) -> tuple[str, ...]:
-        """What figures of the texts of a part are called, one by one: the part itself where it has
-        one text, else ``"test: mine.txt"`` and so on."""
-        return places_of(part, self.texts(part))
-
-    def text(self, place: str) -> Text:
-        """The windows of a part, mixed where it has several texts; or those of one of its
-        ``places``. Raises TextError."""
-        part = part_of(place)
-        if place != part:
-            return self.texts(part)[self.places(part).index(place)]
-        if part not in self._mixed:
-            texts, count = self.texts(part), getattr(self.setup, f"num_{part}_samples")
-            self._mixed[part] = texts[0] if len(texts) == 1 else mixed(texts, count)
-            if len(texts) > 1 and count is None:
-                self._tell_if_short(part, texts, None)
-        return self._mixed[part]
-
-    def fingerprint(self, part: Part) -> str:
-        """The digest of the texts of a part: equal windows of each, equal digest."""
-        texts = self.texts(part)
-        if len(texts) == 1:
-            return texts[0].fingerprint
-        return identity.digest("mixed by turns", *(text.fingerprint for text in texts))
 
     def statistics(self, terminals: Collection[str]) -> Statistics:
         """What metrics with these terminals read of every layer, on the dense model.
@@ -271,7 +200,7 @@ class Workspace:
         if of == "X" and "G" in self._statistics:
             of = "G"  # X is there too
         if of not in self._statistics:
-            self.text("calibration")  # counts as read where the cache has what it gives
+            self.texts.of("calibration")  # counts as read where the cache has what it gives
             key = {
                 **self.identity("calibration"),
                 "gradient": self.gradient if of == "G" else None,
@@ -287,7 +216,7 @@ class Workspace:
         return self._measure_D() if of == "D" else self._measure_X(of == "G")
 
     def _measure_X(self, gradients: bool) -> Statistics:
-        windows = self.text("calibration").windows
+        windows = self.texts.of("calibration").windows
         with self.observer.count("statistics", len(windows)) as advance:
             return collect_statistics(
                 self.language_model.model,
@@ -299,7 +228,7 @@ class Workspace:
             )
 
     def _measure_D(self) -> Statistics:
-        windows = self.text("calibration").windows
+        windows = self.texts.of("calibration").windows
         with self.observer.count("statistics D", len(windows) * passes(self.layers)) as advance:
             found = collect_inverse_diagonals(
                 self.language_model.model, self.layers, windows, advance
@@ -313,7 +242,7 @@ class Workspace:
 
     def grams_now(self) -> Grams:
         """The same on the model as it is now."""
-        windows = self.text("calibration").windows
+        windows = self.texts.of("calibration").windows
         with self.observer.count("Gram matrices", len(windows)) as advance:
             return collect_grams(self.language_model.model, self.layers, windows, advance)
 
@@ -331,11 +260,11 @@ class Workspace:
     def compare(self, place: str, label: str, reference: Reference | None) -> Perplexity:
         """The same, and how far the model is from what ``remember`` gave."""
         shown = f"{label}, {the_text(place)}"
-        return self.losses_of(self.text(place), shown, reference=reference)
+        return self.losses_of(self.texts.of(place), shown, reference=reference)
 
     def remember(self, place: str, memory: int = MEMORY) -> Reference:
         """Logits of the model, as it is now, to compare it with later."""
-        return self.logits_of(self.text(place), f"logits, {the_text(place)}", memory)
+        return self.logits_of(self.texts.of(place), f"logits, {the_text(place)}", memory)
 
     def losses_of(
         self,
@@ -399,11 +328,7 @@ class Workspace:
     def describe(self) -> dict[str, Any]:
         """All settings as they came out, for results: text names, window length and counts."""
         given = {f.name: getattr(self.setup, f.name) for f in fields(self.setup)}
-        texts: dict[str, Text] = {}
-        for part, of_part in self._texts.items():
-            if len(of_part) == 1 or part in self._mixed:
-                texts[part] = self.text(part)
-            texts |= zip(self.places(part), of_part, strict=True)
+        texts = self.texts.used()
         return {
             **{name: _plain(value) for name, value in given.items()},
             "revision": getattr(self.language_model.model.config, "_commit_hash", None)
@@ -415,7 +340,7 @@ class Workspace:
             "windows": {place: len(text.windows) for place, text in texts.items()},
             "fingerprints": {
                 "model": self.model_identity,
-                **{part: self.fingerprint(part) for part in self._texts},
+                **self.texts.fingerprints(),
             },
             "versions": versions(),
         }

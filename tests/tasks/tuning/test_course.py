@@ -30,8 +30,10 @@ class Bench:
         self.refit = RefitOptions()
         self.work = SimpleNamespace(
             observer=Observer(),
-            texts=lambda part: [SimpleNamespace(name=name) for name in self.factors],
-            places=lambda part: [part, *self.factors][-len(self.factors) :],
+            texts=SimpleNamespace(
+                each=lambda part: [SimpleNamespace(name=name) for name in self.factors],
+                places=lambda part: [part, *self.factors][-len(self.factors) :],
+            ),
         )
 
     def refitted(self, refit: RefitOptions) -> Bench:

@@ -211,18 +211,18 @@ class Bench:
                 measured = self._read(part, windows, label)
             return {"losses": measured.losses, "seconds": measured.seconds}
 
-        count = windows or len(self.work.text(part).windows)
+        count = windows or len(self.work.texts.of(part).windows)
         found = self.ledger.recall(f"{what}, {part}, {count} windows", losses)
         measured = Measured(tuple(found["losses"]), found["seconds"])
         if place == part:
             return measured
-        places = self.work.places(part)  # whose windows take turns
+        places = self.work.texts.places(part)  # whose windows take turns
         own = measured.losses[places.index(place) :: len(places)]
         return Measured(own, measured.seconds * len(own) / len(measured.losses))
 
     def _read(self, part: Part, windows: int | None, label: str | None) -> Measured:
         begun = time.monotonic()
-        chosen = self.work.text(part).spread(windows)
+        chosen = self.work.texts.of(part).spread(windows)
         result = self.work.losses_of(chosen, label and f"{label}, {part} text")
         return Measured(result.losses, time.monotonic() - begun)
 

@@ -102,7 +102,7 @@ class Curve:
     ) -> dict[str, OnText]:
         """Dense against pruned on each text of a part, by the text's name."""
         bench = bench or self.bench
-        texts, places = self.bench.work.texts(part), self.bench.work.places(part)
+        texts, places = self.bench.work.texts.each(part), self.bench.work.texts.places(part)
         found = {}
         for text, place in zip(texts, places, strict=True):
             dense = bench.dense(place, windows).loss
@@ -112,7 +112,9 @@ class Curve:
 
     def allowed_rise(self, part: Part) -> float:
         """The rise that the limit allows on a part, to compare with what ``decisive`` gives."""
-        dense = max(exp(self.bench.dense(place).loss) for place in self.bench.work.places(part))
+        dense = max(
+            exp(self.bench.dense(place).loss) for place in self.bench.work.texts.places(part)
+        )
         return (allowed_on(self.limit, dense) or 0.0) / dense - 1
 
     def decisive(self, texts: Mapping[str, OnText]) -> float:

@@ -34,7 +34,7 @@ def part_figures(
     bench: Bench, metric: Metric, sparsity: Sparsity, part: Part, limit: Limit
 ) -> PartFigures:
     """Dense against pruned on a part, with intervals and divergence; on each text of several."""
-    places = bench.work.places(part)
+    places = bench.work.texts.places(part)
     texts = [_figures(bench, metric, sparsity, place, limit) for place in places]
     if len(texts) == 1:
         return texts[0]
@@ -83,7 +83,7 @@ def _figures(
             f"divergence of {bench.name(metric, sparsity)}, {place}",
             lambda: _divergence(bench, metric, sparsity, place),
         )
-    text = bench.work.text(place)
+    text = bench.work.texts.of(place)
     return PartFigures(
         text=text.name,
         windows=len(text.windows),
@@ -107,10 +107,10 @@ def part_doubts(bench: Bench, metric: Metric, sparsity: Sparsity) -> tuple[str, 
     """What cannot be right about the figures of any text of either part."""
     doubts = []
     both: tuple[Part, ...] = ("validation", "test")
-    for place in (place for part in both for place in bench.work.places(part)):
+    for place in (place for part in both for place in bench.work.texts.places(part)):
         dense, pruned = bench.dense(place), bench.pruned(metric, sparsity, place)
         doubts += [
-            dense_doubt(place, exp(dense.loss), bench.work.text(place).windows),
+            dense_doubt(place, exp(dense.loss), bench.work.texts.of(place).windows),
             pruned_doubt(place, dense.losses, pruned.losses),
             interval_doubt(place, len(dense.losses)),
         ]
@@ -170,7 +170,7 @@ def samples(bench: Bench, metric: Metric, sparsity: Sparsity, count: int) -> tup
     """Continuations of test windows, dense against pruned."""
     work = bench.work
     model, tokenizer = work.language_model.model, work.language_model.tokenizer
-    prompts = prompts_of(work.text("test").spread(count).windows, count)
+    prompts = prompts_of(work.texts.of("test").spread(count).windows, count)
     work.observer.stage("writing samples")
     dense = continuations(model, tokenizer, prompts)
     with work.pruned_for_now():

@@ -90,7 +90,7 @@ def limit_on(bench: Bench, wish: Wish) -> Limit:
         dense = exp(bench.dense("validation").loss)
         return Limit("degradation", wish.value, dense * (1 + wish.value))
     if wish.kind == "perplexity":
-        for place in bench.work.places("validation"):
+        for place in bench.work.texts.places("validation"):
             dense = exp(bench.dense(place).loss)
             if dense > wish.value:
                 raise InputError(

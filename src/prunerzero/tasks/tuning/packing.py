@@ -59,7 +59,7 @@ def pack_and_measure(setup: Setup, work: Workspace, model: Path, packed: Path) -
         packed: where the packed one is, or will be.
     """
     narrow = work.language_model.stored_dtype in _NARROW
-    context, windows = work.language_model.context_length, work.text("test").windows
+    context, windows = work.language_model.context_length, work.texts.of("test").windows
     work.forget_model()
     original = ModelSource(
         model=setup.model,
