@@ -23,9 +23,9 @@ from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.search import fitness_of
 from prunerzero.tasks.tune_result import Limit
-from prunerzero.tasks.tuning.bench import Measured
 from prunerzero.tasks.tuning.curve import Curve
 from prunerzero.tasks.tuning.limit import allowed_on
+from prunerzero.tasks.tuning.workbench import Measured
 from prunerzero.tasks.workspace import Workspace
 
 MODEL = ["--model", "model"]

@@ -20,7 +20,7 @@ import prunerzero
 from prunerzero.files import to_json
 from prunerzero.language.perplexity import window_losses
 from prunerzero.tasks.tune_file import read_result
-from prunerzero.tasks.tuning.bench import is_tuning
+from prunerzero.tasks.tuning.workbench import is_tuning
 from prunerzero.tasks.workspace import Workspace
 
 MINE = ["--model", "model", "--validation", "mine.txt"]

@@ -30,20 +30,20 @@ from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.tune_file import read_result
 from prunerzero.tasks.tune_result import ChosenMetric, TuneResult
 from prunerzero.tasks.tuning import figures
-from prunerzero.tasks.tuning.bench import (
-    IDENTITY,
-    RUN,
-    TEXTS,
-    Bench,
-    is_tuning,
-    open_ledger,
-    question_of,
-)
 from prunerzero.tasks.tuning.course import GROUPS, Course
 from prunerzero.tasks.tuning.limit import Wish, limit_on
 from prunerzero.tasks.tuning.packing import ABOUT_SECONDS, pack_and_measure
 from prunerzero.tasks.tuning.repeat import commands
 from prunerzero.tasks.tuning.texts import cut_parts, fitting_length, write_parts
+from prunerzero.tasks.tuning.workbench import (
+    IDENTITY,
+    RUN,
+    TEXTS,
+    Workbench,
+    is_tuning,
+    open_ledger,
+    question_of,
+)
 from prunerzero.tasks.workspace import Workspace
 
 RESULT = "tune.json"
@@ -120,7 +120,7 @@ def tune(
         if answered:
             result = _packed(read_result(folder / RESULT), folder, setup, work)
             return _delivered(result, folder, language, push_to_hub, work)
-        bench = Bench(work, ledger, tasks)
+        bench = Workbench(work, ledger, tasks)
         limit = limit_on(bench, wish)
         search = None
         if evaluations != 0 and seconds != 0:

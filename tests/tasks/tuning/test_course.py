@@ -14,12 +14,12 @@ from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions, TuneOptions
 from prunerzero.tasks.tune_result import Limit
 from prunerzero.tasks.tuning import course
-from prunerzero.tasks.tuning.bench import Measured
+from prunerzero.tasks.tuning.workbench import Measured
 
 PATTERN = Sparsity.parse("2:4")
 
 
-class Bench:
+class Workbench:
     """The dense model has perplexity 10, every known metric 40, an evolved one what it is given.
 
     ``refitted`` is text → what a refit makes of these perplexities, by a factor.
@@ -36,8 +36,8 @@ class Bench:
             ),
         )
 
-    def refitted(self, refit: RefitOptions) -> Bench:
-        other = Bench(self.evolved, self.factors)
+    def refitted(self, refit: RefitOptions) -> Workbench:
+        other = Workbench(self.evolved, self.factors)
         other.refit = refit
         return other
 
@@ -56,7 +56,7 @@ class Bench:
 def test_the_better_metric_answers_within_the_limit_or_beyond_it(limit, evolved, monkeypatch):
     found = SimpleNamespace(metric="W * exp(X * G)", interrupted=False, evaluations=3)
     monkeypatch.setattr(course, "search_in", lambda *args, **options: (found, None))
-    asked = course.Course(Bench(evolved), Limit("degradation", limit, 10 * (1 + limit)))
+    asked = course.Course(Workbench(evolved), Limit("degradation", limit, 10 * (1 + limit)))
     answer = asked.run(PATTERN, ["row"], SearchSettings(evaluations=3), Path("unused"))
     assert (answer.metric.name == course.EVOLVED) == (evolved < 40)
     assert answer.reached == (min(evolved, 40) / 10 - 1 <= limit)
@@ -72,7 +72,7 @@ def test_the_better_metric_answers_within_the_limit_or_beyond_it(limit, evolved,
 )
 def test_weights_are_refitted_only_where_no_validation_text_loses_by_it(factors, taken):
     ways = TuneOptions(refine="none").ways
-    asked = course.Course(Bench(40, factors), Limit("degradation", 5.0, 60), ways)
+    asked = course.Course(Workbench(40, factors), Limit("degradation", 5.0, 60), ways)
     asked.run(PATTERN, ["row"], None, Path("unused"))
     assert asked.curve.bench.refit.update == taken
 
@@ -80,20 +80,20 @@ def test_weights_are_refitted_only_where_no_validation_text_loses_by_it(factors,
 def test_a_refit_that_is_asked_for_is_taken_whatever_it_costs():
     ways = TuneOptions(update="least-squares", refine="none").ways
     asked = course.Course(
-        Bench(40, {"a.txt": 1.2, "b.txt": 1.2}), Limit("degradation", 5, 60), ways
+        Workbench(40, {"a.txt": 1.2, "b.txt": 1.2}), Limit("degradation", 5, 60), ways
     )
     asked.run(PATTERN, ["row"], None, Path("unused"))
     assert asked.curve.bench.refit.update == "least-squares"
 
 
-class Rising(Bench):
+class Rising(Workbench):
     """The perplexity rises with the sparsity, and a refit makes it rise faster, or more slowly."""
 
     def pruned(self, metric, sparsity, part: str, windows: int | None = None, **_) -> Measured:
         slope = self.factors[next(iter(self.factors))] if self.refit.update != "none" else 1.0
         return Measured((log(10 * (1 + slope * sparsity.fraction)),), 0.0)
 
-    def refitted(self, refit: RefitOptions) -> Bench:
+    def refitted(self, refit: RefitOptions) -> Workbench:
         other = Rising(self.evolved, self.factors)
         other.refit = refit
         return other

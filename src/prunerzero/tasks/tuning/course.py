@@ -16,10 +16,10 @@ from prunerzero.tasks.best_of_all import EVOLVED
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.search import search_in
 from prunerzero.tasks.tune_result import Limit, TestDecision
-from prunerzero.tasks.tuning.bench import Bench
 from prunerzero.tasks.tuning.candidates import candidates, named
 from prunerzero.tasks.tuning.curve import Curve, OnText, Step
 from prunerzero.tasks.tuning.sparsity_search import STEPS, highest_within
+from prunerzero.tasks.tuning.workbench import Workbench
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 """What there is to choose from: within what scores compete."""
@@ -82,7 +82,7 @@ class Course:
     """
 
     def __init__(
-        self, bench: Bench, limit: Limit, ways: Sequence[RefitOptions] = (RefitOptions(),)
+        self, bench: Workbench, limit: Limit, ways: Sequence[RefitOptions] = (RefitOptions(),)
     ) -> None:
         """``ways`` are those to use masks that may be taken; the bench prunes with masks alone."""
         self.curve = Curve(bench, limit)

@@ -11,8 +11,8 @@ from prunerzero.language.corpora import Part
 from prunerzero.metrics import Metric, Sparsity
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.tune_result import CurvePoint, Limit
-from prunerzero.tasks.tuning.bench import Bench
 from prunerzero.tasks.tuning.limit import allowed_on
+from prunerzero.tasks.tuning.workbench import Workbench
 
 Step = Literal["choice", "bracket", "way", "evolved", "outline"]
 
@@ -37,7 +37,7 @@ class Curve:
         allowed: the rise allowed there, on each text, or the drop of the task's score.
     """
 
-    def __init__(self, bench: Bench, limit: Limit) -> None:
+    def __init__(self, bench: Workbench, limit: Limit) -> None:
         self.bench = self.masks_alone = bench
         self.limit = limit
         self.points: list[CurvePoint] = []
@@ -98,7 +98,7 @@ class Curve:
         metric: Metric,
         sparsity: Sparsity,
         windows: int | None = None,
-        bench: Bench | None = None,
+        bench: Workbench | None = None,
     ) -> dict[str, OnText]:
         """Dense against pruned on each text of a part, by the text's name."""
         bench = bench or self.bench

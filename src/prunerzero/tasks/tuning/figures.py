@@ -22,8 +22,8 @@ from prunerzero.tasks.tune_result import (
     Sample,
     TaskFigures,
 )
-from prunerzero.tasks.tuning.bench import Bench
 from prunerzero.tasks.tuning.limit import allowed_on
+from prunerzero.tasks.tuning.workbench import Workbench
 
 SENSITIVITY_WINDOWS = 4
 SENSITIVITY_SECONDS = 60.0
@@ -31,7 +31,7 @@ SENSITIVITY_SECONDS = 60.0
 
 
 def part_figures(
-    bench: Bench, metric: Metric, sparsity: Sparsity, part: Part, limit: Limit
+    bench: Workbench, metric: Metric, sparsity: Sparsity, part: Part, limit: Limit
 ) -> PartFigures:
     """Dense against pruned on a part, with intervals and divergence; on each text of several."""
     places = bench.work.texts.places(part)
@@ -57,7 +57,7 @@ def part_figures(
 
 
 def _figures(
-    bench: Bench,
+    bench: Workbench,
     metric: Metric,
     sparsity: Sparsity,
     place: str,
@@ -103,7 +103,7 @@ def _figures(
     )
 
 
-def part_doubts(bench: Bench, metric: Metric, sparsity: Sparsity) -> tuple[str, ...]:
+def part_doubts(bench: Workbench, metric: Metric, sparsity: Sparsity) -> tuple[str, ...]:
     """What cannot be right about the figures of any text of either part."""
     doubts = []
     both: tuple[Part, ...] = ("validation", "test")
@@ -117,7 +117,7 @@ def part_doubts(bench: Bench, metric: Metric, sparsity: Sparsity) -> tuple[str, 
     return told(doubts)
 
 
-def _divergence(bench: Bench, metric: Metric, sparsity: Sparsity, place: str) -> dict[str, Any]:
+def _divergence(bench: Workbench, metric: Metric, sparsity: Sparsity, place: str) -> dict[str, Any]:
     work = bench.work
     reference = work.remember(place)
     with work.pruned_for_now():
@@ -128,7 +128,7 @@ def _divergence(bench: Bench, metric: Metric, sparsity: Sparsity, place: str) ->
 
 
 def layer_figures(
-    bench: Bench, metric: Metric, sparsity: Sparsity
+    bench: Workbench, metric: Metric, sparsity: Sparsity
 ) -> tuple[tuple[LayerFigures, ...], Literal["layer", "block"], int]:
     """Sparsity and sensitivity of each layer; what was pruned at a time; on how many windows."""
     work = bench.work
@@ -166,7 +166,7 @@ def layer_figures(
     return layers, "layer" if one_by_one else "block", windows
 
 
-def samples(bench: Bench, metric: Metric, sparsity: Sparsity, count: int) -> tuple[Sample, ...]:
+def samples(bench: Workbench, metric: Metric, sparsity: Sparsity, count: int) -> tuple[Sample, ...]:
     """Continuations of test windows, dense against pruned."""
     work = bench.work
     model, tokenizer = work.language_model.model, work.language_model.tokenizer
@@ -181,7 +181,7 @@ def samples(bench: Bench, metric: Metric, sparsity: Sparsity, count: int) -> tup
 
 
 def task_figures(
-    bench: Bench, metric: Metric, sparsity: Sparsity, limit: Limit
+    bench: Workbench, metric: Metric, sparsity: Sparsity, limit: Limit
 ) -> TaskFigures | None:
     """The limit's task, dense against pruned; None where the limit is a perplexity."""
     if limit.task is None or limit.task_metric is None:

@@ -9,7 +9,7 @@ from prunerzero.errors import InputError
 from prunerzero.exponential import exp
 from prunerzero.language.corpora import the_text
 from prunerzero.tasks.tune_result import Limit, LimitKind
-from prunerzero.tasks.tuning.bench import Bench
+from prunerzero.tasks.tuning.workbench import Workbench
 
 DEFAULT = "5%"
 
@@ -84,7 +84,7 @@ def _read_task(asked: str) -> Wish:
     return Wish("task", value, task, metric)
 
 
-def limit_on(bench: Bench, wish: Wish) -> Limit:
+def limit_on(bench: Workbench, wish: Wish) -> Limit:
     """The limit as a figure. Raises InputError where the unpruned model does not keep it."""
     if wish.kind == "degradation":
         dense = exp(bench.dense("validation").loss)

@@ -1,4 +1,4 @@
-"""The model on the bench: pruned, measured, restored, and nothing measured twice."""
+"""The model of a tuning on its workbench: pruned, measured, restored, nothing measured twice."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def open_ledger(folder: Path, question: Identity) -> Memory:
     return Memory(folder / LEDGER, "delete that line, and what it holds is measured again")
 
 
-class Bench:
+class Workbench:
     """Measures the model dense and pruned, by way of the ledger."""
 
     def __init__(
@@ -109,9 +109,9 @@ class Bench:
         self.tasks = tasks
         self.refit = refit
 
-    def refitted(self, refit: RefitOptions) -> Bench:
+    def refitted(self, refit: RefitOptions) -> Workbench:
         """The same bench where masks are used in another way."""
-        return Bench(self.work, self.ledger, self.tasks, refit)
+        return Workbench(self.work, self.ledger, self.tasks, refit)
 
     def prune(self, metric: Metric, sparsity: Sparsity) -> tuple[LayerSparsity, ...]:
         """Prune the dense model in place."""
