@@ -80,8 +80,8 @@ def test_a_setup_takes_one_text_as_ever_or_several():
 def test_calibration_is_mixed_in_equal_numbers_of_windows(opened):
     work = opened(calibration=["a.txt", "b.txt"], num_calibration_samples=9)
     assert [len(text.windows) for text in work.texts.each("calibration")] == [5, 4]
-    a = opened(calibration="a.txt", num_calibration_samples=5).text("calibration").windows
-    b = opened(calibration="b.txt", num_calibration_samples=4).text("calibration").windows
+    a = opened(calibration="a.txt", num_calibration_samples=5).texts.of("calibration").windows
+    b = opened(calibration="b.txt", num_calibration_samples=4).texts.of("calibration").windows
     windows = work.texts.of("calibration").windows
     assert torch.equal(windows[0::2], a) and torch.equal(windows[1::2], b)
     assert not work.observer.notes
@@ -104,16 +104,16 @@ def test_without_a_limit_each_text_is_read_whole_and_the_mixture_is_equal(opened
     assert work.texts.places("validation") == ("validation: a.txt", "validation: short.txt")
     assert torch.equal(
         work.texts.of("validation: a.txt").windows,
-        opened(validation="a.txt").text("validation").windows,
+        opened(validation="a.txt").texts.of("validation").windows,
     )
 
 
 def test_what_a_text_is_called_does_not_count_but_which_texts_and_their_order_do(opened, workplace):
     (workplace / "a2.txt").write_text((workplace / "a.txt").read_text())
-    both = opened(test=["a.txt", "b.txt"]).fingerprint("test")
-    assert both == opened(test=["a2.txt", "b.txt"]).fingerprint("test")
+    both = opened(test=["a.txt", "b.txt"]).texts.fingerprint("test")
+    assert both == opened(test=["a2.txt", "b.txt"]).texts.fingerprint("test")
     others = [["b.txt", "a.txt"], ["a.txt", "b.txt", "c.txt"], "a.txt", ["a.txt", "c.txt"]]
-    assert both not in [opened(test=other).fingerprint("test") for other in others]
+    assert both not in [opened(test=other).texts.fingerprint("test") for other in others]
     one = opened(test="a.txt")
     assert one.texts.fingerprint("test") == one.texts.of("test").fingerprint
 
@@ -317,8 +317,10 @@ class _OnTexts:
         self.texts = texts
         self.refit = RefitOptions()
         self.work = SimpleNamespace(
-            texts=lambda part: [SimpleNamespace(name=name) for name in texts],
-            places=lambda part: [f"{part}: {name}" for name in texts],
+            texts=SimpleNamespace(
+                each=lambda part: [SimpleNamespace(name=name) for name in texts],
+                places=lambda part: [f"{part}: {name}" for name in texts],
+            )
         )
 
     def _losses(self, place: str, which: int) -> Measured:
