@@ -30,9 +30,9 @@ PATHS = ("amx", "avx512-bf16", "avx512", "avx2", "neon", "portable")
 """What the library may have, the fastest first; ``torch`` is to do without it."""
 
 _INPUT_TYPES = (torch.bfloat16, torch.float16, torch.float32)
-_NAMES = ("bfloat16", "float16", "int8")
+_NAMES = ("bfloat16", "float16", "int8", "int4")
 _CODES = {name: code for code, name in enumerate(_NAMES)}
-"""How the library calls the types of values; plain torch multiplies the others."""
+"""How the library calls the types of values."""
 
 _operators = torch.library.Library("prunerzero", "DEF")
 _operators.define(
@@ -101,11 +101,11 @@ def use(name: str) -> None:
 
 
 def _product(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
-    if matrix.kind.name not in _CODES:
-        return plain_product(inputs, matrix, bias)
     if _loaded is None and not torch.compiler.is_compiling():
         _load()
-    tiles = _tiles and (matrix.kind.scaled or matrix.kind.dtype == inputs.dtype == torch.bfloat16)
+    tiles = _tiles and (
+        matrix.kind.name == "int8" or matrix.kind.dtype == inputs.dtype == torch.bfloat16
+    )
     if inputs.shape[0] > FEW and not tiles:
         return plain_product(inputs, matrix, bias, _expand)
     return _operator(inputs, matrix, bias)
@@ -131,7 +131,7 @@ def _expand(matrix: PackedMatrix, first: int, last: int, dtype: torch.dtype) -> 
     block = torch.empty(
         rows,
         matrix.columns,
-        dtype=torch.bfloat16 if kind.scaled else kind.dtype,  # bfloat16 holds every int8
+        dtype=torch.bfloat16 if kind.scaled else kind.dtype,  # it holds every integer of 8 bits
         device=matrix.mask.device,
     )
     torch.ops.prunerzero.packed_expand(

@@ -8,7 +8,7 @@ the lanes of one output to themselves: no sum across lanes is needed.
 
 The values follow in the order of the bits, group after group, step after step. Two values of 4 bits
 share a byte, and each step begins with a byte of its own, so that a kernel finds its place by
-counting bits. Rows and inputs
+counting bits; the scales of a group's rows for the same inputs stand together. Rows and inputs
 beyond the matrix are filled with weights that are not kept. This module is the reference: it is
 plain torch, it works on any device, and the kernels are tested against it.
 """
@@ -54,8 +54,10 @@ class ValueType:
         return 4 if self.halves else 8 * self.storage.itemsize
 
     def scales_of(self, rows: int, columns: int) -> tuple[int, ...]:
-        """The shape of the scales."""
-        return (rows,) if self.shared_by is None else (rows, -(-columns // self.shared_by))
+        """The shape of the scales: of rows, or of the rows of each group, part after part."""
+        if self.shared_by is None:
+            return (rows,)
+        return groups_of(rows), -(-columns // self.shared_by), ROWS
 
 
 VALUE_TYPES = {
@@ -117,7 +119,10 @@ def pack_matrix(weight: Tensor, kind: ValueType) -> PackedMatrix:
 
 
 def pack_numbers(numbers: Tensor, scales: Tensor | None, kind: ValueType) -> PackedMatrix:
-    """Pack the integers, rows × columns, that stand for weights; those that are 0 are not kept."""
+    """Pack the integers, rows × columns, that stand for weights; those that are 0 are not kept.
+
+    ``scales`` are those of ``stored_numbers``.
+    """
     rows, columns = numbers.shape
     groups = groups_of(rows)
     ordered = _ordered(numbers, kind)
@@ -131,6 +136,9 @@ def pack_numbers(numbers: Tensor, scales: Tensor | None, kind: ValueType) -> Pac
         nibbles[_places(keep.view(-1, ROWS * kind.inputs))] = ((values + LARGEST) // 2).byte()
         values = nibbles[::2] | nibbles[1::2] << 4
     values = torch.cat([values, values.new_zeros(PADDING // kind.storage.itemsize)])
+    if scales is not None and kind.shared_by is not None:
+        scales = torch.nn.functional.pad(scales, (0, 0, 0, groups * ROWS - rows))
+        scales = scales.view(groups, ROWS, -1).transpose(1, 2).contiguous()
     return PackedMatrix(rows, columns, kind, mask, values, starts, scales)
 
 
@@ -148,7 +156,8 @@ def stored_numbers(weight: Tensor, kind: ValueType) -> tuple[Tensor, Tensor | No
     A weight is kept where any of its bits is set (so -0.0 is kept, and unpacking gives every bit
     back). With int8 values each row is divided by ``max|w| / 127``, the scales, and rounded to the
     nearest integer; what rounds to zero is not kept. With int4 values each 32 inputs of a row are
-    divided by ``max|w| / 15`` and rounded to the nearest odd integer; every weight but 0 is kept.
+    divided by ``max|w| / 15``, the scales, rows × parts, and rounded to the nearest odd integer;
+    every weight but 0 is kept.
     """
     if not kind.scaled:
         return weight.to(kind.dtype).view(kind.storage), None
@@ -273,10 +282,20 @@ def expand_rows(matrix: PackedMatrix, first: int, last: int, dtype: torch.dtype)
     dense = dense[: min(last * ROWS, matrix.rows) - first * ROWS, : matrix.columns].contiguous()
     if matrix.scales is None:
         return dense.view(kind.dtype).to(dtype)
-    scales = matrix.scales[first * ROWS : last * ROWS]
+    scales = scales_of_rows(matrix.scales, kind, first, last)[: len(dense)]
     if kind.shared_by is None:
         return (dense.float() * scales[:, None]).to(dtype)
     return (dense * spread(scales, kind.shared_by, matrix.columns)).to(dtype)
+
+
+def scales_of_rows(scales: Tensor, kind: ValueType, first: int, last: int) -> Tensor:
+    """Of the rows of groups ``first`` to ``last``, rows × parts where inputs share a scale.
+
+    The last group's may be more than the matrix has rows.
+    """
+    if kind.shared_by is None:
+        return scales[first * ROWS : last * ROWS]
+    return scales[first:last].transpose(1, 2).flatten(0, 1)
 
 
 def unpack_matrix(matrix: PackedMatrix, dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from prunerzero.packed.layout import ROWS, PackedMatrix, expand_rows, groups_of, in_groups
+from prunerzero.packed.layout import (
+    ROWS,
+    PackedMatrix,
+    expand_rows,
+    groups_of,
+    in_groups,
+    scales_of_rows,
+)
 
 FEW = 16
 """Up to as many inputs are one decoding step: compiled kernels read the packed values directly."""
@@ -33,10 +40,11 @@ def plain_product(
 
     Values of 16 bits are multiplied as they are and summed in float32. Up to ``FEW`` inputs of
     int8 values are rounded to integers, so that the sums are exact and their order is nothing;
-    more are multiplied as floats. So are those of int4, in each group of inputs that share a scale.
+    more are multiplied as floats. So are those of int4, in each group of inputs that share a scale;
+    more meet the weights as they are unpacked, rounded to bfloat16 where the inputs are.
     """
     if matrix.scales is not None and matrix.kind.shared_by is not None:
-        return _grouped_product(inputs, matrix, matrix.scales, matrix.kind.shared_by, bias)
+        return _grouped_product(inputs, matrix, matrix.scales, matrix.kind.shared_by, bias, expand)
     if matrix.scales is not None:
         return _scaled_product(inputs, matrix, matrix.scales, bias, expand)
     dtype = inputs.dtype if inputs.dtype == matrix.kind.dtype else torch.float32
@@ -69,22 +77,30 @@ def _scaled_product(
 
 
 def _grouped_product(
-    inputs: Tensor, matrix: PackedMatrix, scales: Tensor, size: int, bias: Tensor | None
+    inputs: Tensor,
+    matrix: PackedMatrix,
+    scales: Tensor,
+    size: int,
+    bias: Tensor | None,
+    expand: Expand,
 ) -> Tensor:
-    if inputs.shape[0] > FEW:
-        operand = inputs.float()  # bfloat16 holds no value of 4 bits times its scale
-    else:
+    few = inputs.shape[0] <= FEW
+    if few:
         integers, steps = round_inputs(inputs)
         operand = in_groups(integers.double(), size).transpose(0, 1)
+    else:
+        operand = inputs if inputs.dtype == torch.bfloat16 else inputs.float()
     unscaled = replace(matrix, scales=None)
     result = inputs.new_empty(inputs.shape[0], matrix.rows)
     for first, last, rows in blocks(matrix):
-        if inputs.shape[0] > FEW:
-            sums = linear(operand, expand_rows(matrix, first, last, operand.dtype))
-        else:  # the sums of each group are exact
-            numbers = in_groups(expand_rows(unscaled, first, last, operand.dtype), size)
+        numbers = in_groups(expand(unscaled, first, last, operand.dtype), size)
+        of_rows = scales_of_rows(scales, matrix.kind, first, last)[: len(numbers)]
+        if few:  # the sums of each group are exact
             of_groups = torch.bmm(operand, numbers.permute(1, 2, 0))
-            sums = (of_groups * scales[rows].double().t()[:, None]).sum(0) * steps.double()
+            sums = (of_groups * of_rows.double().t()[:, None]).sum(0) * steps.double()
+        else:
+            weights = numbers.mul_(of_rows.to(operand.dtype)[..., None]).flatten(1)
+            sums = linear(operand, weights[:, : matrix.columns]).float()
         if bias is not None:
             sums += bias[rows].to(sums.dtype)
         result[:, rows] = sums.float()

@@ -161,7 +161,7 @@ class PackOptions(FilesOptions):
     values: Values = option(
         "auto",
         "Store the kept values as bfloat16, float16, int8 (a scale each row, a little error) or "
-        "int4 (a scale each 32 inputs of a row, more error, slow products as yet); auto: as they "
+        "int4 (a scale each 32 inputs of a row, more error); auto: as they "
         "are, float32 rounded to bfloat16.",
         one_of(Values),
     )

@@ -21,6 +21,12 @@ namespace {
 struct Packed {
   Matrix matrix;
   std::vector<double> dense; // rows x columns, without scales
+  std::vector<uint16_t> shared_scales;
+  double scale_of(int64_t row, int64_t column) const {
+    if (matrix.type == ValueType::int8) return scales[size_t(row)];
+    if (matrix.type != ValueType::int4) return 1;
+    return float_of_bfloat16(matrix.scales_of(row / 16, column / kShare)[row % 16]);
+  }
   std::vector<uint8_t> mask, values;
   std::vector<int64_t> starts;
   std::vector<float> scales;
@@ -29,7 +35,7 @@ struct Packed {
 // What layout.py does: the mask's bits and the kept values, group after group, step after step.
 Packed pack(std::mt19937 &random, int64_t rows, int64_t columns, ValueType type, double kept) {
   Packed packed;
-  packed.matrix = {rows, columns, type, nullptr, nullptr, nullptr, nullptr};
+  packed.matrix = {rows, columns, type, nullptr, nullptr, nullptr, nullptr, nullptr};
   const Matrix &matrix = packed.matrix;
   std::normal_distribution<float> normal;
   std::uniform_real_distribution<double> uniform;
@@ -42,30 +48,43 @@ Packed pack(std::mt19937 &random, int64_t rows, int64_t columns, ValueType type,
         float number = normal(random);
         if (type == ValueType::int8)
           value = uint8_t(int8_t(std::max(-128.f, std::min(127.f, std::round(number * 60)))));
+        else if (type == ValueType::int4) // one more, so that 0 is what is not kept
+          value = uint16_t(1 + std::max(0.f, std::min(15.f, std::round(number * 4 + 8))));
         else
           value = type == ValueType::bfloat16 ? bfloat16_of_float(number)
                                               : float16_of_float(number);
       }
       bits[row * columns + column] = value;
       packed.dense.push_back(type == ValueType::int8       ? double(int8_t(value))
+                             : type == ValueType::int4     ? (value ? 2. * value - 17 : 0)
                              : type == ValueType::bfloat16 ? float_of_bfloat16(value)
                                                            : float_of_float16(value));
     }
     if (type == ValueType::int8) packed.scales.push_back(0.01f + float(uniform(random)));
   }
+  if (type == ValueType::int4)
+    for (int64_t i = 0; i < matrix.groups() * matrix.parts() * kGroupRows; i++)
+      packed.shared_scales.push_back(bfloat16_of_float(0.01f + float(uniform(random))));
   int64_t wide = matrix.inputs_of_step(), kept_values = 0;
   for (int64_t group = 0; group < matrix.groups(); group++) {
     packed.starts.push_back(kept_values);
     for (int64_t step = 0; step < matrix.steps(); step++) {
       uint64_t word = 0;
+      bool half = false; // whether a byte has room for one more value of 4 bits
       for (int64_t bit = 0; bit < 16 * wide; bit++) {
         int64_t row = group * 16 + bit / wide, column = step * wide + bit % wide;
         uint16_t value = row < rows && column < columns ? bits[row * columns + column] : 0;
         if (!value) continue;
         word |= uint64_t(1) << bit;
+        if (half) {
+          packed.values.back() |= uint8_t((value - 1) << 4);
+          half = false;
+          continue;
+        }
         kept_values++;
-        packed.values.push_back(uint8_t(value));
-        if (type != ValueType::int8) packed.values.push_back(uint8_t(value >> 8));
+        half = type == ValueType::int4;
+        packed.values.push_back(half ? uint8_t(value - 1) : uint8_t(value));
+        if (!matrix.integers()) packed.values.push_back(uint8_t(value >> 8));
       }
       for (int64_t byte = 0; byte < 2 * wide; byte++) packed.mask.push_back(uint8_t(word >> 8 * byte));
     }
@@ -78,6 +97,7 @@ Packed pack(std::mt19937 &random, int64_t rows, int64_t columns, ValueType type,
   packed.matrix.values = packed.values.data();
   packed.matrix.starts = packed.starts.data();
   packed.matrix.scales = packed.scales.data();
+  packed.matrix.shared_scales = packed.shared_scales.data();
   return packed;
 }
 
@@ -106,13 +126,13 @@ void check_products(std::mt19937 &random, const std::vector<const Path *> &paths
   for (int64_t i = 0; i < tokens * matrix.columns; i++)
     write_number(type, inputs.data(), i, normal(random));
   for (int64_t i = 0; i < matrix.rows; i++) write_number(type, bias.data(), i, normal(random));
-  std::vector<uint8_t> integers; // of int8: what the first path gave
+  std::vector<uint8_t> integers; // what the first path gave
   for (const Path *path : paths) {
     Kernel kernel = path->kernel(matrix.type, type, tokens);
     auto prepared =
         exactly<std::vector<uint8_t>>(size_t(prepared_bytes(matrix, kernel.form, tokens)));
     auto units = exactly<std::vector<float>>(size_t(tokens));
-    auto totals = exactly<std::vector<int64_t>>(size_t(tokens));
+    auto totals = exactly<std::vector<int64_t>>(size_t(tokens * matrix.parts()));
     auto data = exactly<std::vector<uint8_t>>(size_t(tokens * matrix.rows * width));
     prepare(matrix, kernel.form, type, inputs.data(), tokens, 0, tokens, prepared.data(),
             units.data(), totals.data());
@@ -132,9 +152,8 @@ void check_products(std::mt19937 &random, const std::vector<const Path *> &paths
                                         type, inputs.data(), token * matrix.columns + column))));
       for (int64_t row = 0; row < matrix.rows; row++) {
         double sum = 0, size = 0, weights = 0;
-        double scale = matrix.type == ValueType::int8 ? packed.scales[row] : 1;
         for (int64_t column = 0; column < matrix.columns; column++) {
-          double weight = scale * packed.dense[row * matrix.columns + column];
+          double weight = packed.scale_of(row, column) * packed.dense[row * matrix.columns + column];
           double term =
               weight * read_number(type, inputs.data(), token * matrix.columns + column);
           sum += term;
@@ -143,15 +162,15 @@ void check_products(std::mt19937 &random, const std::vector<const Path *> &paths
         }
         if (with_bias) sum += read_number(type, bias.data(), row);
         double allowed = size * 0x1p-18 + precision * (std::fabs(sum) + 1e-4);
-        if (matrix.type == ValueType::int8) allowed += largest * weights * 0x1p-15;
+        if (matrix.integers()) allowed += largest * weights * 0x1p-15;
         double got = read_number(type, data.data(), token * matrix.rows + row);
         if (!(std::fabs(got - sum) <= allowed)) right = false;
       }
     }
     if (!right) fail(*path, packed, type, tokens, "a product is wrong");
-    if (matrix.type != ValueType::int8) continue;
+    if (!matrix.integers()) continue;
     if (integers.empty()) integers = data;
-    if (integers != data) fail(*path, packed, type, tokens, "int8 differs between the paths");
+    if (integers != data) fail(*path, packed, type, tokens, "integers differ between the paths");
   }
 }
 
@@ -186,7 +205,7 @@ int main(int count, char **arguments) {
     // now and then so wide that sums of int32 are emptied on the way
     int64_t columns = i % 50 == 49 ? between(32000, 70000) : between(1, 300);
     int64_t rows = columns > 1000 ? between(1, 18) : between(1, 70);
-    Packed packed = pack(random, rows, columns, ValueType(between(0, 2)), shares[between(0, 5)]);
+    Packed packed = pack(random, rows, columns, ValueType(between(0, 3)), shares[between(0, 5)]);
     check_products(random, paths, packed, InputType(between(0, 2)),
                    columns > 1000 ? between(1, 2) : i % 7 ? between(1, 17) : between(18, 70),
                    between(0, 1));

@@ -119,12 +119,14 @@ void write_row(uint16_t *place, const __m512i *parts, int64_t count) {
 
 Kernel avx512_kernel(ValueType values, InputType, int64_t) {
   if (values == ValueType::int8) return {Form::bytes, run_blocks<Bytes<Steps>, 8>};
+  if (values == ValueType::int4) return {Form::bytes, run_blocks<HalfBytes, 8>};
   if (values == ValueType::float16) return {Form::float32, run_blocks<Converted, 8>};
   return {Form::float32, run_blocks<Halves, 8>};
 }
 
 void avx512_expand(const Matrix &matrix, uint16_t *rows, int64_t first, int64_t last) {
-  const bool bytes = matrix.type == ValueType::int8;
+  const bool bytes = matrix.integers(), halves = matrix.type == ValueType::int4;
+  const __m512i sign = _mm512_set1_epi8(int8_t(-128));
   const int64_t wide = matrix.inputs_of_step(), count = matrix.steps();
   for (int64_t group = first; group < last; group++) {
     uint16_t *block = rows + (group - first) * kGroupRows * matrix.columns;
@@ -134,6 +136,7 @@ void avx512_expand(const Matrix &matrix, uint16_t *rows, int64_t first, int64_t 
       __m512i lanes[16];
       for (int i = 0; i < 16; i++)
         lanes[i] = step + i >= count ? _mm512_setzero_si512()
+                   : halves          ? _mm512_xor_si512(steps.next4(), sign)
                    : bytes           ? steps.next8()
                                      : steps.next16();
       transpose(lanes);

@@ -27,10 +27,12 @@ struct Steps {
   const uint8_t *mask;
   const uint8_t *values;
   __m512i zeros;
+  __m512i blanks; // 128 in each byte
 
   Steps() = default;
   Steps(const Matrix &matrix, int64_t group)
-      : mask(matrix.mask_of(group)), values(matrix.values_of(group)), zeros(hidden_zeros()) {}
+      : mask(matrix.mask_of(group)), values(matrix.values_of(group)), zeros(hidden_zeros()),
+        blanks(_mm512_xor_si512(zeros, _mm512_set1_epi8(int8_t(-128)))) {}
 
   __m512i next16() { // 16 rows x 2 values
     uint32_t word;
@@ -50,6 +52,20 @@ struct Steps {
     mask += 8;
     values += _mm_popcnt_u64(word);
     return _mm512_mask_expand_epi8(zeros, word, packed);
+  }
+
+  __m512i next4() { // 16 rows x 4 values, each an integer + 128
+    uint64_t word;
+    std::memcpy(&word, mask, 8);
+    __m512i wide = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(values)));
+    ask_ahead(values);
+    mask += 8;
+    values += (_mm_popcnt_u64(word) + 1) >> 1;
+    const __m512i halves = _mm512_and_si512(_mm512_or_si512(wide, _mm512_slli_epi16(wide, 4)),
+                                            _mm512_set1_epi8(15));
+    const __m512i odd = _mm512_broadcast_i32x4(_mm_setr_epi8(
+        113, 115, 117, 119, 121, 123, 125, 127, -127, -125, -123, -121, -119, -117, -115, -113));
+    return _mm512_mask_expand_epi8(blanks, word, _mm512_shuffle_epi8(odd, halves));
   }
 };
 

@@ -52,5 +52,68 @@ template <class Reader> struct Bytes {
   }
 };
 
+// The same of int4 values, whose sums are scaled part after part.
+struct HalfBytes {
+  template <int Tokens, int Groups>
+  static void run(const Matrix &matrix, const Inputs &inputs, const Result &result, int64_t group,
+                  int64_t token) {
+    Steps steps[Groups];
+    __m512d totals[Groups][Tokens][2]; // of the first 8 rows and of the others
+    for (int g = 0; g < Groups; g++) {
+      steps[g] = Steps(matrix, group + g);
+      for (auto &each : totals[g]) each[0] = each[1] = _mm512_setzero_pd();
+    }
+    const int64_t plane = inputs.tokens * 4, count = matrix.steps(), parts = matrix.parts();
+    const uint8_t *place = inputs.data + token * 4;
+    for (int64_t part = 0; part < parts; part++) {
+      __m512i sums[Groups][2][Tokens]; // of the high bytes and of the low ones
+      for (int t = 0; t < Tokens; t++) {
+        const int64_t total = inputs.totals[(token + t) * parts + part];
+        for (int g = 0; g < Groups; g++) {
+          sums[g][0][t] = _mm512_setzero_si512();
+          sums[g][1][t] = _mm512_set1_epi32(int32_t(-128 * total));
+        }
+      }
+      auto add = [&] {
+        for (int g = 0; g < Groups; g++) {
+          __m512i weights = steps[g].next4();
+          for (int t = 0; t < Tokens; t++)
+            for (int i = 0; i < 2; i++)
+              sums[g][i][t] = _mm512_dpbusd_epi32(sums[g][i][t], weights,
+                                                  inputs32(place + i * plane + 4 * t));
+        }
+        place += 2 * plane;
+      };
+      const int64_t left = count - part * kSharing;
+      if (left >= kSharing)
+        for (int64_t step = 0; step < kSharing; step++) add(); // a number that the compiler knows
+      else
+        for (int64_t step = 0; step < left; step++) add();
+      for (int g = 0; g < Groups; g++) {
+        __m512 scales = _mm512_castsi512_ps(_mm512_slli_epi32(
+            _mm512_cvtepu16_epi32(_mm256_loadu_si256(
+                reinterpret_cast<const __m256i *>(matrix.scales_of(group + g, part)))),
+            16));
+        __m512d upper[2] = {
+            _mm512_cvtps_pd(_mm512_castps512_ps256(scales)),
+            _mm512_cvtps_pd(_mm512_extractf32x8_ps(scales, 1))};
+        for (int t = 0; t < Tokens; t++) {
+          __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(sums[g][0][t], 8), sums[g][1][t]);
+          __m256i halves[2] = {_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1)};
+          for (int i = 0; i < 2; i++)
+            totals[g][t][i] =
+                _mm512_fmadd_pd(_mm512_cvtepi32_pd(halves[i]), upper[i], totals[g][t][i]);
+        }
+      }
+    }
+    for (int g = 0; g < Groups; g++)
+      for (int t = 0; t < Tokens; t++) {
+        double lanes[kGroupRows];
+        for (int i = 0; i < 2; i++) _mm512_storeu_pd(lanes + 8 * i, totals[g][t][i]);
+        write_shared_sums(matrix, inputs, result, group + g, token + t, lanes);
+      }
+  }
+};
+
 } // namespace
 } // namespace prunerzero

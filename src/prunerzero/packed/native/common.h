@@ -112,5 +112,28 @@ inline void write_exact_sums(const Matrix &matrix, const Inputs &inputs, const R
   write_sums(matrix, {result.type, nullptr, result.data}, group, token, scaled);
 }
 
+// The scales of a group's rows for a part of the inputs, and the sums of a part added to those of
+// the parts before it: a product of an integer of 24 bits with a bfloat16 is exact in double, so that
+// each path, which adds part after part, gives the same bits.
+inline void add_part(const Matrix &matrix, int64_t group, int64_t part, const int32_t *sums,
+                     double *totals) {
+  const uint16_t *scales = matrix.scales_of(group, part);
+  for (int64_t row = 0; row < kGroupRows; row++)
+    totals[row] += double(sums[row]) * double(float_of_bfloat16(scales[row]));
+}
+
+// Sums that are scaled but for what an integer of the inputs stands for.
+inline void write_shared_sums(const Matrix &matrix, const Inputs &inputs, const Result &result,
+                              int64_t group, int64_t token, const double *sums) {
+  int64_t first = group * kGroupRows, count = rows_of_group(matrix, group);
+  float scaled[kGroupRows] = {0};
+  for (int64_t row = 0; row < count; row++) {
+    double sum = sums[row] * double(inputs.units[token]);
+    if (result.bias) sum += double(read_number(result.type, result.bias, first + row));
+    scaled[row] = float(sum);
+  }
+  write_sums(matrix, {result.type, nullptr, result.data}, group, token, scaled);
+}
+
 } // namespace
 } // namespace prunerzero

@@ -1,6 +1,8 @@
 // NEON: 8 bits of the mask choose one of 256 shuffles.
 #include <arm_neon.h>
 
+#include <type_traits>
+
 #include "common.h"
 #include "one_group.h"
 #include "shuffles.h"
@@ -28,13 +30,34 @@ struct Steps {
 
   // 16 rows x 4 values of 8 bits, 2 rows in a vector.
   void next8(int8x8_t (&rows)[8]) {
+    values += spread(values, rows);
+  }
+
+  // The same of 4 bits, which become bytes first.
+  void next4(int8x8_t (&rows)[8]) {
+    uint8_t bytes[64];
+    for (int i = 0; i < 2; i++) {
+      uint8x16_t pairs = vld1q_u8(values + 16 * i);
+      uint8x16x2_t halves = {{vandq_u8(pairs, vdupq_n_u8(15)), vshrq_n_u8(pairs, 4)}};
+      for (auto &half : halves.val)
+        half = vsubq_u8(vshlq_n_u8(half, 1), vdupq_n_u8(15));
+      vst2q_u8(bytes + 32 * i, halves); // in turn
+    }
+    values += (spread(bytes, rows) + 1) / 2;
+  }
+
+private:
+  // Where the next mask wants the bytes of a step, and how many they are.
+  int64_t spread(const uint8_t *bytes, int8x8_t (&rows)[8]) {
+    const uint8_t *place = bytes;
     for (int i = 0; i < 8; i++) {
-      uint8x16_t packed = vcombine_u8(vld1_u8(values), vdup_n_u8(0));
+      uint8x16_t packed = vcombine_u8(vld1_u8(place), vdup_n_u8(0));
       rows[i] = vreinterpret_s8_u8(vqtbl1_u8(packed, vld1_u8(kShuffles8.index[mask[i]])));
-      values += __builtin_popcount(mask[i]);
+      place += __builtin_popcount(mask[i]);
     }
     ask_ahead(values);
     mask += 8;
+    return place - bytes;
   }
 };
 
@@ -104,16 +127,16 @@ struct Converted {
   }
 };
 
-// int8 values by integers of 16 bits: the products of a row and its 4 inputs in 4 lanes.
-struct Integers {
+// int8 or int4 values by integers of 16 bits: the products of a row and its 4 inputs in 4 lanes.
+template <bool Four> struct Integers {
   // 256 steps of products of 32512 x 128 are below 2^31.
-  static constexpr int64_t kSteps = 256;
+  static constexpr int64_t kSteps = Four ? kSharing : 256;
 
   template <int Tokens>
   static void run(const Matrix &matrix, const Inputs &inputs, const Result &result, int64_t group,
                   int64_t token) {
     Steps steps(matrix, group);
-    int64_t totals[Tokens][kGroupRows] = {};
+    std::conditional_t<Four, double, int64_t> totals[Tokens][kGroupRows] = {};
     const int64_t stride = inputs.tokens * 4, count = matrix.steps();
     const int16_t *place = reinterpret_cast<const int16_t *>(inputs.data) + token * 4;
     for (int64_t begin = 0; begin < count; begin += kSteps) {
@@ -123,7 +146,10 @@ struct Integers {
         for (auto &sum : each) sum = vdupq_n_s32(0);
       for (int64_t step = begin; step < end; step++, place += stride) {
         int8x8_t rows[8];
-        steps.next8(rows);
+        if constexpr (Four)
+          steps.next4(rows);
+        else
+          steps.next8(rows);
         for (int row = 0; row < kGroupRows; row++) {
           int16x8_t pair = vmovl_s8(rows[row / 2]);
           int16x4_t weights = row % 2 ? vget_high_s16(pair) : vget_low_s16(pair);
@@ -132,16 +158,25 @@ struct Integers {
         }
       }
       for (int t = 0; t < Tokens; t++)
-        for (int row = 0; row < kGroupRows; row++)
-          totals[t][row] += vaddlvq_s32(sums[row][t]);
+        if constexpr (Four) {
+          int32_t row_sums[kGroupRows];
+          for (int row = 0; row < kGroupRows; row++) row_sums[row] = vaddvq_s32(sums[row][t]);
+          add_part(matrix, group, begin / kSteps, row_sums, totals[t]);
+        } else {
+          for (int row = 0; row < kGroupRows; row++)
+            totals[t][row] += vaddlvq_s32(sums[row][t]);
+        }
     }
     for (int t = 0; t < Tokens; t++)
-      write_exact_sums(matrix, inputs, result, group, token + t, totals[t]);
+      if constexpr (Four)
+        write_shared_sums(matrix, inputs, result, group, token + t, totals[t]);
+      else
+        write_exact_sums(matrix, inputs, result, group, token + t, totals[t]);
   }
 };
 
 void expand(const Matrix &matrix, uint16_t *rows, int64_t first, int64_t last) {
-  const bool bytes = matrix.type == ValueType::int8;
+  const bool bytes = matrix.integers(), halves = matrix.type == ValueType::int4;
   const int64_t count = matrix.steps();
   for (int64_t group = first; group < last; group++) {
     uint16_t *block = rows + (group - first) * kGroupRows * matrix.columns;
@@ -151,7 +186,10 @@ void expand(const Matrix &matrix, uint16_t *rows, int64_t first, int64_t last) {
       uint16_t lanes[kGroupRows * 4];
       if (bytes) {
         int8x8_t pairs[8];
-        steps.next8(pairs);
+        if (halves)
+          steps.next4(pairs);
+        else
+          steps.next8(pairs);
         for (int i = 0; i < 8; i++) {
           int16x8_t wider = vmovl_s8(pairs[i]);
           for (int half = 0; half < 2; half++) {
@@ -171,7 +209,8 @@ void expand(const Matrix &matrix, uint16_t *rows, int64_t first, int64_t last) {
 }
 
 Kernel kernel(ValueType values, InputType, int64_t) {
-  if (values == ValueType::int8) return {Form::int16, run_blocks<Integers, 1>};
+  if (values == ValueType::int8) return {Form::int16, run_blocks<Integers<false>, 1>};
+  if (values == ValueType::int4) return {Form::int16, run_blocks<Integers<true>, 1>};
   if (values == ValueType::float16) return {Form::float32, run_blocks<Converted, 2>};
   return {Form::float32, run_blocks<Halves, 4>};
 }

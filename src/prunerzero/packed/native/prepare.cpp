@@ -92,9 +92,12 @@ void prepare(const Matrix &matrix, Form form, InputType type, const void *inputs
         std::memcpy(row.get(), numbers.get(), size_t(columns) * 4);
       } else {
         units[token] = round_to_integers(numbers.get(), columns, integers.get());
-        int64_t total = 0;
-        for (int64_t i = 0; i < columns; i++) total += integers[i];
-        totals[token] = total;
+        for (int64_t part = 0; part < matrix.parts(); part++) {
+          int64_t total = 0, begin = part * matrix.part_inputs();
+          int64_t end = columns - begin < matrix.part_inputs() ? columns : begin + matrix.part_inputs();
+          for (int64_t i = begin; i < end; i++) total += integers[i];
+          totals[token * matrix.parts() + part] = total;
+        }
         if (form == Form::int16)
           std::memcpy(row.get(), integers.get(), size_t(columns) * 2);
         else // 256 high + low, low from -128 to 127

@@ -12,6 +12,7 @@
 namespace {
 
 using prunerzero::InputType;
+using prunerzero::kGroupRows;
 using prunerzero::Matrix;
 using prunerzero::ValueType;
 using torch::headeronly::ScalarType;
@@ -32,9 +33,11 @@ InputType input_type(ScalarType type) {
 // many bits as `starts` says is checked where a file is loaded.
 Matrix matrix_of(const Tensor &mask, const Tensor &values, const Tensor &starts,
                  int64_t rows, int64_t columns, int64_t type) {
-  STD_TORCH_CHECK(rows >= 0 && columns >= 0 && type >= 0 && type <= 2, "no such packed matrix");
-  Matrix matrix = {rows, columns, ValueType(type), nullptr, nullptr, nullptr, nullptr};
-  bool int8 = matrix.type == ValueType::int8;
+  STD_TORCH_CHECK(rows >= 0 && columns >= 0 && type >= 0 && type <= 3, "no such packed matrix");
+  Matrix matrix = {rows, columns, ValueType(type), nullptr, nullptr, nullptr, nullptr, nullptr};
+  const ScalarType stored = matrix.type == ValueType::int8   ? ScalarType::Char
+                            : matrix.type == ValueType::int4 ? ScalarType::Byte
+                                                             : ScalarType::Short;
   for (const Tensor *tensor : {&mask, &values, &starts})
     STD_TORCH_CHECK(tensor->is_cpu() && tensor->is_contiguous(), "packed tensors are contiguous");
   STD_TORCH_CHECK(mask.scalar_type() == ScalarType::Byte &&
@@ -44,7 +47,7 @@ Matrix matrix_of(const Tensor &mask, const Tensor &values, const Tensor &starts,
                       starts.numel() == matrix.groups() + 1,
                   "the starts have another size");
   matrix.starts = static_cast<const int64_t *>(starts.const_data_ptr());
-  STD_TORCH_CHECK(values.scalar_type() == (int8 ? ScalarType::Char : ScalarType::Short) &&
+  STD_TORCH_CHECK(values.scalar_type() == stored &&
                       values.numel() * matrix.value_bytes() ==
                           matrix.starts[matrix.groups()] * matrix.value_bytes() +
                               prunerzero::kPadding,
@@ -78,13 +81,18 @@ Tensor product(const Tensor &inputs, const Tensor &mask, const Tensor &values,
   STD_TORCH_CHECK(inputs.is_cpu() && inputs.is_contiguous() && inputs.dim() == 2,
                   "packed kernels take contiguous inputs of two dimensions");
   Matrix matrix = matrix_of(mask, values, starts, rows, inputs.size(1), type);
-  STD_TORCH_CHECK((matrix.type == ValueType::int8) == scales.has_value(),
-                  "scales belong to int8 values");
+  STD_TORCH_CHECK(matrix.integers() == scales.has_value(), "scales belong to integers");
   if (scales) {
-    STD_TORCH_CHECK(scales->is_cpu() && scales->is_contiguous() &&
-                        scales->scalar_type() == ScalarType::Float && scales->numel() == rows,
-                    "the scales have another size");
-    matrix.scales = static_cast<const float *>(scales->const_data_ptr());
+    const bool shared = matrix.type == ValueType::int4;
+    STD_TORCH_CHECK(
+        scales->is_cpu() && scales->is_contiguous() &&
+            scales->scalar_type() == (shared ? ScalarType::BFloat16 : ScalarType::Float) &&
+            scales->numel() == (shared ? matrix.groups() * matrix.parts() * kGroupRows : rows),
+        "the scales have another size");
+    if (shared)
+      matrix.shared_scales = static_cast<const uint16_t *>(scales->const_data_ptr());
+    else
+      matrix.scales = static_cast<const float *>(scales->const_data_ptr());
   }
   int64_t tokens = inputs.size(0);
   InputType kind = input_type(inputs.scalar_type());
@@ -98,7 +106,7 @@ Tensor product(const Tensor &inputs, const Tensor &mask, const Tensor &values,
   std::unique_ptr<uint8_t[]> prepared(
       new uint8_t[size_t(prunerzero::prepared_bytes(matrix, kernel.form, tokens))]);
   std::unique_ptr<float[]> units(new float[size_t(tokens)]);
-  std::unique_ptr<int64_t[]> totals(new int64_t[size_t(tokens)]);
+  std::unique_ptr<int64_t[]> totals(new int64_t[size_t(tokens * matrix.parts())]);
   const void *numbers = inputs.const_data_ptr();
   torch::stable::parallel_for(0, tokens, 4, [&](int64_t first, int64_t last) {
     prunerzero::prepare(matrix, kernel.form, kind, numbers, tokens, first, last, prepared.get(),
