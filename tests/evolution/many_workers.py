@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Iterator
-from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import pytest
+from forked import CONTEXT
 from toy_fitness import HALF, ToyFitness, run_search, settings
 
 from prunerzero.evolution import SearchStudy, search
 from prunerzero.evolution.records import SearchResult
 from prunerzero.metrics import Expression
-
-CONTEXT = multiprocessing.get_context("forkserver")
 
 
 class Unhurried(ToyFitness):
@@ -56,15 +51,6 @@ def run_worker(
 
 
 run_search(ToyFitness(), 3)  # what is slow the first time, before workers are made
-
-
-def start_server() -> None:
-    """A server that has imported everything makes a worker in a few milliseconds."""
-    CONTEXT.set_forkserver_preload([__name__])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
-        patch.setenv("OMP_NUM_THREADS", "1")  # of several, a fork would wait for those it lacks
-        ensure_running()
 
 
 def start_worker(

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from many_workers import run_worker, start_server, start_worker
+from forked import start_server
+from many_workers import run_worker, start_worker
 
 from prunerzero.evolution import SearchStudy, StudyMismatchError
 

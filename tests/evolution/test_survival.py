@@ -11,7 +11,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from many_workers import start_server, start_worker
+from forked import start_server
+from many_workers import start_worker
 
 from prunerzero.evolution import SearchStudy
 from prunerzero.evolution.records import Individual

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installed_command import InProcess, Installed
+from installed_command import Forked, InProcess, Installed
 from tiny_model import save_tiny_model, some_text
 
 from prunerzero.tasks.benching.figures import ModelFigures
@@ -68,6 +68,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def installed(workplace: Path) -> Installed:
     return Installed(workplace)
+
+
+@pytest.fixture(scope="session")
+def forked(workplace: Path) -> Forked:
+    return Forked(workplace)
 
 
 @pytest.fixture(scope="session")

@@ -260,10 +260,10 @@ def test_bad_input_is_refused_before_the_work(refused, arguments, words):
     assert all(word in told for word in words), told
 
 
-def test_a_folder_with_other_files_is_left_alone(refused, workplace):
-    (workplace / "mine").mkdir(exist_ok=True)
-    (workplace / "mine" / "notes.txt").write_text("mine")
-    assert "mine" in refused("model", "--text", "test.txt", "--output-dir", "mine")
+def test_a_folder_with_other_files_is_left_alone(refused, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    told = refused("model", "--text", "test.txt", "--output-dir", str(tmp_path))
+    assert f"'{tmp_path}' exists and is not empty" in told
 
 
 def test_models_of_other_tokens_are_refused(refused, workplace):

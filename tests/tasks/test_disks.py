@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -267,6 +268,7 @@ def test_a_damaged_result_is_named_by_the_report(
 ):
     run = tmp_path / "run"
     shutil.copytree(workplace / "run", run)
+    (run / "report.html").unlink(missing_ok=True)  # of another test
     (run / file).write_text(damage)
     done = in_workplace("report", str(run))
     refused(done, str(run / file), "the search command that made")
@@ -320,11 +322,11 @@ def test_what_a_tuning_has_kept_is_named_where_it_is_damaged(in_workplace, tmp_p
 
 
 def test_a_run_folder_that_becomes_read_only_in_the_midst_of_a_search_loses_nothing(
-    installed, texts, tmp_path
+    forked, texts, tmp_path
 ):
     run = tmp_path / "run"
     run.mkdir()
-    search = installed.start("search", *texts, "--evaluations", "100000", "--output-dir", str(run))
+    search = forked.start("search", *texts, "--evaluations", "100000", "--output-dir", str(run))
     journal = run / "journal.log"
     while not journal.exists() or journal.read_bytes().count(b'"measured"') < 3:
         assert search.poll() is None
@@ -342,53 +344,38 @@ def test_a_run_folder_that_becomes_read_only_in_the_midst_of_a_search_loses_noth
 
 
 def test_home_and_temporary_folders_that_cannot_be_written_are_no_reason_to_stop(
-    installed, workplace, tmp_path
+    installed, tmp_path, monkeypatch
 ):
     nowhere = {name: "/proc/nowhere" for name in ("HOME", "HF_HOME", "TMPDIR", "XDG_CACHE_HOME")}
-    commands = [
+    monkeypatch.setattr(installed, "environment", {**installed.environment, **nowhere})
+    done = installed.run_in_turn(
         [*PRUNE, "--model", "model", "--output-dir", str(tmp_path / "pruned")],
+        ["eval", "--model", str(tmp_path / "pruned"), "--text", "test.txt"],
         [*SEARCH, "--model", "model", "--evaluations", "5", "--output-dir", str(tmp_path / "run")],
         ["report", str(tmp_path / "run")],
-    ]
-    one_after_the_other = f"""
-from prunerzero.cli.commands import app
-for command in {commands}:
-    try:
-        app(command)
-    except SystemExit as ended:
-        assert ended.code == 0, command
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", one_after_the_other],
-        env={**os.environ, **installed.environment, **nowhere},
-        cwd=workplace,
-        capture_output=True,
-        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+def stop_itself(stop):
+    """Where it writes the last but one of its files."""
+    write = Path.write_text
+
+    def write_and_stop(self, *args, **options):
+        if "metric.json" in self.name:
+            os.kill(os.getpid(), stop)
+        return write(self, *args, **options)
+
+    Path.write_text = write_and_stop
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_while_it_writes_a_pruning_leaves_nothing(
-    installed, workplace, tmp_path, stop, monkeypatch
-):
-    """The process stops itself where it writes the last but one of its files."""
-    (tmp_path / "sitecustomize.py").write_text(f"""
-import os
-from pathlib import Path
-write = Path.write_text
-def write_and_stop(self, *args, **options):
-    if "metric.json" in self.name:
-        os.kill(os.getpid(), {stop.value})
-    return write(self, *args, **options)
-Path.write_text = write_and_stop
-""")
-    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    monkeypatch.setattr(installed, "environment", {**installed.environment, "PYTHONPATH": path})
+def test_stopped_while_it_writes_a_pruning_leaves_nothing(forked, tmp_path, stop):
     out = tmp_path / "out"
     out.mkdir()
-    done = installed.run(*PRUNE, "--model", "model", "--output-dir", str(out / "new"))
+    command = [*PRUNE, "--model", "model", "--output-dir", str(out / "new")]
+    done = forked.run(*command, first=partial(stop_itself, stop))
     assert done.returncode == 128 + stop, done.stderr
     assert not list(out.iterdir())
 

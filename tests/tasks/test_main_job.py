@@ -93,13 +93,16 @@ def test_a_run_is_not_resumed_as_another(here, texts, found, changed, named):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("stop", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("line", "stop", "exit_code"),
+    [("installed", signal.SIGINT, 130), ("forked", signal.SIGTERM, 143)],
+)
 def test_a_search_that_is_stopped_keeps_what_was_evaluated(
-    installed, here, workplace, texts, stop, exit_code
+    line, here, workplace, texts, stop, exit_code, request
 ):
     folder = f"stopped-by-{stop.name}"
     command = ["search", *texts, "--output-dir", folder, "--evaluations"]
-    with installed.start(*command, "100000") as process:
+    with request.getfixturevalue(line).start(*command, "100000") as process:
         journal = workplace / folder / "journal.log"
         while not journal.exists() or journal.read_text().count('"complete"') < 3:
             assert process.poll() is None, process.stderr.read()
@@ -128,8 +131,8 @@ def test_a_pruned_model_loads_like_any_other(workplace, pruned):
             assert torch.equal(weight, original), name
 
 
-def test_a_pruned_model_has_the_perplexity_that_was_reported(installed, pruned):
-    again = installed.json("eval", "--model", "pruned", "--text", "test.txt")
+def test_a_pruned_model_has_the_perplexity_that_was_reported(forked, pruned):
+    again = forked.json("eval", "--model", "pruned", "--text", "test.txt")
     assert again["perplexity"] == pytest.approx(pruned["perplexity"]["test"]["pruned"], rel=1e-5)
     assert (again["windows"], again["window_length"]) == (31, 64)
 

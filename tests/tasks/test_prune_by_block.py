@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from bisect import bisect_left
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,6 +16,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from forked import ForkedProcess
 from installed_command import CommandLine
 from safetensors.torch import load_file, save_file
 from tiny_model import tiny_model, tiny_tokenizer
@@ -27,6 +27,7 @@ from prunerzero.errors import InputError, ModelError, OutputError
 from prunerzero.exponential import exp
 from prunerzero.language import locate
 from prunerzero.metrics import MetricError, Sparsity, find_metric
+from prunerzero.pruning.by_block.partial_checkpoint import PartialCheckpoint
 from prunerzero.pruning.by_block.shards import ShardWriter
 from prunerzero.tasks.by_block import BlockByBlock, Way, read_size
 from prunerzero.tasks.fits import fits
@@ -186,33 +187,24 @@ def test_a_run_stopped_at_any_shard_and_resumed_writes_the_same_bytes(
     assert not list(tmp_path.glob(".*"))
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from prunerzero import Setup, prune
-from prunerzero.pruning.by_block.partial_checkpoint import PartialCheckpoint
-from prunerzero.tasks.by_block import Way
+def prune_and_die(setup, output, left):
+    """After so many blocks are kept."""
+    keep = PartialCheckpoint.keep
 
-keep, left = PartialCheckpoint.keep, int(sys.argv[1])
-def keep_and_die(self, index, layers, digests):
-    global left
-    keep(self, index, layers, digests)
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-PartialCheckpoint.keep = keep_and_die
-model, calibration, test, output = sys.argv[2:]
-setup = Setup(model, calibration=Path(calibration), test=Path(test),
-              num_calibration_samples=4, num_test_samples=4)
-prune(setup, "W * sqrt(X) * G", "0.5", output, way=Way(block_by_block=True))
-"""
+    def keep_and_die(self, index, layers, digests):
+        nonlocal left
+        keep(self, index, layers, digests)
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    PartialCheckpoint.keep = keep_and_die
+    prune(setup, METRIC, "0.5", output, way=Way(block_by_block=True))
 
 
 def test_a_killed_process_is_resumed_to_the_same_bytes(setup, tmp_path):
-    arguments = [setup.model, str(setup.calibration), str(setup.test)]
-    command = [sys.executable, "-c", KILLED, "2", *arguments, str(tmp_path / "killed")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    killed = ForkedProcess(prune_and_die, setup, tmp_path / "killed", 2)
+    assert killed.wait(300) == -signal.SIGKILL
     assert not (tmp_path / "killed").exists()
     prune(setup, METRIC, "0.5", tmp_path / "killed", way=Way(block_by_block=True))
     prune(setup, METRIC, "0.5", tmp_path / "at-once", way=Way(block_by_block=True))

@@ -191,10 +191,10 @@ def test_python_gives_what_the_command_prints(tuned, workplace, monkeypatch):
         assert again[name] == tuned[name]
 
 
-def test_after_an_interruption_the_same_command_goes_on(installed, in_workplace, workplace, tuned):
+def test_after_an_interruption_the_same_command_goes_on(forked, in_workplace, workplace, tuned):
     command = ["tune", *MINE, *FEW, "--max-degradation", "2%", "--output-dir", "cut-short"]
     ledger = workplace / "cut-short" / "run" / "measured.jsonl"
-    with installed.start(*command) as process:
+    with forked.start(*command) as process:
         while not ledger.exists() or ledger.read_text().count("\n") < 8:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)

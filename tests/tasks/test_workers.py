@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import resource
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from installed_command import COMMAND, CommandLine, Installed
+from forked import ForkedProcess
+from installed_command import CommandLine, Forked
 
 from prunerzero.errors import InputError
 from prunerzero.tasks.duration import parse_duration
@@ -82,24 +83,30 @@ def measured(journal: Path) -> int:
     return sum("measured" in record.get("user_attr", {}) for record in records(journal))
 
 
-def wait_until(condition: Any, process: subprocess.Popen[str]) -> None:
+def wait_until(condition: Any, process: ForkedProcess) -> None:
     while not condition():
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.poll() is None, process.poll()
         time.sleep(0.05)
 
 
+def copy_workers() -> None:
+    """Let a search make its workers as copies of itself, which has loaded no model."""
+    copies = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda method=None: copies  # type: ignore[assignment]
+
+
 @pytest.fixture(scope="module")
-def survived(installed: Installed, workplace: Path, texts: list[str]) -> tuple[int, str]:
+def survived(forked: Forked, workplace: Path, texts: list[str]) -> tuple[int, str]:
     """Exit code and standard error of a search whose first worker was killed, then Ctrl-C."""
     journal = workplace / "crew" / "journal.log"
     command = ["search", *texts, "--workers", "2", "--output-dir", "crew"]
-    with installed.start(*command, "--time", "1h") as process:
+    with forked.start(*command, "--time", "1h", first=copy_workers) as process:
         wait_until(lambda: measured(journal) >= 4, process)
         os.kill(worker_processes(journal)[0], signal.SIGKILL)
         wait_until(lambda: len(worker_processes(journal)) == 3, process)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
-    return process.returncode, errors
+    return process.wait(), errors
 
 
 def test_a_killed_worker_is_told_of_and_started_again(survived: tuple[int, str]) -> None:
@@ -123,12 +130,12 @@ def test_ctrl_c_ends_all_workers_and_keeps_what_was_evaluated(
 
 
 def test_sigterm_to_all_processes_ends_each_worker_as_it_would_alone(
-    installed: Installed, workplace: Path, texts: list[str]
+    forked: Forked, workplace: Path, texts: list[str]
 ) -> None:
     """As SLURM and systemd send it: to the workers too, and while one is still starting."""
     journal = workplace / "terminated" / "journal.log"
     command = ["search", *texts, "--workers", "2", "--output-dir", "terminated"]
-    with installed.start(*command, "--time", "1h", own_group=True) as process:
+    with forked.start(*command, "--time", "1h", own_group=True) as process:
         wait_until(lambda: measured(journal) >= 2, process)
         os.killpg(process.pid, signal.SIGTERM)
         os.killpg(process.pid, signal.SIGTERM)
@@ -141,11 +148,12 @@ def test_sigterm_to_all_processes_ends_each_worker_as_it_would_alone(
 
 
 def test_the_same_search_resumes_with_several_workers_and_keeps_to_its_budget(
-    survived: tuple[int, str], installed: Installed, workplace: Path, texts: list[str]
+    survived: tuple[int, str], forked: Forked, workplace: Path, texts: list[str]
 ) -> None:
     before = measured(workplace / "crew" / "journal.log")
     command = ["search", *texts, "--workers", "2", "--output-dir", "crew"]
-    done = installed.run(*command, "--evaluations", str(before + 5), "--json")
+    command += ["--evaluations", str(before + 5), "--json"]
+    done = forked.run(*command, first=copy_workers)
     assert done.returncode == 0, done.stderr
     assert f"resumed: {before} evaluations" in done.stderr
     assert measured(workplace / "crew" / "journal.log") == before + 5
@@ -155,27 +163,20 @@ def test_the_same_search_resumes_with_several_workers_and_keeps_to_its_budget(
     assert set(best["perplexity"]["test"]) == {"dense", best["origin"]}
 
 
+def limit_files() -> None:
+    """Cut writing short where a file becomes that large, as a full disk does: in evaluations."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (14_000, resource.RLIM_INFINITY))
+
+
 def test_a_full_disk_is_told_in_one_sentence_and_the_search_resumes(
-    installed: Installed, here: CommandLine, workplace: Path, texts: list[str], found: Any
+    forked: Forked, here: CommandLine, workplace: Path, texts: list[str], found: Any
 ) -> None:
-    """A limit on the size of files cuts a write short, as a full disk does: in the evaluations."""
-    command = [str(COMMAND), "search", *texts, "--output-dir", "full", "--json"]
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (14_000, resource.RLIM_INFINITY))
-
-    full = subprocess.run(
-        [*command, "--evaluations", "12"],
-        cwd=workplace,
-        env={**os.environ, **installed.environment},
-        preexec_fn=limit,
-        capture_output=True,
-        text=True,
-    )
+    command = ["search", *texts, "--output-dir", "full", "--json", "--evaluations", "12"]
+    full = forked.run(*command, first=limit_files)
     assert full.returncode == 2
     assert "cannot be written" in full.stderr and "the same command goes on" in full.stderr
     assert "Traceback" not in full.stderr
-    again = here.run("search", *texts, "--output-dir", "full", "--evaluations", "12", "--json")
+    again = here.run(*command)
     assert "resumed: " in again.stderr
     resumed = json.loads(again.stdout)
     assert {k: resumed[k] for k in ("metric", "finalists", "evaluations")} == {
