@@ -1,14 +1,14 @@
 """The product with a packed matrix: every path that this machine runs, against float64."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
+from tempfile import TemporaryFile
 
 import pytest
 import torch
+from forked import ForkedProcess
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tell_path import tell_path
 
 from prunerzero.packed import kernels
 from prunerzero.packed.kernels import product
@@ -206,26 +206,12 @@ def test_can_be_traced_by_torch_compile(tokens):
 
 
 def told(**environment: str) -> str:
-    """What a new process says of its path, and of the product of a small matrix."""
-    code = (
-        "import torch\n"
-        "from prunerzero.errors import InputError\n"
-        "from prunerzero.packed import kernels, layout\n"
-        "try:\n"
-        "    matrix = layout.pack_matrix(torch.eye(3), layout.VALUE_TYPES['int8'])\n"
-        "    assert torch.equal(kernels.product(torch.eye(3), matrix), torch.eye(3))\n"
-        "    print(kernels.path(), '|', kernels.why_torch())\n"
-        "except InputError as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.strip()
+    """What a process that has loaded no kernels says of its path."""
+    with TemporaryFile("w+") as said:
+        process = ForkedProcess(tell_path, streams={1: said.fileno()}, environment=environment)
+        assert process.wait() == 0
+        said.seek(0)
+        return said.read().strip()
 
 
 @pytest.mark.skipif(len(kernels.paths()) == 1, reason=f"no library: {kernels.why_torch()}")

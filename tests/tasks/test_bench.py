@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from installed_command import Installed
+from copied_models import copied_models
+from installed_command import InProcess, Installed
 from sparse_model import zero_smallest
 from tiny_gguf import save_tiny_gguf
 from tiny_model import save_tiny_model, some_text, tiny_model, tiny_tokenizer
@@ -56,7 +57,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(place: Path) -> dict[str, Any]:
     """Two models and torch's rivals, measured by the command; its folder is ``out``."""
     rivals = ["--rivals", "dense,int8,int4", "--output-dir", "out"]
-    return Installed(place).json("bench", "model", "pruned", "packed", *LITTLE, *rivals)
+    with copied_models():
+        return InProcess(place).json("bench", "model", "pruned", "packed", *LITTLE, *rivals)
 
 
 def test_every_model_and_rival_has_every_figure(measured):
@@ -128,12 +130,13 @@ def test_results_and_page_are_written_and_the_page_again_in_japanese(measured, p
     assert json.loads((place / "out" / "results.json").read_text()) == measured
     page = place / "out" / "report.html"
     assert "torch int4" in page.read_text()
-    done = Installed(place).run("report", "out", "--language", "ja")
+    done = InProcess(place).run("report", "out", "--language", "ja")
     assert done.returncode == 0, done.stderr
     assert '<html lang="ja">' in page.read_text()
 
 
 def test_one_model_can_be_measured_by_a_program(place):
+    """In a new process, as all are but in these tests."""
     windows = torch.randint(2, 30, (2, 20))
     found = measure_model(
         Subject("mine", ModelSource(model=str(place / "model"))),
@@ -175,13 +178,14 @@ class _StopsAt(Observer):
 
 def test_an_interruption_keeps_what_was_measured(place, tmp_path):
     observer = _StopsAt(1)
-    found = bench(
-        [place / "model", place / "wide"],
-        text=place / "test.txt",
-        repeats=2,
-        output_dir=tmp_path / "out",
-        observer=observer,
-    )
+    with copied_models():
+        found = bench(
+            [place / "model", place / "wide"],
+            text=place / "test.txt",
+            repeats=2,
+            output_dir=tmp_path / "out",
+            observer=observer,
+        )
     assert found.interrupted
     first, second = found.models
     assert first.decode_tokens_per_second["16"] > 0 and first.perplexity is None
@@ -215,7 +219,9 @@ def _children(pid: int) -> list[int]:
 
 def test_a_rival_that_cannot_be_measured_says_so_and_the_others_go_on(place, tmp_path, monkeypatch):
     monkeypatch.setattr("prunerzero.tasks.bench.make_rivals", _broken_rival)
-    found = bench(place / "model", text=place / "test.txt", rivals="int8", windows=1, repeats=1)
+    few = {"windows": 1, "repeats": 1}
+    with copied_models():
+        found = bench(place / "model", text=place / "test.txt", rivals="int8", **few)
     model, rival = found.models
     assert model.perplexity is not None and model.notes == ()
     assert rival.perplexity is None and rival.file_bytes is None

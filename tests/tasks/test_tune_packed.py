@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from copied_models import copied_models
 from sparse_model import files_of
 from tiny_model import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
@@ -223,7 +224,8 @@ def test_measured_in_earnest_every_figure_is_there(
         lambda subjects, plan, *more: measure_models(subjects, replace(plan, new_tokens=2), *more),
     )
     monkeypatch.setattr(packing.kernels, "why_torch", lambda: "there is no compiler")
-    done = in_workplace(*ask("bfloat16", "earnest"))
+    with copied_models():
+        done = in_workplace(*ask("bfloat16", "earnest"))
     assert done.exit_code == 0, done.output
     found = result_in(workplace / "earnest")["packing"]
     assert found["failed"] == "" and found["kernel"] == "torch"
