@@ -95,7 +95,7 @@ def products(size: int, copies: int) -> dict[str, Product]:
         ),
     )
     chance = torch.rand(size, size, generator=random)
-    for name, kind in (("bf16", "bfloat16"), ("int8", "int8")):
+    for name, kind in (("bf16", "bfloat16"), ("int8", "int8"), ("int4", "int4")):
         for share in (30, 50, 60):
             sparse = torch.where(chance < share / 100, 0, weight)
             add(f"{name} {share} %", pack_matrix(sparse, VALUE_TYPES[kind]), kernels.product)

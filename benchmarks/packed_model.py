@@ -69,7 +69,7 @@ def main() -> None:
         for share in options.shares:
             pruned = folder / "pruned"
             remove(folder / "dense", pruned, share)
-            for values in ("bfloat16", "int8"):
+            for values in ("bfloat16", "int8", "int4"):
                 packed = folder / f"{values} {share}"
                 pack(pruned, packed, values=values)
                 subjects.append(_subject(f"packed {values}, {share:.0%}", packed))

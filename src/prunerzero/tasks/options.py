@@ -165,6 +165,7 @@ class PackOptions(FilesOptions):
         "are, float32 rounded to bfloat16.",
         one_of(Values),
     )
+    max_seq_length: int | None = same_option(Texts, "max_seq_length")
 
 
 @dataclass(frozen=True)

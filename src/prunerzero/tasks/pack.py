@@ -116,7 +116,7 @@ def pack(
     observer = observer or Observer()
     output_dir = path("output_dir", output_dir)
     source = options.source(model)
-    setup = Setup(**vars(source))
+    setup = Setup(**vars(source), max_seq_length=options.max_seq_length)
     datasets, texts = several("datasets", datasets), paths("texts", texts)
     calibration = paths("calibration", calibration)
     if calibration and options.values != "int4":

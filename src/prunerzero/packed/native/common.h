@@ -9,7 +9,7 @@ namespace prunerzero {
 namespace {
 
 // Bytes of values that a kernel asks for ahead: processors by themselves see only so far.
-constexpr int64_t kAhead = 1536;
+constexpr int64_t kAhead = 3072;
 
 inline void ask_ahead(const uint8_t *values) { __builtin_prefetch(values + kAhead); }
 
