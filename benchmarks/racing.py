@@ -30,7 +30,7 @@ from prunerzero.evolution.records import Candidate, Individual
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.statistics import probes_of
-from prunerzero.tasks.search import fitness_of
+from prunerzero.tasks.cases import fitness_of
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
 

@@ -19,9 +19,9 @@ from tiny_model import some_text
 
 from prunerzero import InputError, Setup, Sparsity
 from prunerzero.metrics import CATALOG
+from prunerzero.tasks.cases import fitness_of
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions
-from prunerzero.tasks.search import fitness_of
 from prunerzero.tasks.tune_result import Limit
 from prunerzero.tasks.tuning.curve import Curve
 from prunerzero.tasks.tuning.limit import allowed_on

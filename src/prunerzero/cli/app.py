@@ -8,7 +8,9 @@ import typer
 from rich.console import Console
 
 import prunerzero
+from prunerzero.language.source import ModelSource
 from prunerzero.metrics.sparsity import Group
+from prunerzero.options import same_option
 
 app = typer.Typer(
     name="prunerzero",
@@ -24,6 +26,24 @@ app = typer.Typer(
 SparsityOption = Annotated[
     str,
     typer.Option(help="Share of weights to prune, 0.5, or keep N of each M: 2:4."),
+]
+
+_model = same_option(ModelSource, "model")
+ModelsOption = Annotated[
+    list[str],
+    typer.Option(
+        help=_model.metadata["meaning"].rstrip(".") + "; may be repeated, and metrics are then "
+        "judged on all of them together.",
+        rich_help_panel=_model.metadata["panel"],
+    ),
+]
+
+SparsitiesOption = Annotated[
+    list[str],
+    typer.Option(
+        help="Share of weights to prune, 0.5, or keep N of each M: 2:4; may be repeated, and "
+        "metrics are then judged at all of them together.",
+    ),
 ]
 
 GroupOption = Annotated[

@@ -114,6 +114,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         for name, cls in groups.items()
     }
     flags = {one.name: _parameter(one) for of_group in fields.values() for one in of_group}
+    flags |= {name: _keyword(own[name]) for name in own if name == "model"}  # it stands first too
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
@@ -127,9 +128,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
     shared = {one.name for one in options_of(Setup)}
     named = sorted(flags.values(), key=lambda p: (p.name != "model", p.name in shared))
-    mine = [
-        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for n, p in own.items() if n not in groups
-    ]
+    mine = [_keyword(own[name]) for name in own if name not in groups and name not in flags]
     config = inspect.Parameter(
         "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption
     )
@@ -140,6 +139,10 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapped
+
+
+def _keyword(parameter: inspect.Parameter) -> inspect.Parameter:
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
 
 
 def _is_options(annotation: Any) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from prunerzero.cli.app import GroupOption, SparsityOption, app, out
+from prunerzero.cli.app import GroupOption, ModelsOption, SparsitiesOption, app, out
 from prunerzero.cli.options import JsonOption, one_sentence, with_options
 from prunerzero.cli.plain_output import print_json
+from prunerzero.language.source import BUNDLED
 from prunerzero.tasks.options import RefitOptions, SearchOptions
 from prunerzero.tasks.setup import Setup
 
@@ -24,11 +25,12 @@ def search(
     options: SearchOptions,
     refit: RefitOptions,
     output_dir: Annotated[Path, typer.Option(help="Folder of the run; resumed if it is one.")],
-    sparsity: SparsityOption = "0.5",
+    model: ModelsOption = [BUNDLED],  # noqa: B006 (typer reads it)
+    sparsity: SparsitiesOption = ["0.5"],  # noqa: B006
     group: GroupOption = "row",
     json: JsonOption = False,
 ) -> None:
-    """Evolve a pruning metric for a model, a text and a sparsity.
+    """Evolve a pruning metric for a model, a text and a sparsity, or for several of these.
 
     Statistics come from the calibration text, metrics are judged on the validation text, and the
     best is measured on the test text where one is named. Where no evolved metric beats the known
@@ -39,6 +41,9 @@ def search(
     --output-dir run[/], then [bold]prunerzero prune --model ORG/NAME --dataset wikitext2
     --sparsity 2:4 --metric run --output-dir pruned[/]
 
+    For several models and sparsities at once: [bold]--model A --model B --sparsity 0.5 --sparsity
+    2:4[/]; a metric is judged by the mean of ln(perplexity / dense perplexity).
+
     On all GPUs for two hours: [bold]prunerzero search --model ORG/NAME --dataset wikitext2
     --workers auto --time 2h --output-dir run[/]
     """
@@ -46,30 +51,37 @@ def search(
     from prunerzero.tasks.search import search as run
 
     observer = TerminalObserver()
+    setups = [replace(setup, model=one) for one in model]
     with observer.shown():
-        found = run(setup, sparsity, output_dir, options, refit, group=group, observer=observer)
+        found = run(setups, sparsity, output_dir, options, refit, group=group, observer=observer)
     if json:
         print_json(asdict(found))
     else:
-        _print_search(found, setup, refit)
+        _print_search(found, setups, refit)
     if found.interrupted:
         raise KeyboardInterrupt
 
 
-def _print_search(found: Any, setup: Setup, refit: RefitOptions) -> None:
+def _print_search(found: Any, setups: list[Setup], refit: RefitOptions) -> None:
     from prunerzero.metrics import Sparsity
-    from prunerzero.report import perplexity_table
+    from prunerzero.report import cases_table, perplexity_table
     from prunerzero.tasks.commands import prune_command
 
     console = out()
     console.print(f"Best metric: [bold]{escape(found.metric)}[/]")
     console.print(escape(found.answer))
     way = f"; {refit.in_words}" if refit.in_words else ""
-    console.print(perplexity_table(found.perplexity, f"Sparsity {found.sparsity}{way}"))
+    title = f"Sparsity {found.sparsity}{way}"
+    if found.cases:
+        console.print(cases_table(asdict(found), title))
+    else:
+        console.print(perplexity_table(found.perplexity, title))
     console.print(
         f"{found.evaluations} evaluations ({found.raced_out} raced out, {found.failed} failed), "
         f"{found.duplicates_skipped} duplicates skipped, {found.seconds:.0f} s."
     )
-    sparsity = Sparsity.parse(found.sparsity, found.group)
-    command = prune_command(setup, found.output_dir, sparsity, refit)
-    console.print(f"Prune with it: {command}", markup=False, soft_wrap=True)
+    for setup in setups:
+        for one in found.sparsity.split(", "):
+            sparsity = Sparsity.parse(one, found.group)
+            command = prune_command(setup, found.output_dir, sparsity, refit)
+            console.print(f"Prune with it: {command}", markup=False, soft_wrap=True)

@@ -11,9 +11,11 @@ from prunerzero.evolution.pareto import pareto_front
 from prunerzero.evolution.population import Population
 from prunerzero.evolution.records import EvaluationRecord, Finalist, Progress, SearchResult
 from prunerzero.evolution.settings import SearchSettings
+from prunerzero.evolution.several import Case, Several
 from prunerzero.evolution.study import SearchStudy
 
 __all__ = [
+    "Case",
     "EvaluationRecord",
     "Finalist",
     "Fitness",
@@ -23,6 +25,7 @@ __all__ = [
     "SearchResult",
     "SearchSettings",
     "SearchStudy",
+    "Several",
     "StudyMismatchError",
     "pareto_front",
     "search",

@@ -27,8 +27,8 @@ from prunerzero.metrics.catalog import CATALOG
 from prunerzero.metrics.errors import ScoreError
 from prunerzero.metrics.expression import Expression
 from prunerzero.metrics.simplify import canonical, remove_opposing
-from prunerzero.metrics.sparsity import Sparsity
-from prunerzero.scoring.ranking import Probe, Ranking, rank
+from prunerzero.metrics.sparsity import Group, Sparsity
+from prunerzero.scoring.ranking import Probe, Ranking, rank_on
 
 LAST_RESORT = 1000
 """Random trees tried before the search space counts as exhausted."""
@@ -49,8 +49,9 @@ class Breeder:
     Args:
         population: the evaluations so far.
         settings: of the search.
-        probes: small samples of real layers, which show which metrics rank alike.
-        sparsity: its group is the one in which scores compete.
+        samples: small samples of real layers, which show which metrics rank alike, and what they
+            are pruned to; of several models, or for several sparsities, each. Their one group is
+            the one in which scores compete.
         ahead: proposals are made while the draw before is measured. Its loss is ignored even where
             it is known, so that an interrupted search goes on as if it had not stopped.
     """
@@ -59,20 +60,19 @@ class Breeder:
         self,
         population: Population,
         settings: SearchSettings,
-        probes: Sequence[Probe],
-        sparsity: Sparsity,
+        samples: Sequence[tuple[Sequence[Probe], Sparsity]],
         *,
         ahead: bool = False,
     ) -> None:
         self.population = population
         self.ahead = ahead
         self.settings = settings
-        self.probes = probes
-        self.sparsity = sparsity
+        self.samples = samples
+        self.group = samples[0][1].group
         self.primitives = PrimitiveSet.of(settings.operators)
         self._firsts = inf if settings.strategy == "random" else settings.initial
         self._weights = [getattr(settings, name) for name in VARIATIONS]
-        self.seeds = _seeds(self.primitives, settings, sparsity)
+        self.seeds = _seeds(self.primitives, settings, self.group)
         self.surrogate = Surrogate()
         self._elite: list[Individual] = []
         self._learned = 0
@@ -93,7 +93,7 @@ class Breeder:
             if new and attempt >= self.settings.attempts:
                 break
             tree, origin, parents = self._tree(rng, draw, attempt)
-            expression = canonical(remove_opposing(tree), self.sparsity.group)
+            expression = canonical(remove_opposing(tree), self.group)
             if not self.settings.limits.allow(expression):  # sorting a chain deepens it
                 continue
             text = str(expression)
@@ -186,7 +186,7 @@ class Breeder:
             if len(self._rankings) >= REMEMBERED:
                 self._rankings.clear()
             try:
-                self._rankings[text] = rank(expression, self.probes, self.sparsity)
+                self._rankings[text] = rank_on(expression, self.samples)
             except ScoreError:
                 self._rankings[text] = None
         return self._rankings[text]
@@ -197,12 +197,10 @@ def merit(individual: Individual) -> tuple[int, float, int]:
     return -len(individual.losses), individual.mean, individual.candidate.expression.size
 
 
-def _seeds(
-    primitives: PrimitiveSet, settings: SearchSettings, sparsity: Sparsity
-) -> list[Expression]:
+def _seeds(primitives: PrimitiveSet, settings: SearchSettings, group: Group) -> list[Expression]:
     """The known metrics to begin with: those that the operators of the search can write."""
     if settings.seed_metrics == "none":
         return []
     known = {*primitives.terminals, *primitives.unary, *primitives.binary, "constant"}
-    trees = [canonical(metric.expression, sparsity.group) for metric in CATALOG.values()]
+    trees = [canonical(metric.expression, group) for metric in CATALOG.values()]
     return [tree for tree in trees if {node.name for _, node in tree.subtrees()} <= known]

@@ -45,6 +45,7 @@ def search(
     settings: SearchSettings,
     probes: Sequence[Probe],
     sparsity: Sparsity,
+    also: Sequence[tuple[Sequence[Probe], Sparsity]] = (),
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     ahead: bool = False,
@@ -63,6 +64,8 @@ def search(
         settings: of the search.
         probes: samples of real layers, which show which metrics rank alike.
         sparsity: its group is the one in which scores compete.
+        also: probes and sparsity of each further case, where the fitness is that of several; their
+            group is the same.
         on_progress: called after each evaluation and each finalist judged.
         should_stop: ends the search when it returns True.
         ahead: propose a candidate while the one before is measured, without its loss. This pays
@@ -77,12 +80,13 @@ def search(
     study.require(
         "chunks", {"chunks of the race": fitness.chunks, "chunks in all": fitness.total_chunks}
     )
+    samples = [(probes, sparsity), *also]
     proposer: Proposer
     if settings.strategy == "powerlaw":
-        proposer = PowerLaws(study.population, probes, sparsity)
+        proposer = PowerLaws(study.population, samples)
         ahead = False  # each step depends on the last one
     else:
-        proposer = Breeder(study.population, settings, probes, sparsity, ahead=ahead)
+        proposer = Breeder(study.population, settings, samples, ahead=ahead)
     proposals = Proposals(study, proposer, settings.evaluations, ahead=ahead)
     with closing(proposals):
         return _Search(fitness, study, settings, proposals, on_progress, should_stop).run()

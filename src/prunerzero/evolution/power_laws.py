@@ -11,7 +11,7 @@ from prunerzero.metrics.errors import ScoreError
 from prunerzero.metrics.expression import Expression
 from prunerzero.metrics.simplify import canonical
 from prunerzero.metrics.sparsity import Sparsity
-from prunerzero.scoring.ranking import Probe, ranking_key
+from prunerzero.scoring.ranking import Probe, rank_on
 
 Point = tuple[float, float]
 """The exponents of X and G."""
@@ -25,10 +25,11 @@ FIRST_STEP, LAST_STEP = 1 / 8, 1 / 256
 class PowerLaws:
     """Proposes power laws that were never measured, the grid first."""
 
-    def __init__(self, population: Population, probes: Sequence[Probe], sparsity: Sparsity) -> None:
+    def __init__(
+        self, population: Population, samples: Sequence[tuple[Sequence[Probe], Sparsity]]
+    ) -> None:
         self.population = population
-        self.probes = probes
-        self.sparsity = sparsity
+        self.samples = samples
         self._candidates: dict[Point, Candidate | None] = {}
 
     def propose(self, draw: int) -> Candidate | None:
@@ -67,9 +68,10 @@ class PowerLaws:
     def _candidate(self, point: Point) -> Candidate | None:
         """The candidate of a point; None where its scores cannot be ranked."""
         if point not in self._candidates:
-            expression: Expression = canonical(power_law(*point).expression, self.sparsity.group)
+            group = self.samples[0][1].group
+            expression: Expression = canonical(power_law(*point).expression, group)
             try:
-                ranking = ranking_key(expression, self.probes, self.sparsity)
+                ranking = rank_on(expression, self.samples).key
                 self._candidates[point] = Candidate(expression, ranking, "power law")
             except ScoreError:
                 self._candidates[point] = None

@@ -177,6 +177,8 @@ class Progress:
         seconds: since the search began, without pauses.
         seconds_left: until the first budget ends, judging included; None if unknown.
         workers: how many work on the study, on any machine.
+        is_rise: whether the losses are how far they rise above the dense ones, in the mean of
+            several cases, so that ``best_perplexity`` is a multiple of the dense one.
     """
 
     phase: Literal["searching", "judging"]
@@ -191,6 +193,7 @@ class Progress:
     seconds: float
     seconds_left: float | None
     workers: int = 1
+    is_rise: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -66,13 +67,25 @@ class PrunedLoss:
         order = _shuffled(len(windows), turns)
         self.total_chunks = max(1, len(windows) // windows_per_chunk)
         self.chunks = min(race_chunks, self.total_chunks)
-        self._windows = windows[order[: self.total_chunks * windows_per_chunk]]
+        self._order = order[: self.total_chunks * windows_per_chunk]
+        self._windows = windows[self._order]
         tokens = windows_per_chunk * windows.shape[1]
         device = next(model.parameters()).device
         most = max(1, _BATCH_TOKENS.get(device.type, 1) // tokens)
         self._most = 1 << (most.bit_length() - 1)  # a power of two, as each batch is
         self._loss = WindowLoss(model)
         self._weights = PrunedWeights(layers, statistics, sparsity, refit, grams)
+
+    def at(self, sparsity: Sparsity) -> PrunedLoss:
+        """The same at another sparsity. They share the model, and may be read by turns."""
+        other = copy(self)
+        other._weights = self._weights.at(sparsity)
+        return other
+
+    def in_chunks(self, losses: Sequence[float]) -> list[float]:
+        """The mean of each chunk, from the losses of all windows as they were given."""
+        of_windows = torch.tensor(losses, dtype=torch.float64)[self._order]
+        return of_windows.reshape(self.total_chunks, -1).mean(1).tolist()
 
     def losses(
         self, expression: Expression, start: int = 0, stop: int | None = None
@@ -88,6 +101,7 @@ class PrunedLoss:
             self._weights.prune(expression)
             while start < stop:
                 first, last = self._batch_of(start)
+                self._weights.resume()
                 yield from self._read(first, last)[start - first : stop - first]
                 start = last
         except torch.OutOfMemoryError as error:

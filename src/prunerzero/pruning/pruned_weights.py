@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +25,9 @@ class PrunedWeights:
 
     One dense copy is kept beside the model, and memory does not grow from metric to metric. On a
     GPU all layers of one shape are pruned by one launch.
+
+    ``at`` gives the same layers at another sparsity. These take turns in the one model: what one
+    has pruned is kept aside while another one's weights are in it, and ``resume`` brings it back.
 
     Args:
         layers: the matrices by full name.
@@ -45,6 +50,14 @@ class PrunedWeights:
         self._dense = {name: layer.weight.contiguous().clone() for name, layer in layers.items()}
         self._unreached = {name: _zero(statistics[name]) for name in layers}
         self._groups = self._grouped()
+        self._turn = _Turn()
+        self._aside: list[Tensor] = []
+
+    def at(self, sparsity: Sparsity) -> PrunedWeights:
+        """The same weights, to be pruned to another sparsity; the dense copy is shared."""
+        other = copy(self)
+        other._sparsity, other._aside = sparsity, []
+        return other
 
     def prune(self, expression: Expression) -> None:
         """Write the weights pruned with a metric, and refitted where that is wanted.
@@ -54,6 +67,7 @@ class PrunedWeights:
         Raises:
             ScoreError: the metric gives NaN on a layer; names the layer.
         """
+        self._take_turn()
         self._mask(expression)
         if self._grams is not None:
             for name, layer in self._layers.items():
@@ -114,11 +128,28 @@ class PrunedWeights:
             for name, mask in named_masks:
                 write_pruned(self._layers[name].weight, self._dense[name], mask)
 
+    def resume(self) -> None:
+        """Have what ``prune`` wrote in the model again, where another one took its turn since."""
+        if self._turn.holder is not self:
+            self._take_turn()
+            _copy(self._aside, self._weights)
+
     def restore(self) -> None:
-        """Write the dense weights back."""
-        with torch.no_grad():  # one launch for all where they are on a GPU
-            weights = [layer.weight for layer in self._layers.values()]
-            torch._foreach_copy_(weights, list(self._dense.values()))
+        """Write the dense weights back, unless another one's turn is not over."""
+        if self._turn.holder in (self, None):
+            _copy(list(self._dense.values()), self._weights)
+            self._turn.holder = None
+
+    @property
+    def _weights(self) -> list[Tensor]:
+        return [layer.weight for layer in self._layers.values()]
+
+    def _take_turn(self) -> None:
+        """Keep aside what another one has in the model."""
+        holder, self._turn.holder = self._turn.holder, self
+        if holder not in (self, None):
+            holder._aside = holder._aside or [torch.empty_like(w) for w in holder._weights]
+            _copy(holder._weights, holder._aside)
 
     def _grouped(self) -> list[tuple[list[str], Any]]:
         """Layers that GPU kernels can prune together: of one shape, type and device."""
@@ -149,6 +180,18 @@ class PrunedWeights:
         return Layers(
             dense, torch.stack(X) if X else None, G or None, torch.stack(D) if D else None
         )
+
+
+@dataclass
+class _Turn:
+    """Whose pruned weights are in a model; None while they are the dense ones."""
+
+    holder: PrunedWeights | None = None
+
+
+@torch.no_grad()
+def _copy(source: list[Tensor], target: list[Tensor]) -> None:
+    torch._foreach_copy_(target, source)  # one launch for all where they are on a GPU
 
 
 def _zero(known: LayerStatistics) -> frozenset[str]:

@@ -8,11 +8,12 @@ from .bench_page import write_bench_report
 from .comparison import comparison
 from .model_card import model_card, packed_card, tell_speed
 from .run_page import write_run_report
-from .tables import bench_tables, perplexity_table, texts_table
+from .tables import bench_tables, cases_table, perplexity_table, texts_table
 from .tune_page import write_tune_report
 
 __all__ = [
     "bench_tables",
+    "cases_table",
     "comparison",
     "model_card",
     "packed_card",

@@ -6,7 +6,15 @@ from rich.table import Table
 from rich.text import Text
 
 from .bench_words import batches_of, cells
-from .wording import change_text, comparison_rows, finite, judged_part, perplexity_text, places_of
+from .wording import (
+    change_text,
+    comparison_rows,
+    finite,
+    judged_part,
+    perplexity_text,
+    places_of,
+    ratio_text,
+)
 
 
 def perplexity_table(
@@ -50,6 +58,28 @@ def perplexity_table(
         if moved:
             cells += map(Text, _divergence_cells(moved.get(row.name)))
         table.add_row(*cells, style="bold" if row.name == "evolved" else None)
+    return table
+
+
+def cases_table(found: dict[str, Any], title: str) -> Table:
+    """What a search on several cases found: a line for each, and the geometric mean of the ratios.
+
+    Args:
+        found: ``best.json`` of the run.
+        title: above the table.
+    """
+    table = Table(title=Text(title), title_justify="left", caption="perplexity, lower is better")
+    for column in ("model", "sparsity", "text"):
+        table.add_column(column, overflow="fold")
+    for column in ("dense", found["origin"], "ratio"):
+        table.add_column(column, justify="right")
+    for case in found["cases"]:
+        for place, figures in case["perplexity"].items():
+            cells = [case["model"], case["sparsity"], place]
+            cells += [perplexity_text(figures.get(n)) for n in ("dense", found["origin"])]
+            table.add_row(*map(Text, [*cells, ratio_text(case["ratio"].get(place))]))
+    for place, ratio in found["ratio"].items():
+        table.add_row("geometric mean", "", Text(place), "", "", ratio_text(ratio), style="bold")
     return table
 
 

@@ -36,6 +36,12 @@ def perplexity_text(value: object) -> str:
     return f"{number:,.{2 if number < 100 else 1 if number < 1000 else 0}f}"
 
 
+def ratio_text(value: object) -> str:
+    """Of a perplexity to the dense one: ``1.838``."""
+    number = finite(value)
+    return MISSING if number is None else f"{number:,.{3 if number < 100 else 0}f}"
+
+
 def percent_text(share: object) -> str:
     """A share of one as ``50 %`` or ``43.5 %``."""
     number = finite(share)

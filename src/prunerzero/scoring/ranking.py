@@ -122,6 +122,21 @@ def rank(expression: Expression, probes: Sequence[Probe], sparsity: Sparsity) ->
     return Ranking(digest.hexdigest()[:32], np.concatenate(pruned))
 
 
+def rank_on(expression: Expression, samples: Sequence[tuple[Sequence[Probe], Sparsity]]) -> Ranking:
+    """Rank the weights of several models, or for several sparsities: probes and sparsity of each.
+
+    Metrics share the key where they rank alike in all of them; with one, it is that of ``rank``.
+
+    Raises:
+        ScoreError, SparsityError: as ``rank``, where it happens in one of them.
+    """
+    rankings = [rank(expression, probes, sparsity) for probes, sparsity in samples]
+    if len(rankings) == 1:
+        return rankings[0]
+    keys = hashlib.sha256("".join(ranking.key for ranking in rankings).encode())
+    return Ranking(keys.hexdigest()[:32], np.concatenate([ranking.pruned for ranking in rankings]))
+
+
 _CONSTANT = "the metric is constant: it gives all weights that are compared the same score."
 
 

@@ -11,7 +11,7 @@ from prunerzero.evolution import Population, SearchResult
 from prunerzero.exponential import exp
 from prunerzero.metrics import CATALOG, Expression
 from prunerzero.tasks.known_metrics import KnownMetrics
-from prunerzero.tasks.shared_study import SharedPerplexities
+from prunerzero.tasks.shared_study import SharedPerplexities, SharedRatios
 
 Origin = Literal["evolved", "known"]
 
@@ -32,7 +32,8 @@ class Choice:
         expression: the metric.
         evolved: the best metric that was evolved, also where a known one is better; None of none.
         known: perplexity on the whole validation text of the named metrics that could still win
-            once the race's chunks were read, as far as measured.
+            once the race's chunks were read, as far as measured; of several cases how often the
+            dense perplexity, in the geometric mean.
         answer: the choice in a sentence.
     """
 
@@ -48,8 +49,9 @@ def choose(
     result: SearchResult,
     population: Population,
     known: KnownMetrics,
-    shared: SharedPerplexities,
+    shared: SharedPerplexities | SharedRatios,
     text: str = "validation text",
+    cases: int = 1,
 ) -> Choice | None:
     """The best on the whole validation text, measured where it is not; None where there is none.
 
@@ -60,6 +62,7 @@ def choose(
     Args:
         result, population, known, shared: of the search.
         text: what the validation part is called in the answer.
+        cases: how many models and sparsities ``shared`` is the mean of.
     """
     known.wait()
     races = [i.losses for i in population.individuals if i.state == "complete"]
@@ -76,15 +79,16 @@ def choose(
         evolved[formula] = measured[EVOLVED]
         if evolved[formula] < best:
             break
-    return _better(evolved, on_whole, _WHOLE.format(text=text), on_whole)
+    return _better(evolved, on_whole, _Where(_WHOLE.format(text=text), cases), on_whole)
 
 
 def choose_now(
     result: SearchResult,
     population: Population,
     known: KnownMetrics,
-    shared: SharedPerplexities,
+    shared: SharedPerplexities | SharedRatios,
     text: str = "validation text",
+    cases: int = 1,
 ) -> Choice | None:
     """The best by what an interrupted search has measured so far; None where that is nothing.
 
@@ -94,6 +98,7 @@ def choose_now(
     Args:
         result, population, known, shared: of the search.
         text: what the validation part is called in the answer.
+        cases: how many models and sparsities ``shared`` is the mean of.
     """
     on_race = known.perplexities
     on_whole = {
@@ -102,7 +107,7 @@ def choose_now(
         if (value := shared.measured("validation", CATALOG[name].expression)) is not None
     }
     if result.expression is None:
-        return _better({}, on_race, _RACE.format(text=text), on_whole)
+        return _better({}, on_race, _Where(_RACE.format(text=text), cases), on_whole)
     formula = result.expression
     race = min(
         e.perplexity
@@ -114,50 +119,71 @@ def choose_now(
         whole = {f.expression: exp(f.loss) for f in result.finalists}.get(formula)
     if whole is not None:
         if min(on_whole.values(), default=math.inf) <= whole:
-            return _better({formula: whole}, on_whole, _WHOLE.format(text=text), on_whole)
+            return _better(
+                {formula: whole}, on_whole, _Where(_WHOLE.format(text=text), cases), on_whole
+            )
         on_race = {name: value for name, value in on_race.items() if name not in on_whole}
-    return _better({formula: race}, on_race, _RACE.format(text=text), on_whole)
+    return _better({formula: race}, on_race, _Where(_RACE.format(text=text), cases), on_whole)
 
 
 _WHOLE = "the whole {text}"
 _RACE = "the {text} that a race reads"
 
 
+@dataclass(frozen=True)
+class _Where:
+    """What metrics were compared on, in words.
+
+    Attributes:
+        text: the text.
+        cases: of how many models and sparsities, whose mean is taken.
+    """
+
+    text: str
+    cases: int
+
+    def full(self, value: float) -> str:
+        """``"perplexity 27.40 on the whole validation text"``, or the same of several cases."""
+        if self.cases == 1:
+            return f"perplexity {self.bare(value)} on {self.text}"
+        mean = f"in the geometric mean of {self.cases} cases"
+        return f"{self.bare(value)} times the dense perplexity on {self.text}, {mean}"
+
+    def bare(self, value: float) -> str:
+        """The number alone; ratios are closer together than perplexities."""
+        return f"{value:.{3 if self.cases > 1 else 2}f}" if value < 1000 else f"{value:.4g}"
+
+
 def _better(
     evolved: Mapping[str, float],
     known: Mapping[str, float],
-    where: str,
+    where: _Where,
     on_whole: dict[str, float],
 ) -> Choice | None:
     """Choose the lowest perplexity; of equals the known one.
 
     Args:
-        evolved: perplexity of each evolved metric, by its text.
+        evolved: perplexity of each evolved metric, by its text, or its mean ratio to the dense one.
         known: of each named one, on the same text.
-        where: which text that is, in words.
+        where: which text that is.
         on_whole: of the named ones on the whole validation text, as far as measured.
     """
     best = min(evolved, key=evolved.__getitem__, default=None)
     name = min(known, key=known.__getitem__, default=None)
     expression = None if best is None else Expression.parse(best)
-    on = f"on {where}"
     if best is not None and expression is not None:
         if name is None or evolved[best] < known[name]:
-            answer = f"The evolved metric has perplexity {_shown(evolved[best])} {on}"
+            answer = f"The evolved metric has {where.full(evolved[best])}"
             if name is not None:
-                answer += f", where {name}, the best known one, has {_shown(known[name])}"
+                answer += f", where {name}, the best known one, has {where.bare(known[name])}"
             return Choice("evolved", EVOLVED, expression, expression, on_whole, f"{answer}.")
-        rest = f"; the best evolved one has {_shown(evolved[best])}"
+        rest = f"; the best evolved one has {where.bare(evolved[best])}"
     elif name is None:
         return None
     else:
         rest = "; no evolved one could be measured"
     answer = (
         f"No evolved metric beats the known ones, so the result is {name}, the best of those: "
-        f"perplexity {_shown(known[name])} {on}{rest}."
+        f"{where.full(known[name])}{rest}."
     )
     return Choice("known", name, CATALOG[name].expression, expression, on_whole, answer)
-
-
-def _shown(perplexity: float) -> str:
-    return f"{perplexity:.2f}" if perplexity < 1000 else f"{perplexity:.4g}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import psutil
 import torch
 
+from prunerzero.errors import ModelError
 from prunerzero.language.devices import compute_dtype, find_devices
 from prunerzero.language.loading import empty_model_of
 from prunerzero.language.source import BUNDLED
@@ -57,8 +60,59 @@ def fits(setup: Setup, metric: Metric, refit: RefitOptions = RefitOptions()) -> 
         need += 17 * item * length * text.hidden_size * text.num_hidden_layers
     if "D" in metric.expression.terminals:
         need += gram.memory(prunable_layers(model))
+    return bool(need < _SHARE * _free(devices))
+
+
+def check_together(
+    setups: Sequence[Setup],
+    sparsities: int,
+    terminals: Collection[str],
+    refit: RefitOptions,
+    devices: Sequence[str],
+) -> None:
+    """Raise ModelError where the models of a search do not fit on its device together.
+
+    Counted is what stays there all the time: the weights, a copy of those that are pruned, and
+    another for each of several sparsities; G in fp32; Gram matrices where weights are refitted. The
+    bundled model and GGUF files count as nothing.
+
+    Args:
+        setups: the models.
+        sparsities: how many there are.
+        terminals: what metrics may read.
+        refit: what is done with masks.
+        devices: of each worker, every one of which holds all the models.
+    """
+    need = 0
+    for setup in setups:
+        model = None if setup.model == BUNDLED else empty_model_of(setup)
+        if model is None:
+            continue
+        stored = model.config.get_text_config().dtype or torch.float32
+        item = compute_dtype(setup.dtype, stored, find_devices(setup.device)[0]).itemsize
+        layers = prunable_layers(model, tuple(setup.ignore), tuple(setup.target))
+        pruned = sum(layer.weight.numel() for layer in layers.values())
+        need += item * sum(p.numel() for p in model.parameters())
+        need += item * pruned * (1 + (sparsities if sparsities > 1 else 0))
+        need += 4 * pruned if "G" in terminals else 0
+        need += memory(layers, refit.refit) if refit.refit else 0
+    for device in dict.fromkeys(devices):
+        workers, free = devices.count(device), _free(find_devices(device))
+        if workers * need > free:
+            holders = (
+                f"{workers} workers with {len(setups)} models each"
+                if workers > 1
+                else (f"the {len(setups)} models together")
+            )
+            raise ModelError(
+                f"{holders} need about {workers * need / 1e9:.1f} GB, and the device has "
+                f"{free / 1e9:.1f} GB free; name fewer `workers`, models or sparsities, or search "
+                "on one model at a time."
+            )
+
+
+def _free(devices: Sequence[torch.device]) -> int:
+    """Bytes that are free on these devices together."""
     if devices[0].type == "cuda":
-        free = sum(torch.cuda.mem_get_info(device)[0] for device in devices)
-    else:
-        free = psutil.virtual_memory().available
-    return bool(need < _SHARE * free)
+        return sum(torch.cuda.mem_get_info(device)[0] for device in devices)
+    return int(psutil.virtual_memory().available)

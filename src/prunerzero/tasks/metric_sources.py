@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -48,15 +49,20 @@ class Origin:
 
     Attributes:
         name: as the user named the metric.
-        sparsity: how much was pruned, and among which weights.
+        sparsities: how much was pruned, and among which weights; of some searches several.
         gradient: what G was the gradient of.
         refit: how the weights that stay were refitted, in words; empty where they were not.
     """
 
     name: str
-    sparsity: Sparsity | None = None
+    sparsities: tuple[Sparsity, ...] = ()
     gradient: GradientOf | None = None
     refit: str = ""
+
+    @property
+    def in_words(self) -> str:
+        """The sparsities, with "and" between."""
+        return " and ".join(sparsity.in_words for sparsity in self.sparsities)
 
 
 def read_metric(named: str | os.PathLike[str] | Metric | Expression) -> Metric:
@@ -118,26 +124,26 @@ def settle(
         refit: as asked; where a run had another, that is told, and it is not taken over.
 
     Raises:
-        InputError: two runs differ in what was not asked for.
+        InputError: two runs differ in what was not asked for, or one was for several sparsities.
         MetricError: a sparsity that cannot be read, or a metric that ranks nothing.
     """
-    runs = [origin for _, origin in metrics if origin.sparsity is not None]
-    theirs = {origin.sparsity for origin in runs if origin.sparsity is not None}
+    runs = [origin for _, origin in metrics if origin.sparsities]
+    theirs = {sparsity for origin in runs for sparsity in origin.sparsities}
     if sparsity is None:
-        _agree(runs, "sparsity", [o.sparsity.in_words for o in runs if o.sparsity])
+        _refuse_several(runs)
+        _agree(runs, "sparsity", [origin.in_words for origin in runs])
         base = next(iter(theirs), Sparsity(ratio=0.5))
         settled = base if group in (None, base.group) else replace(base, group=group)
     else:
         settled = sparsity_of("sparsity", sparsity, group)
         if group is None and settled.of is None and not isinstance(sparsity, Sparsity):
-            _agree(runs, "group", [o.sparsity.group for o in runs if o.sparsity])
+            _agree(runs, "group", [origin.sparsities[0].group for origin in runs])
             settled = replace(settled, group=next((s.group for s in theirs), settled.group))
     for origin in runs:
-        if origin.sparsity != settled:
+        if settled not in origin.sparsities:
             observer.note(
-                f"the metric of '{origin.name}' was made for sparsity "
-                f"{origin.sparsity and origin.sparsity.in_words}; as asked, it is used for "
-                f"{settled.in_words}"
+                f"the metric of '{origin.name}' was made for sparsity {origin.in_words}; as asked, "
+                f"it is used for {settled.in_words}"
             )
         elif sparsity is None:
             observer.note(f"sparsity {settled.in_words}, for which '{origin.name}' was made")
@@ -154,7 +160,7 @@ def settle(
                 f"asked, G is that of `gradient={setup.gradient!r}`"
             )
     for _, origin in metrics:
-        if origin.sparsity is not None and origin.refit != refit.in_words:
+        if origin.sparsities and origin.refit != refit.in_words:
             observer.note(
                 f"the metric of '{origin.name}' was judged with {origin.refit or 'masks alone'}, "
                 f"and is used here with {refit.in_words or 'masks alone'}; name the same `update`, "
@@ -166,6 +172,15 @@ def settle(
         except ScoreError as error:
             raise ScoreError(f"{origin.name!r} prunes nothing by merit: {error}") from None
     return setup, settled
+
+
+def _refuse_several(runs: Sequence[Origin]) -> None:
+    for origin in runs:
+        if len(origin.sparsities) > 1:
+            raise InputError(
+                f"'{origin.name}' was made for several sparsities, {origin.in_words}; pass "
+                "`sparsity`."
+            )
 
 
 def _agree(runs: Sequence[Origin], what: str, values: Sequence[str]) -> None:
@@ -235,14 +250,13 @@ def _origin(result: Mapping[str, Any], name: str) -> Origin:
     settings = settings if isinstance(settings, dict) else {}
     gradient = settings.get("gradient")
     written = result.get("pattern", result.get("sparsity"))
-    sparsity = None
+    sparsities: tuple[Sparsity, ...] = ()
     if isinstance(written, str):
-        try:
-            sparsity = Sparsity.parse(written, result.get("group", "row"))
-        except MetricError:
-            pass
+        group = result.get("group", "row")
+        with suppress(MetricError):
+            sparsities = tuple(Sparsity.parse(one, group) for one in written.split(", "))
     known = gradient if gradient in get_args(GradientOf) else None
-    return Origin(name, sparsity, known, _refit_of(settings))
+    return Origin(name, sparsities, known, _refit_of(settings))
 
 
 def _refit_of(settings: Mapping[str, Any]) -> str:

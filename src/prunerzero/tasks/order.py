@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunerzero.evolution import SearchSettings
@@ -15,9 +15,18 @@ from prunerzero.tasks.setup import Setup
 class Order:
     """What every worker of a search is told; all but the device is the same for all."""
 
-    setup: Setup
-    sparsity: Sparsity
+    setups: tuple[Setup, ...]
+    sparsities: tuple[Sparsity, ...]
     folder: Path
     settings: SearchSettings
     storage: str | Path
     refit: RefitOptions = RefitOptions()
+
+    @property
+    def device(self) -> str:
+        """The worker's, for all models."""
+        return self.setups[0].device
+
+    def on(self, device: str) -> Order:
+        """The same for the worker of another device."""
+        return replace(self, setups=tuple(replace(setup, device=device) for setup in self.setups))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +16,36 @@ from prunerzero.exponential import exp
 from prunerzero.files import make_folder, write_json
 from prunerzero.language.corpora import Part
 from prunerzero.metrics import Sparsity
-from prunerzero.metrics.operators import PUBLISHED_TERMINALS
 from prunerzero.metrics.sparsity import Group
 from prunerzero.options import takes
-from prunerzero.pruning.fitness import PrunedLoss
-from prunerzero.pruning.statistics import probes_of
-from prunerzero.tasks.best_of_all import choose, choose_now
+from prunerzero.tasks.best_of_all import Choice, choose, choose_now
+from prunerzero.tasks.cases import Cases, optional_parts, setups_of, sparsities_of
 from prunerzero.tasks.doubts import dense_doubt, one_text_doubt, told
 from prunerzero.tasks.duration import parse_duration
+from prunerzero.tasks.fits import check_together
 from prunerzero.tasks.known_metrics import KnownMetrics
-from prunerzero.tasks.metric_sources import BEST, HISTORY, sparsity_of
+from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions, SearchOptions
 from prunerzero.tasks.order import Order
 from prunerzero.tasks.output import check_run, check_study
-from prunerzero.tasks.search_result import Found
+from prunerzero.tasks.search_result import Found, mean_ratios, measured_as
 from prunerzero.tasks.setup import Setup
-from prunerzero.tasks.shared_study import SharedPerplexities, open_study
+from prunerzero.tasks.shared_study import SharedPerplexities, SharedRatios, open_study
 from prunerzero.tasks.workers import devices_for, run_workers
 from prunerzero.tasks.workspace import Workspace
 
 JOURNAL = "journal.log"
 """The study, in the folder of a run: population, log and queue."""
 
-_CHUNK_TOKENS = 1024
-_RACE_CHUNKS = 16
 _DEFAULT_EVALUATIONS = 500
 
 
 @takes(SearchOptions)
 @takes(RefitOptions, "refit")
 def search(
-    setup: Setup | str,
-    sparsity: str | float | Sparsity,
+    setup: Setup | str | Sequence[Setup | str],
+    sparsity: str | float | Sparsity | Sequence[str | float | Sparsity],
     output_dir: Path | str,
     options: SearchOptions = SearchOptions(),
     refit: RefitOptions = RefitOptions(),
@@ -61,10 +58,13 @@ def search(
     The result is the best of all that is known by then on the whole validation text: where no
     evolved metric beats the named ones of the catalog, the best of those.
 
+    Of several models or sparsities each model at each sparsity is a case, and a metric is judged by
+    the mean over the cases of ln(perplexity / dense perplexity).
+
     Args:
         setup: model and texts; calibration and validation are needed, test is optional. Or the
-            model alone where it brings its text.
-        sparsity: ``0.5``, ``"0.5"``, ``"50%"``, ``"2:4"`` …
+            model alone where it brings its text. Or several of these in a list.
+        sparsity: ``0.5``, ``"0.5"``, ``"50%"``, ``"2:4"`` …; or several in a list.
         output_dir: absent, empty, or the folder of the run to resume.
         options: how to search; each field of ``SearchOptions`` is a keyword too.
         refit: what is done with masks before a metric is judged; each field of ``RefitOptions`` is
@@ -77,12 +77,13 @@ def search(
         InputError, MetricError: nothing was written, or what was evaluated is kept.
         KeyboardInterrupt: before anything was measured.
     """
-    setup, sparsity = Setup.of(setup), sparsity_of("sparsity", sparsity, group)
+    setups, sparsities = setups_of(setup), sparsities_of(sparsity, group)
     folder = path("output_dir", output_dir)
     storage = options.storage
     if storage is not None and "://" not in str(storage):
         storage = path("storage", storage)
-    check_run(folder, setup, _is_run)
+    for one in setups:
+        check_run(folder, one, _is_run)
     if refit.steps > 1:
         raise InputError("a search judges metrics by a single step; leave out `steps`.")
     if refit.reconstruct:
@@ -94,7 +95,8 @@ def search(
     evaluations = options.evaluations
     if evaluations is None and seconds is None:
         evaluations = _DEFAULT_EVALUATIONS
-    devices = devices_for(options.workers, setup.device)
+    device = setups[0].device
+    devices = devices_for(options.workers, device)
     storage = storage or folder / JOURNAL
     check_study(storage, len(devices))
     try:
@@ -108,10 +110,12 @@ def search(
         )
     except ValueError as error:
         raise InputError(str(error)) from None
+    if len(setups) > 1:
+        check_together(setups, len(sparsities), settings.terminals, refit, devices)
     observer = observer or Observer()
-    order = Order(replace(setup, device=devices[0]), sparsity, folder, settings, storage, refit)
+    order = Order(setups, sparsities, folder, settings, storage, refit).on(devices[0])
     if len(devices) == 1:
-        if setup.device == "auto" and (gpus := torch.cuda.device_count()) > 1:
+        if device == "auto" and (gpus := torch.cuda.device_count()) > 1:
             observer.note(f'1 of {gpus} GPUs is used; `workers="auto"` uses all.')
         found, result = run_order(order, observer)
     else:
@@ -124,10 +128,12 @@ def search(
 
 
 def run_order(order: Order, observer: Observer) -> tuple[Found, evolution.SearchResult]:
-    """Read the model and the texts in a new process, then search: a worker's part."""
-    work = Workspace(order.setup, observer)
-    work.texts.read("calibration", "validation", *_optional(work))
-    return _search(work, order.sparsity, order.folder, order.settings, order.storage, order.refit)
+    """Read the models and the texts in a new process, then search: a worker's part."""
+    works = tuple(Workspace(setup, observer) for setup in order.setups)
+    for work in works:
+        work.texts.read("calibration", "validation", *optional_parts(work))
+    cases = Cases(works, order.sparsities)
+    return _search(cases, order.folder, order.settings, order.storage, order.refit)
 
 
 def _is_run(folder: Path) -> bool:
@@ -135,10 +141,6 @@ def _is_run(folder: Path) -> bool:
     return folder.is_dir() and any(
         file.name == BEST or file.name.startswith(JOURNAL) for file in folder.iterdir()
     )
-
-
-def _optional(work: Workspace) -> list[Part]:
-    return ["test"] if work.texts.has("test") else []
 
 
 def search_in(
@@ -153,19 +155,20 @@ def search_in(
 
     Without ``test`` the test text is left unread.
     """
-    found, result = _search(work, sparsity, folder, settings, folder / JOURNAL, test=test)
+    cases = Cases((work,), (sparsity,))
+    found, result = _search(cases, folder, settings, folder / JOURNAL, test=test)
     _write(folder, found, result)
     return found, result
 
 
 def _write(folder: Path, found: Found, result: evolution.SearchResult) -> None:
-    write_json(folder / HISTORY, [asdict(evaluation) for evaluation in result.evaluations])
+    history = [measured_as(asdict(one), found.cases) for one in result.evaluations]
+    write_json(folder / HISTORY, history)
     write_json(folder / BEST, asdict(found))
 
 
 def _search(
-    work: Workspace,
-    sparsity: Sparsity,
+    cases: Cases,
     folder: Path,
     settings: evolution.SearchSettings,
     storage: str | Path,
@@ -173,45 +176,45 @@ def _search(
     *,
     test: bool = True,
 ) -> tuple[Found, evolution.SearchResult]:
-    work.check_widths(sparsity)
-    judged: list[Part] = ["validation", *(_optional(work) if test else [])]
-    work.texts.of("calibration")
-    places = [place for part in judged for place in work.texts.places(part)]
-    called = "validation text"
-    if work.texts.of("validation").texts:  # mixed, as it is searched on, and each by itself
-        places.insert(0, "validation")
-        called = "mixture of the validation texts"
-    identity = _identity(work, sparsity, settings, refit)
+    observer = cases.works[0].observer
+    cases.check()
+    for work in cases.works:
+        work.texts.of("calibration")
+    called = _called(cases)
+    identity = cases.identity(settings, refit)
     if Path(storage).exists():
         with open_study(storage, identity):
             pass  # another search is refused before statistics take their time
-    statistics = work.statistics(settings.terminals)
-    fitness = fitness_of(work, sparsity, settings.terminals, refit)
+    (probes, sparsity), *also = cases.samples(settings.terminals)
+    fitness = cases.fitness(settings.terminals, refit)
     make_folder(folder)
     with open_study(storage, identity) as study:
         if study.arrival:
-            work.observer.note(study.arrival)
+            observer.note(study.arrival)
         lost_before = study.lost
-        shared = SharedPerplexities(work, study.jobs, sparsity, refit)
-        for place in places:
-            shared.try_dense(place)
-            if (doubt := _dense_doubt(work, shared, place)) is not None:
-                work.observer.note(doubt)
+        measuring = _measuring(cases, study, refit, test)
+        for one in measuring:
+            one.try_dense()
+        for doubt in _dense_doubts(measuring):
+            observer.note(doubt)
         known = KnownMetrics(fitness, study.jobs, settings.terminals)
         known.measure()
         result = evolution.search(
             fitness,
             study=study,
             settings=settings,
-            probes=probes_of(work.layers, statistics),
+            probes=probes,
             sparsity=sparsity,
-            on_progress=work.observer.search,
-            ahead=work.language_model.device.type != "cpu",
+            also=also,
+            on_progress=lambda now: observer.search(replace(now, is_rise=cases.count > 1)),
+            ahead=any(work.language_model.device.type != "cpu" for work in cases.works),
         )
         if lost := study.lost - lost_before:
-            work.observer.note(f"in flight with workers that died, and lost: {lost}")
+            observer.note(f"in flight with workers that died, and lost: {lost}")
         decide = choose_now if result.interrupted else choose
-        best = decide(result, study.population, known, shared, called)
+        each = [one.shared for one in measuring]
+        shared = each[0] if len(each) == 1 else SharedRatios(each)
+        best = decide(result, study.population, known, shared, called, cases.count)
         if best is None:
             if result.interrupted:
                 raise KeyboardInterrupt
@@ -219,23 +222,15 @@ def _search(
                 f"none of {len(result.evaluations)} metrics could be measured; "
                 "allow more evaluations."
             )
-        perplexity: dict[str, dict[str, float]] = {}
-        for place in places:
-            if not result.interrupted:
-                measured = shared.pruned(place, {best.name: best.expression})[best.name]
-                perplexity[place] = {"dense": shared.dense(place), best.origin: measured}
-            elif (dense := shared.measured(place, "dense")) is not None:
-                perplexity[place] = {"dense": dense}
-            else:
-                perplexity[place] = {}
+        perplexities = [one.perplexities(best, result.interrupted) for one in measuring]
+        calibrated = [t.name for work in cases.works for t in work.texts.each("calibration")]
         warnings = told(
             [
-                *(_dense_doubt(work, shared, place) for place in places),
-                one_text_doubt([t.name for t in work.texts.each("calibration")])
-                if refit.update != "none"
-                else None,
+                *_dense_doubts(measuring),
+                one_text_doubt([*dict.fromkeys(calibrated)]) if refit.update != "none" else None,
             ]
         )
+    told_cases = _told_cases(measuring, perplexities, best) if cases.count > 1 else ()
     found = Found(
         output_dir=str(folder),
         answer=best.answer,
@@ -243,7 +238,7 @@ def _search(
         tree=best.expression.to_json(),
         origin=best.origin,
         name=best.name,
-        sparsity=str(sparsity),
+        sparsity=", ".join(map(str, cases.sparsities)),
         group=sparsity.group,
         seed=settings.seed,
         evaluations=len(result.evaluations),
@@ -252,69 +247,116 @@ def _search(
         duplicates_skipped=result.duplicates_skipped,
         seconds=result.seconds,
         interrupted=result.interrupted,
-        perplexity=perplexity,
+        perplexity={} if told_cases else perplexities[0],
         finalists=tuple(
-            {"metric": f.expression, "size": f.size, "perplexity": exp(f.loss)}
+            measured_as(
+                {"metric": f.expression, "size": f.size, "perplexity": exp(f.loss)}, told_cases
+            )
             for f in result.finalists
         ),
         pareto=tuple(
-            {"metric": e.expression, "size": e.size, "perplexity": e.perplexity}
+            measured_as(
+                {"metric": e.expression, "size": e.size, "perplexity": e.perplexity}, told_cases
+            )
             for e in evolution.pareto_front(result.evaluations)
         ),
         known=known.perplexities,
         known_on_validation=best.known,
-        settings={**work.describe(), **asdict(refit), "search": asdict(settings)},
+        settings=cases.describe(settings, refit),
         warnings=warnings,
+        cases=told_cases,
+        ratio=mean_ratios(told_cases),
     )
     return found, result
 
 
-def _dense_doubt(work: Workspace, shared: SharedPerplexities, place: str) -> str | None:
-    dense = shared.measured(place, "dense")
-    return None if dense is None else dense_doubt(place, dense, work.texts.of(place).windows)
+@dataclass(frozen=True)
+class _Measuring:
+    """Perplexities on whole texts of one case, which the workers share.
+
+    Attributes:
+        work, sparsity: the case.
+        shared: measures.
+        places: what is measured, in the order in which it is told.
+        model: what sentences call the model where there are several; empty where there is one.
+    """
+
+    work: Workspace
+    sparsity: Sparsity
+    shared: SharedPerplexities
+    places: tuple[str, ...]
+    model: str
+
+    def try_dense(self) -> None:
+        """Measure the unpruned model wherever no other worker is at it."""
+        for place in self.places:
+            self.shared.try_dense(place)
+
+    def perplexities(self, best: Choice, interrupted: bool) -> dict[str, dict[str, float]]:
+        """Of the unpruned model and of the result; where interrupted, what is known already."""
+        found: dict[str, dict[str, float]] = {}
+        for place in self.places:
+            if not interrupted:
+                pruned = self.shared.pruned(place, {best.name: best.expression})[best.name]
+                found[place] = {"dense": self.shared.dense(place), best.origin: pruned}
+            elif (dense := self.shared.measured(place, "dense")) is not None:
+                found[place] = {"dense": dense}
+            else:
+                found[place] = {}
+        return found
 
 
-def fitness_of(
-    work: Workspace,
-    sparsity: Sparsity,
-    terminals: Collection[str] = PUBLISHED_TERMINALS,
-    refit: RefitOptions = RefitOptions(),
-) -> PrunedLoss:
-    """What measures a metric with these terminals on the validation text; of several texts on
-    their mixture."""
-    text = work.texts.of("validation")
-    count, turns = len(text.windows), max(1, len(text.texts))
-    per_chunk = max(1, min(_CHUNK_TOKENS // work.window_length, count // _RACE_CHUNKS))
-    if turns > 1 and count // _RACE_CHUNKS >= turns:  # a window of each text, or more, in a chunk
-        per_chunk = max(turns, per_chunk // turns * turns)
-    return PrunedLoss(
-        work.language_model.model,
-        work.layers,
-        work.statistics(terminals),
-        sparsity,
-        text.windows,
-        windows_per_chunk=per_chunk,
-        race_chunks=_RACE_CHUNKS,
-        turns=turns,
-        refit=refit.refit,
-        grams=work.grams if refit.refit else None,
+def _measuring(
+    cases: Cases, study: evolution.SearchStudy, refit: RefitOptions, test: bool
+) -> list[_Measuring]:
+    found = []
+    for number, work in enumerate(cases.works, start=1):
+        judged: list[Part] = ["validation", *(optional_parts(work) if test else [])]
+        places = [place for part in judged for place in work.texts.places(part)]
+        if work.texts.of("validation").texts:  # mixed, as it is searched on, and each by itself
+            places.insert(0, "validation")
+        model = f"model {number}" if cases.count > 1 else ""
+        for sparsity in cases.sparsities:
+            shared = SharedPerplexities(work, study.jobs, sparsity, refit, model)
+            called = work.setup.model if len(cases.works) > 1 else ""
+            found.append(_Measuring(work, sparsity, shared, tuple(places), called))
+    return found
+
+
+def _called(cases: Cases) -> str:
+    """What the validation part is called in the answer."""
+    mixed = any(work.texts.of("validation").texts for work in cases.works)
+    return "mixture of the validation texts" if mixed else "validation text"
+
+
+def _told_cases(
+    measuring: Sequence[_Measuring],
+    perplexities: Sequence[Mapping[str, Mapping[str, float]]],
+    best: Choice,
+) -> tuple[dict[str, Any], ...]:
+    """The figures of each case."""
+    return tuple(
+        {
+            "model": one.work.setup.model,
+            "sparsity": str(one.sparsity),
+            "perplexity": found,
+            "ratio": {
+                place: figures[best.origin] / figures["dense"]
+                for place, figures in found.items()
+                if best.origin in figures
+            },
+        }
+        for one, found in zip(measuring, perplexities, strict=True)
     )
 
 
-def _identity(
-    work: Workspace,
-    sparsity: Sparsity,
-    settings: evolution.SearchSettings,
-    refit: RefitOptions,
-) -> dict[str, Any]:
-    """What a study's figures depend on: with another of these it is another study."""
-    return {
-        **work.identity("calibration", "validation"),
-        "sparsity": str(sparsity),
-        "group": sparsity.group,
-        "seed": settings.seed,
-        "strategy": settings.strategy,
-        "operators": settings.operators,
-        "seed metrics": settings.seed_metrics,
-        **({"refit": refit.in_words} if refit.refit else {}),
-    }
+def _dense_doubts(measuring: Sequence[_Measuring]) -> tuple[str, ...]:
+    """What cannot be right about the unpruned models, a sentence each."""
+    doubts = []
+    for one in measuring:
+        for place in one.places:
+            dense = one.shared.measured(place, "dense")
+            text = one.work.texts.of(place)
+            doubt = None if dense is None else dense_doubt(place, dense, text.windows)
+            doubts.append(doubt and (f"{one.model}: {doubt}" if one.model else doubt))
+    return told(doubts)

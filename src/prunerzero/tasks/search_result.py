@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from prunerzero.metrics.sparsity import Group
 from prunerzero.tasks.best_of_all import Origin
+from prunerzero.tasks.shared_study import geometric_mean
 
 
 @dataclass(frozen=True)
@@ -20,14 +22,15 @@ class Found:
         tree: the same in the published JSON.
         origin: where it comes from: "evolved" here, or "known" before.
         name: "evolved", or its name in the catalog.
-        sparsity, group, seed: as asked.
+        sparsity, group, seed: as asked; several sparsities with commas between.
         evaluations: metrics measured, ``raced_out`` and ``failed`` ones included.
         duplicates_skipped: proposals that were known already, by text or by ranking.
         seconds: of search, pauses left out.
         interrupted: whether Ctrl-C ended it before its budget did.
         perplexity: part → ``dense``, and the metric's under its ``origin``, on all windows of the
             part; what an interrupted search has not measured is absent. Of several texts each has
-            an entry such as ``test: mine.txt``, and ``validation`` is their mixture.
+            an entry such as ``test: mine.txt``, and ``validation`` is their mixture. Of several
+            cases ``cases`` has them.
         finalists: the best evolved metrics, judged on the whole validation part, the best first.
         pareto: the metrics that none is both smaller and better than, the smallest first; with
             ``known``, the named metrics, judged by perplexity on the chunks that a race reads.
@@ -35,6 +38,12 @@ class Found:
             as far as measured.
         settings: all that the result depends on.
         warnings: what cannot be right about these figures, a sentence each.
+        cases: where there are several, each model at each sparsity: ``model``, ``sparsity``,
+            ``perplexity`` as above, and by place the ``ratio`` of pruned to dense. Then
+            ``finalists``, ``pareto`` and ``history.json`` have a ``ratio`` in place of a
+            perplexity, and ``known`` and ``known_on_validation`` hold ratios: geometric means over
+            the cases.
+        ratio: the geometric mean over the cases of their ratios, by place; empty for one case.
     """
 
     output_dir: str
@@ -59,3 +68,21 @@ class Found:
     known_on_validation: dict[str, float]
     settings: dict[str, Any]
     warnings: tuple[str, ...] = ()
+    cases: tuple[dict[str, Any], ...] = ()
+    ratio: dict[str, float] = field(default_factory=dict)
+
+
+def measured_as(figures: dict[str, Any], cases: Collection[Any]) -> dict[str, Any]:
+    """Figures with ``ratio`` in place of ``perplexity`` where they are of several cases."""
+    if not cases:
+        return figures
+    return {("ratio" if name == "perplexity" else name): v for name, v in figures.items()}
+
+
+def mean_ratios(cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The geometric mean of the cases' ratios, of each place that all of them have."""
+    return {
+        place: geometric_mean([case["ratio"][place] for case in cases])
+        for place in (cases[0]["ratio"] if cases else ())
+        if all(place in case["ratio"] for case in cases)
+    }

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import log
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from prunerzero.errors import InputError, OtherRunError, OutputError
 from prunerzero.evolution import SearchStudy, StudyMismatchError
 from prunerzero.evolution.errors import DamagedJournalError, StorageError
 from prunerzero.evolution.jobs import Jobs
+from prunerzero.exponential import exp
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.prune_loaded import prune_loaded
@@ -58,15 +61,29 @@ def _shown(storage: str | Path) -> str:
 
 class SharedPerplexities:
     """Perplexities on whole parts and their texts, which one of the workers measures and the others
-    read in the study."""
+    read in the study.
+
+    Args:
+        work: the model and its texts.
+        jobs: of the study.
+        sparsity: what the model is pruned to.
+        refit: what is done with masks.
+        model: what the study calls the model where it has several cases; empty where it has one.
+    """
 
     def __init__(
-        self, work: Workspace, jobs: Jobs, sparsity: Sparsity, refit: RefitOptions
+        self,
+        work: Workspace,
+        jobs: Jobs,
+        sparsity: Sparsity,
+        refit: RefitOptions,
+        model: str = "",
     ) -> None:
         self._work = work
         self._jobs = jobs
         self._sparsity = sparsity
         self._refit = refit
+        self._model = model
 
     def try_dense(self, place: str) -> None:
         """Measure the model as it came, unless another worker is at it."""
@@ -102,4 +119,34 @@ class SharedPerplexities:
             return [self._work.measure(place, name).value]
 
     def _name(self, what: str, place: str) -> str:
+        if self._model:
+            pruned = "" if what == "dense" else f" at {self._sparsity}"
+            what = f"{what} in {self._model}{pruned}"
         return f"perplexity of {what} on {place} {self._work.texts.of(place).fingerprint}"
+
+
+class SharedRatios:
+    """How often the dense perplexity a metric has, in the geometric mean of several cases."""
+
+    def __init__(self, cases: Sequence[SharedPerplexities]) -> None:
+        self._cases = cases
+
+    def measured(self, place: str, what: str | Expression) -> float | None:
+        """What has been measured so far of a metric; None where it is not that of every case."""
+        found = [(c.measured(place, what), c.measured(place, "dense")) for c in self._cases]
+        ratios = [pruned / dense for pruned, dense in found if pruned and dense]
+        return geometric_mean(ratios) if len(ratios) == len(self._cases) else None
+
+    def pruned(self, place: str, metrics: Mapping[str, Expression]) -> dict[str, float]:
+        """The models pruned with each of several metrics, by the name that they are shown under."""
+        ratios: dict[str, list[float]] = {name: [] for name in metrics}
+        for case in self._cases:
+            dense = case.dense(place)
+            for name, pruned in case.pruned(place, metrics).items():
+                ratios[name].append(pruned / dense)
+        return {name: geometric_mean(of_cases) for name, of_cases in ratios.items()}
+
+
+def geometric_mean(ratios: Sequence[float]) -> float:
+    """The mean in which doubling one and halving another cancel out."""
+    return exp(fmean(map(log, ratios)))

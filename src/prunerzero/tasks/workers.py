@@ -13,7 +13,6 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.resource_tracker import ensure_running
 from types import FrameType
@@ -84,7 +83,7 @@ class _Worker:
     def start(self, run: Run, order: Order, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.inbox, outbox = context.Pipe(duplex=False)
-        own = replace(order, setup=replace(order.setup, device=self.device))
+        own = order.on(self.device)
         self.process = context.Process(target=_work, args=(run, own, threads, outbox), daemon=True)
         ensure_running()  # what start() does where it must, and unblocks signals
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
@@ -228,7 +227,7 @@ def _how_it_ended(code: int | None) -> str:
 def _work(run: Run, order: Order, threads: int, outbox: Connection) -> None:
     for number in STOPS:
         signal.signal(number, _interrupt_once)
-    device = order.setup.device
+    device = order.device
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         torch.set_num_threads(threads)

@@ -1,0 +1,60 @@
+"""One metric for several models or sparsities: a fitness made of the fitness of each case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from statistics import fmean
+
+from prunerzero.evolution.fitness import Fitness, read
+from prunerzero.metrics.expression import Expression
+
+
+@dataclass(frozen=True)
+class Case:
+    """One of the things that a metric has to be good for.
+
+    Attributes:
+        fitness: measures a metric on it.
+        dense: the loss of each of its chunks before anything is pruned.
+    """
+
+    fitness: Fitness
+    dense: Sequence[float]
+
+
+class Several:
+    """How much worse than unpruned a metric leaves several cases, chunk by chunk: a ``Fitness``.
+
+    The loss of chunk k is the mean over the cases of how far the loss of their chunk k rises, so
+    its mean over chunks is the mean over cases of ln(perplexity / dense perplexity), in which every
+    case weighs the same. Chunk k is read of every case before chunk k + 1 is read of any: at each
+    rung a race has seen as much of one case as of the others, and a candidate that cannot be
+    measured on one of them fails.
+
+    Where the texts of the cases differ in length, the shortest decides how many chunks there are.
+    """
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self._cases = cases
+        self.chunks = min(case.fitness.chunks for case in cases)
+        self.total_chunks = min(case.fitness.total_chunks for case in cases)
+
+    def losses(
+        self, expression: Expression, start: int = 0, stop: int | None = None
+    ) -> Iterator[float]:
+        """The mean rise of the loss of a token (nats) in chunks ``start`` to ``stop`` - 1.
+
+        Raises:
+            ArithmeticError, ValueError, MemoryError: it cannot be measured on one of the cases.
+        """
+        stop = self.total_chunks if stop is None else min(stop, self.total_chunks)
+        with ExitStack() as open_until_here:
+            readings = [
+                open_until_here.enter_context(closing(read(c.fitness, expression, start, stop)))
+                for c in self._cases
+            ]
+            for chunk, losses in enumerate(zip(*readings, strict=True), start):
+                pairs = zip(losses, self._cases, strict=True)
+                yield fmean(loss - case.dense[chunk] for loss, case in pairs)
