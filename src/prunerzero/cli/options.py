@@ -121,6 +121,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         given.pop("config")
         for name, cls in groups.items():
             values = {one.name: given.pop(one.name) for one in fields[name]}
+            if "model" in values:
+                values["model"] = _only(values["model"])
             given[name] = cls(
                 **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
             )
@@ -141,6 +143,13 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def _only(models: list[str]) -> str:
+    """The model of a command that takes one; the parser would take the last of several."""
+    if len(models) != 1:
+        raise InputError(f"`model` names {len(models)} models, and only search takes several.")
+    return models[0]
+
+
 def _keyword(parameter: inspect.Parameter) -> inspect.Parameter:
     return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
 
@@ -154,6 +163,8 @@ def _parameter(one: Field[Any]) -> inspect.Parameter:
     about = one.metadata
     kind: Any = about["kind"].on_command_line
     default: Any = one.default
+    if one.name == "model":  # so that a second one is not taken for the first
+        kind, default = list[str], [default]
     flag = [f"--{one.name.replace('_', '-')}"] if kind is bool else []
     if default is None:
         kind = kind | None

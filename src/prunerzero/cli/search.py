@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,8 +81,9 @@ def _print_search(found: Any, setups: list[Setup], refit: RefitOptions) -> None:
         f"{found.evaluations} evaluations ({found.raced_out} raced out, {found.failed} failed), "
         f"{found.duplicates_skipped} duplicates skipped, {found.seconds:.0f} s."
     )
-    for setup in setups:
-        for one in found.sparsity.split(", "):
-            sparsity = Sparsity.parse(one, found.group)
-            command = prune_command(setup, found.output_dir, sparsity, refit)
-            console.print(f"Prune with it: {command}", markup=False, soft_wrap=True)
+    sparsities = [Sparsity.parse(one, found.group) for one in found.sparsity.split(", ")]
+    pairs = list(product(setups, sparsities))
+    for number, (setup, sparsity) in enumerate(pairs, start=1):
+        ending = f"pruned-{number}" if len(pairs) > 1 else "pruned"
+        command = prune_command(setup, found.output_dir, sparsity, refit, ending)
+        console.print(f"Prune with it: {command}", markup=False, soft_wrap=True)

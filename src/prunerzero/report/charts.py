@@ -15,6 +15,8 @@ import plotly.graph_objects as go
 
 from .wording import (
     MISSING,
+    PERPLEXITY,
+    Measure,
     comparison_rows,
     finite,
     judged_part,
@@ -130,13 +132,15 @@ def tick_name(name: str) -> str:
     return f"<b>{short}</b>" if name == "evolved" else short
 
 
-def evaluation_label(number: int, evaluation: dict[str, Any], value: float) -> str:
+def evaluation_label(
+    number: int, evaluation: dict[str, Any], value: float, measure: Measure = PERPLEXITY
+) -> str:
     lines = wrap(str(evaluation.get("expression", "")), 38)
     read, chunks = evaluation.get("chunks_read"), evaluation.get("chunks")
     finished = "finished" if evaluation.get("state") == "complete" else "raced out"
     if read is not None and chunks is not None:
         finished += f" after {read} of {chunks} chunks"
-    lines += [f"perplexity {perplexity_text(value)}", finished]
+    lines += [f"{measure.name} {measure.text(value)}", finished]
     lines += [f"evaluation {number}, from {evaluation.get('origin', 'unknown')}"]
     return "<br>".join(escape(line) for line in lines)
 

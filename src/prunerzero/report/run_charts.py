@@ -22,7 +22,7 @@ from .charts import (
     log_ticks,
     name_lines,
 )
-from .wording import finite, perplexity_text, spoken_name
+from .wording import PERPLEXITY, Measure, finite, spoken_name
 
 ORIGINS = {
     "random": "#848b96",
@@ -47,6 +47,7 @@ def course_chart(
     history: list[dict[str, Any]],
     known: dict[str, float],
     baseline: list[dict[str, Any]] | None = None,
+    measure: Measure = PERPLEXITY,
 ) -> go.Figure:
     """Every evaluation, the best so far, that of a baseline, and the known metrics as lines.
 
@@ -71,23 +72,23 @@ def course_chart(
             **_places((number, e["seconds"]) for number, e, _ in shown),
             y=[min(value, high) for *_, value in shown],
             marker={**style, "symbol": symbols},
-            hovertext=[evaluation_label(*item) for item in shown],
+            hovertext=[evaluation_label(*item, measure) for item in shown],
             hoverinfo="text",
             cliponaxis=False,
         )
     if baseline:
         _add_steps(figure, baseline, high, {"color": BASELINE, "width": 2, "dash": "dot"})
     _add_steps(figure, history, high, {"color": PALETTE["evolved"], "width": 2.5})
-    _add_levels(figure, {n: v for n, v in known.items() if low < v <= high}, low, high)
+    _add_levels(figure, {n: v for n, v in known.items() if low < v <= high}, low, high, measure)
     longest = max(len(history), len(baseline or ()), 1)
     figure.update_xaxes(
         title={"text": "evaluations"}, range=[0, 1.01 * longest], nticks=8, showgrid=False
     )
-    _log_axis(figure, low, high)
+    _log_axis(figure, low, high, measure)
     return figure
 
 
-def ancestry_chart(ancestors: list[Ancestor]) -> go.Figure:
+def ancestry_chart(ancestors: list[Ancestor], measure: Measure = PERPLEXITY) -> go.Figure:
     """The winner's family: each ancestor with lines to its parents, the main line bold."""
     figure = empty_figure(height=440)
     by_number = {ancestor.number: ancestor for ancestor in ancestors}
@@ -119,7 +120,9 @@ def ancestry_chart(ancestors: list[Ancestor]) -> go.Figure:
             "size": [13 if a is main[-1] else 9 if a.in_main_line else 6 for a in ancestors],
             "symbol": ["star" if a is main[-1] else "circle" for a in ancestors],
         },
-        hovertext=[evaluation_label(a.place, a.evaluation, a.perplexity) for a in ancestors],
+        hovertext=[
+            evaluation_label(a.place, a.evaluation, a.perplexity, measure) for a in ancestors
+        ],
         hoverinfo="text",
         cliponaxis=False,
     )
@@ -129,7 +132,7 @@ def ancestry_chart(ancestors: list[Ancestor]) -> go.Figure:
         nticks=8,
         showgrid=False,
     )
-    _log_axis(figure, low, high)
+    _log_axis(figure, low, high, measure)
     return figure
 
 
@@ -158,6 +161,7 @@ def size_chart(
     history: list[dict[str, Any]],
     front: list[dict[str, Any]],
     known: dict[str, tuple[int, float]],
+    measure: Measure = PERPLEXITY,
 ) -> go.Figure:
     """Nodes against perplexity: what finished, the Pareto front, and the known metrics."""
     finished = [e for e in history if e.get("state") == "complete" and finite(e["perplexity"])]
@@ -175,7 +179,9 @@ def size_chart(
             "opacity": 0.4,
             "symbol": ["triangle-up" if e["perplexity"] > high else "circle" for e in finished],
         },
-        hovertext=[_size_label(e["expression"], e["size"], e["perplexity"]) for e in finished],
+        hovertext=[
+            _size_label(e["expression"], e["size"], e["perplexity"], measure) for e in finished
+        ],
         hoverinfo="text",
         cliponaxis=False,
     )
@@ -187,7 +193,7 @@ def size_chart(
         marker={"color": KNOWN, "size": 10, "symbol": "diamond"},
         text=[escape(spoken_name(name)) for name in named],
         textposition="top center",
-        hovertext=[_size_label(spoken_name(n), size, v) for n, (size, v) in named.items()],
+        hovertext=[_size_label(spoken_name(n), size, v, measure) for n, (size, v) in named.items()],
         hoverinfo="text",
         cliponaxis=False,
     )
@@ -197,7 +203,7 @@ def size_chart(
         y=[min(point["perplexity"], high) for point in front],
         line={"color": PALETTE["evolved"], "width": 2.5, "shape": "hv"},
         marker={"size": 10},
-        hovertext=[_size_label(p["metric"], p["size"], p["perplexity"]) for p in front],
+        hovertext=[_size_label(p["metric"], p["size"], p["perplexity"], measure) for p in front],
         hoverinfo="text",
         cliponaxis=False,
     )
@@ -205,7 +211,7 @@ def size_chart(
     figure.update_xaxes(
         title={"text": "size in nodes"}, range=[0, largest + 1], nticks=10, showgrid=False
     )
-    _log_axis(figure, low, high)
+    _log_axis(figure, low, high, measure)
     return figure
 
 
@@ -256,7 +262,9 @@ def _add_steps(
     )
 
 
-def _add_levels(figure: go.Figure, levels: dict[str, float], low: float, high: float) -> None:
+def _add_levels(
+    figure: go.Figure, levels: dict[str, float], low: float, high: float, measure: Measure
+) -> None:
     """A thin line for each known metric, its name in the right margin, none over another."""
     span = math.log(_top(low, high) / low)
     place = -math.inf
@@ -270,7 +278,7 @@ def _add_levels(figure: go.Figure, levels: dict[str, float], low: float, high: f
             xshift=5,
             y=place,
             xanchor="left",
-            text=f"{escape(spoken_name(name))} {perplexity_text(value)}",
+            text=f"{escape(spoken_name(name))} {measure.text(value)}",
             showarrow=False,
             font={"size": 11.5},
         )
@@ -294,17 +302,17 @@ def _top(low: float, high: float) -> float:
     return float(high * (high / low) ** 0.02)
 
 
-def _log_axis(figure: go.Figure, low: float, high: float) -> None:
+def _log_axis(figure: go.Figure, low: float, high: float, measure: Measure) -> None:
     ticks = log_ticks(low, high)
     figure.update_yaxes(
         type="log",
         range=[math.log10(low), math.log10(_top(low, high))],
         tickvals=ticks,
         ticktext=[f"{tick:,g}" for tick in ticks],
-        title={"text": "perplexity"},
+        title={"text": measure.name},
     )
 
 
-def _size_label(formula: str, size: int, value: float) -> str:
-    lines = [*wrap(formula, 38), f"perplexity {perplexity_text(value)}", f"{size} nodes"]
+def _size_label(formula: str, size: int, value: float, measure: Measure) -> str:
+    lines = [*wrap(formula, 38), f"{measure.name} {measure.text(value)}", f"{size} nodes"]
     return "<br>".join(escape(line) for line in lines)

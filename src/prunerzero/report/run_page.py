@@ -12,12 +12,16 @@ from .rendering import render, write_page
 from .tree_drawing import draw_tree
 from .wording import (
     MISSING,
+    PERPLEXITY,
+    RATIO,
+    Measure,
     change_text,
     finite,
     in_a_sentence,
     percent_text,
     perplexity_text,
     places_of,
+    ratio_text,
     share_unread,
     sparsity_text,
     spoken_name,
@@ -45,40 +49,54 @@ def write_run_report(
         baseline: the history of a random search, to compare with.
         compared: what ``comparison`` tells of the metrics side by side.
     """
+    history, baseline = _named(history), baseline and _named(baseline)
+    measure = _measure(found)
     known = {n: v for n, v in (found.get("known") or {}).items() if finite(v) is not None}
     family = ancestry(history, found["metric"])
     figures = {
-        "course": run_charts.course_chart(history, known, baseline),
+        "course": run_charts.course_chart(history, known, baseline, measure),
         "size": run_charts.size_chart(
             history,
-            found.get("pareto") or [],
+            _named(found.get("pareto")),
             {n: (known_sizes[n], v) for n, v in known.items() if n in known_sizes},
+            measure,
         ),
         "use": run_charts.use_chart(uses(history, names)),
         "fate": run_charts.fate_chart(_fates(found, history)),
     }
     if len(family) > 1:
-        figures["ancestry"] = run_charts.ancestry_chart(family)
+        figures["ancestry"] = run_charts.ancestry_chart(family, measure)
     if compared:
         figures |= compared["figures"]
     metric = str(found["metric"])
     page = render(
         "run.html.j2",
-        {"perplexity": perplexity_text, "change": change_text, "spoken": spoken_name},
+        {
+            "measured": measure.text,
+            "perplexity": perplexity_text,
+            "ratio": ratio_text,
+            "change": change_text,
+            "spoken": spoken_name,
+        },
         answer=_answer(found, history, known),
         aside=_aside(found, known, history),
         warnings=found.get("warnings") or [],
         key_figures=_key_figures(found, history),
+        measure=measure.name,
+        origin=found.get("origin", "evolved"),
+        cases=found.get("cases") or [],
+        means=found.get("ratio") or {},
+        holds_for=_holds_for(found),
         language="en",
         metric=metric,
         tree=draw_tree(found["tree"], f"Tree of {metric}"),
         with_baseline=bool(baseline),
-        baseline=_baseline_words(history, baseline),
+        baseline=_baseline_words(history, baseline, measure),
         with_known=bool(known),
         origins=_origins(family),
         main_line=[ancestor for ancestor in family if ancestor.in_main_line],
         family=len(family),
-        front=found.get("pareto") or [],
+        front=_named(found.get("pareto")),
         fate=_fate_words(history),
         settings=_settings(found) + ([("machine", compared["machine"])] if compared else []),
         compared=compared,
@@ -91,6 +109,33 @@ def write_run_report(
     write_page(path, page)
 
 
+def _measure(found: dict[str, Any]) -> Measure:
+    """What its metrics were measured by: of several cases, by how much worse than dense."""
+    return RATIO if found.get("cases") else PERPLEXITY
+
+
+def _named(entries: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """What was measured of metrics, under the name "perplexity" where it is a ratio too."""
+    return [{**e, "perplexity": e["ratio"]} if "ratio" in e else e for e in entries or []]
+
+
+def _holds_for(found: dict[str, Any]) -> str | None:
+    """What an evolved metric is good for; None where the result was known before."""
+    if found.get("origin", "evolved") != "evolved":
+        return None
+    cases = found.get("cases") or []
+    models = len({case["model"] for case in cases})
+    if models < 2:
+        return (
+            "A metric that was fitted to one model is good for that model alone: on another one, "
+            "compare it with the known metrics before it is used."
+        )
+    return (
+        f"It was fitted to these {models} models: on another one, compare it with the known "
+        "metrics before it is used."
+    )
+
+
 def _best(history: list[dict[str, Any]]) -> float | None:
     """The lowest perplexity of those that finished the race."""
     best = improvements(history)
@@ -99,36 +144,57 @@ def _best(history: list[dict[str, Any]]) -> float | None:
 
 def _answer(found: dict[str, Any], history: list[dict[str, Any]], known: dict[str, float]) -> str:
     """The result in one sentence, and no better than it is."""
-    sparsity = sparsity_text(found.get("sparsity"))
-    beginning = f"At {sparsity} sparsity, {len(history):,} evaluations"
+    beginning = f"{_where(found)}, {len(history):,} evaluations"
     if found.get("origin") == "known":
         return _known_answer(found, beginning)
-    whole = finite(((found.get("perplexity") or {}).get("validation") or {}).get("evolved"))
-    on_whole = found.get("known_on_validation")
+    whole, on_whole = _on_validation(found, "evolved"), found.get("known_on_validation")
     best = _best(history)
     if whole is not None and on_whole:  # what the result was chosen by
         best, known = whole, on_whole
     if best is None:
         return f"{beginning} found no metric."
-    sentence = f"{beginning} found a metric of perplexity {perplexity_text(best)}"
+    sentence = f"{beginning} found a metric of {_told(found, best)}"
     rivals = sorted(known.items(), key=lambda item: item[1])
     if not rivals:
         return f"{sentence}."
+    text = _measure(found).text
     chosen = dict([rivals[0], *((n, v) for n, v in rivals if n == "wanda")])
     if best >= rivals[0][1]:
-        sentence = f"{beginning} found no better metric: {perplexity_text(best)}"
-    return f"{sentence}, where {what_others_give(chosen)}."
+        sentence = f"{beginning} found no better metric: {text(best)}"
+    return f"{sentence}, where {what_others_give(chosen, text)}."
+
+
+def _where(found: dict[str, Any]) -> str:
+    """``"At 50 % sparsity"``; of several cases ``"On 2 models, at 50 % and 2:4 sparsity"``."""
+    sparsities = str(found.get("sparsity")).split(", ")
+    at = f"t {' and '.join(map(sparsity_text, sparsities))} sparsity"
+    models = len({case["model"] for case in found.get("cases") or []})
+    return f"On {models} models, a{at}" if models > 1 else f"A{at}"
+
+
+def _told(found: dict[str, Any], value: float) -> str:
+    """``"perplexity 46.10"``, or what that is of several cases."""
+    if cases := found.get("cases"):
+        return f"{ratio_text(value)} times the dense perplexity in the mean of {len(cases)} cases"
+    return f"perplexity {perplexity_text(value)}"
+
+
+def _on_validation(found: dict[str, Any], origin: str) -> float | None:
+    """What the result was measured at on the whole validation text."""
+    if found.get("cases"):
+        return finite((found.get("ratio") or {}).get("validation"))
+    return finite(((found.get("perplexity") or {}).get("validation") or {}).get(origin))
 
 
 def _known_answer(found: dict[str, Any], beginning: str) -> str:
     """That no evolved metric is the result, and which one is."""
     name = str(found.get("name"))
     sentence = f"{beginning} found no metric better than {in_a_sentence(name)}, the best known one"
-    whole = finite(((found.get("perplexity") or {}).get("validation") or {}).get("known"))
+    whole = _on_validation(found, "known")
     whole = whole or finite((found.get("known_on_validation") or {}).get(name))
     if whole is None:
         return f"{sentence}."
-    return f"{sentence}: perplexity {perplexity_text(whole)} on the whole {_validation(found)}."
+    return f"{sentence}: {_told(found, whole)} on the whole {_validation(found)}."
 
 
 def _aside(found: dict[str, Any], known: dict[str, float], history: list[dict[str, Any]]) -> str:
@@ -142,6 +208,16 @@ def _aside(found: dict[str, Any], known: dict[str, float], history: list[dict[st
             f"{change_text(best / known[name])} against {in_a_sentence(name)},"
             f" the best metric known before, on the {_validation(found)} the search reads."
         )
+    words += _on_other_text(found, origin)
+    return " ".join([*words, "Lower is better."])
+
+
+def _on_other_text(found: dict[str, Any], origin: str) -> list[str]:
+    """A sentence on text that no search reads, else on the whole of what this one read."""
+    if found.get("cases"):
+        test = (found.get("ratio") or {}).get("test")
+        told = f"On the test text, which no search reads: {ratio_text(test)} times dense."
+        return [told] if test else []
     perplexity = found.get("perplexity") or {}
     for part in ("test", "validation"):
         places = places_of(perplexity, part)
@@ -150,20 +226,20 @@ def _aside(found: dict[str, Any], known: dict[str, float], history: list[dict[st
             continue
         whole = "the test text, which no search reads" if part == "test" else "all of that text"
         if len(places) == 1:
-            words.append(f"On {whole}: {figures[0]}.")
-            break
+            return [f"On {whole}: {figures[0]}."]
         whole = "the test texts, which no search reads" if part == "test" else "each of those texts"
         each = [
             f"{p.partition(': ')[2]} {f or MISSING}" for p, f in zip(places, figures, strict=True)
         ]
-        words.append(f"On {whole}: {'; '.join(each)}.")
-        break
-    return " ".join([*words, "Lower is better."])
+        return [f"On {whole}: {'; '.join(each)}."]
+    return []
 
 
 def _validation(found: dict[str, Any]) -> str:
     """What the search read: a text, or several mixed."""
-    is_one = places_of(found.get("perplexity") or {}, "validation") in ([], ["validation"])
+    cases = found.get("cases") or []
+    measured = [case["perplexity"] for case in cases] or [found.get("perplexity") or {}]
+    is_one = all(places_of(one, "validation") in ([], ["validation"]) for one in measured)
     return "validation text" if is_one else "mixture of the validation texts"
 
 
@@ -181,7 +257,6 @@ def _key_figures(
     settings = found.get("settings") or {}
     search = settings.get("search") or {}
     seconds = finite(found.get("seconds")) or 0.0
-    windows = settings.get("windows") or {}
     pace = f"{len(history) / seconds:.1f} evaluations a second" if seconds else ""
     return [
         ("Evaluations", f"{len(history):,}", "metrics tried on the model"),
@@ -189,6 +264,17 @@ def _key_figures(
         ("Text left unread", _unread(history), "by racing out what cannot win"),
         ("Time", _duration(seconds), pace),
         ("Strategy", str(search.get("strategy", MISSING)), f"{search.get('operators')} operators"),
+        *_models(settings),
+    ]
+
+
+def _models(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The tiles that tell the model and its text; of several models, the models alone."""
+    if several := settings.get("models"):
+        names = ", ".join(Path(str(one.get("model"))).name for one in several)
+        return [("Models", str(len(several)), names)]
+    windows = settings.get("windows") or {}
+    return [
         ("Model", Path(str(settings.get("model", MISSING))).name, str(settings.get("dtype", ""))),
         (
             "Text",
@@ -220,7 +306,7 @@ def _unread(history: list[dict[str, Any]]) -> str:
 
 
 def _baseline_words(
-    history: list[dict[str, Any]], baseline: list[dict[str, Any]] | None
+    history: list[dict[str, Any]], baseline: list[dict[str, Any]] | None, measure: Measure
 ) -> str | None:
     """Where the random search stands after as many evaluations."""
     if not baseline:
@@ -230,8 +316,8 @@ def _baseline_words(
     if ours is None or others is None:
         return None
     return (
-        f"After {equal:,} evaluations each, random search is at {perplexity_text(others)},"
-        f" this search at {perplexity_text(ours)}."
+        f"After {equal:,} evaluations each, random search is at {measure.text(others)},"
+        f" this search at {measure.text(ours)}."
     )
 
 
@@ -264,9 +350,12 @@ def _origins(family: list[Ancestor]) -> list[tuple[str, str]]:
 def _settings(found: dict[str, Any]) -> list[tuple[str, str]]:
     settings = found.get("settings") or {}
     told = {k: found.get(k) for k in ("sparsity", "group", "seed", "evaluations")}
-    told |= {k: settings.get(k) for k in ("model", "device", "dtype", "max_seq_length")}
-    told |= {f"{part} text": name for part, name in (settings.get("texts") or {}).items()}
-    told |= {f"{part} windows": n for part, n in (settings.get("windows") or {}).items()}
+    several = settings.get("models")
+    for number, one in enumerate(several or [settings], start=1):
+        of = f"model {number}: " if several else ""
+        told |= {f"{of}{k}": one.get(k) for k in ("model", "device", "dtype", "max_seq_length")}
+        told |= {f"{of}{part} text": name for part, name in (one.get("texts") or {}).items()}
+        told |= {f"{of}{part} windows": n for part, n in (one.get("windows") or {}).items()}
     told |= {k: v for k, v in (settings.get("search") or {}).items() if k not in told}
     told |= settings.get("versions") or {}
     return [(name.replace("_", " "), _plain(value)) for name, value in told.items()]

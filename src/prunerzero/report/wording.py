@@ -1,7 +1,7 @@
 """How numbers and names read, the same in the page, the terminal and the model card."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,24 @@ def ratio_text(value: object) -> str:
     """Of a perplexity to the dense one: ``1.838``."""
     number = finite(value)
     return MISSING if number is None else f"{number:,.{3 if number < 100 else 0}f}"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What the metrics of a run were measured by.
+
+    Attributes:
+        name: on axes and in tables.
+        text: how a value reads.
+    """
+
+    name: str
+    text: Callable[[object], str]
+
+
+PERPLEXITY = Measure("perplexity", perplexity_text)
+RATIO = Measure("perplexity / dense perplexity", ratio_text)
+"""Of several cases: the geometric mean."""
 
 
 def percent_text(share: object) -> str:
@@ -81,12 +99,14 @@ def in_a_sentence(metric: str) -> str:
     return "the power law" if metric == "power-law" else spoken_name(metric)
 
 
-def what_others_give(perplexities: Mapping[str, float | None]) -> str:
+def what_others_give(
+    perplexities: Mapping[str, float | None], text: Callable[[object], str] = perplexity_text
+) -> str:
     """``Wanda gives 27.87, RIA 28.34 and magnitude 36.29``."""
     first, *others = perplexities
     *told, last = [
-        f"{in_a_sentence(first)} gives {perplexity_text(perplexities[first])}",
-        *(f"{in_a_sentence(name)} {perplexity_text(perplexities[name])}" for name in others),
+        f"{in_a_sentence(first)} gives {text(perplexities[first])}",
+        *(f"{in_a_sentence(name)} {text(perplexities[name])}" for name in others),
     ]
     return f"{', '.join(told)} and {last}" if told else last
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prunerzero import evolution
+from prunerzero import evolution, identity
 from prunerzero.errors import InputError, ModelError
 from prunerzero.language.corpora import Part
 from prunerzero.metrics import Sparsity
@@ -107,13 +108,13 @@ class Cases:
 
     def identity(self, settings: evolution.SearchSettings, refit: RefitOptions) -> dict[str, Any]:
         """What a study's figures depend on: with another of these it is another study."""
-        models = [work.identity("calibration", "validation") for work in self.works]
+        first, *others = (work.identity("calibration", "validation") for work in self.works)
         return {
-            **(
-                models[0]
-                if len(models) == 1
-                else {f"model {number}": model for number, model in enumerate(models, start=1)}
-            ),
+            **first,
+            **{
+                f"model {number} with its texts": identity.digest(json.dumps(of, sort_keys=True))
+                for number, of in enumerate(others, start=2)
+            },
             "sparsity": ", ".join(map(str, self.sparsities)),
             "group": self.sparsities[0].group,
             "seed": settings.seed,

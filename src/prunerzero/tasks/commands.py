@@ -34,16 +34,23 @@ def setup_options(setup: Setup) -> list[str]:
 
 
 def prune_command(
-    setup: Setup, run: Path | str, sparsity: Sparsity, refit: RefitOptions = RefitOptions()
+    setup: Setup,
+    run: Path | str,
+    sparsity: Sparsity,
+    refit: RefitOptions = RefitOptions(),
+    ending: str = "pruned",
 ) -> str:
-    """To prune with the metric of a run, as it was evolved, into a folder beside the run's."""
+    """To prune with the metric of a run, as it was evolved, into a folder beside the run's.
+
+    The folder is called as the run with that ``ending``.
+    """
     options = [*setup_options(setup), "--metric", _as_path(run), "--sparsity", str(sparsity)]
     if sparsity.group != "row":
         options += ["--group", sparsity.group]
     for field in fields(refit):
         if (value := getattr(refit, field.name)) != field.default:
             options += [f"--{field.name.replace('_', '-')}", str(value)]
-    output = str(run).rstrip("/") + "-pruned"
+    output = str(run).rstrip("/") + f"-{ending}"
     return shlex.join(["prunerzero", "prune", *options, "--output-dir", output])
 
 

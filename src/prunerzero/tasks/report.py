@@ -133,6 +133,10 @@ def _protocol(found: dict[str, Any]) -> dict[str, Any]:
     return {
         "model": known.get("model") or settings.get("model"),
         **{f"{part} text": known.get(part) for part in ("calibration", "validation")},
+        **{
+            f"model {number}": {"fingerprints": one.get("fingerprints"), "dtype": one.get("dtype")}
+            for number, one in enumerate(settings.get("models") or [], start=1)
+        },
         "dtype": settings.get("dtype"),
         "sparsity": found.get("sparsity"),
         "group": found.get("group"),

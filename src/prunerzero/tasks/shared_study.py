@@ -116,7 +116,10 @@ class SharedPerplexities:
     def _pruned(self, place: str, name: str, expression: Expression) -> list[float]:
         with self._work.pruned_for_now():
             prune_loaded(self._work, expression, self._sparsity, self._refit)
-            return [self._work.measure(place, name).value]
+            shown = name
+            if self._model:
+                shown = f"{name}, {self._work.setup.model} at {self._sparsity}"
+            return [self._work.measure(place, shown).value]
 
     def _name(self, what: str, place: str) -> str:
         if self._model:
