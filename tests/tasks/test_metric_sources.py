@@ -235,7 +235,7 @@ def test_a_metric_of_one_statistic_ranks(formula, amount):
 @pytest.mark.parametrize("formula", CONSTANT[:3])
 def test_a_constant_metric_is_refused_before_a_model_is_loaded(in_workplace, command, formula):
     wanted = {"prune": ["--output-dir", "new", "--metric"], "compare": ["--metrics"]}[command]
-    done = in_workplace(command, *MODEL, "--model", "./nowhere", *wanted, formula)
+    done = in_workplace(command, "--model", "./nowhere", *MODEL[2:], *wanted, formula)
     assert done.exit_code == 2
     assert "constant" in done.stderr and "nowhere" not in done.stderr
 
