@@ -3,6 +3,7 @@
 import functools
 import gc
 import re
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -99,17 +100,43 @@ def folder(request, tmp_path_factory):
     return folder
 
 
-def open_blocks(folder, scratch, dtype=torch.float32):
-    scratch.mkdir(exist_ok=True)
-    opened = open_streamed(ModelSource(str(folder / "model")), block_names, scratch)
-    model = opened.language_model.model
-    return OffloadedBlocks(model, opened.files, dtype, prunable_layers(model))
+@functools.cache
+def streamed(folder):
+    (folder / "scratch").mkdir(exist_ok=True)
+    return open_streamed(ModelSource(str(folder / "model")), block_names, folder / "scratch")
+
+
+def open_blocks(folder, dtype=torch.float32):
+    model = deepcopy(streamed(folder).language_model.model)
+    return OffloadedBlocks(model, streamed(folder).files, dtype, prunable_layers(model))
 
 
 @functools.cache
 def opened(folder):
     """For runs that end: they leave the blocks as they found them."""
-    return open_blocks(folder, folder / "scratch")
+    return open_blocks(folder)
+
+
+@functools.cache
+def dense(folder):
+    """The whole model, which nobody changes."""
+    return load_model(ModelSource(str(folder / "model"))).model
+
+
+@functools.cache
+def dense_statistics(folder):
+    return statistics_of(dense(folder), prunable_layers(dense(folder)))
+
+
+@functools.cache
+def dense_grams(folder):
+    return collect_grams(dense(folder), prunable_layers(dense(folder)), WINDOWS)
+
+
+def whole_model(folder):
+    """A copy to prune, and its layers."""
+    model = deepcopy(dense(folder))
+    return model, prunable_layers(model)
 
 
 def pruned(folder, scratch, metric, kept=None, *, devices=1, memory=10_000, blocks=None, **plan):
@@ -126,14 +153,8 @@ def pruned(folder, scratch, metric, kept=None, *, devices=1, memory=10_000, bloc
 @pytest.mark.parametrize("devices", [1, 2, 3])
 def test_block_by_block_prunes_what_the_whole_model_prunes(folder, tmp_path, metric, devices):
     kept = pruned(folder, tmp_path, metric, devices=devices)
-    whole = load_model(ModelSource(str(folder / "model"))).model
-    layers = prunable_layers(whole)
-    D = collect_inverse_diagonals(whole, layers, WINDOWS)
-    statistics = {
-        name: replace(known, D=D[name])
-        for name, known in collect_statistics(whole, layers, WINDOWS).items()
-    }
-    report = prune_model(layers, statistics, find_metric(metric).expression, HALF)
+    whole, layers = whole_model(folder)
+    report = prune_model(layers, dense_statistics(folder), find_metric(metric).expression, HALF)
     for name, tensor in kept.tensors().items():
         assert torch.equal(tensor, whole.get_parameter(name).bfloat16()), name
     assert tuple(row for _, rows in sorted(kept.layers.items()) for row in rows) == report
@@ -160,6 +181,15 @@ def assert_same(found, expected):
         torch.testing.assert_close(tensor, wanted, rtol=2**-7, atol=1e-5)
 
 
+@functools.cache
+def refitted_whole(folder, metric, refit):
+    """The model, its layers and their errors."""
+    whole, layers = whole_model(folder)
+    chosen = masks_of(layers, dense_statistics(folder), metric)
+    errors = refit_model(layers, chosen.items(), dense_grams(folder), refit, HALF)
+    return whole, layers, errors
+
+
 @pytest.mark.parametrize("metric", ["magnitude", "W * D + G * X"])
 @pytest.mark.parametrize("refit", REFITS, ids=str)
 @pytest.mark.parametrize("devices", [1, 2])
@@ -167,10 +197,7 @@ def test_a_refit_of_dense_blocks_is_that_of_the_whole_model(
     folder, tmp_path, metric, refit, devices
 ):
     kept = pruned(folder, tmp_path, metric, devices=devices, refit=refit)
-    whole = load_model(ModelSource(str(folder / "model"))).model
-    layers = prunable_layers(whole)
-    chosen = masks_of(layers, statistics_of(whole, layers), metric)
-    errors = refit_model(layers, chosen.items(), collect_grams(whole, layers, WINDOWS), refit, HALF)
+    whole, layers, errors = refitted_whole(folder, metric, refit)
     assert_same(kept.tensors(), whole)
     rows = [row for _, rows in sorted(kept.layers.items()) for row in rows]
     assert [row.name for row in rows] == list(layers)
@@ -185,17 +212,11 @@ STAGES = ["q_proj|k_proj|v_proj|c_attn", "o_proj|attn.c_proj", "gate|up_proj|c_f
 
 def refitted_by_hand(folder, metric, refit, gradient):
     """``--propagate pruned`` on the whole model: a block's masks, then stage after stage of it."""
-    model = load_model(ModelSource(str(folder / "model"))).model
-    layers = prunable_layers(model)
+    model, layers = whole_model(folder)
     prefix, blocks = find_blocks(model)
-    dense = collect_statistics(model, layers, WINDOWS)
     for index, block in enumerate(blocks):
         mine = {n: x for n, x in layers.items() if n.startswith(f"{prefix}.{index}.")}
-        known = statistics_of(model, mine)
-        for name, layer in mine.items():
-            local = gradients_of_norm(model, block, layer).sqrt()
-            G = local if gradient == "block" else dense[name].G
-            known[name] = replace(known[name], G=G)
+        known = statistics_of_pruned(folder, model, block, mine, gradient)
         chosen = masks_of(mine, known, metric)
         left = dict(mine)
         for stage in STAGES:
@@ -269,7 +290,7 @@ def test_blocks_go_on_with_the_weights_that_the_checkpoint_gets(
     model = tiny_model(num_hidden_layers=2).to(stored)
     model.save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
-    blocks = open_blocks(tmp_path, tmp_path / "scratch", work)
+    blocks = open_blocks(tmp_path, work)
 
     class Compared(Kept):
         def keep(self, index, tensors, layers):
@@ -287,7 +308,7 @@ def test_blocks_go_on_with_the_weights_that_the_checkpoint_gets(
                   propagate=propagate)  # fmt: skip
     for rows in kept.layers.values():
         assert all(row.zeros * 2 >= row.shape[0] * row.shape[1] for row in rows)
-    blocks = open_blocks(tmp_path, tmp_path / "scratch", work)
+    blocks = open_blocks(tmp_path, work)
     for index, tensors in kept.blocks.items():
         with blocks.loaded(index, CPU):
             blocks.set(index, tensors)
@@ -297,31 +318,27 @@ def test_blocks_go_on_with_the_weights_that_the_checkpoint_gets(
 
 def test_the_error_told_is_that_of_the_weights_kept(folder, tmp_path):
     kept = pruned(folder, tmp_path, "wanda", refit=SQUARES)
-    dense = load_model(ModelSource(str(folder / "model"))).model
-    layers = prunable_layers(dense)
-    grams = collect_grams(dense, layers, WINDOWS)
+    layers = prunable_layers(dense(folder))
     after = kept.tensors()
-    names = {id(parameter): name for name, parameter in dense.named_parameters()}
+    names = {id(parameter): name for name, parameter in dense(folder).named_parameters()}
     for row in (row for rows in kept.layers.values() for row in rows):
         layer = layers[row.name]
         found = layer.oriented(after[names[id(layer.stored)]])
-        error = output_error(layer.weight, found, grams[row.name])
+        error = output_error(layer.weight, found, dense_grams(folder)[row.name])
         assert row.error == pytest.approx(error, rel=1e-4)
         assert row.error < row.error_of_mask
 
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_gradient_of_each_block_takes_a_pass_forward_alone(folder, batch):
-    model = load_model(ModelSource(str(folder / "model"))).model
-    layers = prunable_layers(model)
+    model, layers = whole_model(folder)
     found = collect_statistics(model, layers, WINDOWS, of="block", batch=batch)
-    dense = collect_statistics(model, layers, WINDOWS, gradients=False)
     prefix, blocks = find_blocks(model)
     for index, block in enumerate(blocks):
-        for name in (n for n in layers if n.startswith(f"{prefix}.{index}.")):
-            squares = gradients_of_norm(model, block, layers[name])
-            torch.testing.assert_close(found[name].G, squares.sqrt(), rtol=1e-3, atol=1e-6)
-            torch.testing.assert_close(found[name].X, dense[name].X)
+        mine = {n: x for n, x in layers.items() if n.startswith(f"{prefix}.{index}.")}
+        for name, G in gradients_of_norm(model, block, mine).items():
+            torch.testing.assert_close(found[name].G, G, rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(found[name].X, dense_statistics(folder)[name].X)
     assert not any(p.requires_grad for p in model.parameters())
 
 
@@ -340,7 +357,7 @@ def test_nothing_of_a_block_outlives_its_visit(folder, tmp_path, plan):
     gc.freeze()  # what is there already is not counted
     gc.disable()
     try:
-        blocks = open_blocks(folder, tmp_path)
+        blocks = open_blocks(folder)
         pruned(folder, tmp_path, "power-law", Counted(), blocks=blocks, **plan)
     finally:
         gc.enable()
@@ -349,17 +366,16 @@ def test_nothing_of_a_block_outlives_its_visit(folder, tmp_path, plan):
 
 
 def test_losses_are_those_of_the_whole_model(folder, tmp_path):
-    blocks = open_blocks(folder, tmp_path)
+    blocks = open_blocks(folder)
     visited = []
     resources = Resources((CPU, CPU), 0, tmp_path)
     losses = losses_by_block(blocks, WINDOWS, resources, lambda: visited.append(1))
-    whole = load_model(ModelSource(str(folder / "model"))).model
-    assert losses == [float(window_losses(whole, ids[None])) for ids in WINDOWS]
+    assert losses == [float(window_losses(dense(folder), ids[None])) for ids in WINDOWS]
     assert len(visited) == len(blocks)
 
 
 def test_weights_are_on_the_meta_device_unless_their_block_is_loaded(folder, tmp_path):
-    blocks = open_blocks(folder, tmp_path)
+    blocks = open_blocks(folder)
 
     def there():
         return [not any(p.is_meta for p in block.parameters()) for block in blocks.blocks]
@@ -372,36 +388,44 @@ def test_weights_are_on_the_meta_device_unless_their_block_is_loaded(folder, tmp
 
 def block_by_hand(folder, metric, gradient):
     """``--propagate pruned`` on the whole model: statistics, prune a block, and again."""
-    model = load_model(ModelSource(str(folder / "model"))).model
-    layers = prunable_layers(model)
+    model, layers = whole_model(folder)
     prefix, blocks = find_blocks(model)
-    dense = collect_statistics(model, layers, WINDOWS)
     for index, block in enumerate(blocks):
         mine = {n: x for n, x in layers.items() if n.startswith(f"{prefix}.{index}.")}
-        found = collect_statistics(model, mine, WINDOWS, gradients=False)
-        if gradient == "full":
-            squares = {name: dense[name].G for name in mine}
-        else:
-            squares = {name: gradients_of_norm(model, block, x).sqrt() for name, x in mine.items()}
-        D = collect_inverse_diagonals(model, mine, WINDOWS)
-        found = {name: LayerStatistics(found[name].X, squares[name], D[name]) for name in mine}
-        prune_model(mine, found, find_metric(metric).expression, HALF)
+        known = statistics_of_pruned(folder, model, block, mine, gradient)
+        prune_model(mine, known, find_metric(metric).expression, HALF)
     return model
 
 
-def gradients_of_norm(model, block, layer):
-    total = 0
-    layer.stored.requires_grad_(True)
+def statistics_of_pruned(folder, model, block, layers, gradient):
+    """Of a block's layers in a model whose blocks before are pruned; G may be the dense model's."""
+    known = collect_statistics(model, layers, WINDOWS, gradients=False)
+    D = collect_inverse_diagonals(model, layers, WINDOWS)
+    if gradient == "block":
+        G = gradients_of_norm(model, block, layers)
+    else:
+        G = {name: dense_statistics(folder)[name].G for name in layers}
+    return {name: LayerStatistics(known[name].X, G[name], D[name]) for name in layers}
+
+
+def gradients_of_norm(model, block, layers):
+    """G of each layer: of the norm of what the block puts out, window by window."""
+    matrices = {id(layer.stored): layer.stored for layer in layers.values()}
+    totals = dict.fromkeys(matrices, 0)
+    for matrix in matrices.values():
+        matrix.requires_grad_(True)
     for ids in WINDOWS:
         outputs = []
         hook = block.register_forward_hook(lambda _m, _a, out, seen=outputs: seen.append(out))
         model(input_ids=ids[None], use_cache=False)
         hook.remove()
         norm = (outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]).norm()
-        (found,) = torch.autograd.grad(norm, layer.stored)
-        total = total + layer.oriented((100 * found).square())
-    layer.stored.requires_grad_(False)
-    return total
+        found = torch.autograd.grad(norm, [*matrices.values()])
+        for key, gradient in zip(matrices, found, strict=True):
+            totals[key] = totals[key] + (100 * gradient).square()
+    for matrix in matrices.values():
+        matrix.requires_grad_(False)
+    return {name: x.oriented(totals[id(x.stored)]).sqrt() for name, x in layers.items()}
 
 
 @pytest.mark.parametrize("metric", ["power-law", "obs", "W * D * G"])
@@ -413,6 +437,12 @@ def test_statistics_of_the_pruned_model_are_those_by_brute_force(
     expected = block_by_hand(folder, metric, gradient)
     for name, tensor in kept.tensors().items():
         assert torch.equal(tensor, expected.get_parameter(name).bfloat16()), name
+
+
+@functools.cache
+def pruned_at_once(folder, **plan):
+    """On one device."""
+    return pruned(folder, folder / "at once", "power-law", **plan).tensors()
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -428,25 +458,24 @@ def test_statistics_of_the_pruned_model_are_those_by_brute_force(
     ],
 )
 def test_a_run_resumed_after_any_block_is_the_same_to_the_bit(folder, tmp_path, plan, devices):
-    scratch = tmp_path / "at once"
-    at_once = pruned(folder, scratch, "power-law", devices=devices, **plan).tensors()
+    at_once = pruned_at_once(folder, **plan)
     for stop_after in range(1, len(opened(folder))):
         kept, scratch = Kept(stop_after), tmp_path / str(stop_after)
         with pytest.raises(KeyboardInterrupt):
-            stopped = open_blocks(folder, scratch)
+            stopped = open_blocks(folder)
             pruned(folder, scratch, "power-law", kept, devices=devices, blocks=stopped, **plan)
         kept.stop_after = None
-        again = open_blocks(folder, scratch)
+        again = open_blocks(folder)
         pruned(folder, scratch, "power-law", kept, devices=devices, blocks=again, **plan)
         resumed = kept.tensors()
-        assert list(resumed) == list(at_once)
+        assert list(resumed) == list(at_once), stop_after
         for name, tensor in at_once.items():
             assert torch.equal(resumed[name], tensor), (stop_after, name)
 
 
 def test_shards_make_a_checkpoint_in_which_only_pruned_weights_changed(folder, tmp_path):
     kept = pruned(folder, tmp_path, "wanda")
-    blocks = open_blocks(folder, tmp_path)
+    blocks = open_blocks(folder)
     output = tmp_path / "output"
     output.mkdir()
     writer = ShardWriter(output, blocks.model, len(blocks) + 1)
@@ -469,7 +498,7 @@ def test_shards_make_a_checkpoint_in_which_only_pruned_weights_changed(folder, t
 def test_finished_blocks_are_read_back_from_their_shards(folder, tmp_path):
     """What a shard holds in another form, such as experts one by one, is kept beside it."""
     kept = pruned(folder, tmp_path, "wanda", refit=SQUARES, propagate="pruned")
-    blocks = open_blocks(folder, tmp_path)
+    blocks = open_blocks(folder)
     with PartialCheckpoint(tmp_path / "output") as partial:
         partial.begin({})
         writer = ShardWriter(partial.folder, blocks.model, len(blocks) + 1)
