@@ -3,7 +3,22 @@
 from typing import Any
 
 import pytest
+from plotly.offline import get_plotlyjs
 from run_case import evaluation
+
+from prunerzero.report import rendering
+
+
+@pytest.fixture(autouse=True)
+def without_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages lack plotly's own code, which is the same in each and 5 MB long."""
+    monkeypatch.setattr(rendering, "get_plotlyjs", lambda: "")
+
+
+@pytest.fixture
+def with_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are whole after all."""
+    monkeypatch.setattr(rendering, "get_plotlyjs", get_plotlyjs)
 
 
 @pytest.fixture

@@ -38,11 +38,9 @@ FIGURE = re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 def page_of(folder: Path, result: dict[str, Any], language: Any = "en") -> str:
-    """The page without plotly's own code, which is the same in every report."""
     path = folder / "report.html"
     write_tune_report(result, path, language)
-    text = path.read_text(encoding="utf-8")
-    return re.sub(r'(<script id="plotly">).*?(</script>)', r"\1\2", text, count=1, flags=re.DOTALL)
+    return path.read_text(encoding="utf-8")
 
 
 @cache

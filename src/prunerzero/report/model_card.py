@@ -6,6 +6,7 @@ words; here is what stands in their places.
 
 import json
 import re
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,11 @@ def tell_speed(card: str, sentences: str) -> str:
 
 
 def _render(template: str, **places: Any) -> str:
+    return _environment().get_template(template).render(**places)
+
+
+@cache  # for it keeps compiled templates
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader(__package__),
         autoescape=False,  # the filters make text safe in Markdown
@@ -123,7 +129,7 @@ def _render(template: str, **places: Any) -> str:
         "perplexity": perplexity_text,
         "bytes": bytes_text,
     }
-    return environment.get_template(template).render(**places)
+    return environment
 
 
 def _front_matter(model: str, inherited: dict[str, Any], *tags: str) -> str:

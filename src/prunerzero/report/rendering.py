@@ -2,10 +2,29 @@
 
 import os
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined
+from jinja2.bccache import Bucket
 from plotly.offline import get_plotlyjs
+
+
+class _CompiledOnce(BytecodeCache):
+    """Keeps the code of templates in memory: to compile it takes longer than to fill it in."""
+
+    def __init__(self) -> None:
+        self._code: dict[tuple[str, str], CodeType] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._code.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        if bucket.code is not None:
+            self._code[bucket.key, bucket.checksum] = bucket.code
+
+
+_COMPILED = _CompiledOnce()
 
 
 def render(template: str, filters: dict[str, Any], **values: Any) -> str:
@@ -16,6 +35,7 @@ def render(template: str, filters: dict[str, Any], **values: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        bytecode_cache=_COMPILED,
     )
     environment.filters |= filters
     return environment.get_template(template).render(plotly=get_plotlyjs(), **values)
