@@ -127,7 +127,7 @@ def test_the_terminal_and_the_report_tell_every_case(together, in_workplace, wor
     assert heading and heading[1].startswith(
         "On 2 models, at 50 % and 2:4 sparsity, 12 evaluations"
     )
-    assert "times the dense perplexity in the mean of 4 cases" in heading[1]
+    assert "times the dense perplexity in the geometric mean of 4 cases" in heading[1]
     assert "Case by case" in page and '"text":"perplexity \\u002f dense perplexity"' in page
     for case in together["cases"]:
         assert f"<td>{case['ratio']['validation']:.3f}</td>" in page

@@ -175,7 +175,8 @@ def _where(found: dict[str, Any]) -> str:
 def _told(found: dict[str, Any], value: float) -> str:
     """``"perplexity 46.10"``, or what that is of several cases."""
     if cases := found.get("cases"):
-        return f"{ratio_text(value)} times the dense perplexity in the mean of {len(cases)} cases"
+        mean = f"the geometric mean of {len(cases)} cases"
+        return f"{ratio_text(value)} times the dense perplexity in {mean}"
     return f"perplexity {perplexity_text(value)}"
 
 
