@@ -1,6 +1,6 @@
 # make demo   evolve a metric on the bundled model, compare, prune, report (3 minutes after setup)
 # make test   run the tests
-# make bench  time the usual way and ours side by side (DEVICE=cuda on a GPU)
+# make benchmarks  time the usual way and ours side by side (DEVICE=cuda on a GPU)
 # make check  run the linter and the type checker
 # make sanitize  run the packed format's kernels under sanitizers, and for 64-bit Arm in an emulator
 # make wheel  build a wheel for this platform in dist/, with the packed format's kernels compiled
@@ -11,7 +11,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench check sanitize wheel format docs notebook clean
+.PHONY: demo test benchmarks check sanitize wheel format docs notebook clean
 
 demo: $(VENV)/installed
 	$(BIN)/prunerzero demo --output-dir demo --overwrite
@@ -21,7 +21,7 @@ test: $(VENV)/installed
 
 DEVICE ?= cpu
 
-bench: $(VENV)/installed
+benchmarks: $(VENV)/installed
 	$(BIN)/python -m benchmarks --device $(DEVICE) --output benchmarks.json
 
 check: $(VENV)/installed

@@ -20,7 +20,7 @@ from prunerzero.language.source import ModelSource
 from prunerzero.options import Options, option, options_of, takes, whole_number
 from prunerzero.tasks.by_block import Way
 from prunerzero.tasks.options import BenchOptions, SearchOptions, TuneOptions
-from prunerzero.tasks.setup import Scope, Setup, Texts
+from prunerzero.tasks.setup import Scope, Setup, TextOptions
 
 COMMANDS = {
     "search": [Setup, SearchOptions],
@@ -54,7 +54,7 @@ def test_a_python_function_has_each_option_as_a_keyword(function, options):
 
 
 def test_a_setup_is_where_a_model_comes_from_which_texts_and_which_layers():
-    parts = [*fields(ModelSource), *fields(Texts), *fields(Scope)]
+    parts = [*fields(ModelSource), *fields(TextOptions), *fields(Scope)]
     assert [one.name for one in fields(Setup)] == [one.name for one in parts]
     assert Setup("m").model == "m"
 

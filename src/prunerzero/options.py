@@ -39,11 +39,11 @@ class Kind:
     on_command_line: Any
 
 
-TEXT = Kind(arguments.text, str)
-TEXTS = Kind(arguments.texts, list[str])
+STRING = Kind(arguments.text, str)
+STRINGS = Kind(arguments.texts, list[str])
 PATH = Kind(arguments.path, Path)
 PATHS = Kind(arguments.paths, list[Path])
-TEXT_OR_TEXTS = Kind(arguments.text_or_texts, list[str])
+STRING_OR_STRINGS = Kind(arguments.text_or_texts, list[str])
 PATH_OR_PATHS = Kind(arguments.path_or_paths, list[Path])
 FLAG = Kind(arguments.flag, bool)
 NUMBER = Kind(arguments.number, float)

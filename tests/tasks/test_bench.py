@@ -27,7 +27,7 @@ from prunerzero.language.corpora import cut_windows
 from prunerzero.language.loading import load_model
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.source import ModelSource
-from prunerzero.tasks.benching.measure import measure_model
+from prunerzero.tasks.benching.measure import measure_models
 from prunerzero.tasks.benching.subject import Plan, Subject
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import BenchOptions
@@ -138,8 +138,8 @@ def test_results_and_page_are_written_and_the_page_again_in_japanese(measured, p
 def test_one_model_can_be_measured_by_a_program(place):
     """In a new process, as all are but in these tests."""
     windows = torch.randint(2, 30, (2, 20))
-    found = measure_model(
-        Subject("mine", ModelSource(model=str(place / "model"))),
+    [found] = measure_models(
+        [Subject("mine", ModelSource(model=str(place / "model")))],
         Plan(windows, threads=1, repeats=1, perplexity=False, batches=(2,)).within(64),
     )
     assert found.model == "mine" and found.perplexity is None

@@ -141,7 +141,7 @@ def test_prune_asks_for_which_of_the_sparsities_and_tells_what_is_another(togeth
     done = in_workplace(*prune, "--sparsity", "2:4", "--output-dir", "one-of-two")
     assert done.exit_code == 0 and "was made for" not in done.stderr
     done = in_workplace(*prune, "--sparsity", "0.7", "--output-dir", "neither")
-    assert "was made for sparsity 0.5 per row and 2:4; as asked" in done.stderr
+    assert "was searched for at sparsity 0.5 per row and 2:4; it is used for" in done.stderr
 
 
 def test_a_search_on_one_model_says_that_its_metric_is_good_for_that_model_alone(

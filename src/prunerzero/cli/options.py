@@ -163,7 +163,7 @@ def _parameter(one: Field[Any]) -> inspect.Parameter:
     about = one.metadata
     kind: Any = about["kind"].on_command_line
     default: Any = one.default
-    if one.name == "model":  # so that a second one is not taken for the first
+    if one.name == "model":  # a list, so that `_only` can refuse a second one
         kind, default = list[str], [default]
     flag = [f"--{one.name.replace('_', '-')}"] if kind is bool else []
     if default is None:

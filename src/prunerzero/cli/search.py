@@ -69,14 +69,19 @@ def _print_search(found: Any, setups: list[Setup], refit: RefitOptions) -> None:
     from prunerzero.tasks.commands import prune_command
 
     console = out()
-    console.print(f"Best metric: [bold]{escape(found.metric)}[/]")
+    known = found.name if found.origin == "known" else ""
+    console.print(f"Best metric: {known + ', ' if known else ''}[bold]{escape(found.metric)}[/]")
     console.print(escape(found.answer))
     way = f"; {refit.in_words}" if refit.in_words else ""
     title = f"Sparsity {found.sparsity}{way}"
     if found.cases:
         console.print(cases_table(asdict(found), title))
     else:
-        console.print(perplexity_table(found.perplexity, title))
+        figures = {
+            place: {known if name == "known" else name: value for name, value in of.items()}
+            for place, of in found.perplexity.items()
+        }
+        console.print(perplexity_table(figures, title))
     console.print(
         f"{found.evaluations} evaluations ({found.raced_out} raced out, {found.failed} failed), "
         f"{found.duplicates_skipped} duplicates skipped, {found.seconds:.0f} s."

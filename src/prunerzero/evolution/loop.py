@@ -28,11 +28,8 @@ from prunerzero.metrics.expression import Expression
 from prunerzero.metrics.sparsity import Sparsity
 from prunerzero.scoring.ranking import Probe
 
-SLOWEST = 20.0
-"""A metric that takes this many times the usual time fails …"""
-
-SLOWEST_SECONDS = 30.0
-"""… if it also takes longer than this."""
+SLOWEST, SLOWEST_SECONDS = 20.0, 30.0
+"""A metric fails when it takes so many times the usual time, and more than so many seconds."""
 
 SLOWNESS_OF = 5
 """Number of finished races whose median is the usual time."""
@@ -68,8 +65,8 @@ def search(
             group is the same.
         on_progress: called after each evaluation and each finalist judged.
         should_stop: ends the search when it returns True.
-        ahead: propose a candidate while the one before is measured, without its loss. This pays
-            where measuring leaves the CPU idle.
+        ahead: propose a candidate while the one before is measured, without knowing
+            its loss. This pays where measuring leaves the CPU idle.
 
     Raises:
         StudyMismatchError: the study's losses were read from other chunks.
@@ -228,7 +225,7 @@ class _Search:
             self._take_in()
 
     def _take_in(self) -> None:
-        """Count the evaluations that are new, of all workers, and never lag behind their time."""
+        """Count the evaluations that are new, of all workers, and move our clock up to theirs."""
         for individual in self.study.population.individuals[self._taken_in :]:
             self._earlier += max(0.0, individual.seconds - self.seconds)
             self.race.add(individual)

@@ -6,8 +6,9 @@ rung. It was measured on synthetic layers: beside this race it brought no better
 cost, and alone it was worse, since it uses neither the distance to the best nor the noise.
 
 ``benchmarks/racing.py`` measures how strict the race should be. With 2 ``places`` and a ``margin``
-of 2 it raced out 4 % of the top 5 % and read 38 % of the chunks in journals of SmolLM2-135M; on the
-bundled model, with every candidate read to the end, 12 % and 45 %. The best was never raced out.
+of 2, in journals of SmolLM2-135M, 4 % of the best 5 % of candidates were raced out, and 38 % of all
+chunks were read; on the bundled model, with every candidate read to the end, 12 % and 45 %. The
+best was never raced out.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Text:
     Attributes:
         name: the corpus and part, or the file, as shown to the user.
         windows: token ids [count, length], in the text's order.
-        texts: where it is a mixture, those that its windows are of, by turns; else empty.
+        texts: the texts of a mixture, whose windows take turns; empty where it is none.
     """
 
     name: str
@@ -116,7 +116,7 @@ def evenly_spaced(count: int, length: int) -> Tensor:
 
 
 def part_of(place: str) -> Part:
-    """The part that one of its ``places_of`` belongs to; the part itself is one of them."""
+    """The part that one of its ``places_of`` belongs to; a place may also be the part itself."""
     return next(part for part in PARTS if place == part or place.startswith(f"{part}: "))
 
 

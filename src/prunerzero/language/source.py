@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from prunerzero.arguments import text
-from prunerzero.options import FLAG, TEXT, Kind, Options, option
+from prunerzero.options import FLAG, STRING, Kind, Options, option
 
 BUNDLED = "bundled"
 """The model that is part of the package; see ``bundled/model/README.md``."""
@@ -31,9 +31,9 @@ class ModelSource(Options):
     """Where a model comes from, and how it is computed."""
 
     model: str = option(
-        BUNDLED, "Hub id ORG/NAME, folder, .gguf file, or 'bundled'.", TEXT, panel=_PANEL
+        BUNDLED, "Hub id ORG/NAME, folder, .gguf file, or 'bundled'.", STRING, panel=_PANEL
     )
-    revision: str | None = option(None, "Branch, tag or commit on the hub.", TEXT, panel=_PANEL)
+    revision: str | None = option(None, "Branch, tag or commit on the hub.", STRING, panel=_PANEL)
     dtype: str = option(
         "auto",
         "Compute in: auto (float32 on a CPU, the checkpoint's on a GPU), float32, bfloat16, "

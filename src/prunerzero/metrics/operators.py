@@ -1,9 +1,10 @@
-"""The table of operators: everything the rest of the package knows about one is a row here.
+"""The table of operators: a new one needs a row here, and nothing else.
 
 Semantics of the published operators follow the published search space of Pruner-Zero (Dong et al.,
 ICML 2024): no input makes one raise, and a non-finite result is passed on, never hidden. To add an
 operator, add a row; parsing, printing, JSON, words, simplification, evolution and the engine read
-the table. ``register`` adds one from outside the package.
+the table, and the tests in ``tests/metrics`` try what the row declares. A few operators are known
+by name too, to ``simplify`` and ``algebra``. ``register`` adds one from outside the package.
 """
 
 import math
@@ -51,8 +52,9 @@ class Operator:
         published: whether it belongs to the published search space.
         reads: whether its value at one weight depends on others, and on which: those of the whole
             matrix, of the row or of the column.
-        scale: where it does, what it takes from its last argument, spread over the shape of the
-            result; the operator then is (x - shift) / scale of its first argument x.
+        scale: of an operator with ``reads``, the function that gives (shift, scale) from its last
+            argument, spread over the shape of the result; the operator then is
+            (x - shift) / scale of its first argument x.
         shifts: whether that shift is more than zero.
         power: p where the operator is |x| ** p, and p a power of two.
         parity: "even" where f(-x) = f(x), "odd" where f(-x) = -f(x).
@@ -60,7 +62,8 @@ class Operator:
             positive number that multiplies it ("scale").
         idempotent: whether f(f(x)) = f(x).
         identity: whether f(x) = x.
-        proposed: whether evolution builds trees with it; not where another operator is the same.
+        proposed: whether evolution builds trees with it; False where another operator computes the
+            same.
         takes_constant: whether evolution gives it a constant as its second argument.
         kernel: the instruction of ``scoring.kernels`` that computes it, "" where none is needed;
             None where no kernel knows it, so that a GPU runs ``function`` too.

@@ -74,7 +74,7 @@ def register_operator(
             Japanese too where reports in Japanese are wanted.
         arity: how many arguments it takes, 1 or 2.
         order: "increasing", or "increasing for non-negative" arguments, where its result is ordered
-            as the first argument is; at the root of a metric it then changes nothing.
+            as the first argument is: at the root of a metric it then changes no mask.
         sign: "non-negative" where no result is negative, "as its arguments" where none is for
             arguments that are not.
         commutative: whether the arguments may be exchanged.

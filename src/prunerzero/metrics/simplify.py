@@ -93,7 +93,7 @@ def _strip_sum(e: Expression, ordered: bool) -> Expression:
 
 
 def _strip_product(e: Expression, group: Group, ordered: bool) -> Expression:
-    e = normal(_without_row_factors(e, group), ordered)
+    e = normal(_without_group_factors(e, group), ordered)
     if not is_product(e):
         return e
     product = product_of(e, ordered)
@@ -114,17 +114,17 @@ def _strip_product(e: Expression, group: Group, ordered: bool) -> Expression:
     return product.write()
 
 
-def _without_row_factors(e: Expression, group: Group) -> Expression:
+def _without_group_factors(e: Expression, group: Group) -> Expression:
     """A product without the positive factors that are one number for each comparison group."""
     if group == "model":
         return e
     if e.name == "div" or (e.name == "rownorm" and group == "row"):
-        return _without_row_factors(e.arguments[0], group)
+        return _without_group_factors(e.arguments[0], group)
     if e.name == "mul":
-        return _with_arguments(e, tuple(_without_row_factors(a, group) for a in e.arguments))
+        return _with_arguments(e, tuple(_without_group_factors(a, group) for a in e.arguments))
     if e.name in ("neg", "ediv") or power_of(e) is not None:
         first, *rest = e.arguments
-        return _with_arguments(e, (_without_row_factors(first, group), *rest))
+        return _with_arguments(e, (_without_group_factors(first, group), *rest))
     return e
 
 

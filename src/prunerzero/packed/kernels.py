@@ -27,12 +27,11 @@ from prunerzero.packed.plain import FEW, blocks, plain_product
 
 VARIABLE = "PRUNERZERO_KERNEL"
 PATHS = ("amx", "avx512-bf16", "avx512", "avx2", "neon", "portable")
-"""What the library may have, the fastest first; ``torch`` is to do without it."""
+"""Ways of computing that the library may have, the fastest first; ``torch`` does without it."""
 
 _INPUT_TYPES = (torch.bfloat16, torch.float16, torch.float32)
-_NAMES = ("bfloat16", "float16", "int8", "int4")
+_NAMES = tuple(VALUE_TYPES)  # in the order of ``ValueType`` in native/packed.h
 _CODES = {name: code for code, name in enumerate(_NAMES)}
-"""How the library calls the types of values."""
 
 _operators = torch.library.Library("prunerzero", "DEF")
 _operators.define(
@@ -86,7 +85,7 @@ def paths() -> tuple[str, ...]:
 
 
 def use(name: str) -> None:
-    """Use this one of ``paths()`` from now on, for tests and benchmarks; ``torch`` is no such one.
+    """Use this one of ``paths()`` from now on, for tests and benchmarks, but for ``torch``.
 
     Raises InputError where this machine does not run it.
     """
@@ -243,7 +242,7 @@ _lock = RLock()
 _loaded: ctypes.CDLL | str | None = None
 """The library, or why there is none, once it has been looked for."""
 _tiles = False
-"""Whether kernels take any number of inputs, of some types: more than plain torch would win."""
+"""Whether kernels take any number of inputs, of some types of values, being faster than torch."""
 
 
 def _load() -> ctypes.CDLL | str:

@@ -69,7 +69,7 @@ VALUE_TYPES = {
         ValueType("int4", 4, torch.uint8, torch.int8, True, torch.bfloat16, 32, True),
     )
 }
-LARGEST = 15
+LARGEST_INT4 = 15
 """Values of 4 bits stand for the odd integers from -15 to 15: none is 0, as the mask has those."""
 
 
@@ -134,7 +134,9 @@ def pack_numbers(numbers: Tensor, scales: Tensor | None, kind: ValueType) -> Pac
     values = torch.from_numpy(kept).to(numbers.device)
     if kind.halves:
         nibbles = numbers.new_zeros(2 * int(starts[-1]), dtype=torch.uint8)
-        nibbles[_places(keep.view(-1, ROWS * kind.inputs))] = ((values + LARGEST) // 2).byte()
+        nibbles[_int4_places(keep.view(-1, ROWS * kind.inputs))] = (
+            (values + LARGEST_INT4) // 2
+        ).byte()
         values = nibbles[::2] | nibbles[1::2] << 4
     values = torch.cat([values, values.new_zeros(PADDING // kind.storage.itemsize)])
     if scales is not None and kind.shared_by is not None:
@@ -164,7 +166,7 @@ def stored_numbers(weight: Tensor, kind: ValueType) -> tuple[Tensor, Tensor | No
         return weight.to(kind.dtype).view(kind.storage), None
     if kind.shared_by is not None:
         largest = in_groups(weight, kind.shared_by).abs().amax(2).float()
-        scales = (largest / LARGEST).to(kind.scale)
+        scales = (largest / LARGEST_INT4).to(kind.scale)
         return to_odd(weight, spread(scales, kind.shared_by, weight.shape[1])), scales
     scales = weight.abs().amax(dim=1).float() / 127
     divisor = torch.where(scales > 0, scales, 1)
@@ -186,7 +188,9 @@ def spread(scales: Tensor, size: int, columns: int) -> Tensor:
 def to_odd(weight: Tensor, scales: Tensor) -> Tensor:
     """The nearest odd integers, int8, from -15 to 15 where a weight is not 0, and 0 where it is."""
     quotient = weight.float() / torch.where(scales > 0, scales, 1)
-    odd = ((quotient + LARGEST) / 2).round_().clamp_(0, LARGEST).mul_(2).sub_(LARGEST)
+    odd = (
+        ((quotient + LARGEST_INT4) / 2).round_().clamp_(0, LARGEST_INT4).mul_(2).sub_(LARGEST_INT4)
+    )
     return torch.where(weight == 0, 0, odd).to(torch.int8)
 
 
@@ -211,7 +215,7 @@ def _starts(mask: Tensor, kind: ValueType) -> Tensor:
     return starts
 
 
-def _places(keep: Tensor) -> Tensor:
+def _int4_places(keep: Tensor) -> Tensor:
     """Where values of 4 bits lie, counted in halves of bytes, of the kept weights of steps."""
     counts = keep.sum(1)
     taken = (counts + 1) // 2 * 2
@@ -275,7 +279,10 @@ def expand_rows(matrix: PackedMatrix, first: int, last: int, dtype: torch.dtype)
     values = matrix.values[begin:end]
     if kind.halves:
         nibbles = torch.stack([values & 15, values >> 4], 1).flatten()
-        values = nibbles[_places(keep.view(-1, ROWS * kind.inputs))].to(torch.int8) * 2 - LARGEST
+        values = (
+            nibbles[_int4_places(keep.view(-1, ROWS * kind.inputs))].to(torch.int8) * 2
+            - LARGEST_INT4
+        )
     flat = torch.zeros(keep.shape, dtype=values.dtype, device=keep.device)
     flat.masked_scatter_(keep, values)
     dense = flat.view(last - first, steps, ROWS, kind.inputs).permute(0, 2, 1, 3)

@@ -22,7 +22,7 @@ from prunerzero.packed.layout import (
 )
 
 FEW = 16
-"""Up to as many inputs are one decoding step: compiled kernels read the packed values directly."""
+"""So many inputs at most are one decoding step, for which kernels read the packed values."""
 LEVELS = 32512
 """Where inputs become integers, the largest: 127 × 256, a signed byte above a signed byte."""
 BLOCK = 4 * 2**20
@@ -38,10 +38,14 @@ def plain_product(
 ) -> Tensor:
     """``inputs`` (a few or many × columns) times the transpose of ``matrix``, plus ``bias``.
 
-    Values of 16 bits are multiplied as they are and summed in float32. Up to ``FEW`` inputs of
-    int8 values are rounded to integers, so that the sums are exact and their order is nothing;
-    more are multiplied as floats. So are those of int4, in each group of inputs that share a scale;
-    more meet the weights as they are unpacked, rounded to bfloat16 where the inputs are.
+    Values of 16 bits are multiplied as they are and summed in float32.
+
+    int8: up to ``FEW`` inputs are rounded to integers, so that the sums are exact and their order
+    does not matter; more inputs are multiplied as floats.
+
+    int4: up to ``FEW`` inputs are rounded in the same way, and the sum over inputs that share a
+    scale is exact; more inputs are multiplied with the weights as they are unpacked, which are
+    rounded to bfloat16 where the inputs are.
     """
     if matrix.scales is not None and matrix.kind.shared_by is not None:
         return _grouped_product(inputs, matrix, matrix.scales, matrix.kind.shared_by, bias, expand)

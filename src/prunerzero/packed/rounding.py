@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunerzero.packed.layout import LARGEST, in_groups, spread, to_odd
+from prunerzero.packed.layout import LARGEST_INT4, in_groups, spread, to_odd
 
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
 """Of a group's largest weight, what the largest integer may stand for: larger ones are cut."""
@@ -72,7 +72,7 @@ def choose_scales(weight: Tensor, importance: Tensor, group: int, dtype: torch.d
     best = torch.zeros_like(largest, dtype=dtype)
     least = torch.full_like(largest, torch.inf)
     for share in SHARES:
-        scales = (largest * (share / LARGEST)).to(dtype)
+        scales = (largest * (share / LARGEST_INT4)).to(dtype)
         steps = scales.float()[..., None]
         errors = (to_odd(parts, steps) * steps - parts).square_().mul_(counts).sum(2)
         better = errors < least

@@ -35,7 +35,7 @@ class PrunedLoss:
     Args:
         model: a transformers causal language model.
         layers: its prunable matrices by full name.
-        statistics: X and G of each.
+        statistics: X, G and D of each, as far as the metric reads them.
         sparsity: the share or pattern of weights to prune.
         windows: token ids [count, length] of the text.
         windows_per_chunk: windows in a chunk.

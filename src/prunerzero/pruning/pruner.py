@@ -12,7 +12,7 @@ from prunerzero.metrics import Expression, ScoreError, Sparsity
 from prunerzero.pruning.across_layers import Scorer, lowest_of_all
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.gram import Grams
-from prunerzero.pruning.refit import OutputError, Refit, refit_model
+from prunerzero.pruning.refit import OutputChange, Refit, refit_model
 from prunerzero.pruning.statistics import LayerStatistics, Statistics, probes_of
 from prunerzero.scoring import score_mask
 from prunerzero.scoring.ranking import check_ranks
@@ -45,7 +45,7 @@ class LayerSparsity:
 
     @classmethod
     def of(
-        cls, name: str, weight: Tensor, unreached: bool, error: OutputError | None
+        cls, name: str, weight: Tensor, unreached: bool, error: OutputChange | None
     ) -> LayerSparsity:
         """What is zero in a layer that is pruned, and what that changes of its outputs."""
         zeros = int((weight == 0).sum())
@@ -189,7 +189,7 @@ def prune_model(
     weights = {name: layer.weight for name, layer in layers.items()}
     unreached = [name for name in layers if is_unreached(statistics[name], expression)]
     found = masks(weights, statistics, expression, sparsity, unreached)
-    errors: dict[str, OutputError] = {}
+    errors: dict[str, OutputChange] = {}
     with torch.no_grad():
         if grams is not None:
             errors = refit_model(layers, found, grams, refit, sparsity, dense, stored, on_layer)
@@ -203,7 +203,7 @@ def outcome(
     layers: Mapping[str, Matrix],
     statistics: Statistics,
     expression: Expression,
-    errors: Mapping[str, OutputError],
+    errors: Mapping[str, OutputChange],
 ) -> tuple[LayerSparsity, ...]:
     """How much of each layer of a pruned model is zero; with errors, what that changes."""
     return tuple(

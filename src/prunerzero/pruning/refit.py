@@ -40,7 +40,7 @@ class Refit:
 
 
 @dataclass(frozen=True)
-class OutputError:
+class OutputChange:
     """The share of a layer's outputs that pruning changes: ‖X(W - T)ᵀ‖² / ‖XTᵀ‖².
 
     Attributes:
@@ -113,11 +113,11 @@ def refit_layer(
     refit: Refit,
     budgets: Within,
     stored: torch.dtype | None = None,
-) -> tuple[Tensor, OutputError]:
+) -> tuple[Tensor, OutputChange]:
     """What ``refit_weights`` gives, and what it changes of the layer's outputs."""
     weights = refit_weights(dense, gram, mask, refit, budgets, stored)
     alone = dense.masked_fill(mask, 0)
-    return weights, OutputError(
+    return weights, OutputChange(
         output_error(dense, alone, gram), output_error(dense, weights, gram)
     )
 
@@ -131,7 +131,7 @@ def refit_in_place(
     sparsity: Sparsity,
     dense: Tensor | None = None,
     stored: torch.dtype | None = None,
-) -> OutputError:
+) -> OutputChange:
     """Refit one layer of a model.
 
     Args:
@@ -173,7 +173,7 @@ def refit_model(
     dense: Mapping[str, Tensor] | None = None,
     stored: Mapping[str, torch.dtype] | None = None,
     on_layer: Callable[[int], None] = lambda done: None,
-) -> dict[str, OutputError]:
+) -> dict[str, OutputChange]:
     """Refit all layers in place, from Gram matrices that are there already.
 
     Args:
@@ -186,7 +186,7 @@ def refit_model(
         stored: the checkpoint's dtype of each, where the model computes in another.
         on_layer: told how many layers are done.
     """
-    errors: dict[str, OutputError] = {}
+    errors: dict[str, OutputChange] = {}
     for name, mask in masks:
         target = None if dense is None else dense[name]
         dtype = None if stored is None else stored[name]

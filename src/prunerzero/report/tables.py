@@ -1,4 +1,4 @@
-"""The table of perplexities for a terminal."""
+"""Tables for a terminal: perplexities, cases, texts, and models side by side."""
 
 from typing import Any
 
@@ -71,7 +71,8 @@ def cases_table(found: dict[str, Any], title: str) -> Table:
     table = Table(title=Text(title), title_justify="left", caption="perplexity, lower is better")
     for column in ("model", "sparsity", "text"):
         table.add_column(column, overflow="fold")
-    for column in ("dense", found["origin"], "ratio"):
+    metric = found["name"] if found["origin"] == "known" else found["origin"]
+    for column in ("dense", metric, "ratio"):
         table.add_column(column, justify="right")
     for case in found["cases"]:
         for place, figures in case["perplexity"].items():

@@ -23,7 +23,7 @@ from prunerzero.scoring.mask import nan_error, prune_mask
 from prunerzero.scoring.steps import GRADIENTS, WEIGHTS, steps_of
 
 _CACHED = 1 << 20
-"""Scores that stay in the cache as they are; blocks of them are computed no faster."""
+"""Up to so many scores fit in the cache, so that cutting them into blocks makes nothing faster."""
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers of as many bytes."""
@@ -175,7 +175,7 @@ def _score_blocks(
     steps = steps_of(e, frozenset(scales))
     fixed = {part: evaluate(part, _no_weights(statistics)) for part in steps.fixed}
 
-    @torch.no_grad()  # which holds for one thread
+    @torch.no_grad()  # here, as it holds in one thread alone
     def work(blocks: Iterator[slice]) -> None:
         memory: list[Tensor] = []
         given = dict(fixed)

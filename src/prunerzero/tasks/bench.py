@@ -147,8 +147,8 @@ def _check_names(names: Sequence[str], options: BenchOptions) -> None:
     for what in (*(name for name in names if _is_gguf(name)), *options.rivals):
         if (what == "llama.cpp" or _is_gguf(what)) and find_spec("llama_cpp") is None:
             raise InputError(
-                f"{what!r} is run by llama.cpp: pip install 'prunerzero[bench]', which builds it "
-                "from source in a few minutes."
+                f"{what!r} needs another package: pip install 'prunerzero[bench]', which builds "
+                "llama.cpp from source in a few minutes."
             )
         if what == "llama.cpp" and find_spec("gguf") is None:
             raise InputError(f"{what!r} needs another package: pip install 'prunerzero[bench]'.")
@@ -228,10 +228,10 @@ def _protocol(plan: Plan) -> dict[str, Any]:
         "prompt_tokens": plan.prompt_tokens,
         "new_tokens": plan.new_tokens,
         "batches": list(plan.batches),
-        "words": f"threads: {plan.threads}; speeds are medians of up to {plan.repeats} repeats, in "
-        f"which the models take turns; prefill of {plan.prefill_tokens} tokens; decoding of "
-        f"{plan.new_tokens} tokens after {plan.prompt_tokens}, {batches} at once, greedily, by a "
-        f"plain loop with a cache; perplexity on {count} windows of {length} tokens; memory is "
-        "what a model adds to its libraries', pages of mapped files included; the time to load "
-        "ends with the first token, its files being in the system's cache",
+        "words": f"threads: {plan.threads}; speeds are medians of at most {plan.repeats} repeats, "
+        f"in which the models take turns; prefill of {plan.prefill_tokens} tokens; decoding of "
+        f"{plan.new_tokens} tokens after a prompt of {plan.prompt_tokens}, for {batches} texts at "
+        f"once, greedily, by a plain loop with a cache; perplexity on {count} windows of {length} "
+        "tokens; memory is what a model adds to its libraries', pages of mapped files included; "
+        "the time to load ends with the first token, its files being in the system's cache",
     }

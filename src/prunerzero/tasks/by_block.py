@@ -21,7 +21,7 @@ from prunerzero.language.models import LanguageModel
 from prunerzero.language.source import ModelSource
 from prunerzero.language.streaming import open_streamed
 from prunerzero.metrics import Metric, Sparsity
-from prunerzero.options import FLAG, TEXT, Options, one_of, option
+from prunerzero.options import FLAG, STRING, Options, one_of, option
 from prunerzero.pruning.blocks import check_widths
 from prunerzero.pruning.by_block.block_passes import Resources, losses_by_block
 from prunerzero.pruning.by_block.offloaded_blocks import OffloadedBlocks, block_names
@@ -57,7 +57,7 @@ class Way(Options):
     activation_memory: str = option(
         "4GiB",
         "Memory for hidden states, block by block; more than that goes to files.",
-        TEXT,
+        STRING,
         panel=_PANEL,
     )
 

@@ -142,8 +142,8 @@ def settle(
     for origin in runs:
         if settled not in origin.sparsities:
             observer.note(
-                f"the metric of '{origin.name}' was made for sparsity {origin.in_words}; as asked, "
-                f"it is used for {settled.in_words}"
+                f"the metric of '{origin.name}' was searched for at sparsity {origin.in_words}; it "
+                f"is used for {settled.in_words}, as you asked."
             )
         elif sparsity is None:
             observer.note(f"sparsity {settled.in_words}, for which '{origin.name}' was made")

@@ -16,7 +16,7 @@ from prunerzero.options import (
     AS_GIVEN,
     NUMBER,
     PATH,
-    TEXT,
+    STRING,
     Kind,
     Options,
     one_of,
@@ -27,7 +27,7 @@ from prunerzero.options import (
 from prunerzero.pruning.refit import Refinement, Refit, Update
 from prunerzero.report.tune_words import Language
 from prunerzero.tasks.benching.rivals import RIVALS
-from prunerzero.tasks.setup import Texts
+from prunerzero.tasks.setup import TextOptions
 
 Values = Literal["auto", "bfloat16", "float16", "int8", "int4"]
 
@@ -165,7 +165,7 @@ class PackOptions(FilesOptions):
         "are, float32 rounded to bfloat16.",
         one_of(Values),
     )
-    max_seq_length: int | None = same_option(Texts, "max_seq_length")
+    max_seq_length: int | None = same_option(TextOptions, "max_seq_length")
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class TuneOptions(Options):
         None,
         "Drop of a task's score that is acceptable, TASK:METRIC:DROP, such as arc_easy:acc:0.02; "
         "needs prunerzero[eval].",
-        TEXT,
+        STRING,
         panel=_LIMIT,
     )
     pattern: str | float | Sparsity | None = option(
@@ -226,7 +226,7 @@ class TuneOptions(Options):
     language: Language = option(
         "en", "Language of the report: English or Japanese.", one_of(Language)
     )
-    push_to_hub: str | None = option(None, PUSH_TO_HUB, TEXT, metavar="ORG/NAME")
+    push_to_hub: str | None = option(None, PUSH_TO_HUB, STRING, metavar="ORG/NAME")
 
     @property
     def ways(self) -> tuple[RefitOptions, ...]:
@@ -265,12 +265,12 @@ class BenchOptions(Options):
         None,
         "Named text to measure perplexity on: the test part of wikitext2, c4 (from the hub) or "
         "python-docs (from this Python; the bundled model's own).",
-        TEXT,
+        STRING,
     )
     windows: int = option(
         16, "Windows of the text at most, evenly spaced over it.", whole_number(1)
     )
-    max_seq_length: int | None = same_option(Texts, "max_seq_length")
+    max_seq_length: int | None = same_option(TextOptions, "max_seq_length")
     repeats: int = option(
         5, "Measure each speed so often; medians and quartiles are told.", whole_number(1)
     )

@@ -30,7 +30,7 @@ from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import PackOptions
 from prunerzero.tasks.output import check_output
 from prunerzero.tasks.pack_plan import Done, Errors, Plan
-from prunerzero.tasks.packable import places_of
+from prunerzero.tasks.packable import destinations_of
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.sources import sources_of
 from prunerzero.tasks.workspace import Workspace
@@ -131,7 +131,7 @@ def pack(
     checkpoint = Checkpoint.of(source)
     check_apart(output_dir, checkpoint.folder)
     empty = _empty_model(source, checkpoint)
-    places = places_of(empty, checkpoint.owners)
+    places = destinations_of(empty, checkpoint.owners)
     plan = Plan.of(checkpoint, places, options.values, observer)
     headers = plan.headers()
     checkpoint.check_room(output_dir, headers)

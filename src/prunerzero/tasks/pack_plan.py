@@ -96,7 +96,7 @@ class Plan:
 
         Args:
             checkpoint: of a dense model.
-            places: of its tensors, from ``places_of``.
+            places: of its tensors, from ``destinations_of``.
             values: a name in ``VALUE_TYPES``, or ``"auto"`` for what keeps most of each.
             observer: told of progress.
 

@@ -41,7 +41,7 @@ class Place:
     why: str = ""
 
 
-def places_of(model: Any, names: Iterable[str]) -> dict[str, Place]:
+def destinations_of(model: Any, names: Iterable[str]) -> dict[str, Place]:
     """The place of every tensor of a checkpoint.
 
     Args:

@@ -22,7 +22,7 @@ from prunerzero.pruning.by_block.in_order import work_through
 from prunerzero.pruning.by_block.reconstruct import reconstruct
 from prunerzero.pruning.deterministic import deterministic
 from prunerzero.pruning.pruner import LayerSparsity, masks_of, outcome, prune_model
-from prunerzero.pruning.refit import OutputError, Refit, refit_in_place, sparsity_at
+from prunerzero.pruning.refit import OutputChange, Refit, refit_in_place, sparsity_at
 from prunerzero.pruning.statistics import Statistics
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.workspace import Workspace
@@ -133,7 +133,7 @@ def _refit_in_order(
     dense: Mapping[str, Tensor] | None = None,
 ) -> tuple[LayerSparsity, ...]:
     """Make all masks, and prune and refit layer after layer."""
-    layers, stored, errors = work.layers, work.stored_dtypes, dict[str, OutputError]()
+    layers, stored, errors = work.layers, work.stored_dtypes, dict[str, OutputChange]()
     masks = masks_of(layers, statistics, expression, sparsity)
 
     def solve(name: str, gram: Tensor) -> None:

@@ -14,8 +14,8 @@ from prunerzero.language.corpora import Part
 from prunerzero.language.source import BUNDLED, ModelSource
 from prunerzero.options import (
     PATH_OR_PATHS,
-    TEXT_OR_TEXTS,
-    TEXTS,
+    STRING_OR_STRINGS,
+    STRINGS,
     Options,
     one_of,
     option,
@@ -27,14 +27,14 @@ _TEXT, _AMOUNTS, _LAYERS = "Text", "Amounts", "Layers"
 
 
 @dataclass(frozen=True)
-class Texts(Options):
+class TextOptions(Options):
     """Which texts are read, and how much of them."""
 
     dataset: str | Iterable[str] | None = option(
         None,
         "Named text with all three parts: wikitext2, c4 (from the hub), python-docs (from this "
         "Python; the bundled model's own); may be repeated.",
-        TEXT_OR_TEXTS,
+        STRING_OR_STRINGS,
         panel=_TEXT,
     )
     calibration: Path | str | Iterable[Path | str] | None = option(
@@ -104,19 +104,19 @@ class Scope(Options):
     ignore: str | Iterable[str] = option(
         (),
         "Leave layers of this name alone, e.g. '*.down_proj'; may be repeated.",
-        TEXTS,
+        STRINGS,
         panel=_LAYERS,
     )
     target: str | Iterable[str] = option(
         (),
         "Prune only layers of this name, e.g. '*.mlp.*'; may be repeated.",
-        TEXTS,
+        STRINGS,
         panel=_LAYERS,
     )
 
 
 @dataclass(frozen=True)
-class Setup(Scope, Texts, ModelSource):
+class Setup(Scope, TextOptions, ModelSource):
     """Which model, which texts, which layers: the same words as on the command line.
 
     Raises:

@@ -21,7 +21,7 @@ from prunerzero.pruning.by_block.pipeline import run_blocks
 from prunerzero.pruning.deterministic import deterministically
 from prunerzero.pruning.gram import Grams
 from prunerzero.pruning.pruner import LayerSparsity, masks_of, outcome, prune_model
-from prunerzero.pruning.refit import OutputError, Refit, refit_in_place
+from prunerzero.pruning.refit import OutputChange, Refit, refit_in_place
 from prunerzero.pruning.statistics import GradientOf, LayerStatistics, Statistics, watch
 
 Propagate = Literal["dense", "pruned"]
@@ -287,7 +287,7 @@ class _Pruning:
         """Prune a loaded block, refit its layers in the order of the data, and keep it."""
         layers, plan = self._source.layers(index), self._plan
         stored = self._source.stored_dtypes(index)
-        errors: dict[str, OutputError] = {}
+        errors: dict[str, OutputChange] = {}
         found = masks_of(layers, statistics, plan.expression, plan.sparsity)
 
         def solve(name: str, gram: Tensor) -> None:

@@ -30,11 +30,6 @@ _TIMES_FILE = 2.5
 """A model is taken to need so many times its files' bytes while it is loaded and runs."""
 
 
-def measure_model(subject: Subject, plan: Plan, observer: Observer | None = None) -> ModelFigures:
-    """Measure one model by itself."""
-    return measure_models([subject], plan, observer)[0]
-
-
 def measure_models(
     subjects: Sequence[Subject],
     plan: Plan,

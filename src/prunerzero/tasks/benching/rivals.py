@@ -21,13 +21,12 @@ from prunerzero.tasks.benching.weight_only import (
     replaced,
 )
 
-RIVALS = ("dense", "int8", "int4", "llama.cpp")
-
 _TORCH: dict[str, tuple[Runtime, Callable[[torch.nn.Linear], torch.nn.Module]]] = {
     "int8": ("torch int8", Int8Linear),
     "int4": ("torch int4", Int4Linear),
 }
 """What torch's rivals are called, and what they have for linear layers."""
+RIVALS = ("dense", *_TORCH, "llama.cpp")
 
 _LOST_BEFORE = (
     "The first model's weights lie on a grid of four bits already, as after an earlier "
