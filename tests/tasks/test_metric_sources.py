@@ -158,7 +158,7 @@ def test_a_runs_sparsity_group_and_gradient_are_the_defaults(tmp_path):
 def test_what_is_asked_for_goes_before_the_run_and_is_told(tmp_path, asked, expected, told):
     amount, gradient, notes = settled(best(tmp_path / "run"), **asked)
     assert (amount, gradient) == (expected, "block")
-    assert "made for sparsity 0.7 of the model" in notes and told in notes
+    assert "searched for at sparsity 0.7 of the model" in notes and told in notes
 
 
 def test_another_gradient_than_the_runs_is_told(tmp_path):

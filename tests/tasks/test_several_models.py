@@ -139,7 +139,7 @@ def test_prune_asks_for_which_of_the_sparsities_and_tells_what_is_another(togeth
     assert refused.exit_code == 2
     assert "for several sparsities, 0.5 per row and 2:4; pass --sparsity" in refused.stderr
     done = in_workplace(*prune, "--sparsity", "2:4", "--output-dir", "one-of-two")
-    assert done.exit_code == 0 and "was made for" not in done.stderr
+    assert done.exit_code == 0 and "was searched for" not in done.stderr
     done = in_workplace(*prune, "--sparsity", "0.7", "--output-dir", "neither")
     assert "was searched for at sparsity 0.5 per row and 2:4; it is used for" in done.stderr
 
