@@ -185,7 +185,8 @@ def _parameter(one: Field[Any]) -> inspect.Parameter:
 def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
     """Tell what the user can mend in one sentence, exit code 2; a command that is stopped says so.
 
-    Then the exit code is 130 after Ctrl-C, 143 after SIGTERM.
+    Then the exit code is 130 after Ctrl-C, 143 after SIGTERM. Each paragraph of the docstring
+    becomes one line: help is folded to the terminal's width, and lines of its own would be torn.
     """
 
     @functools.wraps(command)
@@ -207,4 +208,6 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
                 errors.print(MESSAGE)
                 raise typer.Exit(stoppable.exit_code) from None
 
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    guarded.__doc__ = "\n\n".join(" ".join(each.split()) for each in paragraphs)
     return guarded
