@@ -14,6 +14,7 @@ from prunerzero.errors import InputError
 from prunerzero.pruning.gram import DAMPING
 from prunerzero.pruning.least_squares import least_squares
 from prunerzero.pruning.refine import refine
+from prunerzero.pruning.refit import Refit, refit_weights
 
 
 def row_by_row(weight: Tensor, gram: Tensor, mask: Tensor, damping: float = DAMPING) -> Tensor:
@@ -76,6 +77,23 @@ def test_it_never_makes_a_row_worse_than_the_mask_alone(layer):
     found = errors(least_squares(weight, gram, mask), weight, gram)
     scale = errors(torch.zeros_like(weight), weight, gram)
     assert (found <= alone + 1e-9 * scale).all()
+
+
+@given(layers(), st.integers(1, 8))
+def test_each_step_that_it_may_take_brings_it_closer(layer, steps):
+    weight, gram, mask = layer
+
+    def after(count: int | None) -> Tensor:
+        refit = Refit("least-squares", steps=count)
+        return errors(refit_weights(weight, gram, mask, refit, "row"), weight, gram)
+
+    alone = errors(weight.masked_fill(mask, 0), weight, gram)
+    slack = 1e-5 * alone + 1e-12 * errors(torch.zeros_like(weight), weight, gram)
+    fewer, more, exact = after(steps), after(2 * steps), after(None)
+    assert (fewer <= alone + slack).all()
+    assert (more <= fewer + slack).all()
+    assert (exact <= more + slack).all()
+    assert (after(200) <= exact + slack).all(), "it has converged long before"
 
 
 @given(layers())

@@ -10,9 +10,14 @@ import pytest
 from tiny_model import tiny_model, tiny_tokenizer
 
 from prunerzero import Expression, Setup, Sparsity, evaluate, prune, score_mask
+from prunerzero.evolution import SearchSettings
 from prunerzero.language.perplexity import perplexity
+from prunerzero.metrics import CATALOG
+from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.gram import collect_grams
 from prunerzero.pruning.refit import Refit, budgets_of, refit_layer
+from prunerzero.tasks.cases import RANKING_STEPS, Cases, fitness_of
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.workspace import Workspace
 
 
@@ -46,6 +51,42 @@ def by_hand(workplace: Path, sparsity: str, refit: Refit) -> float:
         budgets = budgets_of(asked)
         layer.weight.copy_(refit_layer(layer.weight.clone(), grams[name], mask, refit, budgets)[0])
     return perplexity(model, work.texts.of("test").windows).value
+
+
+@pytest.mark.parametrize("sparsity", ["0.5", "2:4"])
+def test_a_search_judges_candidates_after_a_few_steps_that_are_nearly_exact(workplace, sparsity):
+    texts = {part: workplace / f"{part}.txt" for part in ("calibration", "validation")}
+    work = Workspace(Setup(str(workplace / "model"), max_seq_length=32, **texts))
+    asked, how = Sparsity.parse(sparsity), RefitOptions("least-squares")
+    few = fitness_of(work, asked, refit=how)
+    windows = work.texts.of("validation").windows
+    per_chunk = len(windows) // few.total_chunks
+    exact = PrunedLoss(
+        work.language_model.model, work.layers, work.statistics("WXG"), asked, windows,
+        windows_per_chunk=per_chunk, race_chunks=few.chunks, refit=how.refit, grams=work.grams,
+    )  # fmt: skip
+    for name in ("wanda", "fisher", "magnitude"):
+        expression = CATALOG[name].expression
+        assert list(few.losses(expression)) == pytest.approx([*exact.losses(expression)], rel=1e-4)
+
+
+def test_with_other_steps_of_the_refit_it_is_another_search(workplace):
+    texts = {part: workplace / f"{part}.txt" for part in ("calibration", "validation")}
+    cases = Cases((Workspace(Setup(str(workplace / "model"), **texts)),), (Sparsity(ratio=0.5),))
+    settings = SearchSettings()
+    steps = {
+        update + refine: cases.identity(settings, RefitOptions(update, refine)).get(
+            "steps of the refit"
+        )
+        for update in ("none", "least-squares")
+        for refine in ("none", "admm")
+    }
+    assert steps == {
+        "nonenone": None,
+        "noneadmm": None,
+        "least-squaresnone": RANKING_STEPS,
+        "least-squaresadmm": None,
+    }
 
 
 @pytest.mark.parametrize("sparsity", ["0.5", "2:4"])

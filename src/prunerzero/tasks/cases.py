@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from prunerzero import evolution, identity
@@ -24,6 +24,11 @@ from prunerzero.tasks.workspace import Workspace
 
 _CHUNK_TOKENS = 1024
 _RACE_CHUNKS = 16
+
+RANKING_STEPS = 16
+"""Steps of conjugate gradients after which candidates are judged under least squares: they rank as
+after the exact solution, in half of its time (``benchmarks/conjugate_steps.py``). The result of a
+search is measured with the exact one."""
 
 
 def setups_of(given: Any) -> tuple[Setup, ...]:
@@ -122,6 +127,7 @@ class Cases:
             "operators": settings.operators,
             "seed metrics": settings.seed_metrics,
             **({"refit": refit.in_words} if refit.refit else {}),
+            **({"steps of the refit": RANKING_STEPS} if refit.refit.in_steps else {}),
         }
 
     def fitness(self, terminals: Collection[str], refit: RefitOptions) -> evolution.Fitness:
@@ -196,6 +202,6 @@ def fitness_of(
         windows_per_chunk=per_chunk,
         race_chunks=_RACE_CHUNKS,
         turns=turns,
-        refit=refit.refit,
+        refit=replace(refit.refit, steps=RANKING_STEPS),
         grams=work.grams if refit.refit else None,
     )
