@@ -17,7 +17,7 @@ demo: $(VENV)/installed
 	$(BIN)/prunerzero demo --output-dir demo --overwrite
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 DEVICE ?= cpu
 

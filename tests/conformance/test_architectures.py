@@ -265,7 +265,7 @@ def test_block_by_block_the_same_weights_are_pruned(case: Case, tmp_path: Path) 
 
 
 def test_published_methods_prune_each_matrix_too(case: Case) -> None:
-    work = Workspace(case.work.setup)
+    work = case.work
     if case.name in TOGETHER:
         reason = TOGETHER[case.name].replace("several lists", "a second list")
         with pytest.raises(ModelError, match=f"{reason}.*leave out `methods`"):
