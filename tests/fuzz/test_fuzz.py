@@ -33,7 +33,7 @@ SECONDS = float(os.environ.get("PRUNERZERO_FUZZ_SECONDS", "0"))
 CASE = os.environ.get("PRUNERZERO_FUZZ_CASE", "")
 SLOW = ("interrupt", "surroundings")
 """Kinds that start processes: not tried in the suite, where other tests do so."""
-FEW, SHORT = 4, 4.0
+FEW, SHORT = 4, 2.0
 """Of each kind, in the suite: so many cases, begun within so many seconds."""
 
 

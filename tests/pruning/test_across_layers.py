@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_model import tiny_model
 
 from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity
 from prunerzero.pruning import across_layers
@@ -24,8 +25,11 @@ METRICS = ["W * G", "exp(mms(G)) * W - X", "sqrt(W) * zsn(W) / (X + G)", "W * 0"
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-@pytest.fixture
-def statistics(model, layers):
+@pytest.fixture(scope="module")
+def statistics():
+    """Of the model that each test has a new one of."""
+    model = tiny_model()
+    layers = prunable_layers(model)
     D = collect_inverse_diagonals(model, layers, WINDOWS)
     found = collect_statistics(model, layers, WINDOWS)
     return {name: replace(known, D=D[name]) for name, known in found.items()}

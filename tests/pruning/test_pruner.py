@@ -2,8 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_model import tiny_model
 
 from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity
+from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.gram import collect_inverse_diagonals
 from prunerzero.pruning.pruner import prune_model
@@ -13,8 +15,11 @@ from prunerzero.scoring import prune_mask
 WINDOWS = torch.randint(0, 32, (10, 20), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture
-def statistics(model, layers):
+@pytest.fixture(scope="module")
+def statistics():
+    """Of the model that each test has a new one of."""
+    model = tiny_model()
+    layers = prunable_layers(model)
     D = collect_inverse_diagonals(model, layers, WINDOWS)
     found = collect_statistics(model, layers, WINDOWS)
     return {name: replace(layer, D=D[name]) for name, layer in found.items()}

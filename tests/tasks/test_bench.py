@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from copied_models import copied_models
-from installed_command import InProcess, Installed
+from installed_command import Forked, InProcess
 from sparse_model import zero_smallest
 from tiny_gguf import save_tiny_gguf
 from tiny_model import save_tiny_model, some_text, tiny_model, tiny_tokenizer
@@ -27,6 +27,7 @@ from prunerzero.language.corpora import cut_windows
 from prunerzero.language.loading import load_model
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.source import ModelSource
+from prunerzero.memory import cache_folder
 from prunerzero.tasks.benching.measure import measure_models
 from prunerzero.tasks.benching.subject import Plan, Subject
 from prunerzero.tasks.observer import Observer
@@ -50,6 +51,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "wide", folder / "pruned")
     pack(zero_smallest(folder / "pruned"), folder / "packed")
     (folder / "test.txt").write_text(some_text(2))
+    compiled = cache_folder() / "kernels"  # once for all: that takes ten seconds
+    compiled.mkdir(parents=True, exist_ok=True)
+    (folder / "cache").mkdir()
+    (folder / "cache" / "kernels").symlink_to(compiled)
     return folder
 
 
@@ -197,17 +202,18 @@ def test_an_interruption_keeps_what_was_measured(place, tmp_path):
 
 
 def test_a_signal_ends_the_command_and_its_processes(place):
-    with Installed(place).start("bench", "model", *LITTLE, "--repeats", "100000") as process:
-        for line in process.stderr:
-            if "measuring speed" in line:
-                break
+    command = ["bench", "model", *LITTLE, "--repeats", "100000", "--output-dir", "stopped"]
+    with Forked(place).start(*command) as process:
+        results = place / "stopped" / "results.json"
+        while not results.exists() or '"prefill": [\n' not in results.read_text():
+            assert process.poll() is None
+            time.sleep(0.05)
         children = _children(process.pid)
         assert children
-        time.sleep(2)  # the first round is made
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "Interrupted: what was measured until then is told here." in errors
+    assert "Interrupted: what was measured until then is in" in errors
     assert "model" in out
     assert not any(os.path.exists(f"/proc/{child}") for child in children)
 

@@ -25,6 +25,11 @@ from prunerzero.tasks.workspace import Workspace
 
 MINE = ["--model", "model", "--validation", "mine.txt"]
 FEW = ["--evaluations", "12", "--samples", "2"]
+FEW_WINDOWS = [
+    word
+    for part in ("calibration", "validation", "test")
+    for word in (f"--num-{part}-samples", "16")
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,9 +97,8 @@ def test_every_layer_has_its_sparsity_and_sensitivity(tuned, workplace):
 @pytest.mark.parametrize("group", ["row", "layer", "model"])
 def test_so_many_are_pruned_of_what_competes(group, in_workplace, workplace):
     place = f"within-{group}"
-    asked = ["tune", *MINE, "--evaluations", "0", "--samples", "0", "--max-degradation", "2%"]
-    for part in ("calibration", "validation", "test"):
-        asked += [f"--num-{part}-samples", "16"]
+    asked = ["tune", *MINE, *FEW_WINDOWS, "--evaluations", "0", "--samples", "0"]
+    asked += ["--max-degradation", "2%"]
     done = in_workplace(*asked, "--group", group, "--output-dir", place, "--json")
     result = json.loads(done.stdout)
     assert {point["group"] for point in result["curve"]} == {result["group"]} == {group}
@@ -234,7 +238,8 @@ def test_a_folder_of_other_things_is_no_tuning(left, tmp_path):
 
 
 def test_a_pattern_is_answered_yes_or_no(in_workplace, workplace):
-    asked = ["tune", *MINE, "--evaluations", "0", "--samples", "0", "--pattern", "2:4", "--json"]
+    asked = ["tune", *MINE, *FEW_WINDOWS, "--evaluations", "0", "--samples", "0"]
+    asked += ["--pattern", "2:4", "--json"]
     yes = in_workplace(*asked, "--max-degradation", "900%", "--output-dir", "pattern-yes")
     no = in_workplace(*asked, "--max-degradation", "0.01%", "--output-dir", "pattern-no")
     assert (yes.exit_code, no.exit_code) == (0, 0)
@@ -253,8 +258,8 @@ def test_a_pattern_is_answered_yes_or_no(in_workplace, workplace):
 def test_a_limit_that_nothing_keeps_is_answered_with_no(in_workplace, workplace, tuned):
     limit = str(tuned["dense"] * 1.000001)
     done = in_workplace(
-        *["tune", *MINE, "--evaluations", "0", "--max-perplexity", limit, "--output-dir", "none"],
-        "--json",
+        *["tune", *MINE, "--evaluations", "0", "--samples", "0", "--max-perplexity", limit],
+        *["--output-dir", "none", "--json"],
     )
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
