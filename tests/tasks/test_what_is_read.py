@@ -187,14 +187,14 @@ def test_tokens_that_no_text_holds_hinder_nothing_and_are_told(place, command):
 # Other weights, config or tokenizer at the same path
 
 
-def search(command: Any, evaluations: int, *options: str) -> Any:
+def search(command: Any, evaluations: int, *options: str, model: str = "model") -> Any:
     budget = ["--evaluations", str(evaluations), "--output-dir", "run"]
-    return command("search", *OPTIONS, "--model", "model", *budget, *options)
+    return command("search", *OPTIONS, "--model", model, *budget, *options)
 
 
 def test_a_search_goes_on_with_the_same_model_however_its_path_is_spelt(place, command):
     assert search(command, 3).exit_code == 0
-    done = search(command, 4, "--model", f"{place}/model/")
+    done = search(command, 4, model=f"{place}/model/")
     assert done.exit_code == 0, done.stderr
     assert "resumed: 3 evaluations" in done.stderr
 
