@@ -16,8 +16,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/prunerzero demo --output-dir demo --overwrite
 
+# modules are compiled once, not in each process that a test starts
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
 
 DEVICE ?= cpu
 

@@ -6,6 +6,7 @@ The latter are faster by the seconds that a new process takes to import torch.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -145,6 +146,12 @@ class ForkedCommand(ForkedProcess):
         self.stdout.seek(0)
         self.stderr.seek(0)
         return self.stdout.read(), self.stderr.read()
+
+
+def copy_workers() -> None:
+    """Let a search make its workers as copies of itself, which has loaded no model."""
+    copies = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda method=None: copies  # type: ignore[assignment]
 
 
 def _run_command(first: Callable[[], object], arguments: tuple[str, ...]) -> None:

@@ -38,9 +38,9 @@ METRIC = "W * sqrt(X) * G"
 
 @pytest.fixture(scope="module")
 def setup(workplace: Path) -> Setup:
-    """A checkpoint of five blocks in several shards, and its texts."""
-    folder = workplace / "five-blocks"
-    model = tiny_model(num_hidden_layers=5, tie_word_embeddings=False).bfloat16()
+    """A checkpoint of four blocks in several shards, and its texts."""
+    folder = workplace / "four-blocks"
+    model = tiny_model(num_hidden_layers=4, tie_word_embeddings=False).bfloat16()
     model.save_pretrained(folder, max_shard_size="10KB")
     tiny_tokenizer().save_pretrained(folder)
     return Setup(

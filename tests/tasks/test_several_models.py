@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from installed_command import copy_workers
 from tiny_model import save_tiny_model, tiny_gemma, tiny_model, tiny_tokenizer
 
 from prunerzero import InputError, Setup, Sparsity, search
@@ -44,9 +45,9 @@ def models(workplace: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def together(installed: Any) -> Any:
+def together(here: Any) -> Any:
     """What a search of twelve evaluations on both models at two sparsities printed."""
-    return installed.json(
+    return here.json(
         "search", *BOTH, *AT_TWO, *TEXTS, "--evaluations", "12", "--output-dir", "together"
     )
 
@@ -222,9 +223,11 @@ def test_other_commands_take_one_model_and_say_so(command, in_workplace, workpla
         assert "--model names 2 models, and only search takes several" in done.stderr
 
 
-def test_workers_share_a_search_on_several_models(installed, workplace):
-    asked = [*BOTH, *AT_TWO, *TEXTS, "--evaluations", "8", "--output-dir", "shared"]
-    found = installed.json("search", *asked, "--workers", "2")
+def test_workers_share_a_search_on_several_models(forked):
+    asked = [*BOTH, *AT_TWO, *TEXTS, "--evaluations", "8", "--output-dir", "shared", "--json"]
+    done = forked.run("search", *asked, "--workers", "2", first=copy_workers)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
     assert found["evaluations"] == 8
     assert [(case["model"], case["sparsity"]) for case in found["cases"]] == CASES
     assert all(set(case["ratio"]) == {"validation", "test"} for case in found["cases"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import resource
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from forked import ForkedProcess
-from installed_command import CommandLine, Forked
+from installed_command import CommandLine, Forked, copy_workers
 
 from prunerzero.errors import InputError
 from prunerzero.tasks.duration import parse_duration
@@ -87,12 +86,6 @@ def wait_until(condition: Any, process: ForkedProcess) -> None:
     while not condition():
         assert process.poll() is None, process.poll()
         time.sleep(0.05)
-
-
-def copy_workers() -> None:
-    """Let a search make its workers as copies of itself, which has loaded no model."""
-    copies = multiprocessing.get_context("fork")
-    multiprocessing.get_context = lambda method=None: copies  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")
