@@ -153,7 +153,7 @@ def refusal(error: BaseException) -> str | None:
     for pattern in (r"\(os error (\d+)\)", r"\[Errno (\d+)\]", r"file write failed.*\((\d+)\)"):
         if number := re.search(pattern, str(error)):
             return os.strerror(int(number[1])).lower()
-    if "PytorchStreamWriter" in str(error):
+    if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):  # torch.save
         return "the disk is full, or does not take more"
     return None
 

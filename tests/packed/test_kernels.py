@@ -161,13 +161,23 @@ def test_keeps_the_dimensions_before_the_last(path):
     assert product(inputs[:0], matrix).shape == (0, 3, 4)
 
 
+@pytest.mark.parametrize("kind", VALUE_TYPES.values(), ids=VALUE_TYPES)
+@pytest.mark.parametrize("tokens", [1, FEW + 1])
+def test_takes_float64(kind, tokens):
+    matrix = pack_matrix(torch.randn(30, 50).relu(), kind)
+    inputs, bias = torch.randn(tokens, 50).double(), torch.randn(30).double()
+    weight = unpack_matrix(matrix, torch.float64)
+    expected = torch.nn.functional.linear(inputs, weight, bias)
+    assert torch.equal(product(inputs, matrix, bias), expected)
+
+
 def test_takes_inputs_that_are_not_contiguous(path):
     matrix = pack_matrix(torch.randn(5, 4), VALUE_TYPES["bfloat16"])
     inputs = torch.randn(4, 6).T
     assert torch.equal(product(inputs, matrix), product(inputs.contiguous(), matrix))
 
 
-@pytest.mark.parametrize("bad", [torch.ones(2, 5), torch.ones(2, 4, dtype=torch.float64)])
+@pytest.mark.parametrize("bad", [torch.ones(2, 5), torch.ones(2, 4, dtype=torch.int64)])
 def test_refuses_other_inputs(bad):
     with pytest.raises(ValueError, match="packed matrix of 4 inputs"):
         product(bad, pack_matrix(torch.eye(4), VALUE_TYPES["int8"]))

@@ -181,6 +181,25 @@ class _StopsAt(Observer):
             raise KeyboardInterrupt
 
 
+def test_an_earlier_result_stays_where_nothing_new_was_measured(place, tmp_path):
+    class StopsLoading(Observer):
+        def count(self, what: str, total: int, unit: str = "windows") -> Any:
+            if what == "loading":
+                raise KeyboardInterrupt
+            return super().count(what, total, unit)
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text("an earlier one")
+    with copied_models(), pytest.raises(KeyboardInterrupt):
+        bench(
+            [place / "model"],
+            text=place / "test.txt",
+            output_dir=tmp_path / "out",
+            observer=StopsLoading(),
+        )
+    assert (tmp_path / "out" / "results.json").read_text() == "an earlier one"
+
+
 def test_an_interruption_keeps_what_was_measured(place, tmp_path):
     observer = _StopsAt(1)
     with copied_models():

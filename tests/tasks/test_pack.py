@@ -131,6 +131,17 @@ def test_float32_is_rounded_to_bfloat16_and_that_is_told(tmp_path: Path) -> None
         assert same_bits(after[name], tensor.bfloat16().float() if inside else tensor)
 
 
+def test_float32_whose_values_bfloat16_holds_is_not_called_rounded(
+    pruned: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "wide")
+    result = pack(tmp_path / "wide", tmp_path / "packed")
+    assert result.values == "bfloat16" and result.error is None and result.rounded is None
+
+
 def test_int8_tells_its_error_and_what_it_does_to_perplexity(pruned: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(some_text(3))
     result = pack(pruned, tmp_path / "packed", values="int8", texts=tmp_path / "text.txt")

@@ -99,7 +99,10 @@ def _print_packed(result: Any) -> None:
             f"at most {result.worst_error:.2%} ({result.worst_matrix})."
         )
     if "int4" in result.values and result.rounded == "to nearest":
-        tell("Each weight was rounded alone: with --calibration TEXT others make its error good.")
+        tell(
+            "Each weight was rounded alone. With --calibration TEXT others make its error good, "
+            "which helps most models: measure both with --text."
+        )
     for one in result.dense:
         more = f" and {one.matrices - 1} more" if one.matrices > 1 else ""
         tell(f"Not packed: {one.example}{more}, {bytes_text(one.bytes)} ({one.why}).")
@@ -151,6 +154,7 @@ def unpack(
     )
     if result.rounded:
         console.print(
-            f"{result.rounded} of them had been rounded when they were packed, and stay so.",
+            f"{result.rounded} of them were stored in another type than the checkpoint has: what "
+            "packing rounded stays so, and is rounded to the checkpoint's type.",
             soft_wrap=True,
         )

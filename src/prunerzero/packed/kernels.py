@@ -23,13 +23,13 @@ from torch import Tensor
 from prunerzero.errors import InputError, first_line
 from prunerzero.packed.build import BuildError, library
 from prunerzero.packed.layout import ROWS, VALUE_TYPES, PackedMatrix, expand_rows, pack_matrix
-from prunerzero.packed.plain import FEW, blocks, plain_product
+from prunerzero.packed.plain import FEW, blocks, dense_product, plain_product
 
 VARIABLE = "PRUNERZERO_KERNEL"
 PATHS = ("amx", "avx512-bf16", "avx512", "avx2", "neon", "portable")
 """Ways of computing that the library may have, the fastest first; ``torch`` does without it."""
 
-_INPUT_TYPES = (torch.bfloat16, torch.float16, torch.float32)
+_INPUT_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _NAMES = tuple(VALUE_TYPES)  # in the order of ``ValueType`` in native/packed.h
 _CODES = {name: code for code, name in enumerate(_NAMES)}
 
@@ -47,13 +47,14 @@ _operators.define(
 def product(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None = None) -> Tensor:
     """``inputs`` (…, columns) times the transpose of ``matrix``, plus ``bias``.
 
-    What ``torch.nn.functional.linear`` is for a dense weight. ``inputs`` are bfloat16, float16 or
-    float32, and the result is of the same dtype. Gradients flow to ``inputs`` and ``bias``.
+    What ``torch.nn.functional.linear`` is for a dense weight. ``inputs`` are bfloat16, float16,
+    float32 or, for which there are no kernels, float64, and the result is of the same dtype.
+    Gradients flow to ``inputs`` and ``bias``.
     """
     if inputs.dtype not in _INPUT_TYPES or inputs.shape[-1] != matrix.columns:
         raise ValueError(
-            f"a packed matrix of {matrix.columns} inputs takes bfloat16, float16 or float32 of "
-            f"that width, not {inputs.dtype} of width {inputs.shape[-1]}"
+            f"a packed matrix of {matrix.columns} inputs takes bfloat16, float16, float32 or "
+            f"float64 of that width, not {inputs.dtype} of width {inputs.shape[-1]}"
         )
     flat = inputs.reshape(-1, matrix.columns).contiguous()
     if bias is not None:
@@ -100,6 +101,8 @@ def use(name: str) -> None:
 
 
 def _product(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
+    if inputs.dtype == torch.float64:
+        return dense_product(inputs, matrix, bias)
     if _loaded is None and not torch.compiler.is_compiling():
         _load()
     tiles = _tiles and (

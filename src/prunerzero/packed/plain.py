@@ -60,6 +60,15 @@ def plain_product(
     return result
 
 
+def dense_product(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
+    """The product with the weights as they are unpacked, in the dtype of ``inputs``."""
+    result = inputs.new_empty(inputs.shape[0], matrix.rows)
+    for first, last, rows in blocks(matrix):
+        weights = expand_rows(matrix, first, last, inputs.dtype)
+        result[:, rows] = linear(inputs, weights, None if bias is None else bias[rows])
+    return result
+
+
 def _scaled_product(
     inputs: Tensor, matrix: PackedMatrix, scales: Tensor, bias: Tensor | None, expand: Expand
 ) -> Tensor:

@@ -111,7 +111,7 @@ def bench(
     def keep(figures: list[ModelFigures]) -> None:
         nonlocal result
         result = replace(result, models=tuple(figures))
-        if folder is not None:
+        if folder is not None and any(one.prefill_tokens_per_second for one in figures):
             write_json(folder / RESULTS, asdict(result))
 
     try:
@@ -134,7 +134,11 @@ def bench(
         observer.note(f"Interrupted: what was measured until then is {where}.")
     if folder is not None:
         write_json(folder / RESULTS, asdict(result))
-        with writing_file(folder / PAGE):
+        with writing_file(
+            folder / PAGE,
+            f"all figures are in '{folder / RESULTS}', and `prunerzero report {folder}` writes the "
+            "page of them",
+        ):
             write_bench_report(asdict(result), folder / PAGE, options.language)
     return result
 
@@ -228,10 +232,11 @@ def _protocol(plan: Plan) -> dict[str, Any]:
         "prompt_tokens": plan.prompt_tokens,
         "new_tokens": plan.new_tokens,
         "batches": list(plan.batches),
-        "words": f"threads: {plan.threads}; speeds are medians of at most {plan.repeats} repeats, "
-        f"in which the models take turns; prefill of {plan.prefill_tokens} tokens; decoding of "
-        f"{plan.new_tokens} tokens after a prompt of {plan.prompt_tokens}, for {batches} texts at "
-        f"once, greedily, by a plain loop with a cache; perplexity on {count} windows of {length} "
-        "tokens; memory is what a model adds to its libraries', pages of mapped files included; "
-        "the time to load ends with the first token, its files being in the system's cache",
+        "words": f"threads: {plan.threads}; repeats: at most {plan.repeats}, in which the models "
+        f"take turns; speeds are their medians; prefill of {plan.prefill_tokens} tokens; "
+        f"decoding of {plan.new_tokens} tokens after a prompt of {plan.prompt_tokens}, for "
+        f"{batches} texts at once, greedily, by a plain loop with a cache; perplexity on {count} "
+        f"windows of {length} tokens; memory is what a model adds to its libraries', pages of "
+        "mapped files included; the time to load ends with the first token, its files being in "
+        "the system's cache",
     }

@@ -17,6 +17,7 @@ from prunerzero.language.checkpoint_files import INDEX, SINGLE, weight_files
 from prunerzero.language.download import checkpoint_folder
 from prunerzero.language.source import ModelSource
 from prunerzero.packed.tensor_file import Form, Header, read_header
+from prunerzero.report.wording import bytes_text
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Checkpoint:
         free, need = shutil.disk_usage(place).free, sum(one.bytes for one in headers.values())
         if need > free:
             raise OutputError(
-                f"'{folder}' needs {need / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB left; "
+                f"'{folder}' needs {bytes_text(need)}, and the disk has {bytes_text(free)} left; "
                 "make room, or name a folder on another disk."
             )
 

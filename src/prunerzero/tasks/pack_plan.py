@@ -233,11 +233,12 @@ class Errors:
             return
         dense = weight.double()
         difference = unpack_matrix(matrix, torch.float32).double().sub_(dense)
-        self._squares[name] = float(difference.square_().sum()), float(dense.square_().sum())
+        if difference.any():
+            self._squares[name] = float(difference.square_().sum()), float(dense.square_().sum())
 
     @property
     def relative(self) -> float | None:
-        """Over all matrices that were rounded; None without one."""
+        """Over all matrices that packing changed; None without one."""
         if not self._squares:
             return None
         differences, norms = zip(*self._squares.values(), strict=True)
