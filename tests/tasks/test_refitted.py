@@ -33,14 +33,15 @@ def test_weights_are_measured_as_the_checkpoint_rounds_them(workplace: Path, tmp
     assert all(row.error < row.error_of_mask for row in result.layers)
 
 
-SETUP = ["--max-seq-length", "32"]
+SETUP = ["--max-seq-length", "32", "--num-calibration-samples", "16", "--num-test-samples", "16"]
+FEW = {"max_seq_length": 32, "num_calibration_samples": 16, "num_test_samples": 16}
 REFIT = ["--update", "least-squares", "--refine", "admm"]
 
 
 def by_hand(workplace: Path, sparsity: str, refit: Refit) -> float:
     """The test perplexity of the tiny model, pruned by Wanda and refitted step by step here."""
     texts = {part: workplace / f"{part}.txt" for part in ("calibration", "test")}
-    work = Workspace(Setup(str(workplace / "model"), max_seq_length=32, **texts))
+    work = Workspace(Setup(str(workplace / "model"), **FEW, **texts))
     model, windows = work.language_model.model, work.texts.of("calibration").windows
     grams = collect_grams(model, work.layers, windows)
     for name, layer in work.layers.items():
@@ -56,7 +57,7 @@ def by_hand(workplace: Path, sparsity: str, refit: Refit) -> float:
 @pytest.mark.parametrize("sparsity", ["0.5", "2:4"])
 def test_a_search_judges_candidates_after_a_few_steps_that_are_nearly_exact(workplace, sparsity):
     texts = {part: workplace / f"{part}.txt" for part in ("calibration", "validation")}
-    work = Workspace(Setup(str(workplace / "model"), max_seq_length=32, **texts))
+    work = Workspace(Setup(str(workplace / "model"), **FEW, **texts))
     asked, how = Sparsity.parse(sparsity), RefitOptions("least-squares")
     few = fitness_of(work, asked, refit=how)
     windows = work.texts.of("validation").windows
