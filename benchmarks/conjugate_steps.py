@@ -161,7 +161,9 @@ def main() -> None:
         sparsity = Sparsity.parse(written)
         chosen = metrics(work, sparsity, options["metrics"], options["seed"])
         exact = Refit("least-squares")
-        ways = {str(n): replace(exact, steps=n) if n else Refit() for n in STEPS} | {EXACT: exact}
+        ways = {str(n): replace(exact, solver_steps=n) if n else Refit() for n in STEPS} | {
+            EXACT: exact
+        }
         measured = {
             name: losses(work, sparsity, refit, chosen, options["windows"])
             for name, refit in ways.items()

@@ -84,7 +84,7 @@ def test_each_step_that_it_may_take_brings_it_closer(layer, steps):
     weight, gram, mask = layer
 
     def after(count: int | None) -> Tensor:
-        refit = Refit("least-squares", steps=count)
+        refit = Refit("least-squares", solver_steps=count)
         return errors(refit_weights(weight, gram, mask, refit, "row"), weight, gram)
 
     alone = errors(weight.masked_fill(mask, 0), weight, gram)

@@ -29,21 +29,21 @@ class Refit:
     Attributes:
         update: what becomes of the weights that stay.
         refine: whether the weights that stay are chosen again.
-        steps: after so many steps of conjugate gradients the weights are good enough; None for as
-            many as are needed to be exact. With ``refine`` they are exact in any case.
+        solver_steps: after so many steps of conjugate gradients the weights are good enough; None
+            for as many as are needed to be exact. With ``refine`` they are exact in any case.
     """
 
     update: Update = "none"
     refine: Refinement = "none"
-    steps: int | None = None
+    solver_steps: int | None = None
 
     def __bool__(self) -> bool:
         """Whether anything is done, for which Gram matrices are needed."""
         return self.update != "none" or self.refine != "none"
 
     @property
-    def in_steps(self) -> bool:
-        """Whether ``steps`` counts."""
+    def counts_solver_steps(self) -> bool:
+        """Whether ``solver_steps`` makes a difference."""
         return self.update != "none" and self.refine == "none"
 
 
@@ -109,7 +109,7 @@ def refit_weights(
         mask, values = refined(problem, mask, budgets)
     if refit.update == "none":
         return dense.masked_fill(mask, 0)
-    values = solve(problem, mask, steps=refit.steps) if values is None else values
+    values = solve(problem, mask, steps=refit.solver_steps) if values is None else values
     found = problem.weights(values, dense.float(), mask)
     return found.to(stored or dense.dtype).to(dense.dtype)
 

@@ -127,7 +127,7 @@ class Cases:
             "operators": settings.operators,
             "seed metrics": settings.seed_metrics,
             **({"refit": refit.in_words} if refit.refit else {}),
-            **({"steps of the refit": RANKING_STEPS} if refit.refit.in_steps else {}),
+            **({"steps of the refit": RANKING_STEPS} if refit.refit.counts_solver_steps else {}),
         }
 
     def fitness(self, terminals: Collection[str], refit: RefitOptions) -> evolution.Fitness:
@@ -202,6 +202,6 @@ def fitness_of(
         windows_per_chunk=per_chunk,
         race_chunks=_RACE_CHUNKS,
         turns=turns,
-        refit=replace(refit.refit, steps=RANKING_STEPS),
+        refit=replace(refit.refit, solver_steps=RANKING_STEPS),
         grams=work.grams if refit.refit else None,
     )
