@@ -7,25 +7,19 @@ from typing import Any
 
 from . import run_charts
 from .ancestry import Ancestor, ancestry, uses
-from .charts import HEAT, PALETTE, improvements
+from .charts import HEAT, PALETTE
 from .rendering import render, write_page
+from .run_words import answer, aside, baseline_words, holds_for, measure_of
 from .tree_drawing import draw_tree
 from .wording import (
     MISSING,
-    PERPLEXITY,
-    RATIO,
-    Measure,
     change_text,
     finite,
-    in_a_sentence,
     percent_text,
     perplexity_text,
-    places_of,
     ratio_text,
     share_unread,
-    sparsity_text,
     spoken_name,
-    what_others_give,
 )
 
 
@@ -50,7 +44,7 @@ def write_run_report(
         compared: what ``comparison`` tells of the metrics side by side.
     """
     history, baseline = _named(history), baseline and _named(baseline)
-    measure = _measure(found)
+    measure = measure_of(found)
     known = {n: v for n, v in (found.get("known") or {}).items() if finite(v) is not None}
     family = ancestry(history, found["metric"])
     figures = {
@@ -78,20 +72,20 @@ def write_run_report(
             "change": change_text,
             "spoken": spoken_name,
         },
-        answer=_answer(found, history, known),
-        aside=_aside(found, known, history),
+        answer=answer(found, history, known),
+        aside=aside(found, known, history),
         warnings=found.get("warnings") or [],
         key_figures=_key_figures(found, history),
         measure=measure.name,
         origin=found.get("origin", "evolved"),
         cases=found.get("cases") or [],
         means=found.get("ratio") or {},
-        holds_for=_holds_for(found),
+        holds_for=holds_for(found),
         language="en",
         metric=metric,
         tree=draw_tree(found["tree"], f"Tree of {metric}"),
         with_baseline=bool(baseline),
-        baseline=_baseline_words(history, baseline, measure),
+        baseline=baseline_words(history, baseline, measure),
         with_known=bool(known),
         origins=_origins(family),
         main_line=[ancestor for ancestor in family if ancestor.in_main_line],
@@ -109,146 +103,9 @@ def write_run_report(
     write_page(path, page)
 
 
-def _measure(found: dict[str, Any]) -> Measure:
-    """What its metrics were measured by: of several cases, by how much worse than dense."""
-    return RATIO if found.get("cases") else PERPLEXITY
-
-
 def _named(entries: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
     """What was measured of metrics, under the name "perplexity" where it is a ratio too."""
     return [{**e, "perplexity": e["ratio"]} if "ratio" in e else e for e in entries or []]
-
-
-def _holds_for(found: dict[str, Any]) -> str | None:
-    """What an evolved metric is good for; None where the result was known before."""
-    if found.get("origin", "evolved") != "evolved":
-        return None
-    cases = found.get("cases") or []
-    models = len({case["model"] for case in cases})
-    if models < 2:
-        return (
-            "A metric that was fitted to one model is good for that model alone: on another one, "
-            "compare it with the known metrics before it is used."
-        )
-    return (
-        f"It was fitted to these {models} models: on another one, compare it with the known "
-        "metrics before it is used."
-    )
-
-
-def _best(history: list[dict[str, Any]]) -> float | None:
-    """The lowest perplexity of those that finished the race."""
-    best = improvements(history)
-    return finite(best[-1][1]["perplexity"]) if best else None
-
-
-def _answer(found: dict[str, Any], history: list[dict[str, Any]], known: dict[str, float]) -> str:
-    """The result in one sentence, and no better than it is."""
-    beginning = f"{_where(found)}, {len(history):,} evaluations"
-    if found.get("origin") == "known":
-        return _known_answer(found, beginning)
-    whole, on_whole = _on_validation(found, "evolved"), found.get("known_on_validation")
-    best = _best(history)
-    if whole is not None and on_whole:  # what the result was chosen by
-        best, known = whole, on_whole
-    if best is None:
-        return f"{beginning} found no metric."
-    sentence = f"{beginning} found a metric of {_told(found, best)}"
-    rivals = sorted(known.items(), key=lambda item: item[1])
-    if not rivals:
-        return f"{sentence}."
-    text = _measure(found).text
-    chosen = dict([rivals[0], *((n, v) for n, v in rivals if n == "wanda")])
-    if best >= rivals[0][1]:
-        sentence = f"{beginning} found no better metric: {text(best)}"
-    return f"{sentence}, where {what_others_give(chosen, text)}."
-
-
-def _where(found: dict[str, Any]) -> str:
-    """``"At 50 % sparsity"``; of several cases ``"On 2 models, at 50 % and 2:4 sparsity"``."""
-    sparsities = str(found.get("sparsity")).split(", ")
-    at = f"t {' and '.join(map(sparsity_text, sparsities))} sparsity"
-    models = len({case["model"] for case in found.get("cases") or []})
-    return f"On {models} models, a{at}" if models > 1 else f"A{at}"
-
-
-def _told(found: dict[str, Any], value: float) -> str:
-    """``"perplexity 46.10"``, or what that is of several cases."""
-    if cases := found.get("cases"):
-        mean = f"the geometric mean of {len(cases)} cases"
-        return f"{ratio_text(value)} times the dense perplexity in {mean}"
-    return f"perplexity {perplexity_text(value)}"
-
-
-def _on_validation(found: dict[str, Any], origin: str) -> float | None:
-    """What the result was measured at on the whole validation text."""
-    if found.get("cases"):
-        return finite((found.get("ratio") or {}).get("validation"))
-    return finite(((found.get("perplexity") or {}).get("validation") or {}).get(origin))
-
-
-def _known_answer(found: dict[str, Any], beginning: str) -> str:
-    """That no evolved metric is the result, and which one is."""
-    name = str(found.get("name"))
-    sentence = f"{beginning} found no metric better than {in_a_sentence(name)}, the best known one"
-    whole = _on_validation(found, "known")
-    whole = whole or finite((found.get("known_on_validation") or {}).get(name))
-    if whole is None:
-        return f"{sentence}."
-    return f"{sentence}: {_told(found, whole)} on the whole {_validation(found)}."
-
-
-def _aside(found: dict[str, Any], known: dict[str, float], history: list[dict[str, Any]]) -> str:
-    """By how much; and what was measured on text that the search never read."""
-    words = []
-    best = _best(history)
-    origin = str(found.get("origin", "evolved"))
-    if best is not None and known and origin == "evolved":
-        name = min(known, key=lambda n: known[n])
-        words.append(
-            f"{change_text(best / known[name])} against {in_a_sentence(name)},"
-            f" the best metric known before, on the {_validation(found)} the search reads."
-        )
-    words += _on_other_text(found, origin)
-    return " ".join([*words, "Lower is better."])
-
-
-def _on_other_text(found: dict[str, Any], origin: str) -> list[str]:
-    """A sentence on text that no search reads, else on the whole of what this one read."""
-    if found.get("cases"):
-        test = (found.get("ratio") or {}).get("test")
-        told = f"On the test text, which no search reads: {ratio_text(test)} times dense."
-        return [told] if test else []
-    perplexity = found.get("perplexity") or {}
-    for part in ("test", "validation"):
-        places = places_of(perplexity, part)
-        figures = [_pruned_and_dense(perplexity[place], origin) for place in places]
-        if not any(figures):
-            continue
-        whole = "the test text, which no search reads" if part == "test" else "all of that text"
-        if len(places) == 1:
-            return [f"On {whole}: {figures[0]}."]
-        whole = "the test texts, which no search reads" if part == "test" else "each of those texts"
-        each = [
-            f"{p.partition(': ')[2]} {f or MISSING}" for p, f in zip(places, figures, strict=True)
-        ]
-        return [f"On {whole}: {'; '.join(each)}."]
-    return []
-
-
-def _validation(found: dict[str, Any]) -> str:
-    """What the search read: a text, or several mixed."""
-    cases = found.get("cases") or []
-    measured = [case["perplexity"] for case in cases] or [found.get("perplexity") or {}]
-    is_one = all(places_of(one, "validation") in ([], ["validation"]) for one in measured)
-    return "validation text" if is_one else "mixture of the validation texts"
-
-
-def _pruned_and_dense(measured: dict[str, Any], origin: str) -> str | None:
-    pruned, dense = finite(measured.get(origin)), finite(measured.get("dense"))
-    if pruned is None or dense is None:
-        return None
-    return f"{perplexity_text(pruned)}, dense {perplexity_text(dense)}"
 
 
 def _key_figures(
@@ -304,22 +161,6 @@ def _duration(seconds: float) -> str:
 def _unread(history: list[dict[str, Any]]) -> str:
     unread = share_unread(history)
     return MISSING if unread is None else percent_text(round(unread, 2))
-
-
-def _baseline_words(
-    history: list[dict[str, Any]], baseline: list[dict[str, Any]] | None, measure: Measure
-) -> str | None:
-    """Where the random search stands after as many evaluations."""
-    if not baseline:
-        return None
-    equal = min(len(history), len(baseline))
-    ours, others = _best(history[:equal]), _best(baseline[:equal])
-    if ours is None or others is None:
-        return None
-    return (
-        f"After {equal:,} evaluations each, random search is at {measure.text(others)},"
-        f" this search at {measure.text(ours)}."
-    )
 
 
 def _fates(found: dict[str, Any], history: list[dict[str, Any]]) -> list[tuple[str, int, str]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,13 +13,13 @@ from prunerzero.arguments import path
 from prunerzero.errors import InputError
 from prunerzero.exponential import exp
 from prunerzero.files import make_folder, write_json
-from prunerzero.language.corpora import Part
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.options import takes
-from prunerzero.tasks.best_of_all import Choice, choose, choose_now
+from prunerzero.tasks.best_of_all import choose, choose_now
+from prunerzero.tasks.case_figures import dense_doubts, figures_of, told_cases
 from prunerzero.tasks.cases import Cases, optional_parts, setups_of, sparsities_of
-from prunerzero.tasks.doubts import dense_doubt, one_text_doubt, told
+from prunerzero.tasks.doubts import one_text_doubt, told
 from prunerzero.tasks.duration import parse_duration
 from prunerzero.tasks.fits import check_together
 from prunerzero.tasks.known_metrics import KnownMetrics
@@ -31,7 +30,7 @@ from prunerzero.tasks.order import Order
 from prunerzero.tasks.output import check_run, check_study
 from prunerzero.tasks.search_result import Found, mean_ratios, measured_as
 from prunerzero.tasks.setup import Setup
-from prunerzero.tasks.shared_study import SharedPerplexities, SharedRatios, open_study
+from prunerzero.tasks.shared_study import SharedRatios, open_study
 from prunerzero.tasks.workers import devices_for, run_workers
 from prunerzero.tasks.workspace import Workspace
 
@@ -192,10 +191,10 @@ def _search(
         if study.arrival:
             observer.note(study.arrival)
         lost_before = study.lost
-        measuring = _measuring(cases, study, refit, test)
+        measuring = figures_of(cases, study, refit, test)
         for one in measuring:
             one.try_dense()
-        for doubt in _dense_doubts(measuring):
+        for doubt in dense_doubts(measuring):
             observer.note(doubt)
         known = KnownMetrics(fitness, study.jobs, settings.terminals)
         known.measure()
@@ -226,11 +225,11 @@ def _search(
         calibrated = [t.name for work in cases.works for t in work.texts.each("calibration")]
         warnings = told(
             [
-                *_dense_doubts(measuring),
+                *dense_doubts(measuring),
                 one_text_doubt([*dict.fromkeys(calibrated)]) if refit.update != "none" else None,
             ]
         )
-    told_cases = _told_cases(measuring, perplexities, best) if cases.count > 1 else ()
+    several = told_cases(measuring, perplexities, best) if cases.count > 1 else ()
     found = Found(
         output_dir=str(folder),
         answer=best.answer,
@@ -247,16 +246,16 @@ def _search(
         duplicates_skipped=result.duplicates_skipped,
         seconds=result.seconds,
         interrupted=result.interrupted,
-        perplexity={} if told_cases else perplexities[0],
+        perplexity={} if several else perplexities[0],
         finalists=tuple(
             measured_as(
-                {"metric": f.expression, "size": f.size, "perplexity": exp(f.loss)}, told_cases
+                {"metric": f.expression, "size": f.size, "perplexity": exp(f.loss)}, several
             )
             for f in result.finalists
         ),
         pareto=tuple(
             measured_as(
-                {"metric": e.expression, "size": e.size, "perplexity": e.perplexity}, told_cases
+                {"metric": e.expression, "size": e.size, "perplexity": e.perplexity}, several
             )
             for e in evolution.pareto_front(result.evaluations)
         ),
@@ -264,99 +263,13 @@ def _search(
         known_on_validation=best.known,
         settings=cases.describe(settings, refit),
         warnings=warnings,
-        cases=told_cases,
-        ratio=mean_ratios(told_cases),
+        cases=several,
+        ratio=mean_ratios(several),
     )
     return found, result
-
-
-@dataclass(frozen=True)
-class _Measuring:
-    """Perplexities on whole texts of one case, which the workers share.
-
-    Attributes:
-        work, sparsity: the case.
-        shared: measures.
-        places: what is measured, in the order in which it is told.
-        model: what sentences call the model where there are several; empty where there is one.
-    """
-
-    work: Workspace
-    sparsity: Sparsity
-    shared: SharedPerplexities
-    places: tuple[str, ...]
-    model: str
-
-    def try_dense(self) -> None:
-        """Measure the unpruned model wherever no other worker is at it."""
-        for place in self.places:
-            self.shared.try_dense(place)
-
-    def perplexities(self, best: Choice, interrupted: bool) -> dict[str, dict[str, float]]:
-        """Of the unpruned model and of the result; where interrupted, what is known already."""
-        found: dict[str, dict[str, float]] = {}
-        for place in self.places:
-            if not interrupted:
-                pruned = self.shared.pruned(place, {best.name: best.expression})[best.name]
-                found[place] = {"dense": self.shared.dense(place), best.origin: pruned}
-            elif (dense := self.shared.measured(place, "dense")) is not None:
-                found[place] = {"dense": dense}
-            else:
-                found[place] = {}
-        return found
-
-
-def _measuring(
-    cases: Cases, study: evolution.SearchStudy, refit: RefitOptions, test: bool
-) -> list[_Measuring]:
-    found = []
-    for number, work in enumerate(cases.works, start=1):
-        judged: list[Part] = ["validation", *(optional_parts(work) if test else [])]
-        places = [place for part in judged for place in work.texts.places(part)]
-        if work.texts.of("validation").texts:  # mixed, as it is searched on, and each by itself
-            places.insert(0, "validation")
-        model = f"model {number}" if cases.count > 1 else ""
-        for sparsity in cases.sparsities:
-            shared = SharedPerplexities(work, study.jobs, sparsity, refit, model)
-            called = work.setup.model if len(cases.works) > 1 else ""
-            found.append(_Measuring(work, sparsity, shared, tuple(places), called))
-    return found
 
 
 def _called(cases: Cases) -> str:
     """What the validation part is called in the answer."""
     mixed = any(work.texts.of("validation").texts for work in cases.works)
     return "mixture of the validation texts" if mixed else "validation text"
-
-
-def _told_cases(
-    measuring: Sequence[_Measuring],
-    perplexities: Sequence[Mapping[str, Mapping[str, float]]],
-    best: Choice,
-) -> tuple[dict[str, Any], ...]:
-    """The figures of each case."""
-    return tuple(
-        {
-            "model": one.work.setup.model,
-            "sparsity": str(one.sparsity),
-            "perplexity": found,
-            "ratio": {
-                place: figures[best.origin] / figures["dense"]
-                for place, figures in found.items()
-                if best.origin in figures
-            },
-        }
-        for one, found in zip(measuring, perplexities, strict=True)
-    )
-
-
-def _dense_doubts(measuring: Sequence[_Measuring]) -> tuple[str, ...]:
-    """What cannot be right about the unpruned models, a sentence each."""
-    doubts = []
-    for one in measuring:
-        for place in one.places:
-            dense = one.shared.measured(place, "dense")
-            text = one.work.texts.of(place)
-            doubt = None if dense is None else dense_doubt(place, dense, text.windows)
-            doubts.append(doubt and (f"{one.model}: {doubt}" if one.model else doubt))
-    return told(doubts)

@@ -1,0 +1,174 @@
+"""The report of a run in words: what it found, by how much, and what that is good for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .charts import improvements
+from .wording import (
+    MISSING,
+    PERPLEXITY,
+    RATIO,
+    Measure,
+    change_text,
+    finite,
+    in_a_sentence,
+    perplexity_text,
+    places_of,
+    ratio_text,
+    sparsity_text,
+    what_others_give,
+)
+
+
+def measure_of(found: dict[str, Any]) -> Measure:
+    """What its metrics were measured by: of several cases, by how much worse than dense."""
+    return RATIO if found.get("cases") else PERPLEXITY
+
+
+def holds_for(found: dict[str, Any]) -> str | None:
+    """What an evolved metric is good for; None where the result was known before."""
+    if found.get("origin", "evolved") != "evolved":
+        return None
+    cases = found.get("cases") or []
+    models = len({case["model"] for case in cases})
+    if models < 2:
+        return (
+            "A metric that was fitted to one model is good for that model alone: on another one, "
+            "compare it with the known metrics before it is used."
+        )
+    return (
+        f"It was fitted to these {models} models: on another one, compare it with the known "
+        "metrics before it is used."
+    )
+
+
+def _best(history: list[dict[str, Any]]) -> float | None:
+    """The lowest perplexity of those that finished the race."""
+    best = improvements(history)
+    return finite(best[-1][1]["perplexity"]) if best else None
+
+
+def answer(found: dict[str, Any], history: list[dict[str, Any]], known: dict[str, float]) -> str:
+    """The result in one sentence, and no better than it is."""
+    beginning = f"{_where(found)}, {len(history):,} evaluations"
+    if found.get("origin") == "known":
+        return _known_answer(found, beginning)
+    whole, on_whole = _on_validation(found, "evolved"), found.get("known_on_validation")
+    best = _best(history)
+    if whole is not None and on_whole:  # what the result was chosen by
+        best, known = whole, on_whole
+    if best is None:
+        return f"{beginning} found no metric."
+    sentence = f"{beginning} found a metric of {_told(found, best)}"
+    rivals = sorted(known.items(), key=lambda item: item[1])
+    if not rivals:
+        return f"{sentence}."
+    text = measure_of(found).text
+    chosen = dict([rivals[0], *((n, v) for n, v in rivals if n == "wanda")])
+    if best >= rivals[0][1]:
+        sentence = f"{beginning} found no better metric: {text(best)}"
+    return f"{sentence}, where {what_others_give(chosen, text)}."
+
+
+def _where(found: dict[str, Any]) -> str:
+    """``"At 50 % sparsity"``; of several cases ``"On 2 models, at 50 % and 2:4 sparsity"``."""
+    sparsities = str(found.get("sparsity")).split(", ")
+    at = f"t {' and '.join(map(sparsity_text, sparsities))} sparsity"
+    models = len({case["model"] for case in found.get("cases") or []})
+    return f"On {models} models, a{at}" if models > 1 else f"A{at}"
+
+
+def _told(found: dict[str, Any], value: float) -> str:
+    """``"perplexity 46.10"``, or what that is of several cases."""
+    if cases := found.get("cases"):
+        mean = f"the geometric mean of {len(cases)} cases"
+        return f"{ratio_text(value)} times the dense perplexity in {mean}"
+    return f"perplexity {perplexity_text(value)}"
+
+
+def _on_validation(found: dict[str, Any], origin: str) -> float | None:
+    """What the result was measured at on the whole validation text."""
+    if found.get("cases"):
+        return finite((found.get("ratio") or {}).get("validation"))
+    return finite(((found.get("perplexity") or {}).get("validation") or {}).get(origin))
+
+
+def _known_answer(found: dict[str, Any], beginning: str) -> str:
+    """That no evolved metric is the result, and which one is."""
+    name = str(found.get("name"))
+    sentence = f"{beginning} found no metric better than {in_a_sentence(name)}, the best known one"
+    whole = _on_validation(found, "known")
+    whole = whole or finite((found.get("known_on_validation") or {}).get(name))
+    if whole is None:
+        return f"{sentence}."
+    return f"{sentence}: {_told(found, whole)} on the whole {_validation(found)}."
+
+
+def aside(found: dict[str, Any], known: dict[str, float], history: list[dict[str, Any]]) -> str:
+    """By how much; and what was measured on text that the search never read."""
+    words = []
+    best = _best(history)
+    origin = str(found.get("origin", "evolved"))
+    if best is not None and known and origin == "evolved":
+        name = min(known, key=lambda n: known[n])
+        words.append(
+            f"{change_text(best / known[name])} against {in_a_sentence(name)},"
+            f" the best metric known before, on the {_validation(found)} the search reads."
+        )
+    words += _on_other_text(found, origin)
+    return " ".join([*words, "Lower is better."])
+
+
+def _on_other_text(found: dict[str, Any], origin: str) -> list[str]:
+    """A sentence on text that no search reads, else on the whole of what this one read."""
+    if found.get("cases"):
+        test = (found.get("ratio") or {}).get("test")
+        told = f"On the test text, which no search reads: {ratio_text(test)} times dense."
+        return [told] if test else []
+    perplexity = found.get("perplexity") or {}
+    for part in ("test", "validation"):
+        places = places_of(perplexity, part)
+        figures = [_pruned_and_dense(perplexity[place], origin) for place in places]
+        if not any(figures):
+            continue
+        whole = "the test text, which no search reads" if part == "test" else "all of that text"
+        if len(places) == 1:
+            return [f"On {whole}: {figures[0]}."]
+        whole = "the test texts, which no search reads" if part == "test" else "each of those texts"
+        each = [
+            f"{p.partition(': ')[2]} {f or MISSING}" for p, f in zip(places, figures, strict=True)
+        ]
+        return [f"On {whole}: {'; '.join(each)}."]
+    return []
+
+
+def _validation(found: dict[str, Any]) -> str:
+    """What the search read: a text, or several mixed."""
+    cases = found.get("cases") or []
+    measured = [case["perplexity"] for case in cases] or [found.get("perplexity") or {}]
+    is_one = all(places_of(one, "validation") in ([], ["validation"]) for one in measured)
+    return "validation text" if is_one else "mixture of the validation texts"
+
+
+def _pruned_and_dense(measured: dict[str, Any], origin: str) -> str | None:
+    pruned, dense = finite(measured.get(origin)), finite(measured.get("dense"))
+    if pruned is None or dense is None:
+        return None
+    return f"{perplexity_text(pruned)}, dense {perplexity_text(dense)}"
+
+
+def baseline_words(
+    history: list[dict[str, Any]], baseline: list[dict[str, Any]] | None, measure: Measure
+) -> str | None:
+    """Where the random search stands after as many evaluations."""
+    if not baseline:
+        return None
+    equal = min(len(history), len(baseline))
+    ours, others = _best(history[:equal]), _best(baseline[:equal])
+    if ours is None or others is None:
+        return None
+    return (
+        f"After {equal:,} evaluations each, random search is at {measure.text(others)},"
+        f" this search at {measure.text(ours)}."
+    )
