@@ -102,7 +102,7 @@ def use(name: str) -> None:
 
 def _product(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
     if inputs.dtype == torch.float64:
-        return dense_product(inputs, matrix, bias)
+        return dense_product(inputs, matrix, bias, torch.float64)
     if _loaded is None and not torch.compiler.is_compiling():
         _load()
     tiles = _tiles and (

@@ -52,20 +52,22 @@ def plain_product(
     if matrix.scales is not None:
         return _scaled_product(inputs, matrix, matrix.scales, bias, expand)
     dtype = inputs.dtype if inputs.dtype == matrix.kind.dtype else torch.float32
+    return dense_product(inputs, matrix, bias, dtype, expand)
+
+
+def dense_product(
+    inputs: Tensor,
+    matrix: PackedMatrix,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    expand: Expand = expand_rows,
+) -> Tensor:
+    """The product with the weights as they are unpacked, computed in ``dtype``."""
     operand = inputs.to(dtype)
     result = inputs.new_empty(inputs.shape[0], matrix.rows)
     for first, last, rows in blocks(matrix):
         weights = expand(matrix, first, last, dtype)
         result[:, rows] = linear(operand, weights, None if bias is None else bias[rows].to(dtype))
-    return result
-
-
-def dense_product(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
-    """The product with the weights as they are unpacked, in the dtype of ``inputs``."""
-    result = inputs.new_empty(inputs.shape[0], matrix.rows)
-    for first, last, rows in blocks(matrix):
-        weights = expand_rows(matrix, first, last, inputs.dtype)
-        result[:, rows] = linear(inputs, weights, None if bias is None else bias[rows])
     return result
 
 
