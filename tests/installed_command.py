@@ -5,6 +5,8 @@ The latter are faster by the seconds that a new process takes to import torch.
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import multiprocessing
 import os
@@ -12,7 +14,8 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import chdir
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -163,15 +166,42 @@ def _run_command(first: Callable[[], object], arguments: tuple[str, ...]) -> Non
 
 
 class InProcess(CommandLine):
-    """The same commands in this process; an error that is not foreseen raises nothing."""
+    """The same commands in this process."""
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        from typer.testing import CliRunner
-
-        from prunerzero.cli.commands import app
-
         with chdir(self.folder), pytest.MonkeyPatch.context() as patch:
             for name, value in {**self.environment, "COLUMNS": "200"}.items():
                 patch.setenv(name, value)
-            done = CliRunner().invoke(app, list(arguments))
+            done = run_here(*arguments)
         return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command that ran in this process left."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+
+def run_here(*arguments: str) -> Done:
+    """Run a command in this process, in its folder; an error that is not foreseen is raised."""
+    out, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(errors), pytest.raises(SystemExit) as end:
+        _command()(list(arguments), prog_name="prunerzero")
+    return Done(end.value.code or 0, out.getvalue(), errors.getvalue())  # type: ignore[arg-type]
+
+
+@functools.cache
+def _command() -> Callable[..., object]:
+    """All commands, which take a hundredth of a second to build."""
+    from typer.main import get_command
+
+    from prunerzero.cli.commands import app
+
+    return get_command(app)

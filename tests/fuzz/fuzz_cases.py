@@ -30,8 +30,8 @@ import yaml
 from fuzz_formulas import json_of, random_tree, scrambled, sensible_tree, text_of
 from fuzz_oracle import Asked, check_pruned, load, perplexity, windows_of
 from fuzz_place import JUNK, MODELS, damage, listing, random_text, vary
+from installed_command import run_here
 from transformers import AutoTokenizer
-from typer.testing import CliRunner
 
 SLOW = 120
 """Seconds after which a case counts as hanging."""
@@ -82,15 +82,10 @@ class Place:
         may_stop: bool = False,
     ) -> Any:
         """Run a command in this process, and check how it ends."""
-        from prunerzero.cli.commands import app
-
         self.told.append("prunerzero " + " ".join(map(repr, arguments)))
         before = listing(self.folder)
         with time_limit(SLOW):
-            done = CliRunner().invoke(app, list(arguments))
-        error = done.exception
-        if error is not None and not isinstance(error, SystemExit):
-            raise error
+            done = run_here(*arguments)
         if may_stop and done.exit_code == 130:
             return done
         check_words(done.exit_code, done.stdout, done.stderr)

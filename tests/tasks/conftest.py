@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installed_command import Forked, InProcess, Installed
+from installed_command import Forked, InProcess, Installed, run_here
 from tiny_model import save_tiny_model, some_text
 
 from prunerzero.tasks.benching.figures import ModelFigures
@@ -98,12 +98,8 @@ def found(here: InProcess, texts: list[str]) -> Any:
 
 @pytest.fixture
 def in_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """The command line in this process, which is faster: its result, with ``.stderr``."""
-    from typer.testing import CliRunner
-
-    from prunerzero.cli.commands import app
-
+    """The command line in this process, which is faster: a ``Done``."""
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("PRUNERZERO_CACHE", str(workplace / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
-    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+    return run_here
