@@ -15,7 +15,7 @@ from rich.console import Console
 from prunerzero.report import bench_tables, bench_words, write_bench_report
 from prunerzero.report.bench_charts import bytes_chart, speed_chart
 from prunerzero.report.bench_words import best, frontier
-from prunerzero.report.tune_words import strings_of
+from prunerzero.report.phrases import strings_of
 from prunerzero.report.wording import bytes_text, perplexity_text, seconds_text, speed_text
 
 HOSTILE = "</script><script>alert('&')</script><img src=x onerror=alert(1)>"

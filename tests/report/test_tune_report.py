@@ -20,8 +20,8 @@ from tune_case import CASES, tuned
 
 from prunerzero.metrics.operators import OPERATORS, TERMINALS, TERMINALS_JA
 from prunerzero.report import tune_words, write_tune_report
+from prunerzero.report.phrases import strings_of
 from prunerzero.report.tune_charts import quality_chart, rise_chart
-from prunerzero.report.tune_words import strings_of
 from prunerzero.report.wording import (
     bytes_text,
     change_text,

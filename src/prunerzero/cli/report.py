@@ -9,7 +9,7 @@ import typer
 
 from prunerzero.cli.app import app, out
 from prunerzero.cli.options import one_sentence
-from prunerzero.report.tune_words import Language
+from prunerzero.report.phrases import Language
 
 
 @app.command()

@@ -1,14 +1,13 @@
 """The report of ``bench``: one HTML file that needs no network, from ``results.json`` alone."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import bench_charts, charts
 from .bench_words import Figures, batches_of, best, cells, frontier, short_names, speed_of
+from .phrases import Language, Say, say_in
 from .rendering import render, write_page
-from .tune_words import Language, Say, strings_of
 from .wording import MISSING, bytes_text, finite, perplexity_text, speed_text
 
 _PAGE = "bench_"
@@ -26,8 +25,7 @@ def write_bench_report(result: Mapping[str, Any], path: Path, language: Language
 
 
 def _render(result: Mapping[str, Any], language: Language) -> str:
-    strings = strings_of(language, _PAGE)
-    say = partial(_say, strings)
+    say = say_in(language, _PAGE)
     models: list[Figures] = list(result["models"])
     short = short_names(models)
     batches = batches_of(result)
@@ -56,10 +54,6 @@ def _render(result: Mapping[str, Any], language: Language) -> str:
         # plotly writes "<" inside JSON as \u003c, so that no name can end the script.
         figures={name: figure.to_json() for name, figure in figures.items()},
     )
-
-
-def _say(strings: dict[str, str], key: str, **values: object) -> str:
-    return strings[key].format(**values)
 
 
 def _headline(models: Sequence[Figures], short: Mapping[str, str], say: Say) -> str:

@@ -9,9 +9,9 @@ from prunerzero.metrics import Expression, NotationError
 from prunerzero.metrics.explain import in_words
 
 from . import charts, layer_charts, tune_charts, tune_words
+from .phrases import Language, Say, strings_of
 from .rendering import render, write_page
 from .tree_drawing import draw_tree
-from .tune_words import Language, Say, strings_of
 from .wording import (
     MISSING,
     bytes_text,

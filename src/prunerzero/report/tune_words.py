@@ -1,42 +1,16 @@
-"""The prose of a tuning, from its facts and one catalogue of phrases for each language.
-
-``languages/LANGUAGE.yaml`` holds the phrases by the same keys and with the same places in every
-language; how a sentence is built from them is the same too.
-"""
+"""The prose of a tuning, from its facts, in each language of reports."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import yaml
-
+from .phrases import Language, Say, say_in
 from .wording import bytes_text, speed_text
-
-Language = Literal["en", "ja"]
-
-Say = Callable[..., str]
-"""A phrase of the catalogue by its key, with what stands in its places."""
 
 _FASTER = 1.05
 """From so many times the dense model's speed on, the packed one is called faster."""
-
-
-@cache
-def strings_of(language: Language, page: str = "") -> dict[str, str]:
-    """The phrases of a language by their keys, for the page of tune or, as ``bench_``, another."""
-    source = files(__package__) / "languages" / f"{page}{language}.yaml"
-    strings: dict[str, str] = yaml.safe_load(source.read_text(encoding="utf-8"))
-    return strings
-
-
-def say_in(language: Language) -> Say:
-    """What renders a phrase in this language."""
-    strings = strings_of(language)
-    return lambda key, **values: strings[key].format(**values)
 
 
 def answer(result: Mapping[str, Any], language: Language = "en") -> str:

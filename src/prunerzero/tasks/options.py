@@ -25,7 +25,7 @@ from prunerzero.options import (
     whole_number,
 )
 from prunerzero.pruning.refit import Refinement, Refit, Update
-from prunerzero.report.tune_words import Language
+from prunerzero.report.phrases import Language
 from prunerzero.tasks.benching.rivals import RIVALS
 from prunerzero.tasks.setup import TextOptions
 

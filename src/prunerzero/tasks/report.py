@@ -14,7 +14,7 @@ from prunerzero.files import read_own_json, writing
 from prunerzero.identity import difference
 from prunerzero.metrics import CATALOG, Expression, canonical
 from prunerzero.report import write_bench_report, write_run_report, write_tune_report
-from prunerzero.report.tune_words import Language
+from prunerzero.report.phrases import Language
 from prunerzero.tasks.bench import RESULTS
 from prunerzero.tasks.damage import damage_told
 from prunerzero.tasks.metric_sources import BEST, HISTORY

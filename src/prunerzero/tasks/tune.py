@@ -18,7 +18,7 @@ from prunerzero.metrics import Sparsity
 from prunerzero.metrics.explain import in_words
 from prunerzero.options import takes
 from prunerzero.report import tell_speed, tune_words, write_tune_report
-from prunerzero.report.tune_words import Language
+from prunerzero.report.phrases import Language
 from prunerzero.tasks.duration import in_minutes, parse_duration
 from prunerzero.tasks.metric_sources import sparsity_of
 from prunerzero.tasks.observer import Observer
