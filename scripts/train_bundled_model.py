@@ -20,7 +20,7 @@ import os
 import sysconfig
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,11 @@ def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> Tensor:
+def encode(tokenizer: PreTrainedTokenizerFast, documents: Sequence[str]) -> Tensor:
     """All documents as one row of tokens [n], each document after an end-of-text token."""
     separator = tokenizer.eos_token_id
     tokens: list[int] = []
-    for encoding in tokenizer.backend_tokenizer.encode_batch_fast(documents):
+    for encoding in tokenizer.backend_tokenizer.encode_batch_fast(list(documents)):
         tokens.append(separator)
         tokens.extend(encoding.ids)
     return torch.tensor(tokens)

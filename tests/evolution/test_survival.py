@@ -17,7 +17,7 @@ from many_workers import start_worker
 from prunerzero.evolution import SearchStudy
 from prunerzero.evolution.records import Individual
 
-KILLS = 50
+KILLS = 25
 
 
 class Watched:
@@ -56,10 +56,11 @@ def kill(workers: Sequence[BaseProcess]) -> None:
         worker.join()
 
 
-def test_workers_killed_at_fifty_random_moments_lose_what_was_in_flight_and_no_more(
-    journal: Path,
+@pytest.mark.parametrize("seed", [1, 2])
+def test_workers_killed_at_random_moments_lose_what_was_in_flight_and_no_more(
+    journal: Path, seed: int
 ) -> None:
-    rng = Random(1)
+    rng = Random(seed)
     watched = Watched(journal)
     workers = [start_worker(journal, 10**6) for _ in range(2)]
     for turn in range(KILLS):

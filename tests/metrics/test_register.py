@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from installed_command import Installed
+from plug_in import PLUGIN
 from torch import Tensor
 
 from prunerzero import Expression, Sparsity, register_operator, score_mask
@@ -19,20 +21,6 @@ from prunerzero.metrics.explain import in_words
 from prunerzero.metrics.operators import OPERATORS
 from prunerzero.scoring import prune_mask
 from prunerzero.scoring.program import compiled
-
-PLUGIN = '''
-import torch
-from prunerzero import register_operator
-
-
-def soft_row(x):
-    """How much a value stands out in its row."""
-    return torch.softmax(x, dim=-1)
-
-
-register_operator("softrow", soft_row, meaning="the softmax of {0} in its row", reads="row")
-register_operator("log1p", lambda x: torch.log1p(x.abs()), meaning="the logarithm of 1 plus {0}")
-'''
 
 
 @pytest.fixture(autouse=True)
@@ -160,37 +148,25 @@ def test_the_same_function_may_be_registered_again() -> None:
         register(function=torch.tanh)
 
 
-# Commands and workers
+# Commands
 
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from installed_command import Installed
-    from tiny_model import save_tiny_model, some_text
-
-    save_tiny_model(tmp_path / "model")
-    for seed, part in enumerate(("calibration", "validation")):
-        (tmp_path / f"{part}.txt").write_text(some_text(seed))
+def command(tmp_path: Path) -> Installed:
     (tmp_path / "plugin.py").write_text(PLUGIN)
     installed = Installed(tmp_path)
-    installed.environment["PRUNERZERO_PLUGINS"] = str(tmp_path / "plugin.py")
+    installed.environment["PRUNERZERO_PLUGINS"] = "plugin.py"
     return installed
 
 
-def test_a_plug_in_is_known_to_commands_and_to_the_workers_of_a_search(command, tmp_path) -> None:
-    texts = ["--model", "model", "--calibration", "calibration.txt"]
-    texts += ["--validation", "validation.txt"]
-    search = ["search", *texts, "--operators", "extended", "--strategy", "random"]
-    search += ["--evaluations", "40", "--workers", "2", "--output-dir", "run"]
-    done = command.run_in_turn(search, ["explain", "W * softrow(X * W)"])
+def test_a_plug_in_is_known_to_commands(command: Installed) -> None:
+    """And to the workers of a search: ``tests/tasks/test_workers.py``."""
+    done = command.run("explain", "W * softrow(X * W)")
     assert done.returncode == 0, done.stderr
     assert "the softmax of" in done.stdout
-    history = json.loads((tmp_path / "run" / "history.json").read_text())
-    formulas = " ".join(e["expression"] for e in history)
-    assert "softrow(" in formulas or "log1p(" in formulas
 
 
-def test_a_plug_in_that_fails_is_told_in_one_sentence(command, tmp_path) -> None:
+def test_a_plug_in_that_fails_is_told_in_one_sentence(command: Installed, tmp_path: Path) -> None:
     (tmp_path / "plugin.py").write_text("import no_such_module\n")
     done = command.run("explain", "wanda")
     assert done.returncode == 2

@@ -15,6 +15,7 @@ import pytest
 import torch
 from forked import ForkedProcess
 from installed_command import CommandLine, Forked, copy_workers
+from plug_in import PLUGIN
 
 from prunerzero.errors import InputError
 from prunerzero.tasks.duration import parse_duration
@@ -122,22 +123,45 @@ def test_ctrl_c_ends_all_workers_and_keeps_what_was_evaluated(
     assert best["evaluations"] == measured(journal)
 
 
-def test_sigterm_to_all_processes_ends_each_worker_as_it_would_alone(
-    forked: Forked, workplace: Path, texts: list[str]
-) -> None:
-    """As SLURM and systemd send it: to the workers too, and while one is still starting."""
+@pytest.fixture(scope="module")
+def terminated(workplace: Path, texts: list[str]) -> tuple[int, str]:
+    """Exit code and standard error of a search that SIGTERM ended, as SLURM and systemd send it.
+
+    To all processes, the workers too, and while one may still be starting. The workers are new
+    processes, not copies, and a plug-in is named in their environment.
+    """
+    (workplace / "plugin.py").write_text(PLUGIN)
+    line = Forked(workplace)
+    line.environment["PRUNERZERO_PLUGINS"] = str(workplace / "plugin.py")
     journal = workplace / "terminated" / "journal.log"
-    command = ["search", *texts, "--workers", "2", "--output-dir", "terminated"]
-    with forked.start(*command, "--time", "1h", own_group=True) as process:
-        wait_until(lambda: measured(journal) >= 2, process)
+    command = ["search", *texts, "--workers", "2", "--output-dir", "terminated", "--time", "1h"]
+    command += ["--operators", "extended", "--strategy", "random"]
+    command += ["--seed", "4"]  # its first formula has an operator of the plug-in
+    with line.start(*command, own_group=True) as process:
+        wait_until(
+            lambda: measured(journal) >= 2 and "softrow(" in journal.read_text(errors="replace"),
+            process,
+        )
         os.killpg(process.pid, signal.SIGTERM)
         os.killpg(process.pid, signal.SIGTERM)
         _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143
+    return process.wait(), errors
+
+
+def test_sigterm_to_all_processes_ends_each_worker_as_it_would_alone(
+    terminated: tuple[int, str], workplace: Path
+) -> None:
+    code, errors = terminated
+    assert code == 143
     assert "Traceback" not in errors and "ended by" not in errors, errors
     best = json.loads((workplace / "terminated" / "best.json").read_text())
     assert best["interrupted"]
-    assert best["evaluations"] == measured(journal)
+    assert best["evaluations"] == measured(workplace / "terminated" / "journal.log")
+
+
+def test_a_plug_in_is_known_to_workers(terminated: tuple[int, str], workplace: Path) -> None:
+    history = json.loads((workplace / "terminated" / "history.json").read_text())
+    assert any("softrow(" in e["expression"] and e["state"] != "failed" for e in history)
 
 
 def test_the_same_search_resumes_with_several_workers_and_keeps_to_its_budget(

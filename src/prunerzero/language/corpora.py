@@ -133,7 +133,7 @@ def the_text(place: str) -> str:
 def _python_docs(part: Part) -> list[str]:
     from prunerzero.language.python_docs import python_documents
 
-    return python_documents(part)
+    return list(python_documents(part))
 
 
 def _wikitext2(part: Part) -> list[str]:

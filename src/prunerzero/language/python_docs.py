@@ -8,6 +8,7 @@
 """
 
 import ast
+import functools
 import hashlib
 import importlib
 import inspect
@@ -48,8 +49,11 @@ _SKIPPED_FOLDERS = frozenset(
 _SKIPPED_PACKAGES = frozenset({"encodings"})
 
 
-def python_documents(part: Part) -> list[str]:
+@functools.cache
+def python_documents(part: Part) -> tuple[str, ...]:
     """The documents of one part, sorted by name: first the modules, then the topics.
+
+    Parsing the library takes half a second, so each part is read once in a process.
 
     >>> documents = python_documents("validation")
     """
@@ -58,7 +62,7 @@ def python_documents(part: Part) -> list[str]:
     modules = sorted(item for item in _modules() if part_of(item[0]) == part)
     documents = ["\n\n".join(docstrings(path.read_bytes())) for _, path in modules]
     documents += [text for name, text in _topics() if part_of(name) == part]
-    return [document for document in documents if document]
+    return tuple(document for document in documents if document)
 
 
 def part_of(name: str) -> Part:
