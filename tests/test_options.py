@@ -15,7 +15,7 @@ from typer.main import get_command
 import prunerzero
 from prunerzero import InputError, bench, search, tune
 from prunerzero.cli.commands import app
-from prunerzero.language.corpora import Part
+from prunerzero.language.corpora import CORPORA, Part
 from prunerzero.language.source import ModelSource
 from prunerzero.options import Options, option, options_of, takes, whole_number
 from prunerzero.tasks.by_block import Way
@@ -40,6 +40,14 @@ def test_the_command_line_has_each_option_with_its_default(name):
                 default = [default]
             assert flags[one.name].default == default
             assert flags[one.name].help
+
+
+def test_each_option_that_takes_a_named_text_names_all_of_them():
+    commands = get_command(app).commands.values()  # type: ignore[attr-defined]
+    helps = [p.help for command in commands for p in command.params if p.name == "dataset"]
+    assert len(helps) >= 7
+    for name in CORPORA:
+        assert all(name in told for told in helps)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from rich.text import Text
 from prunerzero.cli.app import OwnGroupOption, OwnSparsityOption, app, out
 from prunerzero.cli.options import JsonOption, one_sentence, with_options
 from prunerzero.cli.plain_output import print_json
-from prunerzero.language.corpora import PARTS
+from prunerzero.language.corpora import PARTS, corpora_in_words
 from prunerzero.metrics import CATALOG
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.setup import Setup
@@ -22,8 +22,7 @@ from prunerzero.tasks.setup import Setup
 DatasetsOption = Annotated[
     list[str],
     typer.Option(
-        help="Named text: wikitext2, c4 (from the hub), python-docs (from this Python; the bundled "
-        "model's own); may be repeated.",
+        help=f"Named text: {corpora_in_words()}; may be repeated.",
         rich_help_panel="Text",
     ),
 ]

@@ -12,6 +12,7 @@ from rich.markup import escape
 from prunerzero.cli.app import app, out
 from prunerzero.cli.options import JsonOption, one_sentence, with_options
 from prunerzero.cli.plain_output import print_json
+from prunerzero.language.corpora import corpora_in_words
 from prunerzero.tasks.options import FilesOptions, PackOptions
 
 OutputOption = Annotated[Path, typer.Option(help="Folder to write; must be absent or empty.")]
@@ -36,8 +37,8 @@ def pack(
     dataset: Annotated[
         list[str],
         typer.Option(
-            help="Named text to measure perplexity on, its test part: wikitext2, c4 (from the "
-            "hub), python-docs (from this Python); may be repeated."
+            help=f"Named text to measure perplexity on, its test part: {corpora_in_words()}; may "
+            "be repeated."
         ),
     ] = [],  # noqa: B006
     calibration: Annotated[

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,12 +153,35 @@ def _c4(part: Part) -> list[str]:
     return [" ".join(rows[list(documents[part])]["text"])]
 
 
-CORPORA: dict[str, Callable[[Part], list[str]]] = {
-    "python-docs": _python_docs,
-    "wikitext2": _wikitext2,
-    "c4": _c4,
+@dataclass(frozen=True)
+class Corpus:
+    """A named text.
+
+    Attributes:
+        read: part → documents.
+        origin: where its text comes from, in words.
+    """
+
+    read: Callable[[Part], list[str]]
+    origin: str
+
+
+CORPORA = {
+    "wikitext2": Corpus(_wikitext2, "from the hub"),
+    "c4": Corpus(_c4, "from the hub"),
+    "python-docs": Corpus(_python_docs, "from this Python; the bundled model's own"),
 }
-"""Named corpora: part → documents."""
+"""Named corpora. The help of options that take one is made from this table."""
+
+
+def corpora_in_words() -> str:
+    """The names of all corpora, with their origins.
+
+    >>> corpora_in_words()
+    "wikitext2, c4 (from the hub), python-docs (from this Python; the bundled model's own)"
+    """
+    told = groupby(CORPORA, key=lambda name: CORPORA[name].origin)
+    return ", ".join(f"{', '.join(names)} ({origin})" for origin, names in told)
 
 
 def read_corpus(name: str, part: Part) -> list[str]:
@@ -168,7 +192,7 @@ def read_corpus(name: str, part: Part) -> list[str]:
     """
     if name not in CORPORA:
         raise TextError(f"there is no corpus {name!r}; known are {', '.join(CORPORA)}.")
-    documents = CORPORA[name](part)
+    documents = CORPORA[name].read(part)
     if not any(documents):
         raise TextError(f"corpus {name!r} has no {part} text on this machine; pass a file instead.")
     return documents

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from prunerzero import arguments
 from prunerzero.evolution.settings import SeedMetrics, Strategy
 from prunerzero.evolution.variation import OperatorSet
+from prunerzero.language.corpora import corpora_in_words
 from prunerzero.language.source import ModelSource
 from prunerzero.metrics import Sparsity
 from prunerzero.options import (
@@ -263,8 +264,7 @@ class BenchOptions(Options):
     text: Path | str | None = option(None, "Text file to measure perplexity on.", PATH)
     dataset: str | None = option(
         None,
-        "Named text to measure perplexity on: the test part of wikitext2, c4 (from the hub) or "
-        "python-docs (from this Python; the bundled model's own).",
+        f"Named text to measure perplexity on, its test part: {corpora_in_words()}.",
         STRING,
     )
     windows: int = option(

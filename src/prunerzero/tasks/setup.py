@@ -10,7 +10,7 @@ from typing import Any
 
 from prunerzero.arguments import kind
 from prunerzero.errors import InputError
-from prunerzero.language.corpora import Part
+from prunerzero.language.corpora import Part, corpora_in_words
 from prunerzero.language.source import BUNDLED, ModelSource
 from prunerzero.options import (
     PATH_OR_PATHS,
@@ -32,8 +32,7 @@ class TextOptions(Options):
 
     dataset: str | Iterable[str] | None = option(
         None,
-        "Named text with all three parts: wikitext2, c4 (from the hub), python-docs (from this "
-        "Python; the bundled model's own); may be repeated.",
+        f"Named text with all three parts: {corpora_in_words()}; may be repeated.",
         STRING_OR_STRINGS,
         panel=_TEXT,
     )
