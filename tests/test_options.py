@@ -42,6 +42,11 @@ def test_the_command_line_has_each_option_with_its_default(name):
             assert flags[one.name].help
 
 
+def test_every_command_prints_json_where_that_is_asked():
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        assert "json" in {p.name for p in command.params}, name
+
+
 def test_each_option_that_takes_a_named_text_names_all_of_them():
     commands = get_command(app).commands.values()  # type: ignore[attr-defined]
     helps = [p.help for command in commands for p in command.params if p.name == "dataset"]

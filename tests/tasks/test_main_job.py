@@ -182,7 +182,7 @@ def test_a_table_is_what_a_person_sees(here, texts):
 
 
 def test_every_command_teaches_by_example(in_workplace):
-    for command in ("demo", "search", "prune", "eval", "compare", "explain"):
+    for command in ("demo", "search", "report", "prune", "eval", "compare", "explain"):
         shown = in_workplace(command, "--help").output
         assert "Example" in shown, command
         assert "--json" in shown, command

@@ -45,18 +45,32 @@ def write_run(folder: Path, strategy: str, perplexity: float = 47.3, **settings:
 
 
 def test_the_report_lies_in_the_folder_of_the_run(tmp_path: Path) -> None:
-    path = report(write_run(tmp_path / "run", "evolution"))
+    path = report(write_run(tmp_path / "run", "evolution")).path
     assert path == tmp_path / "run" / "report.html"
     assert "found a metric" in path.read_text() or "found no better metric" in path.read_text()
 
 
+def test_as_json_the_command_tells_what_it_wrote(in_workplace, tmp_path: Path) -> None:
+    run, other = write_run(tmp_path / "run", "evolution"), write_run(tmp_path / "other", "random")
+    told = json.loads(in_workplace("report", str(run), "--json").stdout)
+    assert told == {
+        "path": str(run / "report.html"),
+        "format": "html",
+        "of": "search",
+        "language": "en",
+        "baseline": str(other),
+    }
+    assert (run / "report.html").is_file()
+    assert in_workplace("report", str(run), "--json", "--language", "ja").exit_code == 2
+
+
 def test_a_random_search_beside_the_run_is_drawn(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "evolution")
-    assert "random search is at" not in report(run).read_text()
+    assert "random search is at" not in report(run).path.read_text()
     write_run(tmp_path / "another model", "random", 1.0, model="other")
-    assert "random search is at" not in report(run).read_text()
+    assert "random search is at" not in report(run).path.read_text()
     write_run(tmp_path / "random", "random", 60.0)
-    assert "random search is at 60.00" in report(run).read_text()
+    assert "random search is at 60.00" in report(run).path.read_text()
 
 
 def test_a_history_that_calls_raced_out_pruned_gives_the_same_report(tmp_path: Path) -> None:
@@ -64,9 +78,9 @@ def test_a_history_that_calls_raced_out_pruned_gives_the_same_report(tmp_path: P
     run = write_run(tmp_path / "run", "evolution")
     history = json.loads((run / "history.json").read_text())
     (run / "history.json").write_text(json.dumps([{**e, "state": "raced_out"} for e in history]))
-    now = report(run).read_text()
+    now = report(run).path.read_text()
     (run / "history.json").write_text(json.dumps([{**e, "state": "pruned"} for e in history]))
-    assert report(run).read_text() == now
+    assert report(run).path.read_text() == now
 
 
 def test_a_baseline_of_another_protocol_is_refused(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ def test_the_same_answer_can_be_had_in_japanese(asked, in_workplace):
 
 def test_the_report_can_be_written_again_from_the_folder_alone(asked, in_workplace):
     english = (asked / "report.html").read_text()
-    assert in_workplace("report", "answer", "--language", "ja").exit_code == 0
+    shown = in_workplace("report", "answer", "--language", "ja", "--json")
+    assert json.loads(shown.stdout)["of"] == "tune"
+    assert json.loads(shown.stdout)["language"] == "ja"
     assert '<html lang="ja">' in (asked / "report.html").read_text()
     assert in_workplace("report", "answer").exit_code == 0
     assert (asked / "report.html").read_text() == english

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from prunerzero.cli.app import app, out
-from prunerzero.cli.options import one_sentence
+from prunerzero.cli.options import JsonOption, one_sentence
+from prunerzero.cli.plain_output import print_json
 from prunerzero.report.phrases import Language
 
 
@@ -16,7 +18,7 @@ from prunerzero.report.phrases import Language
 @one_sentence
 def report(
     run: Annotated[
-        Path, typer.Argument(help="Folder of a search or a tuning.", show_default=False)
+        Path, typer.Argument(help="Folder of a search, a tuning or a bench.", show_default=False)
     ],
     baseline: Annotated[
         Path | None,
@@ -26,11 +28,13 @@ def report(
         ),
     ] = None,
     language: Annotated[
-        Language, typer.Option(help="Language of the report of a tuning: English or Japanese.")
+        Language,
+        typer.Option(help="Language of the report of a tuning or a bench: English or Japanese."),
     ] = "en",
+    json: JsonOption = False,
 ) -> None:
-    """Write RUN/report.html: how the search went, or what tune answered, in one file that opens
-    offline.
+    """Write RUN/report.html: how the search went, what tune answered, or what bench measured, in
+    one file that opens offline.
 
     Example: [bold]prunerzero search --strategy random --output-dir runs/random[/],
     [bold]prunerzero search --output-dir runs/evolved[/], then
@@ -40,5 +44,9 @@ def report(
     """
     from prunerzero.tasks.report import report as write
 
-    path = write(run, baseline, language)
-    out().print(f"Wrote {path}: open it in any browser.", markup=False, soft_wrap=True)
+    written = write(run, baseline, language)
+    if json:
+        print_json(asdict(written))
+    else:
+        told = f"Wrote {written.path}: open it in any browser."
+        out().print(told, markup=False, soft_wrap=True)

@@ -1,11 +1,11 @@
-"""The report of a finished search or tuning, from its folder alone."""
+"""The report of a finished search, tuning or bench, from its folder alone."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prunerzero.documents import path_of
 from prunerzero.errors import InputError
@@ -26,21 +26,39 @@ REPORT = "report.html"
 _AGAIN = "the search command that made the folder writes it again from the study that it keeps"
 
 
-def report(run: Path | str, baseline: Path | str | None = None, language: Language = "en") -> Path:
+@dataclass(frozen=True)
+class WrittenReport:
+    """A report that was written.
+
+    Attributes:
+        path: of the file.
+        format: of the file.
+        of: the command whose results it shows.
+        language: of its words.
+        baseline: folder of the search that is drawn beside, if one is.
+    """
+
+    path: Path
+    of: Literal["search", "tune", "bench"]
+    language: Language
+    baseline: Path | None = None
+    format: Literal["html"] = "html"
+
+
+def report(
+    run: Path | str, baseline: Path | str | None = None, language: Language = "en"
+) -> WrittenReport:
     """Write ``report.html`` into the folder of a run, in place of an earlier one.
 
     Args:
-        run: folder of a search, or of a tuning.
+        run: folder of a search, of a tuning, or of a bench.
         baseline: folder of another search on the same model, text and sparsity, whose best so far
             is drawn beside; by default a random search in a folder beside this one's, if there is
             one.
-        language: of the report of a tuning, ``"en"`` or ``"ja"``.
-
-    Returns:
-        The file.
+        language: of the report of a tuning or a bench, ``"en"`` or ``"ja"``.
 
     Raises:
-        InputError: a folder that holds neither, or a baseline that does not compare.
+        InputError: a folder that holds none of these, or a baseline that does not compare.
     """
     folder = path_of(run)
     path = folder / REPORT
@@ -48,13 +66,13 @@ def report(run: Path | str, baseline: Path | str | None = None, language: Langua
         result = asdict(read_result(folder / RESULT))
         with writing(path):
             write_tune_report(result, path, language)
-        return path
+        return WrittenReport(path, "tune", language)
     if (folder / RESULTS).is_file():
         again = "give the bench command again"
         measured = read_own_json(folder / RESULTS, again)
         with damage_told(folder / RESULTS, writer="bench", remedy=again), writing(path):
             write_bench_report(measured, path, language)
-        return path
+        return WrittenReport(path, "bench", language)
     if language != "en":
         raise InputError("the report of a search is in English only; that of a tuning has both.")
     found, history = _read(folder)
@@ -69,7 +87,7 @@ def report(run: Path | str, baseline: Path | str | None = None, language: Langua
     files = (folder / BEST, folder / HISTORY)
     with damage_told(*files, writer="a search", remedy=_AGAIN), writing(path):
         write_report_of(path, found, history, beside)
-    return path
+    return WrittenReport(path, "search", language, other)
 
 
 def write_report_of(
