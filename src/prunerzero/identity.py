@@ -179,6 +179,8 @@ def difference(before: Identity, now: Identity) -> str | None:
     "sparsity '0.5', not '0.7'"
     >>> difference({"model": {"weights": 32 * "0"}}, {"model": {"weights": 32 * "1"}})
     'other model weights'
+    >>> difference({"sparsity": "0.5"}, {"sparsity": "0.5", "update": "least-squares"})
+    "update left out, not 'least-squares'"
     """
     then, here = _flat(before), _flat(now)
     names = [name for name in {**then, **here} if then.get(name) != here.get(name)]
@@ -202,4 +204,4 @@ def _phrase(name: str, then: Any, now: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "unset" if value is None else repr(value)
+    return "left out" if value is None else repr(value)

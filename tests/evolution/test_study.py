@@ -49,7 +49,7 @@ def test_other_settings_are_refused_in_one_sentence_that_names_the_difference(
     before = journal.read_bytes()
     with pytest.raises(StudyMismatchError, match=r"begun with sparsity '0\.5', not '2:4'\.$"):
         SearchStudy.open(journal, {**SETTINGS, "sparsity": "2:4"})
-    with pytest.raises(StudyMismatchError, match="group unset, not 'layer'"):
+    with pytest.raises(StudyMismatchError, match="group left out, not 'layer'"):
         SearchStudy.open(journal, {**SETTINGS, "group": "layer"})
     assert journal.read_bytes() == before
     SearchStudy.open(journal, SETTINGS)

@@ -268,7 +268,9 @@ def test_a_stopped_run_is_not_gone_on_with_as_another(
     with pytest.raises(OutputError, match=rf"unfinished run with {named}"):
         other = replace(setup, gradient=gradient)
         prune(other, metric, sparsity, tmp_path / "output", way=way)
-    with pytest.raises(OutputError, match="unfinished run with update unset, not 'least-squares';"):
+    with pytest.raises(
+        OutputError, match="unfinished run with update left out, not 'least-squares';"
+    ):
         prune(setup, METRIC, "0.5", tmp_path / "output", update="least-squares")
     monkeypatch.undo()
     prune(setup, METRIC, "0.5", tmp_path / "output")  # it goes on block by block by itself

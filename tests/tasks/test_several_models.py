@@ -166,7 +166,7 @@ def test_another_set_of_cases_is_another_search(together, in_workplace):
         ([*gemma_first, *AT_TWO], "other model weights"),
         ([*BOTH, "--sparsity", "0.5"], "sparsity '0.5, 2:4', not '0.5'"),
         ([*BOTH, *AT_TWO, "--num-validation-samples", "9"], "other model 2 with its texts"),
-        ([*BOTH, *AT_TWO, "--update", "least-squares"], "refit unset, not 'least-squares'"),
+        ([*BOTH, *AT_TWO, "--update", "least-squares"], "refit left out, not 'least-squares'"),
     ]:
         done = in_workplace("search", *asked, *few)
         assert done.exit_code == 2 and "Traceback" not in done.stderr

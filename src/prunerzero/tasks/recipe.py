@@ -75,7 +75,7 @@ def differences(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> list[
         **{n: (then, settings["versions"].get(n)) for n, then in recipe["versions"].items()},
     }
     return [
-        f"{name} {_text(then) or 'unset'}, here {_text(now) or 'unset'}"
+        f"{name} {_text(then) or 'absent'}, here {_text(now) or 'absent'}"
         for name, (then, now) in pairs.items()
         if _text(then) != _text(now)
     ]
