@@ -19,11 +19,11 @@ from prunerzero.language.corpora import CORPORA, Part
 from prunerzero.language.source import ModelSource
 from prunerzero.options import Options, option, options_of, takes, whole_number
 from prunerzero.tasks.by_block import Way
-from prunerzero.tasks.options import BenchOptions, SearchOptions, TuneOptions
+from prunerzero.tasks.options import BenchOptions, SearchOptions, SearchRefitOptions, TuneOptions
 from prunerzero.tasks.setup import Scope, Setup, TextOptions
 
 COMMANDS = {
-    "search": [Setup, SearchOptions],
+    "search": [Setup, SearchOptions, SearchRefitOptions],
     "tune": [Setup, TuneOptions],
     "prune": [Setup, Way],
     "bench": [BenchOptions],
@@ -57,8 +57,13 @@ def test_each_option_that_takes_a_named_text_names_all_of_them():
 
 @pytest.mark.parametrize(
     ("function", "options"),
-    [(search, SearchOptions), (tune, TuneOptions), (bench, BenchOptions)],
-    ids=["search", "tune", "bench"],
+    [
+        (search, SearchOptions),
+        (search, SearchRefitOptions),
+        (tune, TuneOptions),
+        (bench, BenchOptions),
+    ],
+    ids=["search", "refit", "tune", "bench"],
 )
 def test_a_python_function_has_each_option_as_a_keyword(function, options):
     parameters = inspect.signature(function).parameters

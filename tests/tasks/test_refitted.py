@@ -156,7 +156,8 @@ def test_a_search_under_an_update_gives_what_prune_with_its_command_gives(
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (["search", "--steps", "2"], "leave out --steps"),
+        (["search", "--steps", "2"], "No such option"),
+        (["search", "--reconstruct", "2"], "No such option"),
         (["prune", "--steps", "2", "--block-by-block"], "--steps"),
         (["prune", "--update", "sideways"], "least-squares"),
         (["prune", "--steps", "0"], "at least 1"),

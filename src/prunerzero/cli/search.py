@@ -14,7 +14,7 @@ from prunerzero.cli.app import GroupOption, ModelsOption, SparsitiesOption, app,
 from prunerzero.cli.options import JsonOption, one_sentence, with_options
 from prunerzero.cli.plain_output import print_json
 from prunerzero.language.source import BUNDLED
-from prunerzero.tasks.options import RefitOptions, SearchOptions
+from prunerzero.tasks.options import RefitOptions, SearchOptions, SearchRefitOptions
 from prunerzero.tasks.setup import Setup
 
 
@@ -24,7 +24,7 @@ from prunerzero.tasks.setup import Setup
 def search(
     setup: Setup,
     options: SearchOptions,
-    refit: RefitOptions,
+    refit: SearchRefitOptions,
     output_dir: Annotated[Path, typer.Option(help="Folder of the run; resumed if it is one.")],
     model: ModelsOption = [BUNDLED],  # noqa: B006 (typer reads it)
     sparsity: SparsitiesOption = ["0.5"],  # noqa: B006
@@ -58,7 +58,7 @@ def search(
     if json:
         print_json(asdict(found))
     else:
-        _print_search(found, setups, refit)
+        _print_search(found, setups, refit.whole)
     if found.interrupted:
         raise KeyboardInterrupt
 

@@ -142,6 +142,19 @@ class RefitOptions(Options):
 
 
 @dataclass(frozen=True)
+class SearchRefitOptions(Options):
+    """What a search does with masks before a metric is judged: a single step, without training."""
+
+    update: Update = same_option(RefitOptions, "update")
+    refine: Refinement = same_option(RefitOptions, "refine")
+
+    @property
+    def whole(self) -> RefitOptions:
+        """The same as what ``prune`` takes."""
+        return RefitOptions(self.update, self.refine)
+
+
+@dataclass(frozen=True)
 class FilesOptions(Options):
     """What is said of a checkpoint whose files are read, beside its name."""
 

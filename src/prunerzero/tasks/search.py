@@ -25,7 +25,7 @@ from prunerzero.tasks.fits import check_together
 from prunerzero.tasks.known_metrics import KnownMetrics
 from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.observer import Observer
-from prunerzero.tasks.options import RefitOptions, SearchOptions
+from prunerzero.tasks.options import RefitOptions, SearchOptions, SearchRefitOptions
 from prunerzero.tasks.order import Order
 from prunerzero.tasks.output import check_run, check_study
 from prunerzero.tasks.search_result import Found, mean_ratios, measured_as
@@ -41,13 +41,13 @@ _DEFAULT_EVALUATIONS = 500
 
 
 @takes(SearchOptions)
-@takes(RefitOptions, "refit")
+@takes(SearchRefitOptions, "refit")
 def search(
     setup: Setup | str | Sequence[Setup | str],
     sparsity: str | float | Sparsity | Sequence[str | float | Sparsity],
     output_dir: Path | str,
     options: SearchOptions = SearchOptions(),
-    refit: RefitOptions = RefitOptions(),
+    refit: SearchRefitOptions = SearchRefitOptions(),
     *,
     group: Group | None = None,
     observer: Observer | None = None,
@@ -66,8 +66,8 @@ def search(
         sparsity: ``0.5``, ``"0.5"``, ``"50%"``, ``"2:4"`` …; or several in a list.
         output_dir: absent, empty, or the folder of the run to resume.
         options: how to search; each field of ``SearchOptions`` is a keyword too.
-        refit: what is done with masks before a metric is judged; each field of ``RefitOptions`` is
-            a keyword too. A candidate then takes several times as long.
+        refit: what is done with masks before a metric is judged; each field of
+            ``SearchRefitOptions`` is a keyword too. A candidate then takes several times as long.
         group: scores compete within a ``"row"``, a whole ``"layer"`` or the whole ``"model"``; None
             for that of ``sparsity``, which is ``"row"`` unless it says otherwise.
         observer: told of progress.
@@ -83,13 +83,6 @@ def search(
         storage = path("storage", storage)
     for one in setups:
         check_run(folder, one, _is_run)
-    if refit.steps > 1:
-        raise InputError("a search judges metrics by a single step; leave out `steps`.")
-    if refit.reconstruct:
-        raise InputError(
-            "a search judges metrics without training; leave out `reconstruct`, and train when the "
-            "metric is found and the model pruned with it."
-        )
     seconds = None if options.time is None else parse_duration(options.time)
     evaluations = options.evaluations
     if evaluations is None and seconds is None:
@@ -110,9 +103,9 @@ def search(
     except ValueError as error:
         raise InputError(str(error)) from None
     if len(setups) > 1:
-        check_together(setups, len(sparsities), settings.terminals, refit, devices)
+        check_together(setups, len(sparsities), settings.terminals, refit.whole, devices)
     observer = observer or Observer()
-    order = Order(setups, sparsities, folder, settings, storage, refit).on(devices[0])
+    order = Order(setups, sparsities, folder, settings, storage, refit.whole).on(devices[0])
     if len(devices) == 1:
         if device == "auto" and (gpus := torch.cuda.device_count()) > 1:
             observer.note(f'1 of {gpus} GPUs is used; `workers="auto"` uses all.')
