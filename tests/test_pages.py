@@ -12,6 +12,7 @@ from typer.main import get_command
 
 import prunerzero
 from prunerzero.cli.commands import app
+from prunerzero.metrics.operators import OPERATORS, TERMINALS, Operator
 
 ROOT = Path(__file__).parents[1]
 check_links: dict[str, Any] = runpy.run_path(str(ROOT / "scripts" / "check_links.py"))
@@ -60,6 +61,22 @@ def test_a_page_names_only_files_that_are_there(page: Path) -> None:
     places = (ROOT, ROOT / "src", ROOT / "src" / "prunerzero")
     for name in re.findall(r"`([a-z_0-9]+/[a-z_/0-9]+\.(?:py|md|sh|ipynb))`", page.read_text()):
         assert any((place / name).exists() for place in places), name
+
+
+def test_the_table_of_notation_has_every_operator_and_terminal_and_no_other() -> None:
+    page = (ROOT / "docs" / "own_metric.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (`.+?) \| ", page.split("## Notation")[1].split("\n## ")[0], re.MULTILINE
+    )
+    written = {code.split("(")[0] for row in rows for code in re.findall(r"`(.+?)`", row)}
+    assert written == {*TERMINALS, *map(as_written, OPERATORS.values())}
+
+
+def as_written(operator: Operator) -> str:
+    """Its name, or where it has a symbol how that stands beside its arguments."""
+    if operator.infix is None:
+        return operator.name
+    return f"a {operator.infix} b" if operator.arity == 2 else f"{operator.infix}a"
 
 
 def test_the_changelog_and_the_citation_name_this_version() -> None:
