@@ -22,6 +22,9 @@ AMOUNTS = ["--num-calibration-samples", "4", "--num-test-samples", "4"]
 PRUNE = ["prune", "--calibration", "calibration.txt", "--test", "test.txt", *AMOUNTS]
 SEARCH = ["search", "--calibration", "calibration.txt", "--validation", "validation.txt"]
 TUNE = ["tune", "--validation", "validation.txt"]
+A_LITTLE = [*TUNE, "--model", "model", "--evaluations", "0", "--max-degradation", "50%"]
+A_LITTLE += ["--max-seq-length", "16", "--num-validation-samples", "4", "--samples", "1"]
+A_LITTLE += ["--num-test-samples", "4", "--num-calibration-samples", "4"]
 
 PLACES = {
     "a file": ("disks/file", "is no folder"),
@@ -285,11 +288,8 @@ def test_a_report_that_cannot_be_written_is_told(found, in_workplace, workplace,
 def test_a_tuning_on_a_full_disk_keeps_what_it_measured_and_the_command_goes_on(
     in_workplace, tmp_path
 ):
-    command = [*TUNE, "--model", "model", "--evaluations", "0", "--max-degradation", "50%"]
-    command += ["--max-seq-length", "16", "--num-validation-samples", "4", "--samples", "1"]
-    command += ["--num-test-samples", "4", "--num-calibration-samples", "4"]
     with small_disk(tmp_path / "disk", 64) as disk:
-        command += ["--output-dir", str(disk / "tuned")]
+        command = [*A_LITTLE, "--output-dir", str(disk / "tuned")]
         refused(in_workplace(*command), str(disk / "tuned"), "no space left on device", "again")
         measured = (disk / "tuned" / "run" / "measured.jsonl").read_bytes()
         enlarge(disk, 8000)
@@ -299,13 +299,18 @@ def test_a_tuning_on_a_full_disk_keeps_what_it_measured_and_the_command_goes_on(
         assert again.startswith(measured[: measured.rfind(b"\n") + 1])
 
 
+@pytest.fixture(scope="module")
+def tuned(here, workplace):
+    """The folder of a little tuning."""
+    done = here.run(*A_LITTLE, "--output-dir", "little")
+    assert done.returncode == 0, done.stderr
+    return workplace / "little"
+
+
 @pytest.mark.parametrize("file", ["measured.jsonl", "tune.json"])
-def test_what_a_tuning_has_kept_is_named_where_it_is_damaged(in_workplace, tmp_path, file):
-    command = [*TUNE, "--model", "model", "--evaluations", "0", "--max-degradation", "50%"]
-    command += ["--max-seq-length", "16", "--num-validation-samples", "4", "--samples", "1"]
-    command += ["--num-test-samples", "4", "--num-calibration-samples", "4"]
-    command += ["--output-dir", str(tmp_path / "tuned")]
-    assert in_workplace(*command).exit_code == 0
+def test_what_a_tuning_has_kept_is_named_where_it_is_damaged(in_workplace, tuned, tmp_path, file):
+    shutil.copytree(tuned, tmp_path / "tuned")
+    command = [*A_LITTLE, "--output-dir", str(tmp_path / "tuned")]
     [path] = (tmp_path / "tuned").rglob(file)
     whole = path.read_bytes()
     for damage in (b"x", b"[]", b"{}", b'{"key": 1}'):

@@ -21,7 +21,7 @@ from prunerzero.pruning.pruner import prune_model
 from prunerzero.tasks.workspace import Workspace
 
 TEXTS = [x for part in ("calibration", "validation", "test") for x in (f"--{part}", f"{part}.txt")]
-TEXTS += ["--max-seq-length", "16"]
+TEXTS += ["--max-seq-length", "16", "--num-calibration-samples", "16"]
 BOTH = ["--model", "model", "--model", "gemma"]
 AT_TWO = ["--sparsity", "0.5", "--sparsity", "2:4"]
 CASES = [("model", "0.5"), ("model", "2:4"), ("gemma", "0.5"), ("gemma", "2:4")]
@@ -54,7 +54,8 @@ def together(here: Any) -> Any:
 
 def opened(workplace: Path, model: str) -> Workspace:
     texts = {part: workplace / f"{part}.txt" for part in ("calibration", "validation", "test")}
-    return Workspace(Setup(model=str(workplace / model), max_seq_length=16, **texts))
+    few = {"max_seq_length": 16, "num_calibration_samples": 16}
+    return Workspace(Setup(model=str(workplace / model), **few, **texts))
 
 
 def test_every_case_has_its_own_figures_which_are_those_of_the_model_alone(together, workplace):
@@ -248,7 +249,8 @@ def test_with_refitted_weights_candidates_are_judged_after_the_refit(here):
 
 def test_a_file_of_options_lists_models_and_sparsities(in_workplace, workplace, together):
     (workplace / "several.yaml").write_text(
-        "model: [model, gemma]\nsparsity: [0.5, 2:4]\nmax-seq-length: 16\nevaluations: 12\n"
+        "model: [model, gemma]\nsparsity: [0.5, 2:4]\nevaluations: 12\n"
+        + "max-seq-length: 16\nnum-calibration-samples: 16\n"
         + "".join(f"{part}: {part}.txt\n" for part in ("calibration", "validation", "test"))
     )
     asked = ["search", "--config", "several.yaml", "--output-dir", "together", "--json"]
@@ -262,8 +264,9 @@ def test_a_file_of_options_lists_models_and_sparsities(in_workplace, workplace, 
 def setups(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Setup]]:
     monkeypatch.setenv("PRUNERZERO_CACHE", str(workplace / "cache"))
     texts = {part: workplace / f"{part}.txt" for part in ("calibration", "validation")}
+    few = {"max_seq_length": 16, "num_calibration_samples": 16}
     return lambda *names, **more: [
-        Setup(model=str(workplace / name), max_seq_length=16, **texts, **more) for name in names
+        Setup(model=str(workplace / name), **few, **texts, **more) for name in names
     ]
 
 
