@@ -164,7 +164,8 @@ def running_hub() -> Iterator[Hub]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"
-    Thread(target=server.serve_forever, daemon=True).start()
+    asked_to_stop_every = {"poll_interval": 0.01}  # seconds; half a second by default
+    Thread(target=server.serve_forever, kwargs=asked_to_stop_every, daemon=True).start()
     try:
         yield hub
     finally:

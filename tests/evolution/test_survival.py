@@ -103,7 +103,7 @@ def test_a_worker_killed_while_judging_leaves_its_finalist_to_another(
     journal: Path, tmp_path: Path
 ) -> None:
     judged = tmp_path / "judged.txt"
-    slow = start_worker(journal, 20, 0.05, judged)
+    slow = start_worker(journal, 20, 0.02, judged)
     while not judged.exists():
         time.sleep(0.01)
     other = start_worker(journal, 20, 0.0, judged)

@@ -195,14 +195,6 @@ def test_what_the_config_tells_is_refused_before_the_weights_are_read(
     assert words in done.stderr
 
 
-def test_the_installed_command_exits_with_2_as_well(installed):
-    done = installed.run("explain", "W ** * X")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("Error:")
-    assert "Traceback" not in done.stderr
-
-
 def test_a_metric_that_gives_nan_names_the_layer_and_leaves_nothing(in_workplace, workplace):
     before = everything_in(workplace)
     done = in_workplace(*PRUNE, "--metric", "exp(W * 1000) - exp(W * 1000) + W")

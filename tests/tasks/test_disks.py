@@ -348,21 +348,6 @@ def test_a_run_folder_that_becomes_read_only_in_the_midst_of_a_search_loses_noth
     assert "Traceback" not in errors
 
 
-def test_home_and_temporary_folders_that_cannot_be_written_are_no_reason_to_stop(
-    installed, tmp_path, monkeypatch
-):
-    nowhere = {name: "/proc/nowhere" for name in ("HOME", "HF_HOME", "TMPDIR", "XDG_CACHE_HOME")}
-    monkeypatch.setattr(installed, "environment", {**installed.environment, **nowhere})
-    done = installed.run_in_turn(
-        [*PRUNE, "--model", "model", "--output-dir", str(tmp_path / "pruned")],
-        ["eval", "--model", str(tmp_path / "pruned"), "--text", "test.txt"],
-        [*SEARCH, "--model", "model", "--evaluations", "5", "--output-dir", str(tmp_path / "run")],
-        ["report", str(tmp_path / "run")],
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "report.html").is_file()
-
-
 def stop_itself(stop):
     """Where it writes the last but one of its files."""
     write = Path.write_text

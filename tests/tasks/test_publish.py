@@ -67,19 +67,6 @@ def test_the_card_loads_the_model_from_where_it_is(hub, in_workplace, folder):
     assert card.data.library_name == "transformers"
 
 
-def test_the_installed_command_finds_the_hub_in_its_environment(hub, installed, folder):
-    installed.environment |= {
-        "HF_ENDPOINT": hub.address,
-        "HF_TOKEN": TOKEN,
-        "HF_HUB_DISABLE_XET": "1",
-    }
-    try:
-        assert installed.json(*PUSH)["pushed_to"] == f"{hub.address}/me/mine"
-    finally:
-        del installed.environment["HF_ENDPOINT"]
-    assert hub.repositories["me/mine"]["model.safetensors"]
-
-
 def test_a_repository_that_holds_files_is_left_alone(hub, in_workplace, folder):
     hub.repositories["me/mine"] = {"model.safetensors": b"precious"}
     refused(in_workplace(*PUSH), "me/mine", "not empty")
