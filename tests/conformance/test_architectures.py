@@ -262,7 +262,7 @@ def test_block_by_block_the_same_weights_are_pruned(case: Case, tmp_path: Path) 
 
 
 def test_published_methods_go_through_its_blocks_or_say_why_not(case: Case) -> None:
-    """What they make of a matrix is asked of the architectures in ``test_methods``."""
+    """What they make of a matrix is asked of the architectures in ``test_published_methods``."""
     if case.name in TOGETHER:
         reason = TOGETHER[case.name].replace("several lists", "a second list")
         with pytest.raises(ModelError, match=f"{reason}.*leave out `methods`"):
