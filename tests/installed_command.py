@@ -60,31 +60,23 @@ class CommandLine(ABC):
 class Installed(CommandLine):
     """The installed command, for what only a process of its own shows."""
 
-    def start(self, *arguments: str, own_group: bool = False) -> subprocess.Popen[str]:
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        with self._start(str(COMMAND), *arguments) as process:
+            out, errors = process.communicate(timeout=600)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, errors)
+
+    def start_in_turn(self, *commands: list[str]) -> subprocess.Popen[str]:
+        """Start commands in one new process, each if the one before succeeded."""
+        return self._start(sys.executable, "-c", _IN_TURN.format(commands=commands))
+
+    def _start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [str(COMMAND), *arguments],
+            words,
             cwd=self.folder,
             env={**os.environ, **self.environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            process_group=0 if own_group else None,
-        )
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        with self.start(*arguments) as process:
-            out, errors = process.communicate(timeout=600)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, errors)
-
-    def run_in_turn(self, *commands: list[str]) -> subprocess.CompletedProcess[str]:
-        """Run commands in one new process, each if the one before succeeded."""
-        return subprocess.run(
-            [sys.executable, "-c", _IN_TURN.format(commands=commands)],
-            cwd=self.folder,
-            env={**os.environ, **self.environment},
-            capture_output=True,
-            text=True,
-            timeout=600,
         )
 
 

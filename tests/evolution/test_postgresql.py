@@ -74,6 +74,16 @@ def database(server: str, request: pytest.FixtureRequest) -> str:
     return f"{server}/{name}"
 
 
+def wait_for_an_evaluation(database: str, counted: int) -> None:
+    """Until more than so many have been measured."""
+    import psycopg
+
+    measured = "SELECT count(*) FROM trial_user_attributes WHERE key = 'measured'"
+    with psycopg.connect(database, autocommit=True) as connection:
+        while connection.execute(measured).fetchall()[0][0] <= counted:
+            time.sleep(0.01)
+
+
 def test_workers_of_a_database_share_budget_duplicates_and_judging(
     database: str, tmp_path: Path
 ) -> None:
@@ -95,9 +105,11 @@ def test_a_worker_of_a_database_that_is_killed_loses_what_was_in_flight_and_no_m
 ) -> None:
     start_server()
     SearchStudy.open(database).close()
-    for turn in range(4):
+    counted = 0
+    for turn in range(3):
         worker = start_worker(database, 10**6, 0.002)
-        time.sleep(0.5 + 0.1 * turn)
+        wait_for_an_evaluation(database, counted)
+        time.sleep(0.02 * turn)
         worker.kill()
         worker.join()
         with SearchStudy.open(database) as study:

@@ -93,16 +93,14 @@ def test_a_run_is_not_resumed_as_another(here, texts, found, changed, named):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("line", "stop", "exit_code"),
-    [("installed", signal.SIGINT, 130), ("forked", signal.SIGTERM, 143)],
-)
+@pytest.mark.parametrize(("stop", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_search_that_is_stopped_keeps_what_was_evaluated(
-    line, here, workplace, texts, stop, exit_code, request
+    forked, here, workplace, texts, stop, exit_code
 ):
+    """A new process that is stopped: ``test_new_process``."""
     folder = f"stopped-by-{stop.name}"
     command = ["search", *texts, "--output-dir", folder, "--evaluations"]
-    with request.getfixturevalue(line).start(*command, "100000") as process:
+    with forked.start(*command, "100000") as process:
         journal = workplace / folder / "journal.log"
         while not journal.exists() or journal.read_text().count('"complete"') < 3:
             assert process.poll() is None, process.stderr.read()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
+import json
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,11 @@ NOWHERE = {name: "/proc/nowhere" for name in ("HOME", "HF_HOME", "TMPDIR", "XDG_
 
 @dataclass(frozen=True)
 class Ended:
-    """A new process that ran several commands, the last of them in vain."""
+    """A new process that ran several commands; Ctrl-C ended it in the last, a long search."""
 
-    process: subprocess.CompletedProcess[str]
+    exit_code: int
+    stdout: str
+    stderr: str
     folder: Path
     hub: Hub
 
@@ -32,29 +36,39 @@ def ended(workplace: Path, texts: list[str]) -> Iterator[Ended]:
         line.environment |= {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN}
         line.environment |= {"HF_HUB_DISABLE_XET": "1"}
         pruned, run = str(folder / "pruned"), str(folder / "run")
-        process = line.run_in_turn(
+        last = folder / "long"
+        commands = (
             ["prune", *texts, *few, "--output-dir", pruned, "--push-to-hub", "me/mine"],
             ["eval", "--model", pruned, "--text", "test.txt"],
             ["search", *texts, *few, "--evaluations", "5", "--output-dir", run],
             ["report", run],
-            ["explain", "W ** * X"],
+            ["search", *texts, *few, "--evaluations", "100000", "--output-dir", str(last)],
         )
-        yield Ended(process, folder, hub)
+        with line.start_in_turn(*commands) as process:
+            journal = last / "journal.log"
+            while not journal.exists() or journal.read_text().count('"complete"') < 3:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            out, errors = process.communicate(timeout=60)
+        assert process.returncode is not None
+        yield Ended(process.returncode, out, errors, folder, hub)
 
 
 def test_home_and_temporary_folders_that_cannot_be_written_are_no_reason_to_stop(
     ended: Ended,
 ) -> None:
-    assert (ended.folder / "run" / "report.html").is_file(), ended.process.stderr
+    assert (ended.folder / "run" / "report.html").is_file(), ended.stderr
 
 
 def test_the_hub_is_found_in_the_environment(ended: Ended) -> None:
-    assert f"Pushed to {ended.hub.address}/me/mine" in ended.process.stdout
+    assert f"Pushed to {ended.hub.address}/me/mine" in ended.stdout
     pushed = ended.hub.repositories["me/mine"]["model.safetensors"]
     assert pushed == (ended.folder / "pruned" / "model.safetensors").read_bytes()
 
 
-def test_bad_input_ends_it_with_2_and_one_sentence(ended: Ended) -> None:
-    assert ended.process.returncode == 2
-    assert ended.process.stderr.count("Error:") == 1
-    assert "Traceback" not in ended.process.stderr
+def test_ctrl_c_ends_it_and_keeps_what_was_evaluated(ended: Ended) -> None:
+    assert ended.exit_code == 130, ended.stderr
+    assert "Traceback" not in ended.stderr and "Interrupted." in ended.stderr
+    kept = json.loads((ended.folder / "long" / "best.json").read_text())
+    assert kept["interrupted"] and kept["metric"] in ended.stdout
