@@ -136,3 +136,56 @@ def test_a_gpu_prunes_the_lowest_of_all_too(model, statistics, metric, together,
     prune_model(layers, known, e, THIRD)
     for name, layer in layers.items():
         assert torch.equal(layer.weight, dense[name].masked_fill(expected[name], 0))
+
+
+def competing_layers(dtypes, ties: bool):
+    """Layers of three shapes on a GPU, in turns, and what is known of each."""
+    generator = torch.Generator().manual_seed(0)
+    layers, known = {}, {}
+    for i in range(9):
+        shape = [(40, 576), (7, 1536), (33, 50)][i % 3]
+        layer = torch.nn.Linear(*shape[::-1], bias=False, dtype=dtypes[i % len(dtypes)])
+        W, G = torch.randn(2, *shape, generator=generator)
+        if ties:
+            W, G = (W * 2).round(), (G * 2).round()
+        with torch.no_grad():
+            layer.weight.copy_(W)
+        layers[str(i)] = layer.requires_grad_(False).cuda()
+        known[str(i)] = LayerStatistics(torch.ones(shape[1]).cuda() + i // 5, G.abs().cuda())
+    return layers, known
+
+
+@gpu
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("share", [1e-4, 0.1, 0.5, 0.9999])
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16,), (torch.float32, torch.float16)])
+@pytest.mark.parametrize("sample, bins", [(1 << 22, 1 << 21), (300, 1 << 6), (1, 2)])
+def test_any_sample_gives_a_gpu_the_masks_of_one_stable_sort(
+    ties, share, dtypes, sample, bins, monkeypatch
+):
+    from prunerzero.scoring import competing, narrowing
+
+    monkeypatch.setattr(competing, "SAMPLE", sample)
+    monkeypatch.setattr(narrowing, "BINS", bins)
+    monkeypatch.setattr(PrunedWeights, "_prune_by_masks", None)  # is not to be called
+    layers, known = competing_layers(dtypes, ties)
+    dense = {name: layer.weight.clone() for name, layer in layers.items()}
+    weights = PrunedWeights(layers, known, Sparsity(share, group="model"))
+    for metric in ("W * G", "G - W * sqrt(X)", "W * 0", "rownorm(W) * log(G) + mms(G)"):
+        e = Expression.parse(metric)
+        scores = [e.score(W=w, X=known[name].X, G=known[name].G) for name, w in dense.items()]
+        weights.prune(e)
+        for name, mask in zip(dense, by_a_stable_sort(scores, share), strict=True):
+            assert torch.equal(layers[name].weight, dense[name].masked_fill(mask, 0)), metric
+        weights.restore()
+
+
+@gpu
+def test_on_a_gpu_a_score_that_is_not_a_number_names_the_layer():
+    layers, known = competing_layers((torch.bfloat16,), ties=False)
+    known["4"].G[3, 5] = torch.nan
+    dense = {name: layer.weight.clone() for name, layer in layers.items()}
+    weights = PrunedWeights(layers, known, THIRD)
+    with pytest.raises(ScoreError, match=r"on layer 4, 1 of 10752 scores are NaN"):
+        weights.prune(Expression.parse("W * G"))
+    assert all(torch.equal(layer.weight, dense[name]) for name, layer in layers.items())

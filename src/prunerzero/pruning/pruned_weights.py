@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,7 @@ class PrunedWeights:
         self._dense = {name: layer.weight.contiguous().clone() for name, layer in layers.items()}
         self._unreached = {name: _zero(statistics[name]) for name in layers}
         self._groups = self._grouped()
+        self._competition = self._competing()
         self._turn = _Turn()
         self._aside: list[Tensor] = []
 
@@ -89,15 +90,18 @@ class PrunedWeights:
                 done = set(names)
                 left = [name for name in left if name not in done]
         unreached = [name for name in left if expression.terminals & self._unreached[name]]
-        if self._sparsity.group == "model":
-            self._prune_by_masks(expression, unreached)
-            return
+        apart = self._sparsity
+        if apart.group == "model":
+            if not self._prune_together(expression, unreached):
+                self._prune_by_masks(expression, unreached)
+                return
+            left, apart = unreached, replace(apart, group="layer")
         for name in left:
             try:
                 prune_into(
                     self._layers[name].weight,
                     MAGNITUDE if name in unreached else expression,
-                    self._sparsity,
+                    apart,
                     W=self._dense[name],
                     X=self._statistics[name].X,
                     G=self._statistics[name].G,
@@ -106,9 +110,25 @@ class PrunedWeights:
             except ScoreError as error:
                 raise ScoreError(f"on layer {name}, {error}") from None
         for group_names, nans in counts:  # read only now, so that the GPU need not wait
-            for name, count in zip(group_names, nans.tolist(), strict=True):
-                if count:
-                    raise nan_error(count, self._dense[name].numel(), f"on layer {name}, ")
+            self._check(group_names, nans.tolist())
+
+    def _check(self, names: Sequence[str], nans: Sequence[int]) -> None:
+        for name, count in zip(names, nans, strict=True):
+            if count:
+                raise nan_error(count, self._dense[name].numel(), f"on layer {name}, ")
+
+    def _prune_together(self, expression: Expression, unreached: list[str]) -> bool:
+        """Have GPU kernels prune all layers that were reached; False where they cannot."""
+        names, competition = self._competition
+        reached = [name for name in self._layers if name not in unreached]
+        count = int(sum(self._dense[name].numel() for name in names) * self._sparsity.fraction)
+        if competition is None or reached != names or count == 0:
+            return False
+        if not competition.supports(expression):
+            return False
+        out = [[self._layers[name].weight for name in of_group] for of_group, _ in self._groups]
+        self._check(names, competition.prune(expression, count, out))
+        return True
 
     def _prune_by_masks(self, expression: Expression, unreached: list[str]) -> None:
 
@@ -180,6 +200,18 @@ class PrunedWeights:
         return Layers(
             dense, torch.stack(X) if X else None, G or None, torch.stack(D) if D else None
         )
+
+    def _competing(self) -> tuple[list[str], Any]:
+        """The layers in groups, in order, and what prunes them where all compete, if anything."""
+        grouped = {name for of_group, _ in self._groups for name in of_group}
+        names = [name for name in self._layers if name in grouped]
+        if len({group.device for _, group in self._groups}) != 1:
+            return names, None
+        from prunerzero.scoring.competing import Competition
+
+        order = {name: i for i, name in enumerate(names)}
+        places = [[order[name] for name in of_group] for of_group, _ in self._groups]
+        return names, Competition([group for _, group in self._groups], places)
 
 
 @dataclass

@@ -118,7 +118,7 @@ class Layers:
         chunk = min(1024, triton.next_power_of_2(width))
         with current_device(self.device):
             each_weight[rows * len(self.W), triton.cdiv(width, chunk)](
-                *self._arguments(e, out, nans),
+                *self.arguments(e, out, nans),
                 CHUNK=chunk,
                 PRUNE=prune,
                 OF=of,
@@ -135,7 +135,7 @@ class Layers:
         scratch = torch.empty(programs * block, dtype=torch.int32, device=self.device)
         with current_device(self.device):
             select_rows[programs,](
-                *self._arguments(e, out, nans),
+                *self.arguments(e, out, nans),
                 scratch,
                 count,
                 CHUNK=min(block, chunk),
@@ -147,8 +147,8 @@ class Layers:
                 **OPTIONS,
             )
 
-    def _arguments(self, e: Expression, out: Sequence[Tensor], nans: Tensor | None) -> list[Any]:
-        """The arguments that the kernels have in common, in order."""
+    def arguments(self, e: Expression, out: Sequence[Tensor], nans: Tensor | None) -> list[Any]:
+        """The arguments that the kernels have in common, in order; they stay good for ``out``."""
         program = compiled(e)
         assert program is not None
         # computing these may launch kernels on these layers, so they come first

@@ -19,8 +19,8 @@ from prunerzero.scoring.program import CODES, UNARY
 OPTIONS = {"enable_fp_fusion": False, "enable_reflect_ftz": False}
 
 # one compiled kernel for every metric, number of layers and height of a layer
-_ANY_INTEGER = ["length", "layers", "rows"]
-_ANY_POINTER = ["code", "numbers", "row_values", "column_values", "W", "G", "out", "nans"]
+ANY_INTEGER = ["length", "layers", "rows"]
+ANY_POINTER = ["code", "numbers", "row_values", "column_values", "W", "G", "out", "nans"]
 
 _HIGHEST = tl.constexpr(0x7FFFFFFF)
 
@@ -32,7 +32,7 @@ _FIRST_UNARY, _SWAP = tl.constexpr(CODES[UNARY[0]]), tl.constexpr(CODES["swap"])
 
 
 @triton.jit
-def _row_of(table, layer, row, stride, TYPE: tl.constexpr, ALIGNED: tl.constexpr):
+def row_of(table, layer, row, stride, TYPE: tl.constexpr, ALIGNED: tl.constexpr):
     """Where the row of the layer begins."""
     start = tl.load(table + layer).to(tl.pointer_type(TYPE), bitcast=True)
     if ALIGNED:
@@ -113,7 +113,7 @@ def _binary(op, x, y):
 
 
 @triton.jit
-def _scores(
+def scores_of(
     code, length, W, G, numbers, row_values, column_values, layer, row, columns, valid,
     layers, rows, width,
 ):  # fmt: skip
@@ -148,14 +148,14 @@ def _scores(
 
 
 @triton.jit
-def _rank_keys(scores):
+def rank_keys(scores):
     """Integers ordered as the scores are, equal where they are equal."""
     bits = tl.where(scores == 0, 0.0, scores).to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 @triton.jit
-def _write(out, W, columns, valid, pruned, WEIGHTS: tl.constexpr):
+def write(out, W, columns, valid, pruned, WEIGHTS: tl.constexpr):
     """The mask, or the weights with zeros where it is true."""
     if WEIGHTS:
         weights = tl.load(W + columns, mask=valid, other=0)
@@ -164,7 +164,7 @@ def _write(out, W, columns, valid, pruned, WEIGHTS: tl.constexpr):
         tl.store(out + columns, pruned.to(tl.int8), mask=valid)
 
 
-@triton.jit(do_not_specialize=[*_ANY_INTEGER, "count"], do_not_specialize_on_alignment=_ANY_POINTER)
+@triton.jit(do_not_specialize=[*ANY_INTEGER, "count"], do_not_specialize_on_alignment=ANY_POINTER)
 def select_rows(
     code, length, W, G, numbers, row_values, column_values, out, nans, layers, rows, width,
     w_stride, g_stride, out_stride, W_TYPE: tl.constexpr, G_TYPE: tl.constexpr,
@@ -178,17 +178,17 @@ def select_rows(
     while place < layers * rows:
         layer = place // rows
         row = place % rows
-        weights = _row_of(W, layer, row, w_stride, W_TYPE, ALIGNED)
-        gradients = _row_of(G, layer, row, g_stride, G_TYPE, ALIGNED)
+        weights = row_of(W, layer, row, w_stride, W_TYPE, ALIGNED)
+        gradients = row_of(G, layer, row, g_stride, G_TYPE, ALIGNED)
         bad = 0
         for start in range(0, width, CHUNK):
             part = start + tl.arange(0, CHUNK)
-            scores = _scores(
+            scores = scores_of(
                 code, length, weights, gradients, numbers, row_values, column_values, layer, row,
                 part, part < width, layers, rows, width,
             )  # fmt: skip
             bad += tl.sum(((scores != scores) & (part < width)).to(tl.int32))
-            tl.store(keep + part, _rank_keys(scores), mask=part < width)
+            tl.store(keep + part, rank_keys(scores), mask=part < width)
         if bad > 0:
             tl.atomic_add(nans + layer, bad)
         tl.debug_barrier()  # every thread's keys are written before any is read
@@ -234,13 +234,13 @@ def select_rows(
             tied = (keys == low) & valid
             missing = count - tl.sum(below.to(tl.int32))
             pruned = below | (tied & (tl.cumsum(tied.to(tl.int32)) <= missing))
-        target = _row_of(out, layer, row, out_stride, OUT_TYPE, ALIGNED)
-        _write(target, weights, columns, valid, pruned, WEIGHTS)
+        target = row_of(out, layer, row, out_stride, OUT_TYPE, ALIGNED)
+        write(target, weights, columns, valid, pruned, WEIGHTS)
         tl.debug_barrier()  # every thread has read its keys before the next row's are written
         place += tl.num_programs(0)
 
 
-@triton.jit(do_not_specialize=_ANY_INTEGER, do_not_specialize_on_alignment=_ANY_POINTER)
+@triton.jit(do_not_specialize=ANY_INTEGER, do_not_specialize_on_alignment=ANY_POINTER)
 def each_weight(
     code, length, W, G, numbers, row_values, column_values, out, nans, layers, rows, width,
     w_stride, g_stride, out_stride, W_TYPE: tl.constexpr, G_TYPE: tl.constexpr,
@@ -253,24 +253,24 @@ def each_weight(
     row = place % rows
     columns = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     valid = columns < width
-    weights = _row_of(W, layer, row, w_stride, W_TYPE, ALIGNED)
-    gradients = _row_of(G, layer, row, g_stride, G_TYPE, ALIGNED)
-    scores = _scores(
+    weights = row_of(W, layer, row, w_stride, W_TYPE, ALIGNED)
+    gradients = row_of(G, layer, row, g_stride, G_TYPE, ALIGNED)
+    scores = scores_of(
         code, length, weights, gradients, numbers, row_values, column_values, layer, row, columns,
         valid, layers, rows, width,
     )  # fmt: skip
-    target = _row_of(out, layer, row, out_stride, OUT_TYPE, ALIGNED)
+    target = row_of(out, layer, row, out_stride, OUT_TYPE, ALIGNED)
     if OF == 0:
         tl.store(target + columns, scores, mask=valid)
     else:
         bad = tl.sum(((scores != scores) & valid).to(tl.int32))
         if bad > 0:
             tl.atomic_add(nans + layer, bad)
-        keys = tl.reshape(_rank_keys(scores), [CHUNK // OF, OF])
+        keys = tl.reshape(rank_keys(scores), [CHUNK // OF, OF])
         index = tl.arange(0, OF)
         ours, theirs = keys[:, :, None], keys[:, None, :]
         earlier = index[None, None, :] < index[None, :, None]
         lower = (theirs < ours) | ((theirs == ours) & earlier)
         rank = tl.sum(lower.to(tl.int32), axis=2)
         pruned = tl.reshape(rank < PRUNE, [CHUNK])
-        _write(target, weights, columns, valid, pruned, WEIGHTS)
+        write(target, weights, columns, valid, pruned, WEIGHTS)
