@@ -24,7 +24,7 @@ class PrunedWeights:
     """The weights of some layers, which ``prune`` and ``restore`` overwrite in place.
 
     One dense copy is kept beside the model, and memory does not grow from metric to metric. On a
-    GPU all layers of one shape are pruned by one launch.
+    GPU all layers of one shape are pruned by one launch; where all layers compete, by a few.
 
     ``at`` gives the same layers at another sparsity. These take turns in the one model: what one
     has pruned is kept aside while another one's weights are in it, and ``resume`` brings it back.
