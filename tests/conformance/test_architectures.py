@@ -249,7 +249,9 @@ def test_block_by_block_the_same_weights_are_pruned(case: Case, tmp_path: Path) 
         with pytest.raises(ModelError, match=TOGETHER[case.name]):
             prune(setup, METRIC, str(SPARSITY), tmp_path / "blocks", way=way)
         return
-    prune(setup, METRIC, str(SPARSITY), tmp_path / "blocks", way=way)
+    found = prune(setup, METRIC, str(SPARSITY), tmp_path / "blocks", way=way)
+    for name, perplexity in case.result.perplexity["test"].items():
+        assert found.perplexity["test"][name] == pytest.approx(perplexity, rel=2e-2), name
     whole, blocks = weights(case.pruned), weights(tmp_path / "blocks")
     assert whole.keys() == blocks.keys()
     differing = 0
