@@ -41,10 +41,9 @@ def test_each_matrix_is_pruned(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     text = tmp_path / "text.txt"
     setup = Setup(model=str(model), device="cpu", calibration=text, max_seq_length=WINDOW)
     work = Workspace(setup)
-    for method in METHODS.values():
-        with work.pruned_for_now():
-            prune_by(work, method, Sparsity(ratio=0.5))
-            for layer_name, layer in work.layers.items():
-                assert layer.weight.isfinite().all(), layer_name
-                zeros = int((layer.weight == 0).sum())
-                assert zeros >= layer.weight.numel() // 2, layer_name
+    # both go through the layers in the same way, so architectures take them in turns
+    prune_by(work, [*METHODS.values()][KINDS.index(name) % len(METHODS)], Sparsity(ratio=0.5))
+    for layer_name, layer in work.layers.items():
+        assert layer.weight.isfinite().all(), layer_name
+        zeros = int((layer.weight == 0).sum())
+        assert zeros >= layer.weight.numel() // 2, layer_name

@@ -239,10 +239,15 @@ def refitted_by_hand(folder, metric, refit, gradient):
 
 
 @pytest.mark.parametrize(
-    ("metric", "gradient"),
-    [("magnitude", "full"), *[("W * D + G * X", g) for g in ("full", "block")]],
+    ("metric", "gradient", "refit"),
+    [
+        ("magnitude", "full", SQUARES),
+        ("W * D + G * X", "full", REFITS[2]),
+        ("W * D + G * X", "block", SQUARES),
+        ("W * D + G * X", "block", REFITS[2]),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("refit", [SQUARES, REFITS[2]], ids=str)
 def test_a_refit_of_pruned_blocks_goes_stage_by_stage(folder, tmp_path, metric, refit, gradient):
     kept = pruned(folder, tmp_path, metric, propagate="pruned", refit=refit, gradient=gradient)
     assert_same(kept.tensors(), refitted_by_hand(folder, metric, refit, gradient))
