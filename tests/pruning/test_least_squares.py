@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prunerzero.errors import InputError
+from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.gram import DAMPING
 from prunerzero.pruning.least_squares import least_squares
+from prunerzero.pruning.quick_refit import QuickRefit
 from prunerzero.pruning.refine import refine
 from prunerzero.pruning.refit import Refit, refit_weights
 
@@ -79,21 +81,67 @@ def test_it_never_makes_a_row_worse_than_the_mask_alone(layer):
     assert (found <= alone + 1e-9 * scale).all()
 
 
+def quickly(weight: Tensor, gram: Tensor, mask: Tensor, steps: int) -> Tensor:
+    """What candidates of a search are judged after, of a model of three linear layers."""
+    model = torch.nn.ModuleDict(
+        {
+            "one": torch.nn.Linear(*weight.shape[::-1], bias=False),
+            "two": torch.nn.Linear(*weight.shape[::-1], bias=False),
+            "other": torch.nn.Linear(3, 2, bias=False),
+        }
+    )
+    matrices = {name: Matrix(name, module) for name, module in model.items()}
+    matrices["one"].weight.data.copy_(weight)
+    matrices["two"].weight.data.copy_(weight.flip(0))
+    dense = {name: matrix.weight.detach().clone() for name, matrix in matrices.items()}
+    grams = {"one": gram, "two": gram, "other": torch.eye(3)}
+    refit = QuickRefit.of(matrices, grams, steps)
+    assert sorted(name for batch in refit.batches for problem in batch for name in problem) == [
+        "one", "other", "two",
+    ]  # fmt: skip
+    assert any(problem == ("one", "two") for batch in refit.batches for problem in batch)
+    matrices["one"].weight.data.masked_fill_(mask, 0)
+    matrices["two"].weight.data.masked_fill_(mask.flip(0), 0)
+    refit.apply(matrices, dense, grams)
+    assert torch.equal(matrices["other"].weight, dense["other"]), "nothing of it was pruned"
+    torch.testing.assert_close(matrices["two"].weight.flip(0), matrices["one"].weight)
+    return matrices["one"].weight.detach()
+
+
 @given(layers(), st.integers(1, 8))
-def test_each_step_that_it_may_take_brings_it_closer(layer, steps):
+def test_each_step_of_the_quick_refit_brings_it_closer_to_the_exact_one(layer, steps):
     weight, gram, mask = layer
-
-    def after(count: int | None) -> Tensor:
-        refit = Refit("least-squares", solver_steps=count)
-        return errors(refit_weights(weight, gram, mask, refit, "row"), weight, gram)
-
     alone = errors(weight.masked_fill(mask, 0), weight, gram)
     slack = 1e-5 * alone + 1e-12 * errors(torch.zeros_like(weight), weight, gram)
-    fewer, more, exact = after(steps), after(2 * steps), after(None)
+    fewer = quickly(weight, gram, mask, steps)
+    assert not fewer[mask].any()
+    fewer, more = (errors(found, weight, gram) for found in (fewer, quickly(*layer, 2 * steps)))
+    exact = errors(least_squares(*layer), weight, gram)
     assert (fewer <= alone + slack).all()
     assert (more <= fewer + slack).all()
     assert (exact <= more + slack).all()
-    assert (after(200) <= exact + slack).all(), "it has converged long before"
+    converged = errors(quickly(*layer, 200), weight, gram)
+    assert (converged <= exact + slack).all(), "it has converged long before"
+
+
+def test_the_quick_refit_solves_layers_of_one_shape_together():
+    torch.manual_seed(0)
+    model = torch.nn.ModuleList(torch.nn.Linear(8, 6, bias=False).bfloat16() for _ in range(5))
+    matrices = {str(n): Matrix(str(n), module) for n, module in enumerate(model)}
+    dense = {name: matrix.weight.detach().clone() for name, matrix in matrices.items()}
+    rows = {name: torch.randn(50, 8) for name in matrices}
+    grams = {name: of.T @ of for name, of in rows.items()}
+    grams["3"] = torch.zeros(8, 8)  # no token came there
+    masks = {name: torch.rand(6, 8) < 0.5 for name in matrices}
+    refit = QuickRefit.of(matrices, grams, 100)
+    assert [len(batch) for batch in refit.batches] == [5]
+    for name, matrix in matrices.items():
+        matrix.weight.data.masked_fill_(masks[name], 0)
+    refit.apply(matrices, dense, grams)
+    for name, matrix in matrices.items():
+        exact = refit_weights(dense[name], grams[name], masks[name], Refit("least-squares"), "row")
+        torch.testing.assert_close(matrix.weight.detach(), exact)
+    assert torch.equal(matrices["3"].weight, dense["3"].masked_fill(masks["3"], 0))
 
 
 @given(layers())

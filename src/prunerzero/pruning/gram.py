@@ -86,7 +86,7 @@ def collect_grams(
 
     Returns:
         sums over all tokens; of an expert, over those that are routed to it, and zero where none
-        is.
+        is. Layers in a row that read the same, such as query, key and value, share one matrix.
     """
 
     def collect() -> Grams:
@@ -96,7 +96,22 @@ def collect_grams(
             run.run(on_window)
         return grams
 
-    return deterministically(collect)
+    grams = deterministically(collect)
+    last: Tensor | None = None
+    for name, matrix in grams.items():
+        if last is not None and _same(matrix, last):
+            grams[name] = last
+        last = grams[name]
+    return grams
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two matrices are equal; where their diagonals differ no more is compared."""
+    return (
+        (a.device, a.shape) == (b.device, b.shape)
+        and torch.equal(a.diagonal(), b.diagonal())
+        and torch.equal(a, b)
+    )
 
 
 def damped(gram: Tensor, damping: float = DAMPING) -> Tensor:
@@ -135,7 +150,7 @@ def take_inverse_diagonals(grams: Grams) -> dict[str, Tensor]:
     last, D = torch.empty(0, 0), torch.empty(0)
     for name in list(grams):
         matrix = grams.pop(name)
-        if matrix.device != last.device or not torch.equal(matrix, last):
+        if matrix is not last and not _same(matrix, last):
             D = inverse_diagonal(matrix)
         found[name], last = D.clone(), matrix
     return found

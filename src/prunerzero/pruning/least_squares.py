@@ -167,7 +167,6 @@ def solve(
     mask: Tensor,
     start: Tensor | None = None,
     tolerance: float = TOLERANCE,
-    steps: int | None = None,
 ) -> Tensor:
     """Scaled weights [out, in] of least error, zero where masked.
 
@@ -179,21 +178,19 @@ def solve(
         mask: bool [out, in], True where pruned.
         start: scaled weights to begin with; the dense ones by default.
         tolerance: share of a row's error that it may be above the least one.
-        steps: stop after so many in any case, wherever that is; None to keep to the tolerance.
     """
     kept = ~mask
     values = torch.where(kept, problem.target if start is None else start, 0.0)
     bound = (1 + problem.damping) / problem.damping if problem.damping > 0 else torch.inf
     scale = problem.target.square().sum(1)
-    restarts = 1 if steps else _RESTARTS
-    for _ in range(restarts):  # the residual is computed anew: sums of steps drift in float32
+    for _ in range(_RESTARTS):  # the residual is computed anew: sums of steps drift in float32
         residual = ((problem.target - values) @ problem.matrix).mul_(kept)
         allowed = tolerance / bound * problem.errors(values) + 1e-14 / bound * scale
         left = residual.square().sum(1)
         if bool((left <= allowed).all()):
             break
         direction = residual.clone()
-        for step in range(1, (steps or _MOST_STEPS) + 1):
+        for step in range(1, _MOST_STEPS + 1):
             moved = (direction @ problem.matrix).mul_(kept)
             length = left / (direction * moved).sum(1).clamp_(min=1e-38)
             values.addcmul_(direction, length[:, None])

@@ -14,6 +14,7 @@ from prunerzero.metrics import Expression, ScoreError, Sparsity
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.gram import Grams
 from prunerzero.pruning.pruner import MAGNITUDE, is_zero, masks, one_by_one
+from prunerzero.pruning.quick_refit import QuickRefit
 from prunerzero.pruning.refit import Refit, budgets_of, refit_weights
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
 from prunerzero.scoring.mask import nan_error
@@ -46,6 +47,9 @@ class PrunedWeights:
         grams: Grams | None = None,
     ) -> None:
         self._refit, self._grams = refit, grams
+        self._quick: QuickRefit | None = None
+        if grams is not None and refit.counts_solver_steps and refit.solver_steps:
+            self._quick = QuickRefit.of(layers, grams, refit.solver_steps)
         self._layers, self._statistics, self._sparsity = layers, statistics, sparsity
         self._dense = {name: layer.weight.contiguous().clone() for name, layer in layers.items()}
         self._unreached = {name: _zero(statistics[name]) for name in layers}
@@ -70,7 +74,9 @@ class PrunedWeights:
         """
         self._take_turn()
         self._mask(expression)
-        if self._grams is not None:
+        if self._grams is not None and self._quick is not None:
+            self._quick.apply(self._layers, self._dense, self._grams)
+        elif self._grams is not None:
             for name, layer in self._layers.items():
                 weight, budgets = layer.weight, budgets_of(self._sparsity)
                 found = refit_weights(

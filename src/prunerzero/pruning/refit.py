@@ -29,8 +29,9 @@ class Refit:
     Attributes:
         update: what becomes of the weights that stay.
         refine: whether the weights that stay are chosen again.
-        solver_steps: after so many steps of conjugate gradients the weights are good enough; None
-            for as many as are needed to be exact. With ``refine`` they are exact in any case.
+        solver_steps: candidates of a search are judged after so many steps of conjugate gradients
+            (``quick_refit``); None for as many as are needed to be exact. With ``refine`` they are
+            exact in any case.
     """
 
     update: Update = "none"
@@ -109,7 +110,7 @@ def refit_weights(
         mask, values = refined(problem, mask, budgets)
     if refit.update == "none":
         return dense.masked_fill(mask, 0)
-    values = solve(problem, mask, steps=refit.solver_steps) if values is None else values
+    values = solve(problem, mask) if values is None else values
     found = problem.weights(values, dense.float(), mask)
     return found.to(stored or dense.dtype).to(dense.dtype)
 

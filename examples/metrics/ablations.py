@@ -1,0 +1,212 @@
+"""What each part of a search buys, at equal evaluations: means and 95 % intervals over seeds.
+
+    python -m examples.metrics.ablations --output ablations.json --jobs 16 --evaluations 300
+
+On the bundled model, each search from scratch unless its arm says otherwise, judged on test text
+that it has not read. An interval is Student's, of the mean over the seeds.
+
+- ``from the known metrics``: the population begins with the catalog.
+- ``without simplification``: neither Opposing Operation Simplification nor the canonical form.
+- ``... nor recognition``: besides, a metric that ranks as one before it is measured again.
+- ``update in the loop``: candidates are judged after least squares. Its rows and those of ``update
+  left out`` are measured after least squares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import log, sqrt
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+from unittest.mock import patch
+
+import prunerzero
+from examples.metrics.pool import Task, read, run_all
+from prunerzero import Setup
+from prunerzero.evolution import breeding
+from prunerzero.metrics import Expression
+
+COMPETITIONS = {"rows": ("0.5", "row"), "model": ("0.5", "model"), "2:4": ("2:4", "row")}
+WINDOWS = {
+    "num_calibration_samples": 32,
+    "num_validation_samples": 32,
+    "num_test_samples": 64,
+}
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
+"""The 97.5 % point of Student's distribution for so many seeds."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to search.
+
+    Attributes:
+        options: of the search.
+        under: the update that the result is measured after.
+        simplified, recognised: as the module's description says.
+    """
+
+    options: dict[str, Any]
+    under: str = "none"
+    simplified: bool = True
+    recognised: bool = True
+
+
+ARMS = {
+    "from scratch": Arm({}),
+    "from scratch, extended operators": Arm({"operators": "extended"}),
+    "from the known metrics": Arm({"seed_metrics": "catalog"}),
+    "from the known metrics, extended operators": Arm(
+        {"seed_metrics": "catalog", "operators": "extended"}
+    ),
+    "without simplification": Arm({}, simplified=False),
+    "without simplification nor recognition": Arm({}, simplified=False, recognised=False),
+    "random trees": Arm({"strategy": "random"}),
+    "update left out": Arm(
+        {"operators": "extended", "seed_metrics": "catalog"}, under="least-squares"
+    ),
+    "update in the loop": Arm(
+        {"operators": "extended", "seed_metrics": "catalog", "update": "least-squares"},
+        under="least-squares",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search and what its result is worth."""
+
+    arm: str
+    competition: str
+    seed: int
+    evaluations: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.competition} | {self.arm} | {self.seed}"
+
+    def run(self, device: str) -> Any:
+        arm = ARMS[self.arm]
+        sparsity, group = COMPETITIONS[self.competition]
+        folder = self.folder / self.name.replace(" | ", "_").replace(":", "of").replace(" ", "-")
+        setup = Setup(model="bundled", device=device, dtype="float32", **WINDOWS)
+        with changed(arm):
+            found = prunerzero.search(
+                setup,
+                sparsity,
+                folder,
+                group=group,
+                seed=self.seed,
+                evaluations=self.evaluations,
+                **arm.options,
+            )
+        metric = found.finalists[0]["metric"]
+        compared = prunerzero.compare(
+            setup, [metric], sparsity, parts=("validation", "test"), group=group, update=arm.under
+        )
+        figures = {
+            part: next(v for k, v in of.items() if k != "dense") / of["dense"]
+            for part, of in compared.perplexity.items()
+        }
+        return {
+            "metric": metric,
+            "size": Expression.parse(metric).size,
+            "ratio": figures,
+            "evaluations": found.evaluations,
+            "duplicates skipped": found.duplicates_skipped,
+            "seconds": found.seconds,
+        }
+
+
+class changed:
+    """What an arm leaves out is left out inside this context."""
+
+    def __init__(self, arm: Arm) -> None:
+        self._patches = []
+        if not arm.simplified:
+            self._patches += [
+                patch.object(breeding, "canonical", lambda tree, group: tree),
+                patch.object(breeding, "remove_opposing", lambda tree: tree),
+            ]
+        if not arm.recognised:
+            rank_on = breeding.rank_on
+            self._patches.append(
+                patch.object(
+                    breeding,
+                    "rank_on",
+                    lambda tree, samples: replace(rank_on(tree, samples), key=str(tree)),
+                )
+            )
+
+    def __enter__(self) -> None:
+        for one in self._patches:
+            one.start()
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._patches:
+            one.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/prunerzero-ablations"))
+    parser.add_argument("--jobs", type=int, default=2, help="at once")
+    parser.add_argument("--evaluations", type=int, default=300, help="of each search")
+    parser.add_argument("--seeds", type=int, default=3, help="so many")
+    parser.add_argument("--competitions", nargs="+", default=["rows", "2:4"])
+    parser.add_argument("--arms", nargs="+", default=[*ARMS])
+    options = parser.parse_args()
+    results = read(options.output)
+    shutil.rmtree(options.work, ignore_errors=True)
+    options.work.mkdir(parents=True)
+    run_all([*runs(options)], options.jobs, results, options.output)
+    print(table(results))
+
+
+def runs(options: argparse.Namespace) -> Iterator[Task]:
+    """Seed by seed, so that what is there when time runs out compares."""
+    for seed in range(options.seeds):
+        for competition in options.competitions:
+            for arm in options.arms:
+                yield Run(arm, competition, seed, options.evaluations, options.work)
+
+
+def table(results: dict[str, Any]) -> str:
+    """How much worse than the dense model, in percent of perplexity, for each arm."""
+    lines = [
+        "| competition | arm | seeds | test, over dense | validation | size | duplicates skipped |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    grouped: dict[tuple[str, str], list[Any]] = {}
+    for name, one in results.items():
+        competition, arm, _ = name.split(" | ")
+        grouped.setdefault((competition, arm), []).append(one)
+    for (competition, arm), ones in grouped.items():
+        figures = " | ".join(
+            interval([log(one["ratio"][part]) for one in ones]) for part in ("test", "validation")
+        )
+        size, skipped = (fmean(one[key] for one in ones) for key in ("size", "duplicates skipped"))
+        lines.append(
+            f"| {competition} | {arm} | {len(ones)} | {figures} | {size:.0f} | {skipped:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def interval(logs: list[float]) -> str:
+    """The mean of some ln(perplexity / dense perplexity) with its interval."""
+    if len(logs) < 2:
+        return f"{fmean(logs):.4f}"
+    half = STUDENT[len(logs)] * stdev(logs) / sqrt(len(logs))
+    return f"{fmean(logs):.4f} ± {half:.4f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The refit that candidates of a search are judged after: a few steps, many layers at once.
+
+A search refits every layer of a model for every candidate, and needs to know only which candidate
+is better. So it stops after some steps of conjugate gradients, multiplies in TF32 on a GPU, and
+never waits for the GPU. Rows of layers that read the same are one problem, and problems of one
+shape are solved together: a small model is otherwise bound by the launching of kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.gram import DAMPING, Grams
+
+_TOGETHER = {"cpu": 1 << 20, "cuda": 1 << 27}
+"""Weights that are solved together at most: more do not fit in a CPU's cache, or take too much of a
+GPU's memory, of which each takes about 30 bytes."""
+
+Problem = tuple[str, ...]
+"""Names of layers that read the same, whose rows share a Gram matrix."""
+
+
+@dataclass(frozen=True)
+class QuickRefit:
+    """Refits the weights that stay of all layers.
+
+    Attributes:
+        batches: problems of one shape that are solved together.
+        steps: of conjugate gradients.
+        damping: share of each diagonal entry of a Gram matrix that is added to it.
+    """
+
+    batches: tuple[tuple[Problem, ...], ...]
+    steps: int
+    damping: float = DAMPING
+
+    @classmethod
+    def of(cls, layers: Mapping[str, Matrix], grams: Grams, steps: int) -> QuickRefit:
+        """Group the layers; those in a row that share one Gram matrix are one problem."""
+        problems: list[list[str]] = []
+        for name in layers:
+            if problems and grams[name] is grams[problems[-1][-1]]:
+                problems[-1].append(name)
+            else:
+                problems.append([name])
+        return cls(tuple(_batches(layers, problems)), steps)
+
+    @torch.no_grad()
+    def apply(
+        self, layers: Mapping[str, Matrix], dense: Mapping[str, Tensor], grams: Grams
+    ) -> None:
+        """Refit in place the weights of pruned layers.
+
+        Args:
+            layers: the matrices, zero where pruned.
+            dense: dense weights [out, in] of each.
+            grams: Gram matrix [in, in] of each layer's inputs.
+        """
+        for batch in self.batches:
+            matrix, norms = _scaled(torch.stack([grams[p[0]] for p in batch]), self.damping)
+            masked = torch.stack([torch.cat([layers[n].weight for n in p]) for p in batch]) == 0
+            target = torch.stack([torch.cat([dense[n] for n in p]) for p in batch]).float()
+            found = _solve(target * norms, matrix, ~masked, self.steps)
+            # weights of an input that is never active, and rows that lose none, stay what they are
+            changes = (norms > 0) & masked.any(2, keepdim=True)
+            found = torch.where(changes, found / norms, target).masked_fill_(masked, 0)
+            for problem, weights in zip(batch, found, strict=True):
+                rows = [len(layers[name].weight) for name in problem]
+                for name, own in zip(problem, weights.split(rows), strict=True):
+                    layers[name].weight.copy_(own)
+
+
+def _batches(
+    layers: Mapping[str, Matrix], problems: Sequence[Sequence[str]]
+) -> Iterator[tuple[Problem, ...]]:
+    alike: dict[tuple[int, int, torch.dtype, torch.device], list[Problem]] = {}
+    for problem in problems:
+        weights = [layers[name].weight for name in problem]
+        shape = sum(map(len, weights)), weights[0].shape[1]
+        key = (*shape, weights[0].dtype, weights[0].device)
+        alike.setdefault(key, []).append(tuple(problem))
+    for (rows, width, _, device), found in alike.items():
+        most = max(1, _TOGETHER.get(device.type, 1) // max(1, rows * width))
+        for first in range(0, len(found), most):
+            yield tuple(found[first : first + most])
+
+
+def _scaled(grams: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Damped matrices [n, in, in] with diagonals of one, and the norms [n, 1, in] that they were
+    divided by, as ``least_squares.Scaled`` has them."""
+    norms = grams.diagonal(dim1=1, dim2=2).clamp(min=0).mul(1 + damping).sqrt()
+    divisor = torch.where(norms > 0, norms, 1.0)
+    matrix = grams / divisor[:, None, :] / divisor[:, :, None]
+    matrix = (matrix + matrix.mT).div_(2)
+    matrix.diagonal(dim1=1, dim2=2).fill_(1)
+    norms = norms / divisor.amax(1, keepdim=True)
+    return matrix, norms[:, None, :]
+
+
+def _solve(target: Tensor, matrix: Tensor, kept: Tensor, steps: int) -> Tensor:
+    """Scaled weights [n, rows, in] after so many steps from the dense ones, zero where not kept."""
+    with _quick_products():
+        values = torch.where(kept, target, 0.0)
+        residual = ((target - values) @ matrix).mul_(kept)
+        left = residual.square().sum(2, keepdim=True)
+        direction = residual.clone()
+        for _ in range(steps):
+            moved = (direction @ matrix).mul_(kept)
+            length = left / (direction * moved).sum(2, keepdim=True).clamp_(min=1e-38)
+            values.addcmul_(direction, length)
+            residual.addcmul_(moved, length, value=-1)
+            now = residual.square().sum(2, keepdim=True)
+            direction.mul_(now / left.clamp(min=1e-38)).add_(residual)
+            left = now
+    return values
+
+
+@contextmanager
+def _quick_products() -> Iterator[None]:
+    """Products of a GPU in TF32: their errors are far below what tells candidates apart."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
