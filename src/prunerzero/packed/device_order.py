@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from prunerzero.packed.layout import (
-    PADDING,
     PackedMatrix,
     ValueType,
     expand_rows,
@@ -66,21 +65,21 @@ class DeviceMatrix:
         return sum(part.nbytes for part in parts if part is not None)
 
 
-def can_arrange(kind: ValueType) -> bool:
+def has_order(kind: ValueType) -> bool:
     """Whether there is an order for these values; there is none for those of 4 bits."""
     return not kind.halves
 
 
 def to_device_order(matrix: PackedMatrix) -> DeviceMatrix:
     """The same weights in the order that suits them, on the device that they are on."""
-    numbers = _numbers(matrix)
-    fits = is_two_four(numbers)
-    kind = matrix.kind
-    made = arrange_two_four(numbers) if fits else None
-    offsets, longest = None, 0
-    if made is None:
-        made, offsets, longest = arrange_streams(numbers)
-    return DeviceMatrix(matrix.rows, matrix.columns, kind, made, offsets, longest, matrix.scales)
+    kind, scales = matrix.kind, matrix.scales
+    dense = expand_rows(replace(matrix, scales=None), 0, groups_of(matrix.rows), kind.dtype)
+    numbers = dense.view(kind.storage)
+    shape = matrix.rows, matrix.columns
+    if is_two_four(numbers):
+        return DeviceMatrix(*shape, kind, arrange_two_four(numbers), None, 0, scales)
+    weights, offsets, longest = arrange_streams(numbers)
+    return DeviceMatrix(*shape, kind, weights, offsets, longest, scales)
 
 
 def from_device_order(matrix: DeviceMatrix) -> PackedMatrix:
@@ -90,18 +89,18 @@ def from_device_order(matrix: DeviceMatrix) -> PackedMatrix:
 
 def numbers_of(matrix: DeviceMatrix) -> Tensor:
     """The integers, rows × columns, that stand for the weights."""
-    shape = matrix.rows, matrix.columns
+    shape, storage = (matrix.rows, matrix.columns), matrix.kind.storage
     if matrix.offsets is None:
-        return restore_two_four(matrix.weights, shape, matrix.kind.storage)
-    return restore_streams(matrix.weights, matrix.offsets, shape, matrix.kind.storage)
+        return restore_two_four(matrix.weights, shape, storage)
+    return restore_streams(matrix.weights, matrix.offsets, shape, storage)
 
 
-def _numbers(matrix: PackedMatrix) -> Tensor:
-    kind = matrix.kind
-    bare = replace(matrix, scales=None)
-    if kind.scaled:
-        return expand_rows(bare, 0, groups_of(matrix.rows), kind.dtype)
-    return expand_rows(bare, 0, groups_of(matrix.rows), kind.dtype).view(kind.storage)
+def dense_of(matrix: DeviceMatrix, dtype: torch.dtype) -> Tensor:
+    """The weights, rows × columns; those of 16 bits in their own ``dtype`` bit for bit."""
+    values = numbers_of(matrix).view(matrix.kind.dtype)
+    if matrix.scales is None:
+        return values.to(dtype)
+    return (values.float() * matrix.scales[:, None]).to(dtype)
 
 
 # Two of four

@@ -1,303 +1,330 @@
-"""Products with packed weights on an NVIDIA GPU: kernels compiled by NVRTC, launched by the driver.
+"""Products with packed weights on an NVIDIA GPU: kernels for a few inputs, expansion for many.
 
-Both come with torch: NVRTC, and ``cuda-bindings``, NVIDIA's Python interface to it. So nothing is
-compiled on the user's machine before it is needed, and then in seconds, without a compiler. A
-kernel is trusted once it has given what plain torch gives on small matrices, in each process and
-on each device; where it does not, or cannot be compiled, weights stay in the file's order and are
-expanded by plain torch.
+Weights lie there in an order of their own (``device_order``). Up to 16 input vectors are multiplied
+by kernels that read the packed values; for more, and for inputs of other dtypes, a kernel expands
+the matrix and torch multiplies. In each process, on each card, the kernels are compared with plain
+torch on small matrices before any weight is put into their order; where they cannot be compiled, or
+differ, weights stay in the file's order and plain torch expands them.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
+import os
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
-from prunerzero.errors import first_line
+from prunerzero.packed import nvrtc
 from prunerzero.packed.device_order import (
     BAND,
     CHUNK,
     TILE,
     UNIT,
     DeviceMatrix,
+    dense_of,
+    has_order,
     numbers_of,
     to_device_order,
 )
-from prunerzero.packed.layout import VALUE_TYPES, pack_matrix
+from prunerzero.packed.layout import VALUE_TYPES, PackedMatrix, ValueType, pack_matrix
+from prunerzero.packed.nvrtc import Card, GPUError, Launch, card_of
 from prunerzero.packed.plain import FEW
 
-SOURCES = Path(__file__).with_name("cuda")
+VARIABLE = "PRUNERZERO_KERNEL"
+"""The environment variable that asks for plain torch, where it is ``torch``."""
 OLDEST = (8, 0)
 """The first cards with sparse tensor cores: Ampere."""
-CLUSTERS = (9, 0)
-"""The first with clusters of blocks, and with kernels that begin before the last one ends."""
-_KINDS = {torch.bfloat16: 0, torch.float16: 1}
-"""Of inputs, as ``Kind`` in ``cuda/common.cuh`` numbers them."""
+_INPUTS = {torch.bfloat16: 0, torch.float16: 1}
+"""Dtypes of inputs for which there are kernels, as ``Kind`` in ``cuda/common.cuh`` has them."""
+_NAMES = tuple(VALUE_TYPES)
 
 
-class GPUError(Exception):
-    """Why there are no kernels, in words that end a sentence."""
+def arrange(matrix: PackedMatrix, dtype: torch.dtype) -> DeviceMatrix | None:
+    """The matrix in an order of the GPU that it is on; None where it has no kernels for it.
+
+    Args:
+        matrix: in the order of the file.
+        dtype: of the inputs to come. Others are taken, and may be slower.
+    """
+    device = matrix.mask.device
+    if device.type != "cuda" or not has_order(matrix.kind):
+        return None
+    if not trusted(device.index, matrix.kind.name, _dtype_of(matrix.kind, dtype)):
+        return None
+    arranged = to_device_order(matrix)
+    torch.cuda.synchronize(device)  # kernels read weights before earlier ones have ended
+    return arranged
 
 
-@dataclass(frozen=True)
-class Shape:
-    """How a product is cut into blocks."""
-
-    name: str
-    """Of the kernel, with its template's arguments."""
-    grid: int
-    cluster: int
-    threads: int
-    shared: int
-    """Bytes of shared memory."""
-    segment: int = 0
-    """``two_four``: units whose inputs are staged at once."""
+def _dtype_of(kind: ValueType, wanted: torch.dtype) -> torch.dtype:
+    """The dtype of inputs that kernels take with these values, ``wanted`` if there is a choice."""
+    if not kind.scaled:
+        return kind.dtype
+    return wanted if wanted in _INPUTS else torch.bfloat16
 
 
-# Which kernel, and how it is cut
+# Whether the kernels are to be used
 
 
-def two_four_shape(
-    matrix: DeviceMatrix, kind: int, batch: int, device: DeviceFacts, tune: Tuning | None = None
-) -> Shape:
-    integers = matrix.kind.scaled
-    tune = tune or two_four_tuning(matrix, batch, device)
-    tall, warps, ahead = tune.tall, tune.warps, tune.ahead
-    wide = 1 if batch <= 8 else 2
-    units = -(-matrix.columns // UNIT)
-    cluster = min(tune.cluster, units) if device.clusters else 1
-    blocks = -(-matrix.rows // (TILE * tall))
-    sums = warps * batch * TILE * tall * 4
-    of_unit = 2 * batch * 64
-    room = (device.shared - sums) // of_unit
-    turn = warps * ahead
-    mine = -(-units // cluster)
-    segment = mine if mine <= room else max(room // turn, 1) * turn
-    segment = -(-segment // turn) * turn
-    shared = sums + min(segment, mine) * of_unit
-    name = f"two_four<{kind},{_bool(integers)},{tall},{wide},{warps},{ahead}>"
-    return Shape(name, blocks * cluster, cluster, warps * 32, shared, segment)
+@cache
+def trusted(index: int, values: str, dtype: torch.dtype) -> bool:
+    """Whether the kernels for these values and inputs give on this card what plain torch gives.
+
+    Where they do not, the reason is told once.
+    """
+    if os.environ.get(VARIABLE) == "torch" or torch.version.cuda is None:
+        return False
+    try:
+        card = card_of(index)
+        if card.capability < OLDEST:
+            raise GPUError("they need an NVIDIA card of the Ampere generation or later")
+        with torch.cuda.device(index), torch.inference_mode():
+            wrong = _differences(card, VALUE_TYPES[values], dtype)
+        if wrong:
+            raise GPUError(f"they give other results than plain torch ({wrong})")
+    except (GPUError, RuntimeError) as error:
+        logging.getLogger("prunerzero").warning(
+            "packed %s weights are multiplied by plain torch on this GPU, which is slower, because "
+            "its kernels cannot be used: %s",
+            values,
+            error,
+        )
+        return False
+    return True
+
+
+def _differences(card: Card, kind: ValueType, dtype: torch.dtype) -> str:
+    """Which kernels differ from plain torch on small matrices of each order; none: empty."""
+    random = torch.Generator().manual_seed(0)
+    for pattern in ("2:4", "any"):
+        weight = torch.randn(200, 1300, generator=random)
+        if pattern == "2:4":
+            order = torch.rand(200, 325, 4, generator=random).argsort(dim=2)
+            weight[(order < 2).flatten(1)] = 0
+        else:
+            weight[torch.rand(weight.shape, generator=random) < 0.5] = 0
+        packed = pack_matrix(weight.to(f"cuda:{card.index}"), kind)
+        matrix = to_device_order(packed)
+        torch.cuda.synchronize()
+        values = numbers_of(matrix).view(kind.dtype)
+        if not torch.equal(expand(matrix, dtype).float(), values.float()):
+            return f"expanding {pattern}"
+        exact = dense_of(matrix, torch.float32).double()
+        for count in (1, 8, 9, FEW):
+            inputs = torch.randn(count, 1300, generator=random).to(exact.device, dtype)
+            bias = torch.randn(200, generator=random).to(exact.device, dtype)
+            expected = linear(inputs.double(), exact, bias.double())
+            error = (multiply(inputs, matrix, bias).double() - expected).abs()
+            allowed = linear(inputs.double().abs(), exact.abs(), bias.double().abs()) * 2**-18
+            allowed += expected.abs() * torch.finfo(dtype).eps
+            if not bool((error <= allowed).all()):
+                return f"{pattern}, {count} inputs"
+    return ""
+
+
+# The operator
+
+_operators = torch.library.Library("prunerzero", "FRAGMENT")
+_operators.define(
+    "packed_product_arranged(Tensor inputs, Tensor weights, Tensor? offsets, Tensor? scales, "
+    "Tensor? bias, int rows, int type, int longest) -> Tensor"
+)
+
+
+def product(inputs: Tensor, matrix: DeviceMatrix, bias: Tensor | None) -> Tensor:
+    """``inputs`` (any number × columns) times the transpose of ``matrix``, plus ``bias``."""
+    return torch.ops.prunerzero.packed_product_arranged(  # type: ignore[no-any-return]
+        inputs,
+        matrix.weights,
+        matrix.offsets,
+        matrix.scales,
+        bias,
+        matrix.rows,
+        _NAMES.index(matrix.kind.name),
+        matrix.longest,
+    )
+
+
+def _operator(
+    inputs: Tensor,
+    weights: Tensor,
+    offsets: Tensor | None,
+    scales: Tensor | None,
+    bias: Tensor | None,
+    rows: int,
+    type: int,
+    longest: int,
+) -> Tensor:
+    kind = VALUE_TYPES[_NAMES[type]]
+    matrix = DeviceMatrix(rows, inputs.shape[1], kind, weights, offsets, longest, scales)
+    if inputs.shape[0] <= FEW and _has_kernel(inputs, kind):
+        return multiply(inputs, matrix, bias)
+    return dense_product(inputs, matrix, bias)
+
+
+def _fake(
+    inputs: Tensor,
+    weights: Tensor,
+    offsets: Tensor | None,
+    scales: Tensor | None,
+    bias: Tensor | None,
+    rows: int,
+    type: int,
+    longest: int,
+) -> Tensor:
+    return inputs.new_empty(inputs.shape[0], rows)
+
+
+_operators.impl("packed_product_arranged", _operator, "CompositeExplicitAutograd")
+torch.library.register_fake("prunerzero::packed_product_arranged", _fake)
+
+
+def _has_kernel(inputs: Tensor, kind: ValueType) -> bool:
+    return (
+        inputs.is_cuda
+        and inputs.dtype in _INPUTS
+        and inputs.dtype == _dtype_of(kind, inputs.dtype)
+        and trusted(inputs.device.index, kind.name, inputs.dtype)
+    )
+
+
+def dense_product(inputs: Tensor, matrix: DeviceMatrix, bias: Tensor | None) -> Tensor:
+    """The product with the matrix expanded: what ``plain_product`` computes of many inputs."""
+    kind = matrix.kind
+    if inputs.dtype == torch.float64:
+        return linear(inputs, dense_of(matrix, torch.float64), bias)
+    if kind.scaled:  # bfloat16 holds every int8; float16 does too, but not their products
+        dtype = inputs.dtype if inputs.dtype == torch.bfloat16 else torch.float32
+    else:
+        dtype = inputs.dtype if inputs.dtype == kind.dtype else torch.float32
+    weights = expanded(matrix, dtype)
+    if matrix.scales is None:
+        result = linear(inputs.to(dtype), weights, None if bias is None else bias.to(dtype))
+        return result.to(inputs.dtype)
+    scaled = linear(inputs.to(dtype), weights) * matrix.scales
+    return (scaled if bias is None else scaled + bias).to(inputs.dtype)
+
+
+def expanded(matrix: DeviceMatrix, dtype: torch.dtype) -> Tensor:
+    """The dense matrix without its scales, rows × columns."""
+    kind, device = matrix.kind, matrix.weights.device
+    own = _dtype_of(kind, dtype)
+    if device.type == "cuda" and trusted(device.index, kind.name, own):
+        return expand(matrix, own).to(dtype)
+    return numbers_of(matrix).view(kind.dtype).to(dtype)
+
+
+# The kernels
 
 
 @dataclass(frozen=True)
 class Tuning:
+    """How a product is cut; what is fastest depends on the card alone."""
+
     tall: int = 1
+    """``two_four``: tiles of 16 rows that a block computes."""
     warps: int = 8
+    """``two_four``: of a block."""
     ahead: int = 4
-    cluster: int = 1
+    """``two_four``: units that a warp loads before it needs them."""
     side: int = 2
-
-
-def two_four_tuning(matrix: DeviceMatrix, batch: int, device: DeviceFacts) -> Tuning:
-    return Tuning()
-
-
-def streams_shape(
-    matrix: DeviceMatrix, kind: int, batch: int, device: DeviceFacts, tune: Tuning | None = None
-) -> Shape:
-    integers = matrix.kind.scaled
-    tune = tune or Tuning(side=4 if integers else 2, cluster=8)
-    lines = 128 if integers else 64
-    jobs = BAND // lines
-    side = tune.side
-    chunks = -(-matrix.columns // CHUNK)
-    cluster = min(tune.cluster, -(-chunks // side)) if device.clusters else 1
-    longest = (matrix.longest + 3) // 4 * 4
-
-    def bytes_of(side: int) -> int:
-        sums = side * batch * BAND * 4
-        staged = side * (CHUNK // 32) * batch * 64
-        return sums + staged + side * jobs * (lines * 64 + longest * 128)
-
-    wide = 1 if batch <= 8 else 2
-    while side > 1 and bytes_of(side) > device.shared:
-        side //= 2
-    name = f"streams<{kind},{_bool(integers)},{wide},{side}>"
-    blocks = -(-matrix.rows // BAND) * cluster
-    return Shape(name, blocks, cluster, side * jobs * 32, bytes_of(side))
-
-
-def _bool(value: bool) -> str:
-    return "true" if value else "false"
-
-
-# The compiler and the driver
-
-
-@dataclass(frozen=True)
-class DeviceFacts:
-    index: int
-    capability: tuple[int, int]
-    shared: int
-    """Bytes of shared memory that a block can have."""
-
-    @property
-    def clusters(self) -> bool:
-        return self.capability >= CLUSTERS
-
-
-@lru_cache
-def facts_of_device(index: int) -> DeviceFacts:
-    properties = torch.cuda.get_device_properties(index)
-    return DeviceFacts(
-        index, (properties.major, properties.minor), properties.shared_memory_per_block_optin
-    )
-
-
-class Kernels:
-    """The kernels of one device, each compiled when it is first asked for."""
-
-    def __init__(self, device: DeviceFacts) -> None:
-        self.device = device
-        self._functions: dict[str, Any] = {}
-        self._shared: dict[str, int] = {}
-
-    def function(self, name: str, shared: int) -> Any:
-        """The kernel of that name, which may take ``shared`` bytes of shared memory."""
-        from cuda.bindings import driver
-
-        if name not in self._functions:
-            cubin, lowered = compile_kernel(name, self.device.capability)
-            module = _done(driver.cuModuleLoadData(cubin))
-            self._functions[name] = _done(driver.cuModuleGetFunction(module, lowered))
-        function = self._functions[name]
-        if shared > self._shared.get(name, 0):
-            _done(
-                driver.cuFuncSetAttribute(
-                    function,
-                    driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                    shared,
-                )
-            )
-            self._shared[name] = shared
-        return function
-
-    def launch(self, shape: Shape, arguments: list[tuple[Any, Any]], early: bool = True) -> None:
-        """Launch on torch's current stream. ``early``: it may begin before the last has ended."""
-        from cuda.bindings import driver
-
-        function = self.function(shape.name, shape.shared)
-        config = driver.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = shape.grid, 1, 1
-        config.blockDimX, config.blockDimY, config.blockDimZ = shape.threads, 1, 1
-        config.sharedMemBytes = shape.shared
-        config.hStream = torch.cuda.current_stream(self.device.index).cuda_stream
-        attributes = []
-        if shape.cluster > 1:
-            cluster = driver.CUlaunchAttribute()
-            cluster.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
-            cluster.value.clusterDim.x = shape.cluster
-            cluster.value.clusterDim.y = cluster.value.clusterDim.z = 1
-            attributes.append(cluster)
-        if early and self.device.clusters:
-            overlap = driver.CUlaunchAttribute()
-            overlap.id = (
-                driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-            )
-            overlap.value.programmaticStreamSerializationAllowed = 1
-            attributes.append(overlap)
-        config.attrs, config.numAttrs = attributes, len(attributes)
-        values, types = zip(*arguments, strict=True)
-        _done(driver.cuLaunchKernelEx(config, function, (values, types), 0))
-
-
-def compile_kernel(name: str, capability: tuple[int, int]) -> tuple[bytes, bytes]:
-    """The machine code of a kernel, and the name that it has in it. Raises GPUError."""
-    try:
-        from cuda.bindings import nvrtc
-    except ImportError as error:
-        raise GPUError(f"cuda-bindings cannot be imported: {first_line(error)}") from error
-    source = "".join(
-        (SOURCES / file).read_text() for file in ("common.cuh", f"{name.split('<')[0].removesuffix('_dense')}.cu")
-    )
-    program = _done(nvrtc.nvrtcCreateProgram(source.encode(), b"packed.cu", 0, [], []))
-    _done(nvrtc.nvrtcAddNameExpression(program, name.encode()))
-    options = [f"--gpu-architecture=sm_{capability[0]}{capability[1]}".encode(), b"--std=c++17"]
-    result = nvrtc.nvrtcCompileProgram(program, len(options), options)
-    if result[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        size = _done(nvrtc.nvrtcGetProgramLogSize(program))
-        log = b" " * size
-        _done(nvrtc.nvrtcGetProgramLog(program, log))
-        raise GPUError(f"NVRTC does not compile {name}: {log.decode(errors='replace').strip()}")
-    lowered = bytes(_done(nvrtc.nvrtcGetLoweredName(program, name.encode())))
-    size = _done(nvrtc.nvrtcGetCUBINSize(program))
-    cubin = b" " * size
-    _done(nvrtc.nvrtcGetCUBIN(program, cubin))
-    _done(nvrtc.nvrtcDestroyProgram(program))
-    return cubin, lowered
-
-
-def _done(result: tuple[Any, ...]) -> Any:
-    """What a call of NVIDIA's interface returned. Raises GPUError where it failed."""
-    status, *values = result
-    if int(status) != 0:
-        raise GPUError(f"CUDA answered {status.name}")
-    return values[0] if len(values) == 1 else tuple(values)
-
-
-@lru_cache
-def kernels_of(index: int) -> Kernels:
-    return Kernels(facts_of_device(index))
-
-
-# Products
+    """``streams``: jobs of 256 inputs that a block computes at once."""
+    cluster: int = 8
+    """Blocks that divide the inputs among them, at most."""
 
 
 def multiply(
-    inputs: Tensor,
-    matrix: DeviceMatrix,
-    bias: Tensor | None,
-    tune: Tuning | None = None,
-    early: bool = True,
+    inputs: Tensor, matrix: DeviceMatrix, bias: Tensor | None, tuning: Tuning | None = None
 ) -> Tensor:
-    """``inputs`` (up to ``FEW`` × columns) times the transpose of ``matrix``, plus ``bias``."""
-    kernels = kernels_of(inputs.device.index)
+    """The product by a kernel, of up to ``FEW`` contiguous inputs of a dtype that it takes."""
     batch = inputs.shape[0]
     output = inputs.new_empty(batch, matrix.rows)
-    if batch == 0:
+    if not batch:
         return output
-    kind = _KINDS[inputs.dtype]
-    sizes = [matrix.rows, matrix.columns, batch]
+    card, kind = card_of(inputs.device.index), _INPUTS[inputs.dtype]
+    sizes = matrix.rows, matrix.columns, batch
+    parts = inputs, matrix.scales, bias, output
     if matrix.offsets is None:
-        shape = two_four_shape(matrix, kind, batch, kernels.device, tune)
-        tensors = [matrix.weights, inputs, matrix.scales, bias, output]
-        sizes.append(shape.segment)
+        how, segment = _two_four(card, matrix, kind, batch, tuning)
+        nvrtc.launch(card, how, matrix.weights, *parts, *sizes, segment)
     else:
-        shape = streams_shape(matrix, kind, batch, kernels.device, tune)
-        tensors = [matrix.weights, matrix.offsets, inputs, matrix.scales, bias, output]
-        sizes.append((matrix.longest + 3) // 4 * 4)
-    kernels.launch(shape, _pointers(*tensors) + _integers(*sizes), early)
+        how = _streams(card, matrix, kind, batch, tuning)
+        nvrtc.launch(card, how, matrix.weights, matrix.offsets, *parts, *sizes, _words(matrix))
     return output
 
 
 def expand(matrix: DeviceMatrix, dtype: torch.dtype) -> Tensor:
-    """The dense matrix, without scales, in bfloat16 or float16."""
-    device = matrix.weights.device
-    kernels = kernels_of(device.index)
-    dense = torch.empty(matrix.rows, matrix.columns, dtype=dtype, device=device)
-    what = f"<{_KINDS[dtype]},{_bool(matrix.kind.scaled)}>"
+    """The dense matrix by a kernel, without its scales; ``dtype`` is one that kernels take."""
+    dense = torch.empty(matrix.rows, matrix.columns, dtype=dtype, device=matrix.weights.device)
+    card = card_of(dense.device.index)
+    arguments = f"<{_INPUTS[dtype]},{_flag(matrix)}>"
+    sizes = matrix.rows, matrix.columns
     if matrix.offsets is None:
-        warps = -(-matrix.rows // TILE) * -(-matrix.columns // UNIT)
-        shape = Shape(f"two_four_dense{what}", -(-warps // 4), 1, 128, 0)
-        tensors = [matrix.weights, dense]
+        units = -(-matrix.rows // TILE) * -(-matrix.columns // UNIT)
+        how = Launch(f"two_four_dense{arguments}", -(-units // 4), 128)
+        nvrtc.launch(card, how, matrix.weights, dense, *sizes)
     else:
-        lines = 128 if matrix.kind.scaled else 64
-        shared = lines * 64 + (matrix.longest + 3) // 4 * 4 * 128
-        shape = Shape(f"streams_dense{what}", len(matrix.offsets), 1, 32, shared)
-        tensors = [matrix.weights, matrix.offsets, dense]
-    kernels.launch(shape, _pointers(*tensors) + _integers(matrix.rows, matrix.columns), False)
+        shared = _lines(matrix) * 64 + _words(matrix) * 128
+        how = Launch(f"streams_dense{arguments}", len(matrix.offsets), 32, shared)
+        nvrtc.launch(card, how, matrix.weights, matrix.offsets, dense, *sizes)
     return dense
 
 
-def _pointers(*tensors: Tensor | None) -> list[tuple[Any, Any]]:
-    return [(0 if t is None else t.data_ptr(), ctypes.c_void_p) for t in tensors]
+def _two_four(
+    card: Card, matrix: DeviceMatrix, kind: int, batch: int, tuning: Tuning | None
+) -> tuple[Launch, int]:
+    """The launch, and units whose inputs are staged at once."""
+    tuning = tuning or Tuning()
+    tall, warps, ahead = tuning.tall, tuning.warps, tuning.ahead
+    units = -(-matrix.columns // UNIT)
+    cluster = min(tuning.cluster, units) if card.overlaps else 1
+    share = -(-units // cluster)
+    turn = warps * ahead
+    sums, of_unit = warps * batch * TILE * tall * 4, 2 * batch * 64
+    room = (card.shared - sums) // of_unit
+    segment = -(-share // turn) * turn if share <= room else room // turn * turn
+    name = f"two_four<{kind},{_flag(matrix)},{tall},{_wide(batch)},{warps},{ahead}>"
+    blocks = -(-matrix.rows // (TILE * tall)) * cluster
+    shared = sums + min(segment, share) * of_unit
+    return Launch(name, blocks, warps * 32, shared, cluster, True), segment
 
 
-def _integers(*numbers: int) -> list[tuple[Any, Any]]:
-    return [(number, ctypes.c_int) for number in numbers]
+def _streams(
+    card: Card, matrix: DeviceMatrix, kind: int, batch: int, tuning: Tuning | None
+) -> Launch:
+    tuning = tuning or Tuning(side=4 if matrix.kind.scaled else 2)
+    side, beside = tuning.side, BAND // _lines(matrix)
+
+    def shared(side: int) -> int:
+        of_inputs = batch * (BAND * 4 + CHUNK // 32 * 64)
+        return side * (of_inputs + beside * (_lines(matrix) * 64 + _words(matrix) * 128))
+
+    while side > 1 and shared(side) > card.shared:
+        side //= 2
+    chunks = -(-matrix.columns // CHUNK)
+    cluster = min(tuning.cluster, -(-chunks // side)) if card.overlaps else 1
+    name = f"streams<{kind},{_flag(matrix)},{_wide(batch)},{side}>"
+    blocks = -(-matrix.rows // BAND) * cluster
+    return Launch(name, blocks, side * beside * 32, shared(side), cluster, True)
+
+
+def _flag(matrix: DeviceMatrix) -> str:
+    return "true" if matrix.kind.scaled else "false"
+
+
+def _wide(batch: int) -> int:
+    return -(-batch // 8)
+
+
+def _lines(matrix: DeviceMatrix) -> int:
+    """Rows of a job."""
+    return 32 * 4 // matrix.kind.storage.itemsize
+
+
+def _words(matrix: DeviceMatrix) -> int:
+    """Words for which a job has room: copies are of four."""
+    return -(-matrix.longest // 4) * 4

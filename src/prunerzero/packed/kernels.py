@@ -7,6 +7,7 @@ CPU first needs one, brings kernels that take their place there:
 - ``prunerzero::packed_expand``: rows as a dense block, for prompts, which torch then multiplies.
 
 The environment variable ``PRUNERZERO_KERNEL`` names the path to use instead of the best one.
+Matrices in the order of a GPU are multiplied there, by what ``gpu`` has.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import torch
 from torch import Tensor
 
 from prunerzero.errors import InputError, first_line
+from prunerzero.packed import gpu
 from prunerzero.packed.build import BuildError, library
+from prunerzero.packed.device_order import DeviceMatrix, dense_of
 from prunerzero.packed.layout import ROWS, VALUE_TYPES, PackedMatrix, expand_rows, pack_matrix
 from prunerzero.packed.plain import FEW, blocks, dense_product, plain_product
 
@@ -44,7 +47,9 @@ _operators.define(
 )
 
 
-def product(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None = None) -> Tensor:
+def product(
+    inputs: Tensor, matrix: PackedMatrix | DeviceMatrix, bias: Tensor | None = None
+) -> Tensor:
     """``inputs`` (…, columns) times the transpose of ``matrix``, plus ``bias``.
 
     What ``torch.nn.functional.linear`` is for a dense weight. ``inputs`` are bfloat16, float16,
@@ -100,7 +105,9 @@ def use(name: str) -> None:
 # The product, of a few inputs and of many
 
 
-def _product(inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
+def _product(inputs: Tensor, matrix: PackedMatrix | DeviceMatrix, bias: Tensor | None) -> Tensor:
+    if isinstance(matrix, DeviceMatrix):
+        return gpu.product(inputs, matrix, bias)
     if inputs.dtype == torch.float64:
         return dense_product(inputs, matrix, bias, torch.float64)
     if _loaded is None and not torch.compiler.is_compiling():
@@ -153,7 +160,9 @@ class _Differentiable(torch.autograd.Function):
     """The product where gradients flow: the packed weights themselves have none."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, inputs: Tensor, matrix: PackedMatrix | DeviceMatrix, bias: Tensor | None
+    ) -> Tensor:
         ctx.matrix = matrix
         return _product(inputs, matrix, bias)
 
@@ -167,7 +176,9 @@ class _Differentiable(torch.autograd.Function):
         )
 
 
-def _product_back(gradient: Tensor, matrix: PackedMatrix) -> Tensor:
+def _product_back(gradient: Tensor, matrix: PackedMatrix | DeviceMatrix) -> Tensor:
+    if isinstance(matrix, DeviceMatrix):
+        return gradient @ dense_of(matrix, gradient.dtype)
     result = gradient.new_zeros(gradient.shape[0], matrix.columns)
     for first, last, rows in blocks(matrix):
         result += gradient[:, rows] @ expand_rows(matrix, first, last, gradient.dtype)

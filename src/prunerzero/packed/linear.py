@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunerzero.errors import ModelError
-from prunerzero.packed import kernels
+from prunerzero.packed import gpu, kernels
+from prunerzero.packed.device_order import DeviceMatrix, dense_of, from_device_order
 from prunerzero.packed.files import Facts
 from prunerzero.packed.layout import PackedMatrix, matrix_of, unpack_matrix
 
@@ -21,6 +24,9 @@ class PackedLinear(nn.Module):
     empty: it has the dtype and the device that the dense weight would have, and whoever takes it
     for a matrix gets an error about its shape. ``dense_weight`` expands it.
 
+    On a GPU with kernels for them, weights lie in the GPU's order: ``mask`` and ``values`` are then
+    None, and ``arranged`` has the matrix. Its state has the order of the file in any case.
+
     Args:
         facts: of the matrix; its buffers get their sizes from them.
         bias: of the layer, if it has one.
@@ -28,10 +34,12 @@ class PackedLinear(nn.Module):
         dense: the layer without weights that it stands for, which ``to_dense`` fills.
     """
 
-    mask: Tensor
-    values: Tensor
+    mask: Tensor | None
+    values: Tensor | None
     weight: Tensor
     scales: Tensor | None
+    device_weights: Tensor
+    device_offsets: Tensor
     bias: nn.Parameter | None
 
     def __init__(
@@ -50,6 +58,7 @@ class PackedLinear(nn.Module):
             self.register_buffer(name, torch.empty(form.shape, dtype=kind, device=device))
         if not facts.kind.scaled:
             self.register_buffer("scales", None)
+        self._longest: int | None = None  # of ``arranged``, where there is one
         self.register_parameter("bias", bias)
         self._dense = (dense,)  # in a tuple, so that it is no submodule
         self._checked: PackedMatrix | None = None
@@ -75,11 +84,16 @@ class PackedLinear(nn.Module):
 
     @property
     def matrix(self) -> PackedMatrix:
-        """The matrix, checked once for every tensor that comes into a buffer.
+        """The matrix in the order of the file, checked once for every tensor that comes into a
+        buffer; made anew each time where ``arranged`` has it.
 
         Raises:
             ModelError: the buffers do not belong together.
         """
+        arranged = self.arranged
+        if arranged is not None:
+            return from_device_order(arranged)
+        assert self.mask is not None and self.values is not None
         known = self._checked
         if (
             known is None
@@ -94,13 +108,64 @@ class PackedLinear(nn.Module):
             self._checked = known
         return known
 
+    @property
+    def arranged(self) -> DeviceMatrix | None:
+        """The matrix in the order of a GPU, where it lies there in that."""
+        if self._longest is None:
+            return None
+        facts = self.facts
+        return DeviceMatrix(
+            facts.rows,
+            facts.columns,
+            facts.kind,
+            self.device_weights,
+            self.device_offsets if self._longest else None,
+            self._longest,
+            self.scales,
+        )
+
+    def arrange(self) -> None:
+        """Put the weights into an order of the GPU that they are on, if it has kernels for them.
+
+        It takes the time of a few products, and that of compiling the kernels once in a process.
+
+        Raises:
+            ModelError: the buffers do not belong together.
+        """
+        if self.mask is None or not self.mask.is_cuda:
+            return
+        arranged = gpu.arrange(self.matrix, self.weight.dtype)
+        if arranged is not None:
+            self._take(arranged)
+
+    def _take(self, arranged: DeviceMatrix) -> None:
+        self.mask = self.values = self._checked = None
+        self._longest = arranged.longest
+        self.register_buffer("device_weights", arranged.weights, persistent=False)
+        if arranged.offsets is not None:
+            self.register_buffer("device_offsets", arranged.offsets, persistent=False)
+
+    def _restore(self) -> None:
+        """Put the weights back into the order of the file."""
+        if self._longest is not None:
+            matrix = self.matrix
+            self.mask, self.values = matrix.mask, matrix.values
+            del self.device_weights
+            if self._longest:
+                del self.device_offsets
+            self._longest = None
+
     def dense_weight(self, dtype: torch.dtype | None = None) -> Tensor:
         """The weight as the dense layer has it, outputs × inputs or, in a ``Conv1D``, transposed.
 
         Args:
             dtype: by default that of ``weight``.
         """
-        dense = unpack_matrix(self.matrix, dtype or self.weight.dtype)
+        dtype, arranged = dtype or self.weight.dtype, self.arranged
+        if arranged is None:
+            dense = unpack_matrix(self.matrix, dtype)
+        else:
+            dense = dense_of(arranged, dtype)
         return dense.t().contiguous() if self.facts.transposed else dense
 
     def to_dense(self, dtype: torch.dtype | None = None) -> nn.Module:
@@ -116,7 +181,9 @@ class PackedLinear(nn.Module):
         return dense.train(self.training)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return kernels.product(inputs, self.matrix, self.bias)
+        arranged = self.arranged
+        matrix = self.matrix if arranged is None else arranged
+        return kernels.product(inputs, matrix, self.bias)
 
     def extra_repr(self) -> str:
         facts = self.facts
@@ -128,6 +195,8 @@ class PackedLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
         """Move and convert; scales move, but stay as they are."""
+        if fn(self.weight).device != self.weight.device:
+            self._restore()  # each device has an order of its own
         before = self.scales
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if before is not None and self.scales is not None and self.scales.dtype != before.dtype:
@@ -135,7 +204,21 @@ class PackedLinear(nn.Module):
             self.scales = (
                 torch.empty_like(before, device=device) if before.is_meta else before.to(device)
             )
+        with suppress(ModelError):  # an empty layer moves too; what is damaged is told on use
+            self.arrange()
         return self
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._longest is not None:
+            matrix = self.matrix
+            destination |= {prefix + "mask": matrix.mask, prefix + "values": matrix.values}
+
+    def _load_from_state_dict(self, *arguments: Any, **others: Any) -> None:
+        self._restore()
+        super()._load_from_state_dict(*arguments, **others)
 
 
 def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
@@ -170,7 +253,7 @@ def check_layers(model: nn.Module) -> None:
     """Raise ModelError if a packed matrix that is in memory is damaged; names it."""
     for name, layer in packed_layers(model).items():
         try:
-            if not layer.mask.is_meta:
+            if layer.mask is not None and not layer.mask.is_meta:
                 _ = layer.matrix
         except ModelError as error:
             raise ModelError(f"the packed matrix {name} cannot be used: {error}.") from None

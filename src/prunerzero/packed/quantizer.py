@@ -78,6 +78,8 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
                         "checkpoint; unpack it with `prunerzero unpack`, and load that."
                     )
         check_layers(model)
+        for layer in packed_layers(model).values():
+            layer.arrange()
         return model
 
     def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:

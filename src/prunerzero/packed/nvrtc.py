@@ -1,0 +1,184 @@
+"""CUDA C++ compiled and launched without a compiler on the machine.
+
+NVRTC compiles it, the driver launches it, and both are reached through ``cuda-bindings``, NVIDIA's
+own Python interface, which torch for CUDA brings with NVRTC. A kernel takes a quarter of a second
+to compile, once in a process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunerzero.errors import first_line
+
+SOURCES = Path(__file__).with_name("cuda")
+OVERLAPPING = (9, 0)
+"""The first cards with clusters of blocks, and kernels that begin before the last one ends."""
+
+
+class GPUError(Exception):
+    """Why a kernel cannot be had or launched, in words that end a sentence."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Which kernel, and how its work is cut."""
+
+    kernel: str
+    """With the arguments of its template: ``two_four<0,false,1,1,8,4>``."""
+    blocks: int
+    threads: int
+    """Of a block."""
+    shared: int = 0
+    """Bytes of shared memory of a block."""
+    cluster: int = 1
+    """Blocks that share results."""
+    overlaps: bool = False
+    """Whether it may begin before the kernel before it has ended: it says itself when to wait."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a launch needs to know of a GPU."""
+
+    index: int
+    capability: tuple[int, int]
+    shared: int
+    """Bytes of shared memory that a block can have."""
+
+    @property
+    def overlaps(self) -> bool:
+        return self.capability >= OVERLAPPING
+
+
+@cache
+def card_of(index: int) -> Card:
+    driver = _interface().driver
+    most = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    shared = _done(driver.cuDeviceGetAttribute(most, _done(driver.cuDeviceGet(index))))
+    return Card(index, torch.cuda.get_device_capability(index), shared)
+
+
+def launch(card: Card, how: Launch, *arguments: Tensor | int | None) -> None:
+    """Launch a kernel on torch's current stream of ``card``.
+
+    Args:
+        arguments: of the kernel in order: tensors become pointers, None the null pointer, and
+            numbers are ``int``.
+
+    Raises:
+        GPUError: it cannot be compiled, or the card refuses it.
+    """
+    driver = _interface().driver
+    function = _function(card, how.kernel, how.shared)
+    config = driver.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = how.blocks, 1, 1
+    config.blockDimX, config.blockDimY, config.blockDimZ = how.threads, 1, 1
+    config.sharedMemBytes = how.shared
+    config.hStream = torch.cuda.current_stream(card.index).cuda_stream
+    config.attrs = _attributes(how.cluster, how.overlaps and card.overlaps)
+    config.numAttrs = len(config.attrs)
+    values = tuple(
+        (0 if each is None else each) if not isinstance(each, Tensor) else each.data_ptr()
+        for each in arguments
+    )
+    types = tuple(ctypes.c_int if isinstance(each, int) else ctypes.c_void_p for each in arguments)
+    _done(driver.cuLaunchKernelEx(config, function, (values, types), 0))
+
+
+def compile_kernel(kernel: str, capability: tuple[int, int]) -> tuple[bytes, bytes]:
+    """The machine code of a kernel, and the name that it has there. Raises GPUError."""
+    nvrtc = _interface().nvrtc
+    name = kernel.encode()
+    file = kernel.partition("<")[0].removesuffix("_dense")
+    source = "".join((SOURCES / part).read_text() for part in ("common.cuh", f"{file}.cu"))
+    options = [f"--gpu-architecture=sm_{capability[0]}{capability[1]}".encode(), b"--std=c++17"]
+    try:
+        program = _done(nvrtc.nvrtcCreateProgram(source.encode(), f"{file}.cu".encode(), 0, [], []))
+    except RuntimeError as error:  # it finds no NVRTC
+        raise GPUError(first_line(error)) from error
+    try:
+        _done(nvrtc.nvrtcAddNameExpression(program, name))
+        if int(nvrtc.nvrtcCompileProgram(program, len(options), options)[0]) != 0:
+            log = bytearray(_done(nvrtc.nvrtcGetProgramLogSize(program)))
+            _done(nvrtc.nvrtcGetProgramLog(program, log))
+            raise GPUError(f"NVRTC does not compile {kernel}: {_first_error(bytes(log))}")
+        lowered = bytes(_done(nvrtc.nvrtcGetLoweredName(program, name)))
+        code = bytearray(_done(nvrtc.nvrtcGetCUBINSize(program)))
+        _done(nvrtc.nvrtcGetCUBIN(program, code))
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+    return bytes(code), lowered
+
+
+def _first_error(log: bytes) -> str:
+    lines = log.rstrip(b"\0").decode(errors="replace").splitlines()
+    return next((line for line in lines if "error" in line), " ".join(lines))
+
+
+@cache
+def _interface() -> Any:
+    try:
+        import cuda.bindings.driver
+        import cuda.bindings.nvrtc
+    except ImportError as error:
+        raise GPUError(
+            f"cuda-bindings, which torch for CUDA brings, cannot be imported: {first_line(error)}"
+        ) from error
+    return cuda.bindings
+
+
+_functions: dict[tuple[int, str], Any] = {}
+_granted: dict[tuple[int, str], int] = {}
+"""Bytes of shared memory that each kernel may have."""
+
+
+def _function(card: Card, kernel: str, shared: int) -> Any:
+    """The kernel on ``card``, which may have ``shared`` bytes of shared memory."""
+    driver = _interface().driver
+    key = card.index, kernel
+    with torch.cuda.device(card.index):
+        if key not in _functions:
+            code, name = compile_kernel(kernel, card.capability)
+            torch.cuda.current_stream(card.index)  # the card's context is there
+            module = _done(driver.cuModuleLoadData(code))
+            _functions[key] = _done(driver.cuModuleGetFunction(module, name))
+        function = _functions[key]
+        if shared > _granted.get(key, 0):
+            limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            _done(driver.cuFuncSetAttribute(function, limit, shared))
+            _granted[key] = shared
+    return function
+
+
+@cache
+def _attributes(cluster: int, overlaps: bool) -> list[Any]:
+    driver = _interface().driver
+    kinds, found = driver.CUlaunchAttributeID, []
+    if cluster > 1:
+        size = driver.CUlaunchAttribute()
+        size.id = kinds.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        size.value.clusterDim.x = cluster
+        size.value.clusterDim.y = size.value.clusterDim.z = 1
+        found.append(size)
+    if overlaps:
+        early = driver.CUlaunchAttribute()
+        early.id = kinds.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        early.value.programmaticStreamSerializationAllowed = 1
+        found.append(early)
+    return found
+
+
+def _done(result: tuple[Any, ...]) -> Any:
+    """What a call returned. Raises GPUError where it failed."""
+    status, *values = result
+    if int(status) != 0:
+        raise GPUError(f"{type(status).__name__} {status.name}")
+    return values[0] if len(values) == 1 else tuple(values)
