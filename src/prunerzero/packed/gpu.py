@@ -235,6 +235,8 @@ class Tuning:
     """``streams``: jobs of 256 inputs that a block computes at once."""
     cluster: int = 8
     """Blocks that divide the inputs among them, at most."""
+    alone: int = 1
+    """``streams``: 1 where a single input vector does without tensor cores, else 0."""
 
 
 def multiply(
@@ -287,7 +289,7 @@ def _two_four(
     sums, of_unit = warps * batch * TILE * tall * 4, 2 * batch * 64
     room = (card.shared - sums) // of_unit
     segment = -(-share // turn) * turn if share <= room else room // turn * turn
-    name = f"two_four<{kind},{_flag(matrix)},{tall},{_wide(batch)},{warps},{ahead}>"
+    name = f"two_four<{kind},{_flag(matrix)},{tall},{-(-batch // 8)},{warps},{ahead}>"
     blocks = -(-matrix.rows // (TILE * tall)) * cluster
     shared = sums + min(segment, share) * of_unit
     return Launch(name, blocks, warps * 32, shared, cluster, True), segment
@@ -298,26 +300,23 @@ def _streams(
 ) -> Launch:
     tuning = tuning or Tuning(side=4 if matrix.kind.scaled else 2)
     side, beside = tuning.side, BAND // _lines(matrix)
+    wide = 0 if batch <= tuning.alone else -(-batch // 8)
 
     def shared(side: int) -> int:
-        of_inputs = batch * (BAND * 4 + CHUNK // 32 * 64)
+        of_inputs = batch * BAND * 4 + CHUNK * (batch * 2 if wide else 4)
         return side * (of_inputs + beside * (_lines(matrix) * 64 + _words(matrix) * 128))
 
     while side > 1 and shared(side) > card.shared:
         side //= 2
     chunks = -(-matrix.columns // CHUNK)
     cluster = min(tuning.cluster, -(-chunks // side)) if card.overlaps else 1
-    name = f"streams<{kind},{_flag(matrix)},{_wide(batch)},{side}>"
+    name = f"streams<{kind},{_flag(matrix)},{wide},{side}>"
     blocks = -(-matrix.rows // BAND) * cluster
     return Launch(name, blocks, side * beside * 32, shared(side), cluster, True)
 
 
 def _flag(matrix: DeviceMatrix) -> str:
     return "true" if matrix.kind.scaled else "false"
-
-
-def _wide(batch: int) -> int:
-    return -(-batch // 8)
 
 
 def _lines(matrix: DeviceMatrix) -> int:

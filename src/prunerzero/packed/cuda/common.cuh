@@ -165,3 +165,12 @@ DEVICE void stage_inputs(u32 address, const u16* inputs, int batch, int columns,
             asm volatile("st.shared.u32 [%0], %1;" :: "r"(to + t * 16), "r"(v[t]) : "memory");
     }
 }
+
+// One vector of inputs as floats, in order; those beyond `columns` are zeros.
+template <int KIND>
+DEVICE void stage_floats(u32 address, const u16* inputs, int columns, int first, int count) {
+    for (int i = threadIdx.x; i < count; i += blockDim.x) {
+        const float v = first + i < columns ? widen(inputs[first + i], KIND) : 0;
+        asm volatile("st.shared.f32 [%0], %1;" :: "r"(address + i * 4), "f"(v) : "memory");
+    }
+}

@@ -63,6 +63,23 @@ template <int KIND, bool INTEGERS> DEVICE u32 take_pair(u32 mask, u32 bit, u32& 
     return pair;
 }
 
+// Where `bit` of `mask` is set, `sum` plus the next value of a stream times `input`.
+template <int KIND, bool INTEGERS>
+DEVICE void take_product(u32 mask, u32 bit, u32& place, float& sum, float input) {
+#define TAKE(LOAD, WIDEN)                                                                     \
+    asm volatile("{.reg .pred kept; .reg .u32 one; .reg .b16 half; .reg .f32 value;\n"       \
+                 "and.b32 one, %2, %3; setp.ne.u32 kept, one, 0;\n"                          \
+                 "@kept ld.shared." LOAD ", [%1]; @kept add.u32 %1, %1, 128;\n" WIDEN        \
+                 "@kept fma.rn.f32 %0, value, %4, %0;}"                                       \
+                 : "+f"(sum), "+r"(place) : "r"(mask), "r"(bit), "f"(input))
+    if (INTEGERS)
+        TAKE("u8 one", "or.b32 one, one, 0x4B000000; mov.b32 value, one;\n"
+                       "sub.rn.f32 value, value, 0f4B000080;\n");
+    else if (KIND == BFLOAT16) TAKE("u16 one", "shl.b32 one, one, 16; mov.b32 value, one;\n");
+    else TAKE("u16 half", "cvt.f32.f16 value, half;\n");
+#undef TAKE
+}
+
 // The mask of the next 32 inputs of a row.
 DEVICE u32 next_mask(uint4 (&masks)[2]) {
     const u32 mask = masks[0].x;
@@ -129,7 +146,7 @@ DEVICE void expand(u32 tile, const u32 (&masks)[Form<INTEGERS>::PER],
         }
 }
 
-// A block computes a band of 128 rows: WIDE × 8 input vectors, SIDE × 256 inputs at a time, which
+// A block computes a band of 128 rows: WIDE × 8 input vectors, or 1 where WIDE is 0, SIDE × 256 inputs at a time, which
 // have JOBS warps each. The blocks of a cluster take turns at the inputs. `offsets` say where each
 // job begins, in units of 128 bytes; `longest` is the largest number of words of a job.
 template <int KIND, bool INTEGERS, int WIDE, int SIDE>
@@ -147,12 +164,12 @@ __global__ void __launch_bounds__(SIDE * Form<INTEGERS>::JOBS * 32) streams(
     float* sums = reinterpret_cast<float*>(memory);  // sides × vectors × rows of the band
     u8* free = memory + SIDE * batch * BAND * 4;
     const u32 staged = shared_address(free);
-    free += SIDE * (INPUTS / 32) * batch * 64;
+    free += SIDE * INPUTS * (WIDE ? batch * 2 : 4);
     const u32 tile = shared_address(free) + warp * F::TILE;
     const u32 words = shared_address(free) + F::JOBS * SIDE * F::TILE + warp * longest * 128;
     let_next_begin();
 
-    u32 vectors[WIDE];
+    u32 vectors[WIDE ? WIDE : 1];
 #pragma unroll
     for (int w = 0; w < WIDE; ++w)
         vectors[w] = staged + side * (INPUTS / 32) * batch * 64
@@ -161,6 +178,7 @@ __global__ void __launch_bounds__(SIDE * Form<INTEGERS>::JOBS * 32) streams(
     for (int chunk = rank * SIDE; chunk < chunks; chunk += blocks * SIDE) {
         const bool there = chunk + side < chunks;
         const u8* job = weights;
+        __syncwarp();  // the words of the last job have been read
         uint4 masks[F::PER][2];
         if (there) {
             const u64 index = (static_cast<u64>(band) * chunks + chunk + side) * F::JOBS + beside;
@@ -176,13 +194,46 @@ __global__ void __launch_bounds__(SIDE * Form<INTEGERS>::JOBS * 32) streams(
         const bool again = chunk != rank * SIDE;
         if (again) __syncthreads();
         else wait_for_inputs();
-        stage_inputs(staged, inputs, batch, columns, chunk * (INPUTS / 32), SIDE * (INPUTS / 32));
+        if (WIDE)
+            stage_inputs(staged, inputs, batch, columns, chunk * (INPUTS / 32), SIDE * (INPUTS / 32));
+        else
+            stage_floats<KIND>(staged, inputs, columns, chunk * INPUTS, SIDE * INPUTS);
         __syncthreads();
-        if (there) {
-            float sum[F::PER * 2][WIDE][4] = {};
-            u32 places[F::PER];
+        u32 places[F::PER];
 #pragma unroll
-            for (int r = 0; r < F::PER; ++r) places[r] = words + lane * 4 + r * (4 / F::PER);
+        for (int r = 0; r < F::PER; ++r) places[r] = words + lane * 4 + r * (4 / F::PER);
+        if (there && !WIDE) {
+            float sum[F::PER][2] = {};
+#pragma unroll 1
+            for (int step = 0; step < INPUTS / STEP; ++step) {
+                if (step == 0) wait_for_copies<3>();
+                if (step == 2) wait_for_copies<2>();
+                if (step == 4) wait_for_copies<1>();
+                if (step == 6) wait_for_copies<0>();
+                u32 mask[F::PER];
+#pragma unroll
+                for (int r = 0; r < F::PER; ++r) mask[r] = next_mask(masks[r]);
+#pragma unroll
+                for (int four = 0; four < STEP / 4; ++four) {
+                    const uint4 x = load_shared(staged + (side * INPUTS + step * STEP + four * 4) * 4);
+#pragma unroll
+                    for (int r = 0; r < F::PER; ++r) {
+#define TAKE(INPUT, C)                                                                       \
+    take_product<KIND, INTEGERS>(mask[r], 1u << (four * 4 + C), places[r], sum[r][C & 1],    \
+                                 __uint_as_float(INPUT))
+                        TAKE(x.x, 0); TAKE(x.y, 1); TAKE(x.z, 2); TAKE(x.w, 3);
+#undef TAKE
+                    }
+                }
+            }
+            const u8* order = job + F::MASKS;
+#pragma unroll
+            for (int r = 0; r < F::PER; ++r) {
+                float* to = sums + side * BAND + order[r * 32 + lane];
+                *to = (again ? *to : 0) + (sum[r][0] + sum[r][1]);
+            }
+        } else if (there) {
+            float sum[F::PER * 2][WIDE ? WIDE : 1][4] = {};
 #pragma unroll 1
             for (int step = 0; step < INPUTS / STEP; ++step) {  // not unrolled: it is long as it is
                 if (step == 0) wait_for_copies<3>();
@@ -194,7 +245,7 @@ __global__ void __launch_bounds__(SIDE * Form<INTEGERS>::JOBS * 32) streams(
                 for (int r = 0; r < F::PER; ++r) mask[r] = next_mask(masks[r]);
                 expand<KIND, INTEGERS>(tile, mask, places);
                 __syncwarp();
-                uint4 b[WIDE];
+                uint4 b[WIDE ? WIDE : 1];
 #pragma unroll
                 for (int w = 0; w < WIDE; ++w) b[w] = load_shared(vectors[w] + step * batch * 64);
 #pragma unroll
