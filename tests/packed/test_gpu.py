@@ -29,6 +29,11 @@ CASES = [
     ("int8", torch.float16),
 ]
 SHAPES = [(16, 64), (128, 256), (1, 1), (1, 5), (37, 1003), (300, 4096), (129, 2304), (4096, 1000)]
+CUTS = [
+    gpu.Tuning(tall=1, warps=16, ahead=2),
+    gpu.Tuning(warps=16, cluster=2),
+    gpu.Tuning(tall=4, cluster=8, side=1),
+]
 PATTERNS = ["two of four", "half", "any", "dense"]
 
 
@@ -69,6 +74,16 @@ def test_is_the_dense_product(shape, pattern, values, dtype):
         got = gpu.multiply(inputs, matrix, bias)
         assert_is_dense(got, inputs, matrix, bias)
         assert torch.equal(got, gpu.multiply(inputs, matrix, bias)), "the same each time"
+
+
+@pytest.mark.parametrize("tuning", CUTS, ids=str)
+@pytest.mark.parametrize("values", ["bfloat16", "int8"])
+@pytest.mark.parametrize("pattern", ["two of four", "half"])
+def test_however_it_is_cut(pattern, values, tuning):
+    matrix = arranged(300, 4096, pattern, values)
+    for count in (1, 8, 16):
+        inputs = torch.randn(count, 4096, device="cuda").bfloat16()
+        assert_is_dense(gpu.multiply(inputs, matrix, None, tuning), inputs, matrix, None)
 
 
 @pytest.mark.parametrize("values, dtype", CASES)

@@ -52,6 +52,8 @@ class Card:
     capability: tuple[int, int]
     shared: int
     """Bytes of shared memory that a block can have."""
+    processors: int
+    """Streaming multiprocessors."""
 
     @property
     def overlaps(self) -> bool:
@@ -61,9 +63,11 @@ class Card:
 @cache
 def card_of(index: int) -> Card:
     driver = _interface().driver
+    torch.cuda.init()  # before it, the driver answers nothing
     most = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
     shared = _done(driver.cuDeviceGetAttribute(most, _done(driver.cuDeviceGet(index))))
-    return Card(index, torch.cuda.get_device_capability(index), shared)
+    about = torch.cuda.get_device_properties(index)
+    return Card(index, (about.major, about.minor), shared, about.multi_processor_count)
 
 
 def launch(card: Card, how: Launch, *arguments: Tensor | int | None) -> None:
