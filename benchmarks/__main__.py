@@ -41,6 +41,10 @@ def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[s
         found["same masks"] = checks.masks
         found["whole 7B model"] = whole_model.run
         found["candidates of SmolLM2"] = lambda: evaluation.run("SmolLM2-135M", device)
+        found["refitted candidates of SmolLM2"] = lambda: evaluation.refitted(
+            "SmolLM2-135M", device
+        )
+        found["refitted candidates of 7B"] = lambda: evaluation.refitted("Llama-7B", device)
         found["candidates of 7B"] = lambda: evaluation.run("Llama-7B", device)
         found["statistics of 7B"] = lambda: gradients.run("Llama-7B", device)
         found["deviation of G"] = lambda: gradients.deviation("Llama-7B", device)
