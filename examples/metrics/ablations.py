@@ -26,11 +26,12 @@ from unittest.mock import patch
 
 import prunerzero
 from examples.metrics.pool import Task, read, run_all
+from examples.metrics.run import COMPETITIONS, KNOWN
 from prunerzero import Setup
 from prunerzero.evolution import breeding
 from prunerzero.metrics import Expression
+from prunerzero.metrics.catalog import find_metric
 
-COMPETITIONS = {"rows": ("0.5", "row"), "model": ("0.5", "model"), "2:4": ("2:4", "row")}
 WINDOWS = {
     "num_calibration_samples": 32,
     "num_validation_samples": 32,
@@ -123,6 +124,37 @@ class Run:
         }
 
 
+@dataclass(frozen=True)
+class Known:
+    """What the known metric is worth that is best on the validation text."""
+
+    competition: str
+    under: str
+
+    @property
+    def name(self) -> str:
+        after = "" if self.under == "none" else f", {self.under}"
+        return f"{self.competition} | best known{after} | 0"
+
+    def run(self, device: str) -> Any:
+        sparsity, group = COMPETITIONS[self.competition]
+        compared = prunerzero.compare(
+            Setup(model="bundled", device=device, dtype="float32", **WINDOWS),
+            [*KNOWN.values()],
+            sparsity,
+            parts=("validation", "test"),
+            group=group,
+            update=self.under,
+        ).perplexity
+        best = min(KNOWN.values(), key=compared["validation"].__getitem__)
+        return {
+            "metric": best,
+            "size": find_metric(best).expression.size,
+            "ratio": {part: of[best] / of["dense"] for part, of in compared.items()},
+            "duplicates skipped": 0,
+        }
+
+
 class changed:
     """What an arm leaves out is left out inside this context."""
 
@@ -172,7 +204,9 @@ def main() -> None:
 
 
 def runs(options: argparse.Namespace) -> Iterator[Task]:
-    """Seed by seed, so that what is there when time runs out compares."""
+    """The known metrics, then seed by seed, so that what is there when time runs out compares."""
+    for competition in options.competitions:
+        yield from (Known(competition, under) for under in ("none", "least-squares"))
     for seed in range(options.seeds):
         for competition in options.competitions:
             for arm in options.arms:

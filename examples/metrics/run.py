@@ -93,7 +93,17 @@ class Search:
             seed=self.seed,
             **self.options,
         )
-        return asdict(found) | {"history": (folder / "history.json").read_text(encoding="utf-8")}
+        history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+        return asdict(found) | {
+            "history": [
+                [
+                    one["loss"] if one["state"] == "complete" else None,
+                    one["expression"],
+                    one["origin"],
+                ]
+                for one in history
+            ]
+        }
 
 
 @dataclass(frozen=True)
@@ -214,8 +224,7 @@ def comparisons(
 
 def evolved(found: dict[str, Any]) -> list[str]:
     """The finalists of a search that it was not given to begin with, the best first."""
-    history = json.loads(found["history"])
-    given = {one["expression"] for one in history if one["origin"] == "catalog"}
+    given = {text for _, text, origin in found["history"] if origin == "catalog"}
     return [one["metric"] for one in found["finalists"] if one["metric"] not in given]
 
 
