@@ -63,6 +63,21 @@ def random_statistics(layers: dict[str, Matrix]) -> dict[str, LayerStatistics]:
     return found
 
 
+def recorded(fitness: PrunedLoss) -> Callable[[], None]:
+    """Reads all windows with the weights as they are; whatever a GPU can replay is recorded."""
+
+    def read() -> None:
+        first = 0
+        while first < fitness.total_chunks:
+            _, last = fitness._batch_of(first)
+            fitness._read(first, last)
+            first = last
+
+    for _ in range(RECORDED):
+        read()
+    return read
+
+
 def run(shape: str, device: str, count: int = 16, length: int = 2048) -> Iterator[dict[str, Any]]:
     """Milliseconds for ``count`` windows: one at a time, batched, and of whole candidates."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -87,15 +102,7 @@ def run(shape: str, device: str, count: int = 16, length: int = 2048) -> Iterato
         for window in windows.split(1):
             window_losses(model, window)
 
-    def dense() -> None:
-        first = 0
-        while first < count:
-            _, last = fitness._batch_of(first)
-            fitness._read(first, last)
-            first = last
-
-    for _ in range(RECORDED):
-        dense()
+    dense = recorded(fitness)
     functions = {"dense, one window at a time": one_by_one, "dense, batched": dense}
     for name in ("2 operators", "14 operators"):
         e = Expression.parse(METRICS[name])
@@ -152,15 +159,7 @@ def refitted(
     def weights() -> None:
         fitness._weights.prune(metric)
 
-    def dense() -> None:
-        first = 0
-        while first < count:
-            _, last = fitness._batch_of(first)
-            fitness._read(first, last)
-            first = last
-
-    for _ in range(RECORDED):
-        dense()
+    dense = recorded(fitness)
     functions = {"dense, batched": dense}
     for steps in (0, 8, RANKING_STEPS):
         named = f"least squares, {steps} steps" if steps else "masks alone"
