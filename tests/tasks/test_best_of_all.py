@@ -30,10 +30,12 @@ def cache(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNERZERO_CACHE", str(workplace / "cache"))
 
 
-def perplexity(work: Workspace, expression: Expression, sparsity: Sparsity) -> float:
+def perplexity(
+    work: Workspace, expression: Expression, sparsity: Sparsity, part: str = "validation"
+) -> float:
     with work.pruned_for_now():
         prune_model(work.layers, work.statistics("XGD"), expression, sparsity)
-        return work.measure("validation", "brute force").value
+        return work.measure(part, "brute force").value
 
 
 def check(work: Workspace, sparsity: Sparsity, folder: Path, **settings: Any) -> Any:
@@ -59,6 +61,9 @@ def check(work: Workspace, sparsity: Sparsity, folder: Path, **settings: Any) ->
             assert evolved >= result, finalist
     else:
         assert found.name == "evolved" and result < known[best]
+        on_test = perplexity(work, CATALOG[best].expression, sparsity, "test")
+        lost = on_test <= found.perplexity["test"]["evolved"]
+        assert lost == any("does not carry over" in warning for warning in found.warnings)
     assert str(found.metric) == str(Expression.from_json(found.tree))
     return found
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from prunerzero.tasks.doubts import (
     dense_doubt,
     frequency_perplexity,
+    gain_doubt,
     interval_doubt,
     one_text_doubt,
     pruned_doubt,
@@ -47,6 +48,13 @@ def test_a_pruned_model_better_than_the_dense_by_more_than_noise_is_told():
 
 def test_too_few_windows_for_an_interval_are_told():
     assert "1 window is" in (interval_doubt("test", 1) or "") and interval_doubt("test", 8) is None
+
+
+def test_a_gain_that_does_not_carry_over_is_told():
+    told = gain_doubt("test", "2:4", "obs", 27.0, 27.9) or ""
+    assert "obs has perplexity 27 and the evolved metric 27.9" in told and "At 2:4" in told
+    assert gain_doubt("test", "2:4", "obs", 27.0, 27.0) is not None
+    assert gain_doubt("test", "2:4", "obs", 27.0, 26.9) is None
 
 
 def test_weights_that_are_refitted_to_one_text_alone_are_told():

@@ -8,10 +8,10 @@ from typing import Any
 
 from prunerzero import evolution
 from prunerzero.language.corpora import Part
-from prunerzero.metrics import Sparsity
+from prunerzero.metrics import CATALOG, Sparsity
 from prunerzero.tasks.best_of_all import Choice
 from prunerzero.tasks.cases import Cases, optional_parts
-from prunerzero.tasks.doubts import dense_doubt, told
+from prunerzero.tasks.doubts import dense_doubt, gain_doubt, told
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.shared_study import SharedPerplexities
 from prunerzero.tasks.workspace import Workspace
@@ -51,6 +51,23 @@ class CaseFigures:
             else:
                 found[place] = {}
         return found
+
+    def gain_doubts(self, best: Choice) -> list[str | None]:
+        """Whether an evolved metric is ahead of the known ones on the test texts too.
+
+        The known one that was best on the validation text is measured there for it.
+        """
+        if best.origin != "evolved" or not best.known:
+            return []
+        name = min(best.known, key=best.known.__getitem__)
+        metrics = {best.name: best.expression, name: CATALOG[name].expression}
+        doubts = []
+        for place in self.places:
+            if place.split(":")[0] == "test":
+                found = self.shared.pruned(place, metrics)
+                doubt = gain_doubt(place, str(self.sparsity), name, found[name], found[best.name])
+                doubts.append(doubt and (f"{self.model}: {doubt}" if self.model else doubt))
+        return doubts
 
 
 def figures_of(

@@ -74,6 +74,24 @@ def pruned_doubt(
     )
 
 
+def gain_doubt(place: str, sparsity: str, name: str, known: float, evolved: float) -> str | None:
+    """A sentence where a known metric is as good as the evolved one on text no choice has seen.
+
+    Args:
+        place: part of the text, or one of its texts.
+        sparsity: what both prune to.
+        name: of the known metric that was best on the validation text.
+        known, evolved: perplexities.
+    """
+    if evolved < known:
+        return None
+    return (
+        f"At {sparsity} on the {the_text(place)}, which no choice has seen, {name} has perplexity "
+        f"{known:.4g} and the evolved metric {evolved:.4g}: what was gained on the validation text "
+        f"does not carry over. Prune with {name}, or search with more validation text."
+    )
+
+
 def interval_doubt(place: str, windows: int) -> str | None:
     """A sentence where the windows are too few for an interval."""
     if windows >= LEAST_WINDOWS:

@@ -219,6 +219,7 @@ def _search(
         warnings = told(
             [
                 *dense_doubts(measuring),
+                *(d for one in measuring if not result.interrupted for d in one.gain_doubts(best)),
                 one_text_doubt([*dict.fromkeys(calibrated)]) if refit.update != "none" else None,
             ]
         )
