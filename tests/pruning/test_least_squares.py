@@ -14,7 +14,7 @@ from prunerzero.errors import InputError
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.gram import DAMPING
 from prunerzero.pruning.least_squares import least_squares
-from prunerzero.pruning.quick_refit import QuickRefit
+from prunerzero.pruning.quick_refit import QuickRefit, _has_kernel
 from prunerzero.pruning.refine import refine
 from prunerzero.pruning.refit import Refit, refit_weights
 
@@ -90,11 +90,12 @@ def quickly(weight: Tensor, gram: Tensor, mask: Tensor, steps: int) -> Tensor:
             "other": torch.nn.Linear(3, 2, bias=False),
         }
     )
+    model.to(weight.device)
     matrices = {name: Matrix(name, module) for name, module in model.items()}
     matrices["one"].weight.data.copy_(weight)
     matrices["two"].weight.data.copy_(weight.flip(0))
     dense = {name: matrix.weight.detach().clone() for name, matrix in matrices.items()}
-    grams = {"one": gram, "two": gram, "other": torch.eye(3)}
+    grams = {"one": gram, "two": gram, "other": torch.eye(3, device=gram.device)}
     refit = QuickRefit.of(matrices, grams, steps)
     assert sorted(name for batch in refit.batches for problem in batch for name in problem) == [
         "one", "other", "two",
@@ -142,6 +143,18 @@ def test_the_quick_refit_solves_layers_of_one_shape_together():
         exact = refit_weights(dense[name], grams[name], masks[name], Refit("least-squares"), "row")
         torch.testing.assert_close(matrix.weight.detach(), exact)
     assert torch.equal(matrices["3"].weight, dense["3"].masked_fill(masks["3"], 0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_a_kernel_takes_the_steps():
+    assert _has_kernel(torch.device("cuda"))
+    torch.manual_seed(0)
+    rows, weight = torch.randn(300, 200), torch.randn(40, 200)
+    mask = torch.rand(40, 200) < 0.5
+    layer = weight.cuda(), (rows.T @ rows).cuda(), mask.cuda()
+    found = quickly(*layer, 50).cpu()
+    exact = least_squares(weight, rows.T @ rows, mask)
+    torch.testing.assert_close(found, exact, rtol=0.01, atol=0.01)  # TF32 holds 10 bits
 
 
 @given(layers())
