@@ -103,7 +103,7 @@ def compile_kernel(kernel: str, capability: tuple[int, int]) -> tuple[bytes, byt
     name = kernel.encode()
     file = kernel.partition("<")[0].removesuffix("_dense")
     source = "".join((SOURCES / part).read_text() for part in ("common.cuh", f"{file}.cu"))
-    options = [f"--gpu-architecture=sm_{capability[0]}{capability[1]}".encode(), b"--std=c++17"]
+    options = [b"--gpu-architecture=sm_%d%d" % capability, b"--std=c++17"]
     try:
         program = _done(nvrtc.nvrtcCreateProgram(source.encode(), f"{file}.cu".encode(), 0, [], []))
     except RuntimeError as error:  # it finds no NVRTC
