@@ -22,15 +22,24 @@ def test_as_many_weights_stay_and_the_error_told_is_the_one_there(layer, refit):
     weight, gram, mask = layer
     found, error = refit_layer(weight, gram, mask, refit, "row")
     assert (found == 0).sum() >= mask.sum()
-    assert error.refitted == pytest.approx(_share_changed(weight, found, gram), rel=1e-3, abs=1e-6)
+    near = {"rel": 1e-3 + _lost(weight, gram), "abs": 1e-6}
+    assert error.refitted == pytest.approx(_share_changed(weight, found, gram), **near)
     alone = weight.masked_fill(mask, 0)
-    assert error.mask == pytest.approx(_share_changed(weight, alone, gram), rel=1e-3, abs=1e-6)
+    assert error.mask == pytest.approx(_share_changed(weight, alone, gram), **near)
 
 
 def _share_changed(weight: Tensor, found: Tensor, gram: Tensor) -> float:
     moved, H, T = found.double() - weight.double(), gram.double(), weight.double()
     whole = float(torch.trace(T @ H @ T.T))
     return float(torch.trace(moved @ H @ moved.T)) / whole if whole else 0.0
+
+
+def _lost(weight: Tensor, gram: Tensor) -> float:
+    """The share of the dense outputs that sums in fp32 may lose where their terms cancel out."""
+    T, H = weight.double(), gram.double()
+    whole = float(torch.trace(T @ H @ T.T))
+    terms = float(torch.trace(T.abs() @ H.abs() @ T.abs().T))
+    return 10 * torch.finfo(torch.float32).eps * terms / whole if whole else 0.0
 
 
 @given(some_layers())

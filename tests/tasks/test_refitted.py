@@ -68,7 +68,7 @@ def test_a_search_judges_candidates_after_a_few_steps_that_are_nearly_exact(work
     )  # fmt: skip
     for name in ("wanda", "fisher", "magnitude"):
         expression = CATALOG[name].expression
-        assert list(few.losses(expression)) == pytest.approx([*exact.losses(expression)], rel=1e-4)
+        assert list(few.losses(expression)) == pytest.approx([*exact.losses(expression)], rel=5e-4)
 
 
 def test_with_other_steps_of_the_refit_it_is_another_search(workplace):

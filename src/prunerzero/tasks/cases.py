@@ -25,10 +25,10 @@ from prunerzero.tasks.workspace import Workspace
 _CHUNK_TOKENS = 1024
 _RACE_CHUNKS = 16
 
-RANKING_STEPS = 16
+RANKING_STEPS = 8
 """Steps of conjugate gradients after which candidates are judged under least squares: they rank as
-after the exact solution, in half of its time (``benchmarks/conjugate_steps.py``). The result of a
-search is measured with the exact one."""
+after the exact solution, in a third of its time on a CPU and a hundredth on a GPU
+(``benchmarks/conjugate_steps.py``). The result of a search is measured with the exact one."""
 
 
 def setups_of(given: Any) -> tuple[Setup, ...]:
