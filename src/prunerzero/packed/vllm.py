@@ -172,7 +172,7 @@ class PackedLinearMethod(LinearMethodBase):  # type: ignore[misc]
     ) -> None:
         """Keep a tensor of the files: that of the part at this partition, or the first of these."""
         first = partition[0] if isinstance(partition, tuple) else partition
-        index = _QKV[first] if isinstance(first, str) else first or 0
+        index = _QKV.get(first, -1) if isinstance(first, str) else first or 0
         part = self._parts.get(self._begins[index])
         if part is None:
             raise ModelError(
