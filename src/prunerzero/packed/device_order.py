@@ -6,7 +6,7 @@ beside each other. Two orders do that, and ``docs/format.md`` describes both:
 - ``two_four``, where at most two of every four inputs of a row are kept: the operands of the sparse
   tensor cores (``cuda/two_four.cu``). 9 bits a weight, or 5 of int8.
 - ``streams``, for any mask: a bit a weight, and for each row a stream of its kept values
-  (``cuda/streams.cu``). 16 (or 8) bits a kept value, 1 bit a weight, and about 5 % of padding.
+  (``cuda/streams.cu``). 16 (or 8) bits a kept value, 1 bit a weight, and a little padding.
 
 Everything here is plain torch and works on any device, so that the orders are tested without a GPU.
 """
@@ -32,11 +32,11 @@ BIAS = 128
 TILE, UNIT = 16, 64
 """Rows and inputs of a unit of the order ``two_four``."""
 
-BAND, CHUNK = 128, 256
-"""Rows that are sorted together, and inputs of a job, in the order ``streams``."""
-_STEP = 4
-"""Words are read in multiples of this: 16 bytes of every lane are 4 words of the warp."""
-_AT_ONCE = 1 << 22
+JOB_ROWS, JOB_INPUTS = 32, 256
+"""Of a job of the order ``streams``."""
+_UNIT = 64
+"""Bytes: jobs begin at multiples of them."""
+_AT_ONCE = 1 << 23
 """Weights that are arranged at once: tables of theirs take some 30 bytes a weight."""
 
 
@@ -50,7 +50,8 @@ class DeviceMatrix:
     weights: Tensor
     """uint8: units (``two_four``) or jobs (``streams``), one after another."""
     offsets: Tensor | None
-    """``streams``: int32, where each job begins, in units of 128 bytes; else None."""
+    """``streams``: int32, where each job begins and the last one ends, in units of 64 bytes; else
+    None."""
     longest: int
     """``streams``: the largest number of words of a job."""
     scales: Tensor | None
@@ -169,59 +170,66 @@ def _places(device: torch.device) -> Tensor:
 
 
 def arrange_streams(numbers: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Jobs (uint8), where each begins (int32, × 128 bytes), and the largest number of words."""
+    """Jobs (uint8), where each begins and the last ends (int32, × 64 bytes), and the largest number
+    of words of a job."""
     columns = numbers.shape[1]
-    bands = max(_AT_ONCE // (BAND * columns), 1)
-    parts, offsets, begin, longest = [], [], 0, 0
-    for some in numbers.split(bands * BAND):
-        part, starts, most = _arrange_bands(some)
+    tiles = max(_AT_ONCE // (JOB_ROWS * columns), 1)
+    parts, begin, longest = [], 0, 0
+    offsets = [torch.zeros(1, dtype=torch.int64, device=numbers.device)]
+    for some in numbers.split(tiles * JOB_ROWS):
+        part, ends, most = _arrange_tiles(some)
         parts.append(part)
-        offsets.append(starts + begin)
-        begin += len(part) // 128
+        offsets.append(ends + begin)
+        begin += len(part) // _UNIT
         longest = max(longest, most)
-    parts.append(torch.zeros((_STEP - 1) * 128, dtype=torch.uint8, device=numbers.device))
     return torch.cat(parts), _to_int32(torch.cat(offsets)), longest
 
 
-def _arrange_bands(numbers: Tensor) -> tuple[Tensor, Tensor, int]:
+def _arrange_tiles(numbers: Tensor) -> tuple[Tensor, Tensor, int]:
     device, size = numbers.device, numbers.element_size()
-    per = 4 // size
-    rows = 32 * per
-    jobs = _padded(numbers, BAND, CHUNK).view(-1, BAND, -(-numbers.shape[1] // CHUNK), CHUNK)
-    jobs = jobs.transpose(1, 2)  # bands, chunks, rows, inputs
-    order = (jobs != 0).sum(3).argsort(dim=2, descending=True, stable=True)
-    # the rows of a lane are neighbours in the order; rows of a job: its lanes' first, then second …
-    order = order.view(*order.shape[:2], -1, 32, per).transpose(3, 4).reshape(-1, rows)
-    jobs = jobs.reshape(-1, BAND, CHUNK).repeat_interleave(BAND // rows, 0)
-    jobs = jobs.gather(1, order[..., None].expand(-1, -1, CHUNK))
-    kept = jobs != 0
-    taken = kept.cumsum(2, dtype=torch.int16)
-    needed = taken[:, :, CHUNK // 4 - 1 :: CHUNK // 4].amax(1)  # jobs × quarters
-    words = needed[:, 3].long()
-    needed = (needed + (_STEP - 1)) // _STEP * _STEP
+    per = 4 // size  # streams of a lane
+    count = 32 * per
+    # rows: tile, r of a stream, stream, g; inputs: job, half, step, q, t, of a pair
+    ordered = _padded(numbers, JOB_ROWS, JOB_INPUTS)
+    ordered = ordered.view(-1, 4 // per, per, 8, -(-numbers.shape[1] // JOB_INPUTS), 2, 4, 4, 4, 2)
+    kept = ordered != 0
+    # the mask: job, step, lane (g, t), a byte for each row (r, stream), bits (q, of a pair)
+    bits = kept.permute(0, 4, 5, 6, 3, 8, 1, 2, 7, 9).reshape(-1, JOB_ROWS * JOB_INPUTS // 8, 8)
+    masks = (bits << torch.arange(8, device=device)).sum(2).byte()
+    # streams: job, stream of the warp (g, t, stream), half, then in the order in which it is read
+    order = 0, 4, 3, 8, 2, 5, 6, 1, 7, 9
+    values = ordered.permute(order).reshape(len(masks), count, 2, -1)
+    kept = values != 0
+    taken = kept.cumsum(3, dtype=torch.int16)
+    length = taken[..., -1].long()
+    # the longest first half and the shortest second half share a column
+    first = length[..., 0].argsort(dim=1, descending=True, stable=True)
+    second = length[..., 1].argsort(dim=1, stable=True)
+    column = torch.empty_like(first).scatter_(1, second, first)  # of each second half
+    above = length[..., 0].gather(1, column)
+    words = (above + length[..., 1]).amax(1)
 
-    masks = (kept.view(-1, rows, 2, CHUNK // 16, 8) << torch.arange(8, device=device)).sum(4)
-    masks = masks.byte().transpose(1, 2).flatten(1)
-    beside = torch.zeros(len(jobs), 2 * rows, dtype=torch.uint8, device=device)
-    beside[:, :rows] = order.byte()
-    beside[:, rows : rows + 8] = needed.contiguous().view(torch.uint8)
-    fixed = torch.cat([masks, beside], 1)
+    fixed = masks.shape[1] + count
+    ends = (fixed // _UNIT + words * (128 // _UNIT)).cumsum(0)
+    starts = ends - (fixed // _UNIT + words * (128 // _UNIT))
+    weights = torch.zeros(int(ends[-1]) * _UNIT, dtype=torch.uint8, device=device)
+    spread = torch.arange(fixed // _UNIT, device=device)
+    header = torch.cat([masks, column.byte()], 1)
+    weights.view(-1, _UNIT)[starts[:, None] + spread] = header.view(len(masks), -1, _UNIT)
+    places = _word_places(starts, fixed, column, above, size)
+    stored = weights if size == 1 else weights.view(numbers.dtype)
+    stored[(places[..., None] + (taken.long() - 1) * count)[kept]] = values[kept].view(stored.dtype)
+    return weights, ends, int(words.max())
 
-    blocks = fixed.shape[1] // 128 + words
-    starts = blocks.cumsum(0) - blocks
-    weights = torch.zeros(int(blocks.sum()) * 128, dtype=torch.uint8, device=device)
-    spread = torch.arange(fixed.shape[1] // 128, device=device)
-    weights.view(-1, 128)[starts[:, None] + spread] = fixed.view(len(jobs), -1, 128)
-    job, row, column = kept.nonzero(as_tuple=True)
-    word = (taken[job, row, column] - 1).long()
-    first = (starts * 128 + fixed.shape[1]) // size
-    places = first[job] + (word * 32 + row % 32) * per + row // 32
-    values = jobs[job, row, column]
-    if size == 1:
-        weights[places] = _biased(values)
-    else:
-        weights.view(numbers.dtype)[places] = values
-    return weights, starts, int(needed.max())
+
+def _word_places(
+    starts: Tensor, fixed: int, column: Tensor, above: Tensor, size: int
+) -> Tensor:
+    """Where the first value of each half of each stream lies, in values: jobs × streams × 2."""
+    count = column.shape[1]
+    begin = (starts * _UNIT + fixed)[:, None] // size
+    first = begin + torch.arange(count, device=starts.device)
+    return torch.stack([first, begin + column + above * count], 2)
 
 
 def restore_streams(
@@ -230,30 +238,33 @@ def restore_streams(
     """What ``arrange_streams`` arranged."""
     rows, columns = shape
     per = 4 // storage.itemsize
-    lines, fixed = 32 * per, 32 * per * (CHUNK // 8 + 2)
-    bands, chunks = -(-rows // BAND), -(-columns // CHUNK)
-    count = max(_AT_ONCE // (lines * CHUNK), 1)
-    found = torch.zeros(bands * BAND, chunks, CHUNK, dtype=storage, device=weights.device)
-    spread = torch.arange(fixed // 128, device=weights.device)
+    count = 32 * per
+    masked = JOB_ROWS * JOB_INPUTS // 8
+    tiles, chunks = -(-rows // JOB_ROWS), -(-columns // JOB_INPUTS)
+    found = torch.empty(tiles * JOB_ROWS, columns, dtype=storage, device=weights.device)
+    spread = torch.arange((masked + count) // _UNIT, device=weights.device)
     bits = torch.arange(8, device=weights.device, dtype=torch.uint8)
-    for first in range(0, len(offsets), count):
-        starts = offsets[first : first + count].long()
-        table = weights.view(-1, 128)[starts[:, None] + spread].flatten(1)
-        masks, order = table[:, : lines * CHUNK // 8], table[:, lines * CHUNK // 8 :][:, :lines]
-        masks = masks.reshape(-1, 2, lines, CHUNK // 16).transpose(1, 2)
-        kept = ((masks[..., None] >> bits) & 1).bool().reshape(len(starts), lines, CHUNK)
-        job, row, column = kept.nonzero(as_tuple=True)
-        word = kept.cumsum(2, dtype=torch.int16)[job, row, column].long() - 1
-        begin = (starts * 128 + fixed) // storage.itemsize
-        places = begin[job] + (word * 32 + row % 32) * per + row // 32
-        if storage == torch.int8:
-            values = _unbiased(weights[places])
-        else:
-            values = weights.view(storage)[places]
-        index = first + job
-        band, chunk = index // (BAND // lines) // chunks, index // (BAND // lines) % chunks
-        found[band * BAND + order[job, row].long(), chunk, column] = values
-    return found.view(bands * BAND, -1)[:rows, :columns].contiguous()
+    some = max(_AT_ONCE // (JOB_ROWS * columns), 1)
+    for tile in range(0, tiles, some):
+        last = min(tile + some, tiles)
+        starts = offsets[tile * chunks : last * chunks].long()
+        table = weights.view(-1, _UNIT)[starts[:, None] + spread].flatten(1)
+        kept = ((table[:, :masked, None] >> bits) & 1).bool()
+        # job, half, step, g, t, r, stream, q, of a pair → as streams
+        kept = kept.view(-1, 2, 4, 8, 4, 4 // per, per, 4, 2).permute(0, 3, 4, 6, 1, 2, 5, 7, 8)
+        kept = kept.reshape(len(starts), count, 2, -1)
+        taken = kept.cumsum(3, dtype=torch.int16)
+        column = table[:, masked:].long()
+        above = taken[:, :, 0, -1].long().gather(1, column)
+        places = _word_places(starts, masked + count, column, above, storage.itemsize)
+        stored = weights.view(storage)
+        values = torch.zeros(kept.shape, dtype=storage, device=weights.device)
+        values[kept] = stored[(places[..., None] + (taken.long() - 1) * count)[kept]]
+        values = values.view(last - tile, chunks, 8, 4, per, 2, 4, 4 // per, 4, 2)
+        values = values.permute(0, 7, 4, 2, 1, 5, 6, 8, 3, 9)
+        values = values.reshape((last - tile) * JOB_ROWS, chunks * JOB_INPUTS)
+        found[tile * JOB_ROWS : last * JOB_ROWS] = values[:, :columns]
+    return found[:rows].contiguous()
 
 
 def _padded(numbers: Tensor, rows: int, columns: int) -> Tensor:

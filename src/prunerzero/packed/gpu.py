@@ -20,8 +20,8 @@ from torch.nn.functional import linear
 
 from prunerzero.packed import nvrtc
 from prunerzero.packed.device_order import (
-    BAND,
-    CHUNK,
+    JOB_INPUTS,
+    JOB_ROWS,
     TILE,
     UNIT,
     DeviceMatrix,
@@ -228,15 +228,11 @@ class Tuning:
     tall: int = 2
     """``two_four``: tiles of 16 rows that a block computes."""
     warps: int = 8
-    """``two_four``: of a block."""
+    """Of a block."""
     ahead: int = 1
     """``two_four``: units that a warp loads before it needs them."""
-    side: int = 2
-    """``streams``: jobs of 256 inputs that a block computes at once."""
     cluster: int = 1
     """Blocks that divide the inputs among them, at most."""
-    alone: int = 1
-    """``streams``: 1 where a single input vector does without tensor cores, else 0."""
 
 
 def multiply(
@@ -255,7 +251,7 @@ def multiply(
         nvrtc.launch(card, how, matrix.weights, *parts, *sizes, segment)
     else:
         how = _streams(card, matrix, kind, batch, tuning)
-        nvrtc.launch(card, how, matrix.weights, matrix.offsets, *parts, *sizes, _words(matrix))
+        nvrtc.launch(card, how, matrix.weights, matrix.offsets, *parts, *sizes, _room(matrix))
     return output
 
 
@@ -270,9 +266,10 @@ def expand(matrix: DeviceMatrix, dtype: torch.dtype) -> Tensor:
         how = Launch(f"two_four_dense{arguments}", -(-units // 4), 128)
         nvrtc.launch(card, how, matrix.weights, dense, *sizes)
     else:
-        shared = _lines(matrix) * 64 + _words(matrix) * 128
-        how = Launch(f"streams_dense{arguments}", len(matrix.offsets), 32, shared)
-        nvrtc.launch(card, how, matrix.weights, matrix.offsets, dense, *sizes)
+        blocks = -(-(len(matrix.offsets) - 1) // _DENSE_WARPS)
+        shared = _TABLE + _DENSE_WARPS * (_room(matrix) + JOB_ROWS * 80)
+        how = Launch(f"streams_dense{arguments}", blocks, _DENSE_WARPS * 32, shared)
+        nvrtc.launch(card, how, matrix.weights, matrix.offsets, dense, *sizes, _room(matrix))
     return dense
 
 
@@ -303,44 +300,42 @@ def _two_four(
     cluster = min(tuning.cluster, units) if card.overlaps else 1
     share = -(-units // cluster)
     turn = warps * ahead
-    sums, of_unit = warps * batch * TILE * tall * 4, 2 * batch * 64
-    room = (card.shared - sums) // of_unit
-    segment = -(-share // turn) * turn if share <= room else room // turn * turn
+    room = (card.shared // batch - 16) // 128  # units of 128 bytes of inputs
+    segment = -(-share // turn) * turn
+    if segment > room:
+        segment = room // turn * turn
     name = f"two_four<{kind},{_flag(matrix)},{tall},{-(-batch // 8)},{warps},{ahead}>"
     blocks = -(-matrix.rows // (TILE * tall)) * cluster
-    shared = sums + min(segment, share) * of_unit
+    shared = max(batch * (segment * 128 + 16), warps * batch * TILE * tall * 4)
     return Launch(name, blocks, warps * 32, shared, cluster, True), segment
+
+
+def _cut_streams(card: Card, matrix: DeviceMatrix, batch: int) -> Tuning:
+    return Tuning(warps=8, cluster=2)
 
 
 def _streams(
     card: Card, matrix: DeviceMatrix, kind: int, batch: int, tuning: Tuning | None
 ) -> Launch:
-    tuning = tuning or Tuning(side=2 if matrix.kind.scaled else 1, cluster=8)
-    side, beside = tuning.side, BAND // _lines(matrix)
-    wide = 0 if batch <= tuning.alone else -(-batch // 8)
-
-    def shared(side: int) -> int:
-        of_inputs = batch * BAND * 4 + CHUNK * (batch * 2 if wide else 4)
-        return side * (of_inputs + beside * (_lines(matrix) * 64 + _words(matrix) * 128))
-
-    while side > 1 and shared(side) > card.shared:
-        side //= 2
-    chunks = -(-matrix.columns // CHUNK)
-    cluster = min(tuning.cluster, -(-chunks // side)) if card.overlaps else 1
-    name = f"streams<{kind},{_flag(matrix)},{wide},{side}>"
-    blocks = -(-matrix.rows // BAND) * cluster
-    return Launch(name, blocks, side * beside * 32, shared(side), cluster, True)
+    tuning = tuning or _cut_streams(card, matrix, batch)
+    warps, each = tuning.warps, _room(matrix) + batch * _LINE
+    while warps > 1 and _TABLE + warps * each > card.shared:
+        warps //= 2
+    cluster = min(tuning.cluster, -(-matrix.columns // JOB_INPUTS)) if card.overlaps else 1
+    name = f"streams<{kind},{_flag(matrix)},{-(-batch // 8)},{warps}>"
+    blocks = -(-matrix.rows // JOB_ROWS) * cluster
+    return Launch(name, blocks, warps * 32, _TABLE + warps * each, cluster, True)
 
 
 def _flag(matrix: DeviceMatrix) -> str:
     return "true" if matrix.kind.scaled else "false"
 
 
-def _lines(matrix: DeviceMatrix) -> int:
-    """Rows of a job."""
-    return 32 * 4 // matrix.kind.storage.itemsize
+_TABLE, _LINE, _DENSE_WARPS = 128, 528, 4
+"""As in ``cuda/streams.cu``: bytes of the table, bytes of a vector of inputs, and warps."""
 
 
-def _words(matrix: DeviceMatrix) -> int:
-    """Words for which a job has room: copies are of four."""
-    return -(-matrix.longest // 4) * 4
+def _room(matrix: DeviceMatrix) -> int:
+    """Bytes of shared memory for a job, and for what is read beyond it or put in its place."""
+    fixed = JOB_ROWS * JOB_INPUTS // 8 + 32 * 4 // matrix.kind.storage.itemsize
+    return max(fixed + matrix.longest * 128 + 256, FEW * JOB_ROWS * 4)

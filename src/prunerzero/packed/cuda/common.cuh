@@ -8,6 +8,7 @@ typedef unsigned long long u64;
 enum Kind { BFLOAT16 = 0, FLOAT16 = 1 };  // of inputs and outputs
 
 #define DEVICE static __device__ __forceinline__
+#define SHARED_MEMORY extern __shared__ __align__(128) u8 memory[]
 
 DEVICE u32 lane_of_warp() { return threadIdx.x & 31; }
 
@@ -29,16 +30,59 @@ DEVICE u32 load_word(const void* place) {
     return v;
 }
 
-DEVICE uint4 load_shared(u32 address) {
+// Four 8 × 8 matrices whose rows of 16 bytes lie at the lanes' addresses: the second operand of a
+// product of 32 inputs, if the rows are 8 vectors, and matrices follow each other along them.
+DEVICE uint4 load_operand(u32 address) {
     uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
     return v;
 }
 
-DEVICE void store_shared(u32 address, uint4 v) {
-    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};"
-                 :: "r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+// The next two values of a stream whose values lie 128 bytes apart.
+template <bool BYTES> DEVICE void load_values(u32 (&values)[2], u32 address) {
+    if (BYTES) {
+        asm volatile("ld.shared.u8 %0, [%1];" : "=r"(values[0]) : "r"(address) : "memory");
+        asm volatile("ld.shared.u8 %0, [%1+128];" : "=r"(values[1]) : "r"(address) : "memory");
+    } else {
+        asm volatile("{.reg .u16 half; ld.shared.u16 half, [%1]; cvt.u32.u16 %0, half;}"
+                     : "=r"(values[0]) : "r"(address) : "memory");
+        asm volatile("{.reg .u16 half; ld.shared.u16 half, [%1+128]; cvt.u32.u16 %0, half;}"
+                     : "=r"(values[1]) : "r"(address) : "memory");
+    }
+}
+
+DEVICE uint2 load_two(u32 address) {
+    uint2 v;
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
+    return v;
+}
+
+// Four bytes of `low` (0 to 3) and `high` (4 to 7), as the lower four digits of `which` say.
+DEVICE u32 choose_bytes(u32 low, u32 high, u32 which) {
+    u32 v;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v) : "r"(low), "r"(high), "r"(which));
+    return v;
+}
+
+// Begin to copy 16 bytes to shared memory.
+DEVICE void copy_async(void* to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                 :: "r"(shared_address(to)), "l"(from) : "memory");
+}
+
+DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// Begin to copy 8 inputs of a vector from `column` on to shared memory; those beyond `columns` are
+// zeros.
+DEVICE void copy_inputs(u8* to, const u16* vector, int column, int columns) {
+    const u16* from = vector + column;
+    if (column + 8 <= columns && (reinterpret_cast<u64>(from) & 15) == 0) {
+        copy_async(to, from);
+        return;
+    }
+    for (int i = 0; i < 8; ++i)
+        reinterpret_cast<u16*>(to)[i] = column + i < columns ? from[i] : 0;
 }
 
 // Where a kernel may begin before the one before it has ended: after this, its results are there.
@@ -138,39 +182,29 @@ template <int KIND> DEVICE void widen_integers(u32 word, u32& first, u32& second
     }
 }
 
-// Inputs in the order in which the lanes of a warp need them as the second operand of a product of
-// 32 inputs: for each such tile and each vector, 4 lanes of 16 bytes. Lane t has the inputs 2t and
-// 2t + 1 of each 8. `first` and `count` are in tiles; inputs beyond `columns` are zeros.
-DEVICE void stage_inputs(u32 address, const u16* inputs, int batch, int columns, int first,
-                         int count) {
-    const int eights = count * 4;  // each thread takes 8 inputs: a part of every lane's 16 bytes
-    const bool aligned = (columns & 7) == 0 && (reinterpret_cast<u64>(inputs) & 15) == 0;
-    for (int i = threadIdx.x; i < eights * batch; i += blockDim.x) {
-        const int n = i / eights, eight = i - n * eights;
-        const int begin = first * 32 + eight * 8;
-        const u16* from = inputs + static_cast<u64>(n) * columns + begin;
-        u32 v[4];
-        if (aligned && begin < columns) {
-            const uint4 four = *reinterpret_cast<const uint4*>(from);
-            v[0] = four.x; v[1] = four.y; v[2] = four.z; v[3] = four.w;
-        } else {
-            for (int t = 0; t < 4; ++t) {
-                const int c = begin + 2 * t;
-                v[t] = (c < columns ? from[2 * t] : 0)
-                     | static_cast<u32>(c + 1 < columns ? from[2 * t + 1] : 0) << 16;
-            }
-        }
-        const u32 to = address + (((eight >> 2) * batch + n) * 16 + (eight & 3)) * 4;
-        for (int t = 0; t < 4; ++t)
-            asm volatile("st.shared.u32 [%0], %1;" :: "r"(to + t * 16), "r"(v[t]) : "memory");
+// Two bytes, each the lower one of 16 bits and an integer, as two 16-bit floats, which hold them
+// exactly.
+template <int KIND> DEVICE u32 widen_pair(u32 pair) {
+    u32 result;
+    if (KIND == FLOAT16) {  // 1024 + (integer + 128), less 1024 + 128
+        const u32 more = (pair ^ 0x00800080) | 0x64006400;
+        asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(more), "r"(0x64806480));
+    } else {  // 128 + the lower 7 bits, less 128, or 256 where the sign is set
+        const u32 more = (pair & 0x007F007F) | 0x43004300, less = (pair & 0x00800080) | 0xC300C300;
+        asm("fma.rn.bf16x2 %0, %1, %2, %3;"
+            : "=r"(result) : "r"(more), "r"(0x3F803F80), "r"(less));
     }
+    return result;
 }
 
-// One vector of inputs as floats, in order; those beyond `columns` are zeros.
+// Adds the product of 16 rows × 16 inputs with 16 inputs × 8 vectors.
 template <int KIND>
-DEVICE void stage_floats(u32 address, const u16* inputs, int columns, int first, int count) {
-    for (int i = threadIdx.x; i < count; i += blockDim.x) {
-        const float v = first + i < columns ? widen(inputs[first + i], KIND) : 0;
-        asm volatile("st.shared.f32 [%0], %1;" :: "r"(address + i * 4), "f"(v) : "memory");
-    }
+DEVICE void multiply_dense(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+#define MMA(TYPE)                                                                            \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE ".f32 {%0,%1,%2,%3}, " \
+                 "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"                                    \
+                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                    \
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1))
+    if (KIND == BFLOAT16) MMA("bf16"); else MMA("f16");
+#undef MMA
 }

@@ -1,300 +1,203 @@
-// Products with weights of which any are kept. Each lane reads the kept values of its rows one
-// after another, from a stream of its own, and a bit of the mask says whether a weight takes the
-// next one: that is a load and an addition for each weight, and no counting of bits.
+// Products with weights of which any are kept. A job is 32 rows × 256 inputs, which a warp expands
+// to the operands of the tensor cores. Lane 4 g + t has the rows g, g + 8, g + 16 and g + 24, and
+// of each 8 inputs those at 2 t and 2 t + 1, as the tensor cores want them.
 //
-// A job is 256 inputs of 32 × PER rows, PER being the values in a word of 32 bits: 2, or 4 of
-// integers. Lane l has PER rows, and the k-th values of these are word k of its stream. The words
-// of the 32 lanes lie beside each other, in the banks of shared memory, so that loads never
-// conflict wherever each lane is. All lanes have as many words as the longest stream of the job:
-// rows are sorted by how many weights they keep, 128 rows at a time, and the longest is not much
-// longer than the others.
+// Each lane reads the kept values of its weights one after another from streams of its own: 2 that
+// have two rows each, or 4 of integers, which have one. The k-th values of a lane's streams are the
+// k-th of its words of 32 bits, and the words of the 32 lanes lie beside each other, in the banks of
+// shared memory: loads never conflict, wherever each lane is. A stream may be longer than another:
+// its values of the last 128 inputs follow in the column of whichever stream has room, as the job
+// says, so that the columns are about equally long.
 //
-// A job in memory: the masks of 128 inputs, 4 words for each of its rows, and of the next 128;
-// then 2 bytes a row: which of the 128 rows each row is, and how many words are needed before each
-// quarter of the inputs can be computed; then the words.
+// Bits of the mask are read four at a time, two pairs of weights: a table has, for each pair, how
+// the next two values of the stream become it, and how many it takes.
+//
+// A job in memory: the mask, a word a lane for each 32 inputs, a byte for each of its rows; for each
+// stream a byte, the column of its second half; then the words.
 
-constexpr int INPUTS = 256;  // of a job
-constexpr int BAND = 128;  // rows that are sorted together
+constexpr int ROWS = 32, INPUTS = 256;  // of a job
 constexpr int STEP = 32;  // inputs that are expanded at once
+constexpr int LINE = INPUTS * 2 + 16;  // bytes of a vector of inputs; rows in turn meet other banks
+constexpr int TABLE = 128;  // bytes
 
 template <bool INTEGERS> struct Form {
-    static constexpr int PER = INTEGERS ? 4 : 2;
-    static constexpr int ROWS = 32 * PER;
-    static constexpr int MASKS = ROWS * INPUTS / 8;
-    static constexpr int HEADER = 2 * ROWS;
-    static constexpr int JOBS = BAND / ROWS;  // side by side in a band
-    static constexpr int TILE = ROWS * STEP * 2;  // bytes of expanded weights
+    static constexpr int PER = INTEGERS ? 4 : 2;  // streams of a lane
+    static constexpr int SIZE = 4 / PER;  // bytes of a value
+    static constexpr int COLUMNS = ROWS * INPUTS / 8;  // where the bytes of the streams begin
+    static constexpr int WORDS = COLUMNS + 32 * PER;  // where the words begin
 };
 
-// Where 16 bytes of a row of a tile of expanded weights lie, so that neither writing rows nor
-// reading 8 × 8 weights meets a bank twice.
-DEVICE u32 in_tile(u32 tile, int row, int sixteen) {
-    return tile + row * 64 + ((sixteen ^ (row >> 1 & 3)) * 16);
-}
-
-// The next value of a stream if `bit` of `mask` is set, else `nothing`.
-template <bool INTEGERS> DEVICE u32 take(u32 mask, u32 bit, u32& place) {
-    u32 value;
-    if (INTEGERS)
-        asm volatile("{.reg .pred kept; .reg .u32 one; and.b32 one, %2, %3;\n"
-                     "setp.ne.u32 kept, one, 0; mov.u32 %0, 128;\n"
-                     "@kept ld.shared.u8 %0, [%1]; @kept add.u32 %1, %1, 128;}"
-                     : "=&r"(value), "+r"(place) : "r"(mask), "r"(bit));
-    else
-        asm volatile("{.reg .pred kept; .reg .u32 one; and.b32 one, %2, %3;\n"
-                     "setp.ne.u32 kept, one, 0; mov.u32 %0, 0;\n"
-                     "@kept ld.shared.u16 %0, [%1]; @kept add.u32 %1, %1, 128;}"
-                     : "=&r"(value), "+r"(place) : "r"(mask), "r"(bit));
-    return value;
-}
-
-// Two weights of a row as a pair.
-template <int KIND, bool INTEGERS> DEVICE u32 take_pair(u32 mask, u32 bit, u32& place) {
-    const u32 low = take<INTEGERS>(mask, bit, place), high = take<INTEGERS>(mask, bit << 1, place);
-    if (!INTEGERS) return __byte_perm(low, high, 0x5410);
-    u32 pair;
-    if (KIND == FLOAT16) {
-        pair = __byte_perm(low, high, 0x5410) | 0x64006400;
-        asm("sub.rn.f16x2 %0, %0, %1;" : "+r"(pair) : "r"(0x64806480));
-    } else {
-        pair = narrow_pair(__uint_as_float(low | 0x4B000000) - 8388736.0f,
-                           __uint_as_float(high | 0x4B000000) - 8388736.0f, KIND);
-    }
-    return pair;
-}
-
-// Where `bit` of `mask` is set, `sum` plus the next value of a stream times `input`.
-template <int KIND, bool INTEGERS>
-DEVICE void take_product(u32 mask, u32 bit, u32& place, float& sum, float input) {
-#define TAKE(LOAD, WIDEN)                                                                     \
-    asm volatile("{.reg .pred kept; .reg .u32 one; .reg .b16 half; .reg .f32 value;\n"       \
-                 "and.b32 one, %2, %3; setp.ne.u32 kept, one, 0;\n"                          \
-                 "@kept ld.shared." LOAD ", [%1]; @kept add.u32 %1, %1, 128;\n" WIDEN        \
-                 "@kept fma.rn.f32 %0, value, %4, %0;}"                                       \
-                 : "+f"(sum), "+r"(place) : "r"(mask), "r"(bit), "f"(input))
-    if (INTEGERS)
-        TAKE("u8 one", "or.b32 one, one, 0x4B000000; mov.b32 value, one;\n"
-                       "sub.rn.f32 value, value, 0f4B000080;\n");
-    else if (KIND == BFLOAT16) TAKE("u16 one", "shl.b32 one, one, 16; mov.b32 value, one;\n");
-    else TAKE("u16 half", "cvt.f32.f16 value, half;\n");
-#undef TAKE
-}
-
-// The mask of the next 32 inputs of a row.
-DEVICE u32 next_mask(uint4 (&masks)[2]) {
-    const u32 mask = masks[0].x;
-    masks[0] = {masks[0].y, masks[0].z, masks[0].w, masks[1].x};
-    masks[1] = {masks[1].y, masks[1].z, masks[1].w, 0};
-    return mask;
-}
-
-template <int KIND> DEVICE void multiply_dense(float (&sum)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-#define MMA(TYPE)                                                                            \
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE ".f32 {%0,%1,%2,%3}, " \
-                 "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"                                    \
-                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                    \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
-    if (KIND == BFLOAT16) MMA("bf16"); else MMA("f16");
-#undef MMA
-}
-
-DEVICE void load_operand(u32 (&a)[4], u32 address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(address));
-}
-
-DEVICE void copy_async(u32 to, const u8* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(to), "l"(from) : "memory");
-}
-
-template <int PENDING> DEVICE void wait_for_copies() {
-    asm volatile("cp.async.wait_group %0;" :: "n"(PENDING) : "memory");
-    __syncwarp();
-}
-
-// Begin to copy the words of a job, in four groups: those needed for each quarter of its inputs.
-template <bool INTEGERS> DEVICE void begin_copies(u32 words, const u8* job) {
-    const int lane = lane_of_warp();
-    const u16* needed = reinterpret_cast<const u16*>(job + Form<INTEGERS>::MASKS + Form<INTEGERS>::ROWS);
-    const u8* from = job + Form<INTEGERS>::MASKS + Form<INTEGERS>::HEADER;
-    int begin = 0;
-#pragma unroll
-    for (int quarter = 0; quarter < 4; ++quarter) {
-        const int end = needed[quarter];  // multiples of 4 words of all lanes
-        for (int k = begin; k < end; k += 4)
-            copy_async(words + k * 128 + lane * 16, from + k * 128 + lane * 16);
-        asm volatile("cp.async.commit_group;" ::: "memory");
-        begin = end;
+// For each four bits and each of their pairs, which bytes of the next two values it takes (bytes 2
+// and 3 of each are zero), and in the upper half the bytes to the value after these.
+DEVICE void write_table(u8* table) {
+    if (threadIdx.x < 32) {
+        const u32 pair = threadIdx.x % 2 ? threadIdx.x >> 3 : threadIdx.x >> 1 & 3;
+        const u32 bytes = pair == 0 ? 0x3232 : pair == 1 ? 0x3210 : pair == 2 ? 0x1032 : 0x5410;
+        const u32 taken = (pair & 1) + (pair >> 1);
+        reinterpret_cast<u32*>(table)[threadIdx.x] = bytes | taken << 23;
     }
 }
 
-// Expand a step of a job to a tile; `places` go on to the next values.
+// Begin to copy a job to shared memory. `offsets` are in units of 64 bytes.
+DEVICE void copy_job(u8* to, const u8* weights, const int* offsets, int index) {
+    const u32 begin = offsets[index], end = offsets[index + 1];
+    const u8* from = weights + static_cast<u64>(begin) * 64;
+    const int size = (end - begin) * 64;
+    for (int i = lane_of_warp() * 16; i < size; i += 512) copy_async(to + i, from + i);
+}
+
+// The weights of a step as pairs: of row g + 8 r, inputs 8 q + 2 t and the next. `places` are the
+// addresses of the next values.
 template <int KIND, bool INTEGERS>
-DEVICE void expand(u32 tile, const u32 (&masks)[Form<INTEGERS>::PER],
-                   u32 (&places)[Form<INTEGERS>::PER]) {
-    const int lane = lane_of_warp();
+DEVICE void expand(u32 (&pairs)[4][4], u32 mask, u32 table, u32 (&places)[Form<INTEGERS>::PER]) {
+    constexpr int PER = Form<INTEGERS>::PER;
+    uint2 entries[4][2];
 #pragma unroll
-    for (int eight = 0; eight < 4; ++eight)
+    for (int r = 0; r < 4; ++r)
 #pragma unroll
-        for (int r = 0; r < Form<INTEGERS>::PER; ++r) {
-            uint4 v;
-            v.x = take_pair<KIND, INTEGERS>(masks[r], 1u << (eight * 8), places[r]);
-            v.y = take_pair<KIND, INTEGERS>(masks[r], 4u << (eight * 8), places[r]);
-            v.z = take_pair<KIND, INTEGERS>(masks[r], 16u << (eight * 8), places[r]);
-            v.w = take_pair<KIND, INTEGERS>(masks[r], 64u << (eight * 8), places[r]);
-            store_shared(in_tile(tile, r * 32 + lane, eight), v);
+        for (int half = 0; half < 2; ++half) {
+            const int bit = r * 8 + half * 4;
+            entries[r][half] = load_two((bit ? mask >> (bit - 3) : mask << 3) & 0x78 | table);
         }
+#pragma unroll
+    for (int begin = 0; begin < 4; begin += PER) {
+        u32 values[PER][4][2];
+#pragma unroll
+        for (int q = 0; q < 4; ++q)
+#pragma unroll
+            for (int s = 0; s < PER; ++s) {
+                const uint2 two = entries[begin + s][q / 2];
+                load_values<INTEGERS>(values[s][q], places[s]);
+                places[s] += (q % 2 ? two.y : two.x) >> 16;
+            }
+#pragma unroll
+        for (int q = 0; q < 4; ++q)
+#pragma unroll
+            for (int s = 0; s < PER; ++s) {
+                const uint2 two = entries[begin + s][q / 2];
+                const u32 pair =
+                    choose_bytes(values[s][q][0], values[s][q][1], q % 2 ? two.y : two.x);
+                pairs[begin + s][q] = INTEGERS ? widen_pair<KIND>(pair) : pair;
+            }
+    }
 }
 
-// A block computes a band of 128 rows: WIDE × 8 input vectors, or 1 where WIDE is 0, SIDE × 256 inputs at a time, which
-// have JOBS warps each. The blocks of a cluster take turns at the inputs. `offsets` say where each
-// job begins, in units of 128 bytes; `longest` is the largest number of words of a job.
-template <int KIND, bool INTEGERS, int WIDE, int SIDE>
-__global__ void __launch_bounds__(SIDE * Form<INTEGERS>::JOBS * 32) streams(
+template <bool INTEGERS> DEVICE void first_halves(u32 job, u32 (&places)[Form<INTEGERS>::PER]) {
+    using F = Form<INTEGERS>;
+#pragma unroll
+    for (int s = 0; s < F::PER; ++s)
+        places[s] = job + F::WORDS + (lane_of_warp() * F::PER + s) * F::SIZE;
+}
+
+// The second halves begin where the first of their columns have ended.
+template <bool INTEGERS>
+DEVICE void second_halves(const u8* job, u32 (&places)[Form<INTEGERS>::PER]) {
+    using F = Form<INTEGERS>;
+    u32 next[F::PER];
+#pragma unroll
+    for (int s = 0; s < F::PER; ++s) {
+        const u32 column = job[F::COLUMNS + lane_of_warp() * F::PER + s];
+        next[s] = 0;
+#pragma unroll
+        for (int other = 0; other < F::PER; ++other) {
+            const u32 end = __shfl_sync(~0u, places[other], column / F::PER);
+            if (column % F::PER == other) next[s] = end;
+        }
+    }
+#pragma unroll
+    for (int s = 0; s < F::PER; ++s) places[s] = next[s];
+}
+
+// A block computes 32 rows for WIDE × 8 input vectors; its warps take turns at the jobs. The blocks
+// of a cluster divide the inputs. `room` is the size of the longest job, and of what is read beyond.
+template <int KIND, bool INTEGERS, int WIDE, int WARPS>
+__global__ void __launch_bounds__(WARPS * 32) streams(
     const u8* __restrict__ weights, const int* __restrict__ offsets,
     const u16* __restrict__ inputs, const float* __restrict__ scales, const u16* __restrict__ bias,
-    u16* __restrict__ output, int rows, int columns, int batch, int longest) {
+    u16* __restrict__ output, int rows, int columns, int batch, int room) {
     using F = Form<INTEGERS>;
-    extern __shared__ __align__(128) u8 memory[];
-    constexpr int THREADS = SIDE * F::JOBS * 32;
+    SHARED_MEMORY;
     const int warp = threadIdx.x / 32, lane = lane_of_warp();
-    const int side = warp / F::JOBS, beside = warp % F::JOBS;
     const int blocks = cluster_size(), rank = cluster_rank();
-    const int chunks = (columns + INPUTS - 1) / INPUTS, band = blockIdx.x / blocks;
-    float* sums = reinterpret_cast<float*>(memory);  // sides × vectors × rows of the band
-    u8* free = memory + SIDE * batch * BAND * 4;
-    const u32 staged = shared_address(free);
-    free += SIDE * INPUTS * (WIDE ? batch * 2 : 4);
-    const u32 tile = shared_address(free) + warp * F::TILE;
-    const u32 words = shared_address(free) + F::JOBS * SIDE * F::TILE + warp * longest * 128;
+    const int chunks = (columns + INPUTS - 1) / INPUTS, tile = blockIdx.x / blocks;
+    const int first = chunks * rank / blocks, last = chunks * (rank + 1) / blocks;
+    const int each = room + batch * LINE;
+    u8* const table = memory;
+    u8* const job = memory + TABLE + warp * each;
+    u8* const staged = job + room;
     let_next_begin();
 
-    u32 vectors[WIDE ? WIDE : 1];
+    int chunk = first + warp;
+    if (chunk < last) copy_job(job, weights, offsets, tile * chunks + chunk);
+    write_table(table);
+    wait_for_inputs();
+    __syncthreads();
+
+    float sum[2][WIDE][4] = {};
+    u32 vectors[WIDE];
 #pragma unroll
     for (int w = 0; w < WIDE; ++w)
-        vectors[w] = staged + side * (INPUTS / 32) * batch * 64
-                   + min(w * 8 + lane / 4, batch - 1) * 64 + lane % 4 * 16;
+        vectors[w] = shared_address(staged) + min(w * 8 + lane % 8, batch - 1) * LINE + lane / 8 * 16;
 
-    for (int chunk = rank * SIDE; chunk < chunks; chunk += blocks * SIDE) {
-        const bool there = chunk + side < chunks;
-        const u8* job = weights;
-        __syncwarp();  // the words of the last job have been read
-        uint4 masks[F::PER][2];
-        if (there) {
-            const u64 index = (static_cast<u64>(band) * chunks + chunk + side) * F::JOBS + beside;
-            job += static_cast<u64>(static_cast<u32>(offsets[index])) * 128;
-            begin_copies<INTEGERS>(words, job);
-#pragma unroll
-            for (int r = 0; r < F::PER; ++r)
-#pragma unroll
-                for (int half = 0; half < 2; ++half)
-                    masks[r][half] =
-                        load_weights(job + ((half * F::ROWS + r * 32 + lane) * 16));
-        }
-        const bool again = chunk != rank * SIDE;
-        if (again) __syncthreads();
-        else wait_for_inputs();
-        if (WIDE)
-            stage_inputs(staged, inputs, batch, columns, chunk * (INPUTS / 32), SIDE * (INPUTS / 32));
-        else
-            stage_floats<KIND>(staged, inputs, columns, chunk * INPUTS, SIDE * INPUTS);
-        __syncthreads();
+    for (; chunk < last; chunk += WARPS) {
+        for (int n = 0; n < batch; ++n)
+            copy_inputs(staged + n * LINE + lane * 16, inputs + static_cast<u64>(n) * columns,
+                        chunk * INPUTS + lane * 8, columns);
+        wait_for_copies();
+        __syncwarp();
         u32 places[F::PER];
-#pragma unroll
-        for (int r = 0; r < F::PER; ++r) places[r] = words + lane * 4 + r * (4 / F::PER);
-        if (there && !WIDE) {
-            float sum[F::PER][2] = {};
+        first_halves<INTEGERS>(shared_address(job), places);
 #pragma unroll 1
-            for (int step = 0; step < INPUTS / STEP; ++step) {
-                if (step == 0) wait_for_copies<3>();
-                if (step == 2) wait_for_copies<2>();
-                if (step == 4) wait_for_copies<1>();
-                if (step == 6) wait_for_copies<0>();
-                u32 mask[F::PER];
+        for (int half = 0; half < 2; ++half) {
+            if (half) second_halves<INTEGERS>(job, places);
+#pragma unroll 2
+            for (int i = 0; i < INPUTS / STEP / 2; ++i) {
+                const int step = half * (INPUTS / STEP / 2) + i;
+                const u32 mask = reinterpret_cast<const u32*>(job)[step * 32 + lane];
+                uint4 b[WIDE];
 #pragma unroll
-                for (int r = 0; r < F::PER; ++r) mask[r] = next_mask(masks[r]);
+                for (int w = 0; w < WIDE; ++w) b[w] = load_operand(vectors[w] + step * STEP * 2);
+                u32 pairs[4][4];
+                expand<KIND, INTEGERS>(pairs, mask, shared_address(table), places);
 #pragma unroll
-                for (int four = 0; four < STEP / 4; ++four) {
-                    const uint4 x = load_shared(staged + (side * INPUTS + step * STEP + four * 4) * 4);
+                for (int j = 0; j < 2; ++j)
 #pragma unroll
-                    for (int r = 0; r < F::PER; ++r) {
-#define TAKE(INPUT, C)                                                                       \
-    take_product<KIND, INTEGERS>(mask[r], 1u << (four * 4 + C), places[r], sum[r][C & 1],    \
-                                 __uint_as_float(INPUT))
-                        TAKE(x.x, 0); TAKE(x.y, 1); TAKE(x.z, 2); TAKE(x.w, 3);
-#undef TAKE
+                    for (int w = 0; w < WIDE; ++w) {
+                        const u32 (&upper)[4] = pairs[j * 2], (&lower)[4] = pairs[j * 2 + 1];
+                        multiply_dense<KIND>(sum[j][w], upper[0], lower[0], upper[1], lower[1],
+                                             b[w].x, b[w].y);
+                        multiply_dense<KIND>(sum[j][w], upper[2], lower[2], upper[3], lower[3],
+                                             b[w].z, b[w].w);
                     }
-                }
             }
-            const u8* order = job + F::MASKS;
-#pragma unroll
-            for (int r = 0; r < F::PER; ++r) {
-                float* to = sums + side * BAND + order[r * 32 + lane];
-                *to = (again ? *to : 0) + (sum[r][0] + sum[r][1]);
-            }
-        } else if (there) {
-            float sum[F::PER * 2][WIDE ? WIDE : 1][4] = {};
-#pragma unroll 1
-            for (int step = 0; step < INPUTS / STEP; ++step) {  // not unrolled: it is long as it is
-                if (step == 0) wait_for_copies<3>();
-                if (step == 2) wait_for_copies<2>();
-                if (step == 4) wait_for_copies<1>();
-                if (step == 6) wait_for_copies<0>();
-                u32 mask[F::PER];
-#pragma unroll
-                for (int r = 0; r < F::PER; ++r) mask[r] = next_mask(masks[r]);
-                expand<KIND, INTEGERS>(tile, mask, places);
-                __syncwarp();
-                uint4 b[WIDE ? WIDE : 1];
-#pragma unroll
-                for (int w = 0; w < WIDE; ++w) b[w] = load_shared(vectors[w] + step * batch * 64);
-#pragma unroll
-                for (int i = 0; i < F::PER * 2; ++i)
-#pragma unroll
-                    for (int half = 0; half < 2; ++half) {
-                        u32 a[4];
-                        load_operand(a, in_tile(tile, i * 16 + lane % 16, half * 2 + lane / 16));
-#pragma unroll
-                        for (int w = 0; w < WIDE; ++w)
-                            multiply_dense<KIND>(sum[i][w], a, half ? b[w].z : b[w].x,
-                                                 half ? b[w].w : b[w].y);
-                    }
-                __syncwarp();
-            }
-            const u8* order = job + F::MASKS;
-#pragma unroll
-            for (int i = 0; i < F::PER * 2; ++i)
-#pragma unroll
-                for (int k = 0; k < 2; ++k) {
-                    const int row = order[i * 16 + k * 8 + lane / 4];
-#pragma unroll
-                    for (int w = 0; w < WIDE; ++w)
-#pragma unroll
-                        for (int j = 0; j < 2; ++j) {
-                            const int n = w * 8 + lane % 4 * 2 + j;
-                            float* to = sums + (side * batch + n) * BAND + row;
-                            if (n < batch) *to = again ? *to + sum[i][w][k * 2 + j] : sum[i][w][k * 2 + j];
-                        }
-                }
-        } else if (!again) {
-            for (int i = beside * 32 + lane; i < batch * BAND; i += F::JOBS * 32)
-                sums[side * batch * BAND + i] = 0;
         }
+        __syncwarp();
+        if (chunk + WARPS < last) copy_job(job, weights, offsets, tile * chunks + chunk + WARPS);
     }
-    if (rank * SIDE >= chunks) {  // a block without inputs
-        wait_for_inputs();
-        for (int i = threadIdx.x; i < SIDE * batch * BAND; i += THREADS) sums[i] = 0;
-    }
+
+    // Warps, then blocks, are added up in their order: results are the same each time.
+    float* const own = reinterpret_cast<float*>(job);  // vectors × rows
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+        for (int w = 0; w < WIDE; ++w)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int n = w * 8 + lane % 4 * 2 + i % 2, row = j * 16 + lane / 4 + i / 2 * 8;
+                if (n < batch) own[n * ROWS + row] = sum[j][w][i];
+            }
     __syncthreads();
-    for (int i = threadIdx.x; i < batch * BAND; i += THREADS) {
+    float* const sums = reinterpret_cast<float*>(memory + TABLE);
+    for (int i = threadIdx.x; i < batch * ROWS; i += WARPS * 32) {
         float all = sums[i];
-        for (int s = 1; s < SIDE; ++s) all += sums[s * batch * BAND + i];
+        for (int w = 1; w < WARPS; ++w) all += sums[w * (each / 4) + i];
         sums[i] = all;
     }
     cluster_barrier();
-    const int part = (batch * BAND + blocks - 1) / blocks;
-    for (int k = threadIdx.x; k < part; k += THREADS) {
-        const int i = rank * part + k, n = i / BAND, row = band * BAND + i % BAND;
+    const int part = (batch * ROWS + blocks - 1) / blocks;
+    for (int k = threadIdx.x; k < part; k += WARPS * 32) {
+        const int i = rank * part + k, n = i / ROWS, row = tile * ROWS + i % ROWS;
         if (n < batch && row < rows) {
             float all = 0;
             for (int other = 0; other < blocks; ++other) all += load_from_block(sums + i, other);
@@ -308,41 +211,53 @@ __global__ void __launch_bounds__(SIDE * Form<INTEGERS>::JOBS * 32) streams(
 
 // The dense matrix, rows × columns; integers as 16-bit floats without their scales. A warp expands
 // a job.
+constexpr int DENSE_WARPS = 4;
+
 template <int KIND, bool INTEGERS>
-__global__ void __launch_bounds__(32) streams_dense(
+__global__ void __launch_bounds__(DENSE_WARPS * 32) streams_dense(
     const u8* __restrict__ weights, const int* __restrict__ offsets, u16* __restrict__ dense,
-    int rows, int columns) {
+    int rows, int columns, int room) {
     using F = Form<INTEGERS>;
-    extern __shared__ __align__(128) u8 memory[];
+    constexpr int WIDTH = STEP * 2 + 16;  // bytes of a row of a step
+    SHARED_MEMORY;
     const int lane = lane_of_warp(), chunks = (columns + INPUTS - 1) / INPUTS;
-    const int band = blockIdx.x / F::JOBS / chunks, chunk = blockIdx.x / F::JOBS % chunks;
-    const u8* job = weights + static_cast<u64>(static_cast<u32>(offsets[blockIdx.x])) * 128;
-    const u32 tile = shared_address(memory), words = tile + F::TILE;
-    begin_copies<INTEGERS>(words, job);
-    const u8* order = job + F::MASKS;
+    const int index = blockIdx.x * DENSE_WARPS + threadIdx.x / 32;
+    u8* const table = memory;
+    u8* const job = memory + TABLE + threadIdx.x / 32 * (room + ROWS * WIDTH);
+    u8* const step_rows = job + room;
+    const bool there = index < (rows + ROWS - 1) / ROWS * chunks;
+    if (there) copy_job(job, weights, offsets, index);
+    write_table(table);
+    wait_for_copies();
+    __syncthreads();
+    if (!there) return;
     u32 places[F::PER];
-#pragma unroll
-    for (int r = 0; r < F::PER; ++r) places[r] = words + lane * 4 + r * (4 / F::PER);
-    wait_for_copies<0>();
+    first_halves<INTEGERS>(shared_address(job), places);
+#pragma unroll 1
     for (int step = 0; step < INPUTS / STEP; ++step) {
-        u32 mask[F::PER];
+        if (step == INPUTS / STEP / 2) second_halves<INTEGERS>(job, places);
+        u32 pairs[4][4];
+        expand<KIND, INTEGERS>(pairs, reinterpret_cast<const u32*>(job)[step * 32 + lane],
+                               shared_address(table), places);
 #pragma unroll
-        for (int r = 0; r < F::PER; ++r)
-            mask[r] = load_word(job + (step / 4 * F::ROWS + r * 32 + lane) * 16 + step % 4 * 4);
-        expand<KIND, INTEGERS>(tile, mask, places);
+        for (int r = 0; r < 4; ++r)
+#pragma unroll
+            for (int q = 0; q < 4; ++q)
+                *reinterpret_cast<u32*>(step_rows + (r * 8 + lane / 4) * WIDTH + q * 16
+                                        + lane % 4 * 4) = pairs[r][q];
         __syncwarp();
-        for (int i = lane; i < F::ROWS * 4; i += 32) {
-            const uint4 v = load_shared(in_tile(tile, i / 4, i % 4));
-            const int row = band * BAND + order[i / 4];
-            const int column = chunk * INPUTS + step * STEP + i % 4 * 8;
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+            const int line = r * 8 + lane / 4, row = index / chunks * ROWS + line;
+            const int column = index % chunks * INPUTS + step * STEP + lane % 4 * 8;
             if (row >= rows || column >= columns) continue;
+            const u8* from = step_rows + line * WIDTH + lane % 4 * 16;
             u16* to = dense + static_cast<u64>(row) * columns + column;
-            if ((columns & 7) == 0) *reinterpret_cast<uint4*>(to) = v;
-            else {
-                const u32 words[4] = {v.x, v.y, v.z, v.w};
+            if ((columns & 7) == 0)
+                *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+            else
                 for (int c = 0; c < 8 && column + c < columns; ++c)
-                    to[c] = static_cast<u16>(words[c / 2] >> (c % 2 * 16));
-            }
+                    to[c] = reinterpret_cast<const u16*>(from)[c];
         }
         __syncwarp();
     }

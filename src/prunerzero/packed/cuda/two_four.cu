@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(WARPS * 32) two_four(
     const u8* __restrict__ weights, const u16* __restrict__ inputs, const float* __restrict__ scales,
     const u16* __restrict__ bias, u16* __restrict__ output, int rows, int columns, int batch,
     int segment) {
-    extern __shared__ __align__(16) u8 memory[];
+    SHARED_MEMORY;
     constexpr int HIGH = TALL * 16;
     const int warp = threadIdx.x / 32, lane = lane_of_warp();
     const int units = (columns + 63) / 64;
@@ -64,8 +64,7 @@ __global__ void __launch_bounds__(WARPS * 32) two_four(
     const int first = units * rank / blocks, last = units * (rank + 1) / blocks;
     const int tile = blockIdx.x / blocks * TALL;
     const int tiles = (rows + 15) / 16;
-    float* sums = reinterpret_cast<float*>(memory);  // warps × vectors × rows
-    const u32 staged = shared_address(memory) + WARPS * batch * HIGH * 4;
+    const int line = segment * 128 + 16;  // bytes of a vector of inputs; rows in turn meet other banks
     let_next_begin();
 
     // Loads of the next AHEAD units; beyond the end nothing is loaded.
@@ -86,12 +85,17 @@ __global__ void __launch_bounds__(WARPS * 32) two_four(
     float sum[TALL][WIDE][4] = {};
     u32 vectors[WIDE];
 #pragma unroll
-    for (int w = 0; w < WIDE; ++w) vectors[w] = min(w * 8 + lane / 4, batch - 1) * 64 + lane % 4 * 16;
+    for (int w = 0; w < WIDE; ++w)
+        vectors[w] = shared_address(memory) + min(w * 8 + lane % 8, batch - 1) * line + lane / 8 * 16;
 
     for (int begin = first; begin < last; begin += segment) {
         const int end = min(begin + segment, last);
         if (begin > first) __syncthreads();
-        stage_inputs(staged, inputs, batch, columns, begin * 2, (end - begin) * 2);
+        for (int n = 0; n < batch; ++n)
+            for (int i = threadIdx.x * 8; i < (end - begin) * 64; i += WARPS * 256)
+                copy_inputs(memory + n * line + i * 2, inputs + static_cast<u64>(n) * columns,
+                            begin * 64 + i, columns);
+        wait_for_copies();
         __syncthreads();
         // segments are multiples of WARPS × AHEAD, so that the loads ahead are of the next one
         for (int unit = begin + warp; unit < end; unit += WARPS * AHEAD) {
@@ -106,10 +110,10 @@ __global__ void __launch_bounds__(WARPS * 32) two_four(
                 if (unit + i * WARPS >= end) break;
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    const u32 place = staged + ((unit + i * WARPS - begin) * 2 + half) * batch * 64;
+                    const u32 place = (unit + i * WARPS - begin) * 128 + half * 64;
                     uint4 b[WIDE];
 #pragma unroll
-                    for (int w = 0; w < WIDE; ++w) b[w] = load_shared(place + vectors[w]);
+                    for (int w = 0; w < WIDE; ++w) b[w] = load_operand(vectors[w] + place);
 #pragma unroll
                     for (int j = 0; j < TALL; ++j) {
                         u32 a[4];
@@ -123,7 +127,10 @@ __global__ void __launch_bounds__(WARPS * 32) two_four(
         }
     }
 
-    // Warps, then blocks, are added up in their order: results are the same each time.
+    // Warps, then blocks, are added up in their order: results are the same each time. Sums lie
+    // where the inputs were.
+    float* sums = reinterpret_cast<float*>(memory);  // warps × vectors × rows
+    __syncthreads();
 #pragma unroll
     for (int j = 0; j < TALL; ++j)
 #pragma unroll
