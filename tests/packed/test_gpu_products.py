@@ -32,7 +32,8 @@ SHAPES = [(16, 64), (128, 256), (1, 1), (1, 5), (37, 1003), (300, 4096), (129, 2
 CUTS = [
     gpu.Tuning(tall=1, warps=16, ahead=2),
     gpu.Tuning(warps=16, cluster=2),
-    gpu.Tuning(tall=4, cluster=8, side=1),
+    gpu.Tuning(tall=4, warps=4, cluster=8),
+    gpu.Tuning(warps=8, ahead=2, cluster=4),
 ]
 PATTERNS = ["two of four", "half", "any", "dense"]
 

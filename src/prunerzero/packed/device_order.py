@@ -222,9 +222,7 @@ def _arrange_tiles(numbers: Tensor) -> tuple[Tensor, Tensor, int]:
     return weights, ends, int(words.max())
 
 
-def _word_places(
-    starts: Tensor, fixed: int, column: Tensor, above: Tensor, size: int
-) -> Tensor:
+def _word_places(starts: Tensor, fixed: int, column: Tensor, above: Tensor, size: int) -> Tensor:
     """Where the first value of each half of each stream lies, in values: jobs × streams × 2."""
     count = column.shape[1]
     begin = (starts * _UNIT + fixed)[:, None] // size

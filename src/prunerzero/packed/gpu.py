@@ -13,6 +13,7 @@ import logging
 import os
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -118,11 +119,12 @@ def _differences(card: Card, kind: ValueType, dtype: torch.dtype) -> str:
             inputs = torch.randn(count, 1300, generator=random).to(exact.device, dtype)
             bias = torch.randn(200, generator=random).to(exact.device, dtype)
             expected = linear(inputs.double(), exact, bias.double())
-            error = (multiply(inputs, matrix, bias).double() - expected).abs()
             allowed = linear(inputs.double().abs(), exact.abs(), bias.double().abs()) * 2**-18
             allowed += expected.abs() * torch.finfo(dtype).eps
-            if not bool((error <= allowed).all()):
-                return f"{pattern}, {count} inputs"
+            for tuning in _tunings(card, _work(inputs, matrix)):
+                error = (multiply(inputs, matrix, bias, tuning).double() - expected).abs()
+                if not bool((error <= allowed).all()):
+                    return f"{pattern}, {count} inputs"
     return ""
 
 
@@ -243,15 +245,14 @@ def multiply(
     output = inputs.new_empty(batch, matrix.rows)
     if not batch:
         return output
-    card, kind = card_of(inputs.device.index), _INPUTS[inputs.dtype]
-    sizes = matrix.rows, matrix.columns, batch
+    card = card_of(inputs.device.index)
+    how, last = _launch(card, _work(inputs, matrix), tuning)
+    sizes = matrix.rows, matrix.columns
     parts = inputs, matrix.scales, bias, output
     if matrix.offsets is None:
-        how, segment = _two_four(card, matrix, kind, batch, tuning)
-        nvrtc.launch(card, how, matrix.weights, *parts, *sizes, segment)
+        nvrtc.launch(card, how, matrix.weights, *parts, *sizes, batch, last)
     else:
-        how = _streams(card, matrix, kind, batch, tuning)
-        nvrtc.launch(card, how, matrix.weights, matrix.offsets, *parts, *sizes, _room(matrix))
+        nvrtc.launch(card, how, matrix.weights, matrix.offsets, *parts, *sizes, batch, last)
     return output
 
 
@@ -259,83 +260,113 @@ def expand(matrix: DeviceMatrix, dtype: torch.dtype) -> Tensor:
     """The dense matrix by a kernel, without its scales; ``dtype`` is one that kernels take."""
     dense = torch.empty(matrix.rows, matrix.columns, dtype=dtype, device=matrix.weights.device)
     card = card_of(dense.device.index)
-    arguments = f"<{_INPUTS[dtype]},{_flag(matrix)}>"
+    integers = matrix.kind.scaled
+    arguments = f"<{_INPUTS[dtype]},{_flag(integers)}>"
     sizes = matrix.rows, matrix.columns
     if matrix.offsets is None:
         units = -(-matrix.rows // TILE) * -(-matrix.columns // UNIT)
         how = Launch(f"two_four_dense{arguments}", -(-units // 4), 128)
         nvrtc.launch(card, how, matrix.weights, dense, *sizes)
     else:
+        room = _room(integers, matrix.longest)
         blocks = -(-(len(matrix.offsets) - 1) // _DENSE_WARPS)
-        shared = _TABLE + _DENSE_WARPS * (_room(matrix) + JOB_ROWS * 80)
+        shared = _TABLE + _DENSE_WARPS * (room + JOB_ROWS * 80)
         how = Launch(f"streams_dense{arguments}", blocks, _DENSE_WARPS * 32, shared)
-        nvrtc.launch(card, how, matrix.weights, matrix.offsets, dense, *sizes, _room(matrix))
+        nvrtc.launch(card, how, matrix.weights, matrix.offsets, dense, *sizes, room)
     return dense
 
 
-def _cut_two_four(card: Card, matrix: DeviceMatrix, batch: int) -> Tuning:
+class Work(NamedTuple):
+    """What decides how a product is cut."""
+
+    rows: int
+    columns: int
+    integers: bool
+    longest: int
+    """0 in the order ``two_four``."""
+    batch: int
+    kind: int
+    """Of the inputs."""
+
+
+def _work(inputs: Tensor, matrix: DeviceMatrix) -> Work:
+    integers, kind = matrix.kind.scaled, _INPUTS[inputs.dtype]
+    return Work(matrix.rows, matrix.columns, integers, matrix.longest, inputs.shape[0], kind)
+
+
+def _tunings(card: Card, work: Work) -> set[Tuning]:
+    """How such products are cut, of few rows and of many."""
+    cut = cut_streams if work.longest else cut_two_four
+    return {cut(card, work._replace(rows=rows)) for rows in (1, 1 << 20)}
+
+
+@cache
+def _launch(card: Card, work: Work, tuning: Tuning | None) -> tuple[Launch, int]:
+    """The launch, and the last argument of the kernel."""
+    if work.longest:
+        return _streams(card, work, tuning or cut_streams(card, work))
+    return _two_four(card, work, tuning or cut_two_four(card, work))
+
+
+def cut_two_four(card: Card, work: Work) -> Tuning:
     """What was fastest, or within 8 % of it, on an H100 with the matrices of a Llama of 7 billion.
 
     Where blocks of 32 rows are no more than the card has processors, each has a processor of its
     own, and twice the warps to read with. Otherwise, for several inputs, taller blocks pay: they
     share the inputs. int8 takes shorter to read, and wants more loads under way.
     """
-    one, integers = batch == 1, matrix.kind.scaled
-    if matrix.rows <= 2 * TILE * card.processors:
+    one, integers = work.batch == 1, work.integers
+    if work.rows <= 2 * TILE * card.processors:
         if integers and one:
             return Tuning(tall=1, warps=16, ahead=2)
-        return Tuning(warps=16, cluster=2 if integers and batch <= 8 else 1)
+        return Tuning(warps=16, cluster=2 if integers and work.batch <= 8 else 1)
     if one:
         return Tuning(ahead=2 if integers else 1)
-    return Tuning(tall=4, cluster=2 if integers or batch > 8 else 1)
+    return Tuning(tall=4, cluster=2 if integers or work.batch > 8 else 1)
 
 
-def _two_four(
-    card: Card, matrix: DeviceMatrix, kind: int, batch: int, tuning: Tuning | None
-) -> tuple[Launch, int]:
+def _two_four(card: Card, work: Work, tuning: Tuning) -> tuple[Launch, int]:
     """The launch, and units whose inputs are staged at once."""
-    tuning = tuning or _cut_two_four(card, matrix, batch)
     tall, warps, ahead = tuning.tall, tuning.warps, tuning.ahead
-    units = -(-matrix.columns // UNIT)
+    batch, units = work.batch, -(-work.columns // UNIT)
     cluster = min(tuning.cluster, units) if card.overlaps else 1
-    share = -(-units // cluster)
     turn = warps * ahead
+    segment = -(-units // (cluster * turn)) * turn
     room = (card.shared // batch - 16) // 128  # units of 128 bytes of inputs
-    segment = -(-share // turn) * turn
     if segment > room:
         segment = room // turn * turn
-    name = f"two_four<{kind},{_flag(matrix)},{tall},{-(-batch // 8)},{warps},{ahead}>"
-    blocks = -(-matrix.rows // (TILE * tall)) * cluster
+    arguments = f"{work.kind},{_flag(work.integers)},{tall},{-(-batch // 8)},{warps},{ahead}"
+    blocks = -(-work.rows // (TILE * tall)) * cluster
     shared = max(batch * (segment * 128 + 16), warps * batch * TILE * tall * 4)
-    return Launch(name, blocks, warps * 32, shared, cluster, True), segment
+    return Launch(f"two_four<{arguments}>", blocks, warps * 32, shared, cluster, True), segment
 
 
-def _cut_streams(card: Card, matrix: DeviceMatrix, batch: int) -> Tuning:
+def cut_streams(card: Card, work: Work) -> Tuning:
     return Tuning(warps=8, cluster=2)
 
 
-def _streams(
-    card: Card, matrix: DeviceMatrix, kind: int, batch: int, tuning: Tuning | None
-) -> Launch:
-    tuning = tuning or _cut_streams(card, matrix, batch)
-    warps, each = tuning.warps, _room(matrix) + batch * _LINE
+def _streams(card: Card, work: Work, tuning: Tuning) -> tuple[Launch, int]:
+    """The launch, and bytes that a job takes in shared memory."""
+    room = _room(work.integers, work.longest)
+    warps, each = tuning.warps, room + work.batch * _LINE
     while warps > 1 and _TABLE + warps * each > card.shared:
         warps //= 2
-    cluster = min(tuning.cluster, -(-matrix.columns // JOB_INPUTS)) if card.overlaps else 1
-    name = f"streams<{kind},{_flag(matrix)},{-(-batch // 8)},{warps}>"
-    blocks = -(-matrix.rows // JOB_ROWS) * cluster
-    return Launch(name, blocks, warps * 32, _TABLE + warps * each, cluster, True)
-
-
-def _flag(matrix: DeviceMatrix) -> str:
-    return "true" if matrix.kind.scaled else "false"
+    cluster = min(tuning.cluster, -(-work.columns // JOB_INPUTS)) if card.overlaps else 1
+    arguments = f"{work.kind},{_flag(work.integers)},{-(-work.batch // 8)},{warps}"
+    blocks = -(-work.rows // JOB_ROWS) * cluster
+    shared = _TABLE + warps * each
+    return Launch(f"streams<{arguments}>", blocks, warps * 32, shared, cluster, True), room
 
 
 _TABLE, _LINE, _DENSE_WARPS = 128, 528, 4
 """As in ``cuda/streams.cu``: bytes of the table, bytes of a vector of inputs, and warps."""
 
 
-def _room(matrix: DeviceMatrix) -> int:
+def _room(integers: bool, longest: int) -> int:
     """Bytes of shared memory for a job, and for what is read beyond it or put in its place."""
-    fixed = JOB_ROWS * JOB_INPUTS // 8 + 32 * 4 // matrix.kind.storage.itemsize
-    return max(fixed + matrix.longest * 128 + 256, FEW * JOB_ROWS * 4)
+    fixed = JOB_ROWS * JOB_INPUTS // 8 + 32 * (4 if integers else 2)
+    return max(fixed + longest * 128 + 256, FEW * JOB_ROWS * 4)
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"

@@ -59,6 +59,7 @@ class PackedLinear(nn.Module):
         if not facts.kind.scaled:
             self.register_buffer("scales", None)
         self._longest: int | None = None  # of ``arranged``, where there is one
+        self._arranged: DeviceMatrix | None = None  # made once for the tensors in the buffers
         self.register_parameter("bias", bias)
         self._dense = (dense,)  # in a tuple, so that it is no submodule
         self._checked: PackedMatrix | None = None
@@ -113,16 +114,19 @@ class PackedLinear(nn.Module):
         """The matrix in the order of a GPU, where it lies there in that."""
         if self._longest is None:
             return None
-        facts = self.facts
-        return DeviceMatrix(
-            facts.rows,
-            facts.columns,
-            facts.kind,
-            self.device_weights,
-            self.device_offsets if self._longest else None,
-            self._longest,
-            self.scales,
-        )
+        known, weights, scales = self._arranged, self.device_weights, self.scales
+        if known is None or known.weights is not weights or known.scales is not scales:
+            facts = self.facts
+            known = self._arranged = DeviceMatrix(
+                facts.rows,
+                facts.columns,
+                facts.kind,
+                weights,
+                self.device_offsets if self._longest else None,
+                self._longest,
+                scales,
+            )
+        return known
 
     def arrange(self) -> None:
         """Put the weights into an order of the GPU that they are on, if it has kernels for them.
@@ -153,7 +157,7 @@ class PackedLinear(nn.Module):
             del self.device_weights
             if self._longest:
                 del self.device_offsets
-            self._longest = None
+            self._longest = self._arranged = None
 
     def dense_weight(self, dtype: torch.dtype | None = None) -> Tensor:
         """The weight as the dense layer has it, outputs × inputs or, in a ``Conv1D``, transposed.

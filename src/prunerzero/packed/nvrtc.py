@@ -80,21 +80,27 @@ def launch(card: Card, how: Launch, *arguments: Tensor | int | None) -> None:
     Raises:
         GPUError: it cannot be compiled, or the card refuses it.
     """
-    driver = _interface().driver
-    function = _function(card, how.kernel, how.shared)
-    config = driver.CUlaunchConfig()
-    config.gridDimX, config.gridDimY, config.gridDimZ = how.blocks, 1, 1
-    config.blockDimX, config.blockDimY, config.blockDimZ = how.threads, 1, 1
-    config.sharedMemBytes = how.shared
+    function, config = _prepared(card, how)
     config.hStream = torch.cuda.current_stream(card.index).cuda_stream
-    config.attrs = _attributes(how.cluster, how.overlaps and card.overlaps)
-    config.numAttrs = len(config.attrs)
     values = tuple(
         (0 if each is None else each) if not isinstance(each, Tensor) else each.data_ptr()
         for each in arguments
     )
     types = tuple(ctypes.c_int if isinstance(each, int) else ctypes.c_void_p for each in arguments)
-    _done(driver.cuLaunchKernelEx(config, function, (values, types), 0))
+    _done(_interface().driver.cuLaunchKernelEx(config, function, (values, types), 0))
+
+
+@cache
+def _prepared(card: Card, how: Launch) -> tuple[Any, Any]:
+    """The kernel, and how it is launched, but for the stream."""
+    function = _function(card, how.kernel, how.shared)
+    config = _interface().driver.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = how.blocks, 1, 1
+    config.blockDimX, config.blockDimY, config.blockDimZ = how.threads, 1, 1
+    config.sharedMemBytes = how.shared
+    config.attrs = _attributes(how.cluster, how.overlaps and card.overlaps)
+    config.numAttrs = len(config.attrs)
+    return function, config
 
 
 def compile_kernel(kernel: str, capability: tuple[int, int]) -> tuple[bytes, bytes]:

@@ -38,11 +38,19 @@ DEVICE void write_table(u8* table) {
     }
 }
 
-// Begin to copy a job to shared memory. `offsets` are in units of 64 bytes.
-DEVICE void copy_job(u8* to, const u8* weights, const int* offsets, int index) {
-    const u32 begin = offsets[index], end = offsets[index + 1];
-    const u8* from = weights + static_cast<u64>(begin) * 64;
-    const int size = (end - begin) * 64;
+// Where a job lies, in units of 64 bytes.
+struct Place {
+    u32 begin, end;
+};
+
+DEVICE Place place_of(const int* offsets, int index) {
+    return {static_cast<u32>(offsets[index]), static_cast<u32>(offsets[index + 1])};
+}
+
+// Begin to copy a job to shared memory.
+DEVICE void copy_job(u8* to, const u8* weights, Place place) {
+    const u8* from = weights + static_cast<u64>(place.begin) * 64;
+    const int size = (place.end - place.begin) * 64;
     for (int i = lane_of_warp() * 16; i < size; i += 512) copy_async(to + i, from + i);
 }
 
@@ -128,7 +136,7 @@ __global__ void __launch_bounds__(WARPS * 32) streams(
     let_next_begin();
 
     int chunk = first + warp;
-    if (chunk < last) copy_job(job, weights, offsets, tile * chunks + chunk);
+    if (chunk < last) copy_job(job, weights, place_of(offsets, tile * chunks + chunk));
     write_table(table);
     wait_for_inputs();
     __syncthreads();
@@ -143,6 +151,8 @@ __global__ void __launch_bounds__(WARPS * 32) streams(
         for (int n = 0; n < batch; ++n)
             copy_inputs(staged + n * LINE + lane * 16, inputs + static_cast<u64>(n) * columns,
                         chunk * INPUTS + lane * 8, columns);
+        const int later = chunk + WARPS;
+        const Place next = place_of(offsets, tile * chunks + (later < last ? later : chunk));
         wait_for_copies();
         __syncwarp();
         u32 places[F::PER];
@@ -172,7 +182,7 @@ __global__ void __launch_bounds__(WARPS * 32) streams(
             }
         }
         __syncwarp();
-        if (chunk + WARPS < last) copy_job(job, weights, offsets, tile * chunks + chunk + WARPS);
+        if (later < last) copy_job(job, weights, next);
     }
 
     // Warps, then blocks, are added up in their order: results are the same each time.
@@ -226,7 +236,7 @@ __global__ void __launch_bounds__(DENSE_WARPS * 32) streams_dense(
     u8* const job = memory + TABLE + threadIdx.x / 32 * (room + ROWS * WIDTH);
     u8* const step_rows = job + room;
     const bool there = index < (rows + ROWS - 1) / ROWS * chunks;
-    if (there) copy_job(job, weights, offsets, index);
+    if (there) copy_job(job, weights, place_of(offsets, index));
     write_table(table);
     wait_for_copies();
     __syncthreads();
