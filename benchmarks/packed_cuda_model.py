@@ -170,19 +170,26 @@ def prefill_seconds(model: Any, tokens: int) -> float:
     return seconds(run, 3)
 
 
+def weight_bytes(model: nn.Module) -> int:
+    """Of all tensors of the model. What the card has allocated grows from model to model in a
+    process, as workspaces stay."""
+    return sum(part.nbytes for part in (*model.parameters(), *model.buffers()))
+
+
 def measure(
     name: str, model: Any, batches: Sequence[int], prompts: Sequence[int]
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"model": name, "GB": torch.cuda.memory_allocated() / 1e9}
+    row: dict[str, Any] = {"model": name, "weights, GB": weight_bytes(model) / 1e9}
     for batch in batches:
         row[f"batch {batch}, tokens/s"] = decoding_rate(model, batch)
         print(row, flush=True)
     for tokens in prompts:
         row[f"prompt of {tokens}, ms"] = prefill_seconds(model, tokens) * 1e3
     row["eager, batch 1, tokens/s"] = decoding_rate(model, 1, eager=True)
+    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     prefill_seconds(model, prompts[-1])
-    row["GB at most, in the prompt"] = torch.cuda.max_memory_allocated() / 1e9
+    row["more in the prompt, GB"] = (torch.cuda.max_memory_allocated() - before) / 1e9
     print(row, flush=True)
     return row
 
