@@ -298,7 +298,7 @@ def test_values_that_the_mask_does_not_count_are_refused() -> None:
 
 def test_a_part_of_a_matrix_is_refused() -> None:
     facts = {"attention.o": Facts(32, 64, 100, "bfloat16", "bfloat16")}
-    with pytest.raises(ModelError, match="--tensor-parallel-size 1"):
+    with pytest.raises(ModelError, match="tensor_parallel_size=1"):
         PackedLinearMethod("attention.o", facts).create_weights(
             nn.Module(), 32, [32], 64, 32, torch.bfloat16
         )

@@ -137,7 +137,7 @@ class PackedLinearMethod(LinearMethodBase):  # type: ignore[misc]
         if (input_size_per_partition, rows) != (input_size, output_size):
             raise ModelError(
                 "packed matrices are not divided among devices: serve the packed model with "
-                f"--tensor-parallel-size 1, or {_INSTEAD}"
+                f"tensor_parallel_size=1, or {_INSTEAD}"
             )
         packed = [facts for facts in self._facts.values() if facts is not None]
         all_packed = len(packed) == len(self._facts)
