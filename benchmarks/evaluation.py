@@ -78,6 +78,18 @@ def recorded(fitness: PrunedLoss) -> Callable[[], None]:
     return read
 
 
+def timed(
+    shape: str, device: str, count: int, functions: dict[str, Callable[[], None]], to: str
+) -> Iterator[dict[str, Any]]:
+    """Milliseconds of each function, and their ratio to those of ``to``."""
+    measured = times(functions, device, repeats=2 if shape == "Llama-7B" else 5, warmups=1)
+    for name, ms in measured.items():
+        yield {"model": shape, "windows": count, "what": name, "ms": ms,
+               f"to {to}": ms / measured[to]}  # fmt: skip
+    if device == "cuda":
+        yield {"model": shape, "what": "peak GB", "ms": torch.cuda.max_memory_allocated() / 1e9}
+
+
 def run(shape: str, device: str, count: int = 16, length: int = 2048) -> Iterator[dict[str, Any]]:
     """Milliseconds for ``count`` windows: one at a time, batched, and of whole candidates."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -110,12 +122,7 @@ def run(shape: str, device: str, count: int = 16, length: int = 2048) -> Iterato
             functions[f"candidate, {name}, {s.in_words}"] = lambda e=e, s=s: candidate(e, s)
             functions[f"masks, {name}, {s.in_words}"] = lambda e=e, s=s: masks(e, s)
     functions["restore"] = fitness._weights.restore
-    measured = times(functions, device, repeats=2 if shape == "Llama-7B" else 5, warmups=1)
-    for name, ms in measured.items():
-        yield {"model": shape, "windows": count, "what": name, "ms": ms,
-               "to dense, batched": ms / measured["dense, batched"]}  # fmt: skip
-    if device == "cuda":
-        yield {"model": shape, "what": "peak GB", "ms": torch.cuda.max_memory_allocated() / 1e9}
+    yield from timed(shape, device, count, functions, to="dense, batched")
 
 
 def refitted(
@@ -146,12 +153,12 @@ def refitted(
     assert quick is not None
 
     def under(steps: int, run: Callable[[], object]) -> Callable[[], None]:
-        def timed() -> None:
+        def switched() -> None:
             fitness._weights._grams = grams if steps else None
             fitness._weights._quick = replace(quick, steps=steps)
             run()
 
-        return timed
+        return switched
 
     def candidate() -> None:
         list(fitness.losses(metric))
@@ -161,16 +168,11 @@ def refitted(
 
     dense = recorded(fitness)
     functions = {"dense, batched": dense}
-    for steps in (0, 8, RANKING_STEPS):
+    for steps in (0, RANKING_STEPS, 2 * RANKING_STEPS):
         named = f"least squares, {steps} steps" if steps else "masks alone"
         functions[f"candidate, {named}"] = under(steps, candidate)
         functions[f"weights, {named}"] = under(steps, weights)
-    measured = times(functions, device, repeats=2 if shape == "Llama-7B" else 5, warmups=1)
-    for name, ms in measured.items():
-        yield {"model": shape, "windows": count, "what": name, "ms": ms,
-               "to masks alone": ms / measured["candidate, masks alone"]}  # fmt: skip
-    if device == "cuda":
-        yield {"model": shape, "what": "peak GB", "ms": torch.cuda.max_memory_allocated() / 1e9}
+    yield from timed(shape, device, count, functions, to="candidate, masks alone")
 
 
 def graphs(shape: str = "SmolLM2-135M") -> Iterator[dict[str, Any]]:
