@@ -193,8 +193,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="at once")
     parser.add_argument("--evaluations", type=int, default=300, help="of each search")
     parser.add_argument("--seeds", type=int, default=3, help="so many")
-    parser.add_argument("--competitions", nargs="+", default=["rows", "2:4"])
-    parser.add_argument("--arms", nargs="+", default=[*ARMS])
+    parser.add_argument(
+        "--competitions", nargs="+", default=["rows", "2:4"], choices=[*COMPETITIONS]
+    )
+    parser.add_argument("--arms", nargs="+", default=[*ARMS], choices=[*ARMS])
     options = parser.parse_args()
     results = read(options.output)
     shutil.rmtree(options.work, ignore_errors=True)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from prunerzero.metrics import Expression
+from prunerzero.metrics.catalog import find_metric
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
 
@@ -49,14 +50,14 @@ def main() -> None:
 def frequencies(results: dict[str, Any]) -> str:
     """What the better tenth of each kind of search reads and applies, beside all of it."""
     lines = [
-        "| competition, update | finished | reads X | G | D | more frequent in the better tenth |",
+        "| models, competition, update | finished | reads X | G | D | more frequent in the better tenth |",
         "| --- | ---: | --- | --- | --- | --- |",
     ]
     kinds: dict[str, list[list[Any]]] = {}
     for name, found in results.items():
         if name.startswith("search"):
-            _, _, competition, update, _ = name.split(" | ")
-            kinds.setdefault(f"{competition}, {update}", []).append(found["history"])
+            _, on, competition, update, _ = name.split(" | ")
+            kinds.setdefault(f"{on}, {competition}, {update}", []).append(found["history"])
     for kind, searches in sorted(kinds.items()):
         every: list[Expression] = []
         better: list[Expression] = []
@@ -104,7 +105,7 @@ def exponents(results: dict[str, Any], count: int) -> str:
     for name, found in results.items():
         if name.startswith("comparison"):
             continue
-        tree = Expression.parse(found["metric"])
+        tree = find_metric(found["metric"]).expression
         group = "model" if " | model | " in name else "row"
         figures = " | ".join(
             "" if (e := exponent(tree, t, layers, group)) is None else f"{e:.2f}" for t in "XGD"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_case import NAMES, SIZES
+from run_case import NAMES, SIZES, evaluation
 
 from prunerzero.report import run_charts, write_run_report
 from prunerzero.report.ancestry import ancestry, uses
@@ -30,6 +30,14 @@ def test_a_search_that_does_not_win_says_so(tmp_path, best, run):
     best["known"]["power-law"] = 40.0
     html = page(tmp_path / "r.html", best, run)
     assert "found no better metric: 46.10, where the power law gives 40.00" in html
+
+
+def test_the_result_and_no_other_metric_is_compared_with_the_known_ones(tmp_path, best, run):
+    """One that had less in the race, and more on the whole text, is not the result."""
+    [own] = {e["perplexity"] for e in run if e["expression"] == best["metric"]}
+    run = [*run, evaluation(9, "exp(G)", own - 5)]
+    change = f"{own / best['known']['power-law'] - 1:+.2%}".replace("%", " %").replace("-", "−")
+    assert f"{change} against the power law" in page(tmp_path / "r.html", best, run)
 
 
 def test_the_page_needs_no_network_and_escapes_what_it_shows(tmp_path, best, run):

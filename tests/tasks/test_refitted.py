@@ -139,6 +139,8 @@ def test_a_search_under_an_update_gives_what_prune_with_its_command_gives(
     asked = ["search", *texts, *SETUP, "--evaluations", "6", *REFIT, "--output-dir", "under-update"]
     done = in_workplace(*asked)
     result = json.loads((workplace / "under-update" / "best.json").read_text())
+    told = "refitted to one text, calibration.txt"
+    assert any(told in warning for warning in result["warnings"]) and told in done.stderr
     command = shlex.split(done.stdout.split("Prune with it: ")[1])
     assert command[command.index("--update") + 1] == "least-squares"
     pruned = in_workplace(*command[1:], "--json")

@@ -49,6 +49,12 @@ def _best(history: list[dict[str, Any]]) -> float | None:
     return finite(best[-1][1]["perplexity"]) if best else None
 
 
+def _in_the_race(found: dict[str, Any], history: list[dict[str, Any]]) -> float | None:
+    """The perplexity of the result on what a race reads, where another may have had a lower one."""
+    own = [e for e in history if e["expression"] == found["metric"] and e["state"] == "complete"]
+    return finite(own[0]["perplexity"]) if own else None
+
+
 def answer(found: dict[str, Any], history: list[dict[str, Any]], known: dict[str, float]) -> str:
     """The result in one sentence, and no better than it is."""
     beginning = f"{_where(found)}, {len(history):,} evaluations"
@@ -108,12 +114,12 @@ def _known_answer(found: dict[str, Any], beginning: str) -> str:
 def aside(found: dict[str, Any], known: dict[str, float], history: list[dict[str, Any]]) -> str:
     """By how much; and what was measured on text that the search never read."""
     words = []
-    best = _best(history)
+    read = _in_the_race(found, history)
     origin = str(found.get("origin", "evolved"))
-    if best is not None and known and origin == "evolved":
+    if read is not None and known and origin == "evolved":
         name = min(known, key=lambda n: known[n])
         words.append(
-            f"{change_text(best / known[name])} against {in_a_sentence(name)},"
+            f"{change_text(read / known[name])} against {in_a_sentence(name)},"
             f" the best metric known before, on the {_validation(found)} the search reads."
         )
     words += _on_other_text(found, origin)

@@ -216,13 +216,15 @@ def _search(
             )
         perplexities = [one.perplexities(best, result.interrupted) for one in measuring]
         calibrated = [t.name for work in cases.works for t in work.texts.each("calibration")]
-        warnings = told(
+        later = told(
             [
-                *dense_doubts(measuring),
                 *(d for one in measuring if not result.interrupted for d in one.gain_doubts(best)),
                 one_text_doubt([*dict.fromkeys(calibrated)]) if refit.update != "none" else None,
             ]
         )
+        for doubt in later:
+            observer.note(doubt)
+        warnings = told([*dense_doubts(measuring), *later])
     several = told_cases(measuring, perplexities, best) if cases.count > 1 else ()
     found = Found(
         output_dir=str(folder),
