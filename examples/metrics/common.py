@@ -50,7 +50,7 @@ def main() -> None:
 def frequencies(results: dict[str, Any]) -> str:
     """What the better tenth of each kind of search reads and applies, beside all of it."""
     lines = [
-        "| models, competition, update | finished | reads X | G | D | more frequent in the better tenth |",
+        "| models, competition, update | finished | reads X | G | D | more frequent in the best |",
         "| --- | ---: | --- | --- | --- | --- |",
     ]
     kinds: dict[str, list[list[Any]]] = {}
