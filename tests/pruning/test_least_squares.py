@@ -12,9 +12,10 @@ from torch import Tensor
 
 from prunerzero.errors import InputError
 from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.conjugate import has_kernel
 from prunerzero.pruning.gram import DAMPING
 from prunerzero.pruning.least_squares import least_squares
-from prunerzero.pruning.quick_refit import QuickRefit, _has_kernel
+from prunerzero.pruning.quick_refit import QuickRefit
 from prunerzero.pruning.refine import refine
 from prunerzero.pruning.refit import Refit, refit_weights
 
@@ -147,7 +148,7 @@ def test_the_quick_refit_solves_layers_of_one_shape_together():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_a_kernel_takes_the_steps():
-    assert _has_kernel(torch.device("cuda"))
+    assert has_kernel(torch.device("cuda"))
     torch.manual_seed(0)
     rows, weight = torch.randn(300, 200), torch.randn(40, 200)
     mask = torch.rand(40, 200) < 0.5

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from prunerzero.arguments import kind
 from prunerzero.errors import InputError
+from prunerzero.pruning.conjugate import Course, step_by_torch
 from prunerzero.pruning.gram import DAMPING
 
 TOLERANCE = 1e-6
@@ -186,18 +187,11 @@ def solve(
     for _ in range(_RESTARTS):  # the residual is computed anew: sums of steps drift in float32
         residual = ((problem.target - values) @ problem.matrix).mul_(kept)
         allowed = tolerance / bound * problem.errors(values) + 1e-14 / bound * scale
-        left = residual.square().sum(1)
-        if bool((left <= allowed).all()):
+        course = Course.begin(values, residual, kept)
+        if bool((course.left <= allowed).all()):
             break
-        direction = residual.clone()
         for step in range(1, _MOST_STEPS + 1):
-            moved = (direction @ problem.matrix).mul_(kept)
-            length = left / (direction * moved).sum(1).clamp_(min=1e-38)
-            values.addcmul_(direction, length[:, None])
-            residual.addcmul_(moved, length[:, None], value=-1)
-            now = residual.square().sum(1)
-            if step % _CHECKED == 0 and bool((now <= 0.25 * allowed).all()):
+            step_by_torch(course, course.direction @ problem.matrix)
+            if step % _CHECKED == 0 and bool((course.left <= 0.25 * allowed).all()):
                 break
-            direction.mul_((now / left.clamp(min=1e-38))[:, None]).add_(residual)
-            left = now
     return values

@@ -11,22 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.conjugate import Course, has_kernel, step_by_kernel, step_by_torch
 from prunerzero.pruning.gram import DAMPING, Grams
-from prunerzero.scoring.devices import current_device, has_triton
 
 _TOGETHER = {"cpu": 1 << 20, "cuda": 1 << 27}
 """Weights that are solved together at most: more do not fit in a CPU's cache, or take too much of a
 GPU's memory, of which each takes about 30 bytes."""
-
-_TINY = 1e-30
-"""What is divided by at least: squared residuals below it are none."""
 
 Problem = tuple[str, ...]
 """Names of layers that read the same, whose rows share a Gram matrix."""
@@ -114,76 +109,11 @@ def _solve(target: Tensor, matrix: Tensor, kept: Tensor, steps: int) -> Tensor:
     with _quick_products():
         values = torch.where(kept, target, 0.0)
         residual = ((target - values) @ matrix).mul_(kept)
-        course = _Course(values, residual, residual.clone(), kept, residual.square().sum(2))
-        step = step_by_kernel if _has_kernel(values.device) else step_by_torch
+        course = Course.begin(values, residual, kept)
+        step = step_by_kernel if has_kernel(values.device) else step_by_torch
         for _ in range(steps):
             step(course, course.direction @ matrix)
     return values
-
-
-class _Course(NamedTuple):
-    """Where conjugate gradients stand: all fp32 [n, rows, in], and contiguous.
-
-    Attributes:
-        values: scaled weights.
-        residual: what is left of the gradient; zero where not kept.
-        direction: of the next step.
-        kept: bool, which weights stay.
-        left: squared residual [n, rows] of each row.
-    """
-
-    values: Tensor
-    residual: Tensor
-    direction: Tensor
-    kept: Tensor
-    left: Tensor
-
-
-def step_by_torch(course: _Course, moved: Tensor) -> None:
-    """Take a step, in place. ``moved`` is the product of the direction with the matrix."""
-    values, residual, direction, kept, left = course
-    moved.mul_(kept)
-    length = left / (direction * moved).sum(2).clamp_(min=_TINY)
-    values.addcmul_(direction, length[..., None])
-    residual.addcmul_(moved, length[..., None], value=-1)
-    now = residual.square().sum(2)
-    direction.mul_((now / left.clamp(min=_TINY))[..., None]).add_(residual)
-    left.copy_(now)
-
-
-def step_by_kernel(course: _Course, moved: Tensor) -> None:
-    """The same in one pass over the rows: a third of what eager torch reads and writes."""
-    from prunerzero.pruning.step_kernel import conjugate_step
-
-    values, residual, direction, kept, left = course
-    width = values.shape[2]
-    block = 1 << (width - 1).bit_length()
-    with current_device(values.device):
-        conjugate_step[left.numel(),](
-            values, residual, direction, moved, kept.view(torch.uint8), left, width,
-            TINY=_TINY, BLOCK=block, num_warps=max(1, min(16, block // 512)),
-        )  # fmt: skip
-
-
-@lru_cache
-def _has_kernel(device: torch.device) -> bool:
-    """Whether there is a kernel for the device that agrees with torch."""
-    if device.type != "cuda" or not has_triton():
-        return False
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(2, 70, 37, generator=generator)
-    matrix = (rows.mT @ rows / 70 + torch.eye(37)).to(device)
-    kept = (torch.rand(2, 5, 37, generator=generator) < 0.5).to(device)
-    found: list[Tensor] = []
-    for step in (step_by_torch, step_by_kernel):
-        residual = torch.randn(2, 5, 37, generator=torch.Generator().manual_seed(1)).to(device)
-        residual.mul_(kept)
-        values = torch.zeros_like(residual)
-        course = _Course(values, residual, residual.clone(), kept, residual.square().sum(2))
-        for _ in range(4):
-            step(course, course.direction @ matrix)
-        found.append(values)
-    return torch.allclose(found[0], found[1], rtol=1e-3, atol=1e-5)
 
 
 @contextmanager
