@@ -11,7 +11,7 @@ from sparse_model import same_bits
 from test_device_order import sparse
 from transformers import AutoModelForCausalLM
 
-from prunerzero.packed import gpu
+from prunerzero.packed import cuts, gpu
 from prunerzero.packed.device_order import DeviceMatrix, dense_of, numbers_of, to_device_order
 from prunerzero.packed.kernels import product
 from prunerzero.packed.layout import VALUE_TYPES, pack_matrix
@@ -30,10 +30,10 @@ CASES = [
 ]
 SHAPES = [(16, 64), (128, 256), (1, 1), (1, 5), (37, 1003), (300, 4096), (129, 2304), (4096, 1000)]
 CUTS = [
-    gpu.Tuning(tall=1, warps=16, ahead=2),
-    gpu.Tuning(warps=16, cluster=2),
-    gpu.Tuning(tall=4, warps=4, cluster=8),
-    gpu.Tuning(warps=8, ahead=2, cluster=4),
+    cuts.Tuning(tall=1, warps=16, ahead=2),
+    cuts.Tuning(warps=16, cluster=2),
+    cuts.Tuning(tall=4, warps=4, cluster=8),
+    cuts.Tuning(warps=8, ahead=2, cluster=4),
 ]
 PATTERNS = ["two of four", "half", "any", "dense"]
 

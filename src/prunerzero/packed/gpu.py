@@ -11,17 +11,24 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from prunerzero.packed import nvrtc
+from prunerzero.packed.cuts import (
+    DENSE_WARPS,
+    TABLE,
+    Tuning,
+    Work,
+    flag,
+    launch_of,
+    room_of,
+    tunings,
+)
 from prunerzero.packed.device_order import (
-    JOB_INPUTS,
     JOB_ROWS,
     TILE,
     UNIT,
@@ -121,7 +128,7 @@ def _differences(card: Card, kind: ValueType, dtype: torch.dtype) -> str:
             expected = linear(inputs.double(), exact, bias.double())
             allowed = linear(inputs.double().abs(), exact.abs(), bias.double().abs()) * 2**-18
             allowed += expected.abs() * torch.finfo(dtype).eps
-            for tuning in _tunings(card, _work(inputs, matrix)):
+            for tuning in tunings(card, _work(inputs, matrix)):
                 error = (multiply(inputs, matrix, bias, tuning).double() - expected).abs()
                 if not bool((error <= allowed).all()):
                     return f"{pattern}, {count} inputs"
@@ -223,20 +230,6 @@ def expanded(matrix: DeviceMatrix, dtype: torch.dtype) -> Tensor:
 # The kernels
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """How a product is cut. Results differ in their rounding alone."""
-
-    tall: int = 2
-    """``two_four``: tiles of 16 rows that a block computes."""
-    warps: int = 8
-    """Of a block."""
-    ahead: int = 1
-    """``two_four``: units that a warp loads before it needs them."""
-    cluster: int = 1
-    """Blocks that divide the inputs among them, at most."""
-
-
 def multiply(
     inputs: Tensor, matrix: DeviceMatrix, bias: Tensor | None, tuning: Tuning | None = None
 ) -> Tensor:
@@ -246,7 +239,7 @@ def multiply(
     if not batch:
         return output
     card = card_of(inputs.device.index)
-    how, last = _launch(card, _work(inputs, matrix), tuning)
+    how, last = launch_of(card, _work(inputs, matrix), tuning)
     sizes = matrix.rows, matrix.columns
     parts = inputs, matrix.scales, bias, output
     if matrix.offsets is None:
@@ -261,127 +254,21 @@ def expand(matrix: DeviceMatrix, dtype: torch.dtype) -> Tensor:
     dense = torch.empty(matrix.rows, matrix.columns, dtype=dtype, device=matrix.weights.device)
     card = card_of(dense.device.index)
     integers = matrix.kind.scaled
-    arguments = f"<{_INPUTS[dtype]},{_flag(integers)}>"
+    arguments = f"<{_INPUTS[dtype]},{flag(integers)}>"
     sizes = matrix.rows, matrix.columns
     if matrix.offsets is None:
         units = -(-matrix.rows // TILE) * -(-matrix.columns // UNIT)
         how = Launch(f"two_four_dense{arguments}", -(-units // 4), 128)
         nvrtc.launch(card, how, matrix.weights, dense, *sizes)
     else:
-        room = _room(integers, matrix.longest)
-        blocks = -(-(len(matrix.offsets) - 1) // _DENSE_WARPS)
-        shared = _TABLE + _DENSE_WARPS * (room + JOB_ROWS * 80)
-        how = Launch(f"streams_dense{arguments}", blocks, _DENSE_WARPS * 32, shared)
+        room = room_of(integers, matrix.longest)
+        blocks = -(-(len(matrix.offsets) - 1) // DENSE_WARPS)
+        shared = TABLE + DENSE_WARPS * (room + JOB_ROWS * 80)
+        how = Launch(f"streams_dense{arguments}", blocks, DENSE_WARPS * 32, shared)
         nvrtc.launch(card, how, matrix.weights, matrix.offsets, dense, *sizes, room)
     return dense
-
-
-class Work(NamedTuple):
-    """What decides how a product is cut."""
-
-    rows: int
-    columns: int
-    integers: bool
-    longest: int
-    """0 in the order ``two_four``."""
-    batch: int
-    kind: int
-    """Of the inputs."""
 
 
 def _work(inputs: Tensor, matrix: DeviceMatrix) -> Work:
     integers, kind = matrix.kind.scaled, _INPUTS[inputs.dtype]
     return Work(matrix.rows, matrix.columns, integers, matrix.longest, inputs.shape[0], kind)
-
-
-def _tunings(card: Card, work: Work) -> set[Tuning]:
-    """How such products are cut, of few rows and of many."""
-    cut = cut_streams if work.longest else cut_two_four
-    return {cut(card, work._replace(rows=rows)) for rows in (1, 1 << 20)}
-
-
-@cache
-def _launch(card: Card, work: Work, tuning: Tuning | None) -> tuple[Launch, int]:
-    """The launch, and the last argument of the kernel."""
-    if work.longest:
-        return _streams(card, work, tuning or cut_streams(card, work))
-    return _two_four(card, work, tuning or cut_two_four(card, work))
-
-
-def cut_two_four(card: Card, work: Work) -> Tuning:
-    """What was fastest on an H100 with the matrices of a Llama of 7 billion, or within 12 % of it.
-
-    Of few rows, blocks are no more than the card's processors, and more warps read for each. From 9
-    inputs on, taller blocks pay: they share the inputs. int8 takes shorter to read, and wants more
-    loads under way.
-    """
-    few, integers = _few_rows(card, work), work.integers
-    if work.batch > 8:
-        return Tuning(tall=4, warps=8 if few else 4, cluster=2)
-    if work.batch == 1:
-        if few:
-            return Tuning(tall=1, warps=16, ahead=2) if integers else Tuning(warps=16)
-        return Tuning(ahead=2 if integers else 1)
-    if integers:
-        return Tuning(warps=16) if few else Tuning(tall=4, cluster=2)
-    return Tuning(ahead=2, cluster=2 if few else 1)
-
-
-def _two_four(card: Card, work: Work, tuning: Tuning) -> tuple[Launch, int]:
-    """The launch, and units whose inputs are staged at once."""
-    tall, warps, ahead = tuning.tall, tuning.warps, tuning.ahead
-    batch, units = work.batch, -(-work.columns // UNIT)
-    cluster = min(tuning.cluster, units) if card.overlaps else 1
-    turn = warps * ahead
-    segment = -(-units // (cluster * turn)) * turn
-    room = (card.shared // batch - 16) // 128  # units of 128 bytes of inputs
-    if segment > room:
-        segment = room // turn * turn
-    arguments = f"{work.kind},{_flag(work.integers)},{tall},{-(-batch // 8)},{warps},{ahead}"
-    blocks = -(-work.rows // (TILE * tall)) * cluster
-    shared = max(batch * (segment * 128 + 16), warps * batch * TILE * tall * 4)
-    return Launch(f"two_four<{arguments}>", blocks, warps * 32, shared, cluster, True), segment
-
-
-def cut_streams(card: Card, work: Work) -> Tuning:
-    """What was fastest there of matrices at 50 %, or within 5 % of it."""
-    one, integers = work.batch == 1, work.integers
-    if _few_rows(card, work):
-        return Tuning(warps=16, cluster=2 if integers and one else 1)
-    if work.batch > 8:
-        return Tuning(warps=4, cluster=2) if integers else Tuning(warps=8)
-    if integers:
-        return Tuning(warps=8, cluster=2 if one else 1)
-    return Tuning(warps=4, cluster=2)
-
-
-def _few_rows(card: Card, work: Work) -> bool:
-    """Whether blocks of 32 rows are no more than the processors, so that each has one alone."""
-    return work.rows <= 32 * card.processors
-
-
-def _streams(card: Card, work: Work, tuning: Tuning) -> tuple[Launch, int]:
-    """The launch, and bytes that a job takes in shared memory."""
-    room = _room(work.integers, work.longest)
-    warps, each = tuning.warps, room + work.batch * _LINE
-    while warps > 1 and _TABLE + warps * each > card.shared:
-        warps //= 2
-    cluster = min(tuning.cluster, -(-work.columns // JOB_INPUTS)) if card.overlaps else 1
-    arguments = f"{work.kind},{_flag(work.integers)},{-(-work.batch // 8)},{warps}"
-    blocks = -(-work.rows // JOB_ROWS) * cluster
-    shared = _TABLE + warps * each
-    return Launch(f"streams<{arguments}>", blocks, warps * 32, shared, cluster, True), room
-
-
-_TABLE, _LINE, _DENSE_WARPS = 128, 528, 4
-"""As in ``cuda/streams.cu``: bytes of the table, bytes of a vector of inputs, and warps."""
-
-
-def _room(integers: bool, longest: int) -> int:
-    """Bytes of shared memory for a job, and for what is read beyond it or put in its place."""
-    fixed = JOB_ROWS * JOB_INPUTS // 8 + 32 * (4 if integers else 2)
-    return max(fixed + longest * 128 + 256, FEW * JOB_ROWS * 4)
-
-
-def _flag(value: bool) -> str:
-    return "true" if value else "false"

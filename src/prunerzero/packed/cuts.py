@@ -1,0 +1,134 @@
+"""How a product with packed weights is cut into blocks of a GPU, warps and shared memory.
+
+The rules are what was fastest on an H100; results differ in their rounding alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+from prunerzero.packed.device_order import JOB_INPUTS, JOB_ROWS, TILE, UNIT
+from prunerzero.packed.nvrtc import Card, Launch
+from prunerzero.packed.plain import FEW
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a product is cut. Results differ in their rounding alone."""
+
+    tall: int = 2
+    """``two_four``: tiles of 16 rows that a block computes."""
+    warps: int = 8
+    """Of a block."""
+    ahead: int = 1
+    """``two_four``: units that a warp loads before it needs them."""
+    cluster: int = 1
+    """Blocks that divide the inputs among them, at most."""
+
+
+class Work(NamedTuple):
+    """What decides how a product is cut."""
+
+    rows: int
+    columns: int
+    integers: bool
+    longest: int
+    """0 in the order ``two_four``."""
+    batch: int
+    kind: int
+    """Of the inputs."""
+
+
+def tunings(card: Card, work: Work) -> set[Tuning]:
+    """How such products are cut, of few rows and of many."""
+    cut = cut_streams if work.longest else cut_two_four
+    return {cut(card, work._replace(rows=rows)) for rows in (1, 1 << 20)}
+
+
+@cache
+def launch_of(card: Card, work: Work, tuning: Tuning | None) -> tuple[Launch, int]:
+    """The launch, and the last argument of the kernel."""
+    if work.longest:
+        return _streams(card, work, tuning or cut_streams(card, work))
+    return _two_four(card, work, tuning or cut_two_four(card, work))
+
+
+def cut_two_four(card: Card, work: Work) -> Tuning:
+    """What was fastest on an H100 with the matrices of a Llama of 7 billion, or within 12 % of it.
+
+    Of few rows, blocks are no more than the card's processors, and more warps read for each. From 9
+    inputs on, taller blocks pay: they share the inputs. int8 takes shorter to read, and wants more
+    loads under way.
+    """
+    few, integers = _few_rows(card, work), work.integers
+    if work.batch > 8:
+        return Tuning(tall=4, warps=8 if few else 4, cluster=2)
+    if work.batch == 1:
+        if few:
+            return Tuning(tall=1, warps=16, ahead=2) if integers else Tuning(warps=16)
+        return Tuning(ahead=2 if integers else 1)
+    if integers:
+        return Tuning(warps=16) if few else Tuning(tall=4, cluster=2)
+    return Tuning(ahead=2, cluster=2 if few else 1)
+
+
+def _two_four(card: Card, work: Work, tuning: Tuning) -> tuple[Launch, int]:
+    """The launch, and units whose inputs are staged at once."""
+    tall, warps, ahead = tuning.tall, tuning.warps, tuning.ahead
+    batch, units = work.batch, -(-work.columns // UNIT)
+    cluster = min(tuning.cluster, units) if card.overlaps else 1
+    turn = warps * ahead
+    segment = -(-units // (cluster * turn)) * turn
+    room = (card.shared // batch - 16) // 128  # units of 128 bytes of inputs
+    if segment > room:
+        segment = room // turn * turn
+    arguments = f"{work.kind},{flag(work.integers)},{tall},{-(-batch // 8)},{warps},{ahead}"
+    blocks = -(-work.rows // (TILE * tall)) * cluster
+    shared = max(batch * (segment * 128 + 16), warps * batch * TILE * tall * 4)
+    return Launch(f"two_four<{arguments}>", blocks, warps * 32, shared, cluster, True), segment
+
+
+def cut_streams(card: Card, work: Work) -> Tuning:
+    """What was fastest there of matrices at 50 %, or within 5 % of it."""
+    one, integers = work.batch == 1, work.integers
+    if _few_rows(card, work):
+        return Tuning(warps=16, cluster=2 if integers and one else 1)
+    if work.batch > 8:
+        return Tuning(warps=4, cluster=2) if integers else Tuning(warps=8)
+    if integers:
+        return Tuning(warps=8, cluster=2 if one else 1)
+    return Tuning(warps=4, cluster=2)
+
+
+def _few_rows(card: Card, work: Work) -> bool:
+    """Whether blocks of 32 rows are no more than the processors, so that each has one alone."""
+    return work.rows <= 32 * card.processors
+
+
+def _streams(card: Card, work: Work, tuning: Tuning) -> tuple[Launch, int]:
+    """The launch, and bytes that a job takes in shared memory."""
+    room = room_of(work.integers, work.longest)
+    warps, each = tuning.warps, room + work.batch * _LINE
+    while warps > 1 and TABLE + warps * each > card.shared:
+        warps //= 2
+    cluster = min(tuning.cluster, -(-work.columns // JOB_INPUTS)) if card.overlaps else 1
+    arguments = f"{work.kind},{flag(work.integers)},{-(-work.batch // 8)},{warps}"
+    blocks = -(-work.rows // JOB_ROWS) * cluster
+    shared = TABLE + warps * each
+    return Launch(f"streams<{arguments}>", blocks, warps * 32, shared, cluster, True), room
+
+
+TABLE, _LINE, DENSE_WARPS = 128, 528, 4
+"""As in ``cuda/streams.cu``: bytes of the table, bytes of a vector of inputs, and warps."""
+
+
+def room_of(integers: bool, longest: int) -> int:
+    """Bytes of shared memory for a job, and for what is read beyond it or put in its place."""
+    fixed = JOB_ROWS * JOB_INPUTS // 8 + 32 * (4 if integers else 2)
+    return max(fixed + longest * 128 + 256, FEW * JOB_ROWS * 4)
+
+
+def flag(value: bool) -> str:
+    return "true" if value else "false"
