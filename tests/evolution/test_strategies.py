@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from toy_fitness import ToyFitness, run_search
@@ -28,6 +29,16 @@ def test_the_power_laws_come_as_a_grid_and_then_ever_nearer_to_the_best() -> Non
     assert result.loss <= toy.mean("W * X ** 0.3 * G ** 0.9") + 0.001
 
 
+def test_with_the_extended_operators_the_power_laws_read_d_too() -> None:
+    toy = ToyFitness("W * X ** 0.2 * D ** 0.7")
+    options: dict[str, Any] = {"strategy": "powerlaw", "noise_margin": float("inf")}
+    result = run_search(toy, 300, operators="extended", **options)
+    published = run_search(toy, 300, operators="published", **options)
+    assert any("D" in e.expression for e in result.evaluations)
+    assert not any("D" in e.expression for e in published.evaluations)
+    assert result.loss is not None and result.loss <= toy.mean("W * X ** 0.2 * D ** 0.7") + 0.001
+
+
 def test_the_power_laws_end_when_the_finest_step_finds_nothing_better() -> None:
     result = run_search(ToyFitness(), 5000, strategy="powerlaw", noise_margin=float("inf"))
     assert len(GRID) // 2 < len(result.evaluations) < 1000
@@ -43,6 +54,7 @@ def test_a_power_laws_search_resumes_as_if_it_had_not_been_cut_short(tmp_path: P
 def test_exponents_stay_non_negative() -> None:
     assert len(neighbours((0.5, 0.5), 0.25)) == 8
     assert sorted(neighbours((0.0, 0.0), 0.25)) == [(0.0, 0.25), (0.25, 0.0), (0.25, 0.25)]
+    assert len(neighbours((0.5, 0.5, 0.5), 0.25)) == 26
 
 
 @pytest.mark.parametrize("operators", ["published", "extended"])

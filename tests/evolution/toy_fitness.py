@@ -31,11 +31,12 @@ class ToyFitness:
         self.W = normal(24, 32).abs()
         self.X = (1.5 * normal(1, 32)).exp()
         self.G = normal(24, 32).abs() * normal(1, 32).exp()
-        importance = Expression.parse(planted).score(W=self.W, X=self.X, G=self.G)
+        others = torch.randn(1, 32, generator=torch.Generator().manual_seed(4))
+        self.D = self.X.sqrt() * (-others.abs()).exp()
+        importance = Expression.parse(planted).score(W=self.W, X=self.X, G=self.G, D=self.D)
         noise = (0.1 * normal(total, 24, 32)).exp()
         self.importance = importance * noise / importance.sum()
         self.difficulty = (3 + 0.3 * normal(total)).tolist()
-        self.D = self.X.sqrt() * (-normal(1, 32).abs()).exp()
         self.chunks = chunks
         self.total_chunks = total
         self.asked: list[Expression] = []

@@ -35,6 +35,7 @@ def pruner_zero(W: Tensor, X: Tensor, G: Tensor) -> Tensor:
         ("power-law(1,0.5)", lambda W, X, G: W.abs() * X * G**0.5),
         ("power-law(0,0)", lambda W, X, G: W.abs()),
         ("power-law(-0.5,2)", lambda W, X, G: W.abs() * X**-0.5 * G**2),
+        ("power-law(0.5, 0, 0)", lambda W, X, G: W.abs() * X**0.5),
         ("Power-Law( .25 , 1e-1 )", lambda W, X, G: W.abs() * X**0.25 * G**0.1),
     ],
 )
@@ -60,6 +61,7 @@ def test_every_metric_is_found_by_its_name_and_says_where_it_comes_from():
 @pytest.mark.parametrize("b", [0.25, 1e-7])
 def test_a_power_law_is_found_by_the_name_it_has(a, b):
     assert find_metric(power_law(a, b).name) == power_law(a, b)
+    assert find_metric(power_law(a, b, 0.75).name) == power_law(a, b, 0.75)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +80,9 @@ def test_a_formula_is_a_metric_named_by_itself(formula):
         ("Magnitud", "did you mean 'magnitude'?"),
         ("xyzzy", "known are magnitude, wanda, ria, gblm, fisher, obs, pruner-zero, power-law."),
         ("WX", "there is no metric named 'WX'"),
-        ("power-law(a,b)", "must hold two numbers"),
-        ("power-law(nan,1)", "must hold two numbers"),
+        ("power-law(a,b)", "must hold two or three numbers"),
+        ("power-law(nan,1)", "must hold two or three numbers"),
+        ("power-law(1,2,3,4)", "must hold two or three numbers"),
         ("W * sqt(X)", "did you mean 'sqrt'?"),
         ("", "empty"),
     ],

@@ -32,7 +32,7 @@ def metrics(json: JsonOption = False) -> None:
     for row in rows:
         table.add_row(*(escape(value) for value in row.values()))
     out().print(table)
-    out().print("power-law(a,b) is W * X^a * G^b for any a and b.")
+    out().print("power-law(a,b) is W * X^a * G^b for any a and b, power-law(a,b,c) has D^c too.")
 
 
 @app.command(name="explain")

@@ -80,7 +80,7 @@ def search(
     samples = [(probes, sparsity), *also]
     proposer: Proposer
     if settings.strategy == "powerlaw":
-        proposer = PowerLaws(study.population, samples)
+        proposer = PowerLaws(study.population, samples, settings.terminals)
         ahead = False  # each step depends on the last one
     else:
         proposer = Breeder(study.population, settings, samples, ahead=ahead)

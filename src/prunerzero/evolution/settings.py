@@ -39,7 +39,7 @@ class SearchSettings:
         seconds: budget of time, including the judging of finalists; None for no limit.
         least_evaluations: how many to make even if the time is over.
         strategy: "evolution", or one to compare it with: "random" trees, or "powerlaw", a grid of
-            W · X^a · G^b and then steps around its best point.
+            W · X^a · G^b, with D^c where the operators have D, then steps around its best point.
         operators: "published", or "extended" with further operators and constants.
         seed_metrics: "none" begins from scratch, as the paper does; "catalog" begins with the known
             metrics that can be written with the operators.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 from prunerzero.metrics.errors import NotationError
@@ -19,14 +20,14 @@ class Metric:
     source: str
 
 
-def power_law(a: float = 0.5, b: float = 0.25) -> Metric:
-    """``W · X^a · G^b``. With a = 0.5 and b = 0 it is Wanda.
+def power_law(a: float = 0.5, b: float = 0.25, c: float = 0) -> Metric:
+    """``W · X^a · G^b · D^c``. With a = 0.5 alone it is Wanda, with c = 1 alone OBS.
 
     X is a squared norm, so a = 0.5 takes the norm itself. The default is the best of a grid on
     SmolLM2-135M at 50 % per row.
     """
     factors = [Expression("W")]
-    for terminal, exponent in (("X", a), ("G", b)):
+    for terminal, exponent in (("X", a), ("G", b), ("D", c)):
         base = Expression(terminal)
         if exponent == 1:
             factors.append(base)
@@ -35,8 +36,9 @@ def power_law(a: float = 0.5, b: float = 0.25) -> Metric:
     product = factors[0]
     for factor in factors[1:]:
         product = Expression("mul", (product, factor))
-    name = "power-law" if (a, b) == (0.5, 0.25) else f"power-law({_number(a)},{_number(b)})"
-    return Metric(name, product, "|W|·X^a·G^b, the family that Wanda and others belong to")
+    written = ",".join(map(_number, (a, b, c) if c else (a, b)))
+    name = "power-law" if (a, b, c) == (0.5, 0.25, 0) else f"power-law({written})"
+    return Metric(name, product, "|W|·X^a·G^b·D^c, the family that Wanda and others belong to")
 
 
 def _number(value: float) -> str:
@@ -82,9 +84,10 @@ CATALOG: dict[str, Metric] = {
         power_law(),
     )
 }
-"""The catalog by name. ``power-law(a,b)`` names any other member of that family."""
+"""The catalog by name. ``power-law(a,b)`` or ``power-law(a,b,c)`` names any other member of that
+family."""
 
-_POWER_LAW = re.compile(r"power-law\(\s*([^,()]+?)\s*,\s*([^,()]+?)\s*\)")
+_POWER_LAW = re.compile(r"power-law\(([^()]*)\)")
 
 
 def find_metric(text: str) -> Metric:
@@ -97,10 +100,7 @@ def find_metric(text: str) -> Metric:
     if text.lower() in CATALOG:
         return CATALOG[text.lower()]
     if parameters := _POWER_LAW.fullmatch(text.lower()):
-        try:
-            return power_law(*map(float, parameters.groups()))
-        except ValueError:
-            raise NotationError(f"{text!r} must hold two numbers: power-law(0.5,0.25).") from None
+        return _power_law_of(parameters[1].split(","), text)
     try:
         return Metric(text, Expression.parse(text), "given as a formula")
     except NotationError:
@@ -108,3 +108,10 @@ def find_metric(text: str) -> Metric:
             raise
         hint = suggest(text, list(CATALOG))
         raise NotationError(f"there is no metric named {text[:40]!r}{hint}") from None
+
+
+def _power_law_of(exponents: list[str], text: str) -> Metric:
+    if len(exponents) in (2, 3):
+        with suppress(ValueError):
+            return power_law(*map(float, exponents))
+    raise NotationError(f"{text!r} must hold two or three numbers: power-law(0.5,0.25).")
