@@ -18,6 +18,8 @@ from tiny_model import save_tiny_model, tiny_gemma, tiny_model, tiny_tokenizer
 from prunerzero import InputError, Setup, Sparsity, search
 from prunerzero.metrics import CATALOG, Expression
 from prunerzero.pruning.pruner import prune_model
+from prunerzero.tasks.cases import Cases, fitness_of
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.workspace import Workspace
 
 TEXTS = [x for part in ("calibration", "validation", "test") for x in (f"--{part}", f"{part}.txt")]
@@ -52,9 +54,9 @@ def together(here: Any) -> Any:
     )
 
 
-def opened(workplace: Path, model: str) -> Workspace:
+def opened(workplace: Path, model: str, length: int = 16) -> Workspace:
     texts = {part: workplace / f"{part}.txt" for part in ("calibration", "validation", "test")}
-    few = {"max_seq_length": 16, "num_calibration_samples": 16}
+    few = {"max_seq_length": length, "num_calibration_samples": 16}
     return Workspace(Setup(model=str(workplace / model), **few, **texts))
 
 
@@ -89,6 +91,18 @@ def test_the_result_is_judged_by_the_geometric_mean_of_the_ratios(together):
     assert set(together["known"]) == set(CATALOG) - {"obs"}
     shown = f"{together['ratio']['validation']:.3f} times the dense perplexity"
     assert shown in together["answer"] and "in the geometric mean of 4 cases" in together["answer"]
+
+
+def test_a_model_with_more_windows_has_longer_chunks_and_reads_all_its_text(workplace):
+    few, many = (opened(workplace, name, length) for name, length in (("model", 32), ("gemma", 8)))
+    half, count = Sparsity(ratio=0.5), len(many.texts.of("validation").windows)
+    alone = fitness_of(few, half).total_chunks
+    assert fitness_of(many, half).total_chunks > alone > 1
+    cut = fitness_of(many, half, chunks=alone)
+    per_chunk = count // alone
+    assert alone <= cut.total_chunks == count // per_chunk
+    together = Cases((few, many), (half,)).fitness("WXG", RefitOptions())
+    assert together.total_chunks == alone
 
 
 def test_what_is_no_perplexity_is_not_called_one(together, workplace):

@@ -33,7 +33,7 @@ class Several:
     rung a race has seen as much of one case as of the others, and a candidate that cannot be
     measured on one of them fails.
 
-    Where the texts of the cases differ in length, the shortest decides how many chunks there are.
+    The case with the fewest chunks decides how many of each are read.
     """
 
     def __init__(self, cases: Sequence[Case]) -> None:

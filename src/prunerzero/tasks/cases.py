@@ -140,6 +140,7 @@ class Cases:
         if self.count == 1:
             return fitness_of(self.works[0], self.sparsities[0], terminals, refit)
         cases: list[evolution.Case] = []
+        chunks = min(_chunks(work) for work in self.works)
         for work in self.works:
             losses = work.dense_figures("validation").losses
             if not all(map(math.isfinite, losses)):
@@ -147,7 +148,7 @@ class Cases:
                     f"the unpruned model '{work.setup.model}' has no finite loss on its "
                     "validation text, so nothing can be compared with it; leave it out."
                 )
-            first = fitness_of(work, self.sparsities[0], terminals, refit)
+            first = fitness_of(work, self.sparsities[0], terminals, refit, chunks)
             dense = first.in_chunks(losses)
             cases += [evolution.Case(first, dense)]
             cases += [evolution.Case(first.at(other), dense) for other in self.sparsities[1:]]
@@ -185,14 +186,19 @@ def fitness_of(
     sparsity: Sparsity,
     terminals: Collection[str] = PUBLISHED_TERMINALS,
     refit: RefitOptions = RefitOptions(),
+    chunks: int | None = None,
 ) -> PrunedLoss:
     """What measures a metric with these terminals on the validation text; of several texts on
-    their mixture."""
+    their mixture.
+
+    Cut in so many ``chunks`` instead of the usual, a text is read to its end all the same: where
+    another model has less text, this one has longer chunks.
+    """
     text = work.texts.of("validation")
-    count, turns = len(text.windows), max(1, len(text.texts))
-    per_chunk = max(1, min(_CHUNK_TOKENS // work.window_length, count // _RACE_CHUNKS))
-    if turns > 1 and count // _RACE_CHUNKS >= turns:  # a window of each text, or more, in a chunk
-        per_chunk = max(turns, per_chunk // turns * turns)
+    per_chunk = _windows_per_chunk(work)
+    if chunks is not None:
+        turns = max(1, len(text.texts))
+        per_chunk = max(per_chunk, len(text.windows) // chunks // turns * turns)
     return PrunedLoss(
         work.language_model.model,
         work.layers,
@@ -201,7 +207,20 @@ def fitness_of(
         text.windows,
         windows_per_chunk=per_chunk,
         race_chunks=_RACE_CHUNKS,
-        turns=turns,
+        turns=max(1, len(text.texts)),
         refit=replace(refit.refit, solver_steps=RANKING_STEPS),
         grams=work.grams if refit.refit else None,
     )
+
+
+def _windows_per_chunk(work: Workspace) -> int:
+    text = work.texts.of("validation")
+    count, turns = len(text.windows), max(1, len(text.texts))
+    per_chunk = max(1, min(_CHUNK_TOKENS // work.window_length, count // _RACE_CHUNKS))
+    if turns > 1 and count // _RACE_CHUNKS >= turns:  # a window of each text, or more, in a chunk
+        per_chunk = max(turns, per_chunk // turns * turns)
+    return per_chunk
+
+
+def _chunks(work: Workspace) -> int:
+    return max(1, len(work.texts.of("validation").windows) // _windows_per_chunk(work))
