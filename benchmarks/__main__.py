@@ -86,12 +86,15 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    from benchmarks.devices import require
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sections", nargs="*", help="which to run; all by default")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--output", type=Path, help="where to write JSON")
     parser.add_argument("--quick", action="store_true", help="small sizes, to try it out")
     options = parser.parse_args()
+    require(options.device)
     results: dict[str, Any] = {"machine": machine(options.device)}
     print(json.dumps(results["machine"]))
     for name, run in sections(options.device, options.quick).items():

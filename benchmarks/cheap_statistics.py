@@ -1,7 +1,7 @@
 """What cheaper gradients, and statistics of the pruned model, give up or gain in perplexity.
 
-    python benchmarks/cheap_statistics.py --model bundled
-    python benchmarks/cheap_statistics.py --model MODEL --calibration FILE --validation FILE
+    python -m benchmarks.cheap_statistics --model bundled
+    python -m benchmarks.cheap_statistics --model MODEL --calibration FILE --validation FILE
 
 Each metric prunes the model with statistics in four ways: of the dense model or block by block on
 the pruned one (``--propagate``), with the gradient of the model's loss or of the norm of each
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.devices import require
 from prunerzero.metrics import Sparsity, find_metric
 from prunerzero.pruning.by_block.block_passes import BlockPasses, Resources
 from prunerzero.pruning.by_block.held_blocks import HeldBlocks
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600, help="begin no row after these")
     parser.add_argument("--output", type=Path, default=None, help="JSON file")
     args = parser.parse_args()
+    require(args.device)
     work = Workspace(
         Setup(
             model=args.model,

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.devices import require
 from prunerzero.evolution.variation import (
     Limits,
     PrimitiveSet,
@@ -142,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("conjugate_steps.json"))
+    parser.add_argument("--output", type=Path, help="JSON file")
     parser.add_argument("--sparsities", nargs="+", default=["0.5", "2:4"])
     parser.add_argument("--metrics", type=int, default=100)
     parser.add_argument("--best", type=int, default=20)
@@ -153,6 +154,7 @@ def main() -> None:
     for name in ("max-seq-length", "num-calibration-samples"):
         parser.add_argument(f"--{name}", type=int)
     options = vars(parser.parse_args())
+    require(options["device"] or "auto")
     own = ("output", "sparsities", "metrics", "best", "windows", "seed")
     given = {k: v for k, v in options.items() if k not in own and v is not None}
     work = Workspace(Setup(**given))
@@ -184,7 +186,8 @@ def main() -> None:
                 f"{row['seconds']:.2f} |",
                 flush=True,
             )
-        options["output"].write_text(json.dumps(told, indent=1, default=str))
+        if options["output"]:
+            options["output"].write_text(json.dumps(told, indent=1, default=str))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the engine costs beside measuring: proposing, simplifying, keys, storage.
 
-    python benchmarks/engine_overhead.py --sizes 0 500 2000 --output overhead.json
-    python benchmarks/engine_overhead.py --wait 0.01 0.03
+    python -m benchmarks.engine_overhead --sizes 0 500 2000 --output overhead.json
+    python -m benchmarks.engine_overhead --wait 0.01 0.03
 
 Runs a search on a journal (or, with --storage, in a database) with a fitness that costs next to
 nothing. Prints the engine's time for one evaluation when the study holds the given number of them,

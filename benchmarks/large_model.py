@@ -1,9 +1,9 @@
 """A randomly initialised Llama-7B shape on disk, pruned block by block, and as a whole beside it.
 
-    python benchmarks/large_model.py --output large_model.json
-    python benchmarks/large_model.py --device cuda:0,cuda:1 --output two_gpus.json
-    python benchmarks/large_model.py --tiny --device cpu --output tiny.json
-    python benchmarks/large_model.py --runs wanda@2:4 wanda@2:4@least-squares \
+    python -m benchmarks.large_model --output large_model.json
+    python -m benchmarks.large_model --device cuda:0,cuda:1 --output two_gpus.json
+    python -m benchmarks.large_model --tiny --device cpu --output tiny.json
+    python -m benchmarks.large_model --runs wanda@2:4 wanda@2:4@least-squares \
         wanda@2:4@admm@least-squares wanda@2:4@admm@least-squares@pruned --no-whole
 
 A run is METRIC@SPARSITY, and what else is asked for: "least-squares" refits the weights that stay,
@@ -39,6 +39,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.devices import require
 from prunerzero.language.loading import load_model
 from prunerzero.language.source import ModelSource
 from prunerzero.language.streaming import open_streamed
@@ -365,6 +366,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="where models are written")
     parser.add_argument("--output", type=Path, default=None, help="JSON file")
     args = parser.parse_args()
+    require(args.device)
     if args.tiny:
         args.layers, args.hidden, args.ffn, args.heads = 3, 64, 96, 4
         args.vocabulary, args.windows, args.length = 128, 4, 32

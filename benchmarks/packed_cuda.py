@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from benchmarks.__main__ import machine, table
+from benchmarks.devices import require
 from prunerzero.packed import gpu
 from prunerzero.packed.device_order import DeviceMatrix, to_device_order
 from prunerzero.packed.layout import VALUE_TYPES, pack_matrix
@@ -164,6 +165,7 @@ if __name__ == "__main__":
     parser.add_argument("--passes", type=int, default=20)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    require("cuda")
     device = torch.cuda.current_device()
     for values in ("bfloat16", "int8"):
         if not gpu.trusted(device, values, torch.bfloat16):

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.__main__ import machine, table
+from benchmarks.devices import require
 from prunerzero.packed.layout import VALUE_TYPES, pack_matrix
 from prunerzero.packed.linear import PackedLinear, replace_layers
 
@@ -204,6 +205,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    require("cuda")
     device, rows = torch.device("cuda"), []
     with torch.inference_mode():
         for name in options.models:

@@ -1,12 +1,12 @@
 """How often does racing discard what a full reading would have ranked among the top 5 %?
 
-    python benchmarks/racing.py --output racing.json [--sparsity 0.5] [--evaluations 400]
+    python -m benchmarks.racing [--output racing.json] [--sparsities 0.5] [--evaluations 400]
 
 Runs searches whose candidates are all read to the end, while the race decides as it always does:
 what it would have raced out is told to the search as raced out. Then replays the same candidates
 under other settings of the race. Without options, on the bundled model.
 
-    python benchmarks/racing.py --replay runs/*/journal.log
+    python -m benchmarks.racing --replay runs/*/journal.log
 
 replays searches that were made with a wide race; what that one discarded is unknown.
 """
@@ -24,6 +24,7 @@ from typing import Any
 
 import optuna
 
+from benchmarks.devices import require
 from prunerzero import evolution
 from prunerzero.evolution.racing import Race
 from prunerzero.evolution.records import Candidate, Individual
@@ -114,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("racing.json"))
+    parser.add_argument("--output", type=Path, help="JSON file")
     parser.add_argument("--replay", type=Path, nargs="+", help="journals of searches")
     parser.add_argument("--sparsities", nargs="+", default=["0.5", "2:4"])
     parser.add_argument("--operators", default="extended")
@@ -127,6 +128,7 @@ def main() -> None:
     for name in ("max_seq_length", "num_validation_samples", "num_calibration_samples"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int)
     options = vars(parser.parse_args())
+    require(options["device"])
     if options["replay"]:
         tell({str(journal): losses_of(journal) for journal in options["replay"]})
         return
@@ -144,7 +146,8 @@ def main() -> None:
             finalists=1,
         )
         matrices[f"{sparsity} seed {seed}"] = search(work, Sparsity.parse(sparsity), settings)
-        options["output"].write_text(json.dumps(matrices), encoding="utf-8")
+        if options["output"]:
+            options["output"].write_text(json.dumps(matrices), encoding="utf-8")
         print(f"{sparsity} seed {seed}: {len(matrices[f'{sparsity} seed {seed}'])}", flush=True)
     tell(matrices)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.devices import require
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.catalog import find_metric
 from prunerzero.metrics.operators import TERMINALS
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, help="of calibration, and of the tests, at most")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    require(options.device)
     named = {name: getattr(options, name) for name in ("dataset", "calibration", "test")}
     work = Workspace(
         Setup(

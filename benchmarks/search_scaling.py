@@ -52,6 +52,12 @@ OUTSIDE = 30.0
 BEGUN = time.monotonic()
 
 
+def write(results: dict[str, Any], path: Path | None) -> None:
+    """As JSON, where a file is asked for."""
+    if path:
+        write_json(path, results)
+
+
 def main() -> None:
     options, more = parse_options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -70,10 +76,10 @@ def main() -> None:
                 results["crews"].append(crew)
                 compare(results["crews"])
                 say(row(crew))
-                write_json(options.output, results)
+                write(results, options.output)
             say("one at work, another will join it")
             results["late and killed"] = measure_changes(command, runs, options.time)
-            write_json(options.output, results)
+            write(results, options.output)
         finally:
             for search in Search.running:
                 search.process.kill()
@@ -261,7 +267,7 @@ def parse_options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--time", type=float, default=25.0, help="seconds of each search")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("scaling.json"))
+    parser.add_argument("--output", type=Path, help="JSON file")
     return parser.parse_known_args()
 
 

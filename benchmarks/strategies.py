@@ -1,6 +1,6 @@
 """What each strategy, operator set and setting of the search buys, at equal evaluations.
 
-    python benchmarks/strategies.py --output strategies.json --jobs 12 --evaluations 400
+    python -m benchmarks.strategies --output strategies.json --jobs 12 --evaluations 400
 
 Runs every variant at every sparsity with every seed, several at once in processes spread over the
 GPUs; judges what they found on the test text. On the bundled model, unless another is named.
