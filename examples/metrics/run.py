@@ -1,25 +1,27 @@
-"""Evolve metrics for several models at once, alone and under least squares, and judge them.
+"""Evolve metrics for one model or for several at once, alone and under least squares; judge them.
 
-    python -m examples.metrics.run --models A B C --calibration wiki.txt python.txt \\
-        --validation wiki_valid.txt python_valid.txt --test python_test.txt manual.txt \\
-        --seconds 300 --jobs 5 --output results.json
+    python -m examples.metrics.run --models A B bundled --foreign bundled --unseen C --laws \\
+        --calibration wiki.txt python.txt --validation wiki_valid.txt python_valid.txt \\
+        --test python_test.txt manual.txt --seconds 440 --jobs 5 --output three.json
 
 Three competitions, half of each row, half of the model, 2:4, each with and without the update, from
-the known metrics on. Then the known metrics and what was found prune every model in turn, and are
-measured on every text: a found one is ahead only where it beats each known one on each model and on
-each text that no search has read. With ``--alone`` the first model is searched by itself too, with
-the first calibration and validation text, which is what its own tables are made with.
+the known metrics on. With ``--laws`` the power laws W · X^a · G^b · D^c are searched beside each.
+Then the known metrics and what was found prune every model in turn, those of ``--unseen`` too, and
+are measured on every text. A found one is ahead only where it beats each known one on each model
+and on each text that no search has read.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import prunerzero
@@ -28,6 +30,9 @@ from prunerzero import Setup
 
 COMPETITIONS = {"rows": ("0.5", "row"), "model": ("0.5", "model"), "2:4": ("2:4", "row")}
 UPDATES = ("none", "least-squares")
+LAWS = "laws"
+"""What stands for the seed of a search of power laws, which draws nothing at random."""
+
 KNOWN = {
     "magnitude": "magnitude",
     "wanda": "wanda",
@@ -48,7 +53,12 @@ class Texts:
 
     calibration: tuple[Path, ...]
     validation: tuple[Path, ...]
-    test: tuple[Path, ...] = ()
+    test: tuple[Path, ...]
+
+    @property
+    def familiar(self) -> Texts:
+        """Without the first of those that a metric is evolved on."""
+        return Texts(self.calibration[1:], self.validation[1:], self.test)
 
 
 @dataclass(frozen=True)
@@ -56,10 +66,10 @@ class Search:
     """One search on some models together."""
 
     models: tuple[str, ...]
-    texts: Texts
+    texts: tuple[Texts, ...]
     competition: str
     update: str
-    seed: int
+    seed: int | str
     options: dict[str, Any]
     setup: dict[str, Any]
     folder: Path
@@ -69,6 +79,13 @@ class Search:
         on = "all" if len(self.models) > 1 else Path(self.models[0]).name
         return f"search | {on} | {self.competition} | {self.update} | {self.seed}"
 
+    @property
+    def how(self) -> dict[str, Any]:
+        """The strategy, and where it begins."""
+        if self.seed == LAWS:
+            return {"strategy": "powerlaw"}
+        return {"seed_metrics": "catalog", "seed": self.seed}
+
     def run(self, device: str) -> Any:
         sparsity, group = COMPETITIONS[self.competition]
         folder = self.folder / self.name.replace(" | ", "_").replace(":", "of")
@@ -76,11 +93,11 @@ class Search:
             Setup(
                 model=model,
                 device=device,
-                calibration=self.texts.calibration,
-                validation=self.texts.validation,
+                calibration=texts.calibration,
+                validation=texts.validation,
                 **self.setup,
             )
-            for model in self.models
+            for model, texts in zip(self.models, self.texts, strict=True)
         ]
         found = prunerzero.search(
             setups,
@@ -89,8 +106,7 @@ class Search:
             group=group,
             update=self.update,
             operators="extended",
-            seed_metrics="catalog",
-            seed=self.seed,
+            **self.how,
             **self.options,
         )
         history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
@@ -112,7 +128,6 @@ class Comparison:
 
     model: str
     texts: Texts
-    called: str
     competition: str
     update: str
     metrics: tuple[str, ...]
@@ -120,8 +135,7 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        of = f"{Path(self.model).name}, {self.called}"
-        return f"comparison | {of} | {self.competition} | {self.update}"
+        return comparison_name(self.model, self.competition, self.update)
 
     def run(self, device: str) -> Any:
         sparsity, group = COMPETITIONS[self.competition]
@@ -138,14 +152,21 @@ class Comparison:
         return asdict(compared)
 
 
+def comparison_name(model: str, competition: str, update: str) -> str:
+    """What the result is kept under."""
+    return f"comparison | {Path(model).name} | {competition} | {update}"
+
+
 def main() -> None:
     options = parse_options()
     results = read(options.output)
     if options.again:
         results = {name: one for name, one in results.items() if not name.startswith("comparison")}
-    together = Texts(options.calibration, options.validation, options.test)
-    run_all([*searches(options, together)], options.jobs, results, options.output)
-    run_all([*comparisons(options, together, results)], options.jobs, results, options.output)
+    if not options.no_search:
+        run_all([*searches(options)], options.jobs, results, options.output)
+    if not options.no_comparison:
+        run_all([*comparisons(options, results)], options.jobs, results, options.output)
+        run_all([*on_unseen(options, results)], options.jobs, results, options.output)
     print(tables(results))
 
 
@@ -153,32 +174,41 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", required=True)
+    parser.add_argument("--models", nargs="+", required=True, help="to search on, together")
+    parser.add_argument("--foreign", nargs="*", default=[], help="of these, not for the first text")
+    parser.add_argument("--unseen", nargs="*", default=[], help="models to compare on alone")
     for part in ("calibration", "validation", "test"):
         parser.add_argument(f"--{part}", nargs="+", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--also", type=Path, help="results of other searches, to compare with")
     parser.add_argument("--work", type=Path, default=Path("/tmp/prunerzero-metrics"))
     parser.add_argument("--competitions", nargs="+", default=[*COMPETITIONS])
     parser.add_argument("--updates", nargs="+", default=[*UPDATES])
     parser.add_argument("--seconds", type=int, default=300, help="of each search")
     parser.add_argument("--evaluations", type=int, default=100_000, help="of each search")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--fitted", type=int, default=48, help="windows of calibration")
-    parser.add_argument("--windows", type=int, default=16, help="of validation, for a search")
-    parser.add_argument("--measured", type=int, default=32, help="windows, of all texts together")
-    parser.add_argument("--finalists", type=int, default=3, help="of each search, to compare")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--laws", action="store_true", help="search power laws too")
+    parser.add_argument("--fitted", type=int, default=128, help="windows of calibration")
+    parser.add_argument("--windows", type=int, help="of validation, for a search; all by default")
+    parser.add_argument("--measured", type=int, help="windows of each text; all by default")
+    parser.add_argument("--finalists", type=int, default=2, help="of each search, to compare")
+    parser.add_argument("--fewer", type=int, default=6, help="metrics on unseen models, refitted")
     parser.add_argument("--jobs", type=int, default=3, help="at once on each GPU, or in all")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--alone", action="store_true", help="search the first model alone too")
+    parser.add_argument("--no-search", action="store_true", help="compare what was found before")
+    parser.add_argument("--no-comparison", action="store_true", help="search alone")
     parser.add_argument("--again", action="store_true", help="compare anew")
-    options = parser.parse_args()
-    for part in ("calibration", "validation", "test"):
-        setattr(options, part, tuple(getattr(options, part)))
-    return options
+    return parser.parse_args()
 
 
-def searches(options: argparse.Namespace, together: Texts) -> Iterator[Task]:
-    """The models together in each competition, and the first one alone."""
+def texts_of(options: argparse.Namespace, model: str) -> Texts:
+    """The texts that a model is searched and judged on."""
+    texts = Texts(*(tuple(getattr(options, p)) for p in ("calibration", "validation", "test")))
+    return texts.familiar if model in options.foreign else texts
+
+
+def searches(options: argparse.Namespace) -> Iterator[Task]:
+    """The models together in each competition."""
     folder = options.work / "runs"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -188,38 +218,63 @@ def searches(options: argparse.Namespace, together: Texts) -> Iterator[Task]:
         "num_calibration_samples": options.fitted,
         "num_validation_samples": options.windows,
     }
-    first = Texts(together.calibration[:1], together.validation[:1])
-    groups = [(tuple(options.models), together)]
-    groups += [((options.models[0],), first)] if options.alone else []
-    every = product(options.seeds, options.competitions, options.updates, groups)
-    for seed, competition, update, (models, texts) in every:
+    models = tuple(options.models)
+    texts = tuple(texts_of(options, model) for model in models)
+    seeds = [*([LAWS] if options.laws else []), *options.seeds]
+    for seed, competition, update in product(seeds, options.competitions, options.updates):
         yield Search(models, texts, competition, update, seed, budget, setup, folder)
 
 
-def comparisons(
-    options: argparse.Namespace, together: Texts, results: dict[str, Any]
-) -> Iterator[Task]:
-    """Every model in each competition; the first one also with the first text alone."""
+def comparisons(options: argparse.Namespace, results: dict[str, Any]) -> Iterator[Task]:
+    """Every model in each competition, with the known metrics and the finalists of searches."""
+    found = {**results, **(read(options.also) if options.also else {})}
+    for competition, update in product(options.competitions, options.updates):
+        metrics = [*KNOWN.values()]
+        for name, one in found.items():
+            kind, *_, where, under, _ = name.split(" | ")
+            if kind == "search" and where == competition:
+                own = under == update and name in results
+                metrics += evolved(one)[: options.finalists if own else 1]
+        for model in options.models:
+            yield comparison(options, model, competition, update, metrics)
+
+
+def comparison(
+    options: argparse.Namespace, model: str, competition: str, update: str, metrics: list[str]
+) -> Comparison:
     setup = {
         "dtype": options.dtype,
         "num_calibration_samples": options.fitted,
         "num_test_samples": options.measured,
     }
+    kept = tuple(dict.fromkeys(metrics))
+    return Comparison(model, texts_of(options, model), competition, update, kept, setup)
+
+
+def on_unseen(options: argparse.Namespace, results: dict[str, Any]) -> Iterator[Task]:
+    """The models that no search has read; under an update, which takes long on a large one, with
+    the metrics that were best on the validation texts of the others."""
     for competition, update in product(options.competitions, options.updates):
-        metrics = [*KNOWN.values()]
-        for name, found in results.items():
-            kind, *_, where, under, _ = name.split(" | ")
-            if kind == "search" and where == competition:
-                count = options.finalists if under == update else 1
-                metrics += evolved(found)[:count]
-        kept = tuple(dict.fromkeys(metrics))
-        for model in options.models:
-            yield Comparison(model, together, "all texts", competition, update, kept, setup)
-        if options.alone:
-            first = Texts(together.calibration[:1], together.validation, together.test)
-            called = "calibrated on the first text"
-            exact = setup | {"dtype": "float32"}
-            yield Comparison(options.models[0], first, called, competition, update, kept, exact)
+        validated = [
+            perplexity
+            for model in options.models
+            if (found := results.get(comparison_name(model, competition, update)))
+            for text, perplexity in found["perplexity"].items()
+            if Path(text).stem in {path.stem for path in texts_of(options, model).validation}
+        ]
+        if not validated:
+            continue
+        metrics = sorted(
+            (name for name in validated[0] if name != "dense"),
+            key=lambda name: sum(math.log(perplexity[name]) for perplexity in validated),
+        )
+        if update != "none":
+            known = [name for name in metrics if name in KNOWN.values()]
+            new = [name for name in metrics if name not in known]
+            half = options.fewer // 2
+            metrics = [*known[:half], *new[: options.fewer - half]]
+        for model in options.unseen:
+            yield comparison(options, model, competition, update, metrics)
 
 
 def evolved(found: dict[str, Any]) -> list[str]:
@@ -229,7 +284,11 @@ def evolved(found: dict[str, Any]) -> list[str]:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Perplexity by competition and update: a row a metric, a column a model and text."""
+    """Perplexity by competition and update: a row a metric, a column a model and text.
+
+    The second column tells by how many per cent a metric is ahead of the best known one, on the
+    average of the columns and on the worst of them.
+    """
     lines = []
     grouped: dict[str, dict[str, Any]] = {}
     for name, found in results.items():
@@ -238,13 +297,24 @@ def tables(results: dict[str, Any]) -> str:
             grouped.setdefault(f"{competition}, {update}", {})[model] = found["perplexity"]
     for title, models in sorted(grouped.items()):
         columns = [(model, text) for model, texts in models.items() for text in texts]
-        lines += ["", title, "", "| metric | " + " | ".join(f"{m}: {t}" for m, t in columns) + " |"]
-        lines += ["| --- |" + " ---: |" * len(columns)]
-        model, text = columns[0]
-        for metric in sorted(models[model][text], key=models[model][text].__getitem__):
-            figures = " | ".join(f"{models[m][t][metric]:.2f}" for m, t in columns)
-            lines.append(f"| `{metric}` | {figures} |")
+        heads = " | ".join(f"{m}: {t}" for m, t in columns)
+        lines += ["", title, "", f"| metric | ahead on average, at worst | {heads} |"]
+        lines += ["| --- | --- |" + " ---: |" * len(columns)]
+        ahead = {}
+        for metric in {name for figures in models.values() for t in figures.values() for name in t}:
+            leads = [lead(models[m][t], metric) for m, t in columns if metric in models[m][t]]
+            ahead[metric] = (fmean(leads), min(leads))
+        for metric, (average, worst) in sorted(ahead.items(), key=lambda item: -item[1][0]):
+            row = [models[m][t].get(metric) for m, t in columns]
+            figures = " | ".join("" if value is None else f"{value:.2f}" for value in row)
+            lines.append(f"| `{metric}` | {average:+.1%}, {worst:+.1%} | {figures} |")
     return "\n".join(lines)
+
+
+def lead(perplexity: dict[str, float], metric: str) -> float:
+    """By what share a metric is ahead of the best of the known ones, itself left out."""
+    known = [perplexity[name] for name in KNOWN.values() if name in perplexity and name != metric]
+    return min(known) / perplexity[metric] - 1
 
 
 if __name__ == "__main__":
