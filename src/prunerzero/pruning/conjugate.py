@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -61,6 +62,11 @@ def step_by_kernel(course: Course, moved: Tensor) -> None:
             values, residual, direction, moved, kept.view(torch.uint8), left, width,
             TINY=_TINY, BLOCK=block, num_warps=max(1, min(16, block // 512)),
         )  # fmt: skip
+
+
+def step_on(device: torch.device) -> Callable[[Course, Tensor], None]:
+    """What takes a step there."""
+    return step_by_kernel if has_kernel(device) else step_by_torch
 
 
 @lru_cache

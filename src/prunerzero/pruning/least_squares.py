@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prunerzero.arguments import kind
 from prunerzero.errors import InputError
-from prunerzero.pruning.conjugate import Course, step_by_torch
+from prunerzero.pruning.conjugate import Course, step_on
 from prunerzero.pruning.gram import DAMPING
 
 TOLERANCE = 1e-6
@@ -184,6 +184,7 @@ def solve(
     values = torch.where(kept, problem.target if start is None else start, 0.0)
     bound = (1 + problem.damping) / problem.damping if problem.damping > 0 else torch.inf
     scale = problem.target.square().sum(1)
+    take_step = step_on(values.device)
     for _ in range(_RESTARTS):  # the residual is computed anew: sums of steps drift in float32
         residual = ((problem.target - values) @ problem.matrix).mul_(kept)
         allowed = tolerance / bound * problem.errors(values) + 1e-14 / bound * scale
@@ -191,7 +192,7 @@ def solve(
         if bool((course.left <= allowed).all()):
             break
         for step in range(1, _MOST_STEPS + 1):
-            step_by_torch(course, course.direction @ problem.matrix)
+            take_step(course, course.direction @ problem.matrix)
             if step % _CHECKED == 0 and bool((course.left <= 0.25 * allowed).all()):
                 break
     return values

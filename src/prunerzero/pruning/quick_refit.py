@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from prunerzero.pruning.blocks import Matrix
-from prunerzero.pruning.conjugate import Course, has_kernel, step_by_kernel, step_by_torch
+from prunerzero.pruning.conjugate import Course, step_on
 from prunerzero.pruning.gram import DAMPING, Grams
 
 _TOGETHER = {"cpu": 1 << 20, "cuda": 1 << 27}
@@ -110,9 +110,9 @@ def _solve(target: Tensor, matrix: Tensor, kept: Tensor, steps: int) -> Tensor:
         values = torch.where(kept, target, 0.0)
         residual = ((target - values) @ matrix).mul_(kept)
         course = Course.begin(values, residual, kept)
-        step = step_by_kernel if has_kernel(values.device) else step_by_torch
+        take_step = step_on(values.device)
         for _ in range(steps):
-            step(course, course.direction @ matrix)
+            take_step(course, course.direction @ matrix)
     return values
 
 
