@@ -136,9 +136,12 @@ def _rows(figures: list[ModelFigures]) -> list[dict[str, str]]:
                 )
                 for batch, speed in first.decode_tokens_per_second.items()
             },
-            "prefill 512, tokens/s": beside(
-                of_one.prefill_tokens_per_second, first.prefill_tokens_per_second
-            ),
+            **{
+                f"prefill {length}, tokens/s": beside(
+                    of_one.prefill_tokens_per_second.get(length), speed
+                )
+                for length, speed in first.prefill_tokens_per_second.items()
+            },
         }
         for of_one in figures
     ]

@@ -74,9 +74,11 @@ def test_every_model_and_rival_has_every_figure(measured):
     for figures in models:
         assert list(figures)[: len(KEYS)] == KEYS
         assert figures["notes"] == []
+        assert set(figures["prefill_tokens_per_second"]) == {"64"}
         assert set(figures["decode_tokens_per_second"]) == {"1", "4", "16"}
+        assert figures["without_graphs"] is None
         speeds = [
-            figures["prefill_tokens_per_second"],
+            *figures["prefill_tokens_per_second"].values(),
             *figures["decode_tokens_per_second"].values(),
         ]
         assert all(value > 0 for value in (*speeds, figures["load_seconds"], figures["file_bytes"]))
@@ -95,12 +97,13 @@ def test_bytes_are_those_of_the_files_of_weights(measured, place):
 def test_speeds_are_medians_of_runs_and_have_quartiles(measured):
     for figures in measured["models"]:
         runs, spread = figures["runs"], figures["spread"]
-        assert len(runs["prefill"]) == 2 and len(runs["load_seconds"]) == 1
-        assert figures["prefill_tokens_per_second"] == pytest.approx(sum(runs["prefill"]) / 2)
-        assert min(runs["prefill"]) <= spread["prefill"][0] <= spread["prefill"][1]
-        for batch, values in runs["decode"].items():
-            assert len(values) == 2
-            assert figures["decode_tokens_per_second"][batch] == pytest.approx(sum(values) / 2)
+        assert len(runs["load_seconds"]) == 1
+        for kind in ("prefill", "decode"):
+            for key, values in runs[kind].items():
+                assert len(values) == 2
+                middle = figures[f"{kind}_tokens_per_second"][key]
+                assert middle == pytest.approx(sum(values) / 2)
+                assert min(values) <= spread[kind][key][0] <= middle <= spread[kind][key][1]
 
 
 def test_perplexity_is_that_of_the_model_on_windows_all_have_in_common(measured, place):
@@ -123,8 +126,10 @@ def test_a_packed_model_is_measured_packed(measured, place):
 
 def test_machine_and_protocol_are_told(measured):
     assert measured["protocol"]["threads"] == 1
-    assert measured["protocol"]["prefill_tokens"] == 64  # more than that the models do not read
+    assert measured["protocol"]["prefill_tokens"] == [64]  # more than that the models do not read
     assert measured["protocol"]["windows"] == 3
+    assert measured["protocol"]["device"] == "cpu" and not measured["protocol"]["in_graphs"]
+    assert "gpu" not in measured["machine"] and "CUDA" not in measured["protocol"]["words"]
     assert measured["machine"]["cpu"] and measured["machine"]["memory_bytes"] > 0
     assert measured["versions"]["torch"] == torch.__version__
     assert measured["interrupted"] is False
@@ -215,7 +220,7 @@ def test_an_interruption_keeps_what_was_measured(place, tmp_path):
     assert second.decode_tokens_per_second == {} and second.load_seconds is not None
     assert "what was measured until then is in" in observer.notes[-1]
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert kept["interrupted"] and kept["models"][0]["prefill_tokens_per_second"] > 0
+    assert kept["interrupted"] and kept["models"][0]["prefill_tokens_per_second"]["64"] > 0
     assert (tmp_path / "out" / "report.html").is_file()
 
 
@@ -223,7 +228,7 @@ def test_a_signal_ends_the_command_and_its_processes(place):
     command = ["bench", "model", *LITTLE, "--repeats", "100000", "--output-dir", "stopped"]
     with Forked(place).start(*command) as process:
         results = place / "stopped" / "results.json"
-        while not results.exists() or '"prefill": [\n' not in results.read_text():
+        while not results.exists() or '"64": [\n' not in results.read_text():
             assert process.poll() is None
             time.sleep(0.05)
         children = _children(process.pid)

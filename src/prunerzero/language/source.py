@@ -23,7 +23,8 @@ def _named(name: str, value: Any) -> str:
     return text(name, value)
 
 
-_NAMED = Kind(_named, str)
+NAMED = Kind(_named, str)
+"""What is named by its word, or is torch's own: a dtype, a device."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ class ModelSource(Options):
         "auto",
         "Compute in: auto (float32 on a CPU, the checkpoint's on a GPU), float32, bfloat16, "
         "float16.",
-        _NAMED,
+        NAMED,
         panel=_PANEL,
     )
     device: str = option(
         "auto",
         "auto (a GPU if there is one), cpu, cuda, cuda:1; several GPUs: cuda:0,cuda:1.",
-        _NAMED,
+        NAMED,
         panel=_PANEL,
     )
     trust_remote_code: bool = option(

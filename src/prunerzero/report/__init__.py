@@ -5,6 +5,7 @@ from a finished run without the model, without torch and without the rest of thi
 """
 
 from .bench_page import write_bench_report
+from .bench_words import gpu_text
 from .comparison import comparison
 from .model_card import model_card, packed_card, tell_speed
 from .run_page import write_run_report
@@ -15,6 +16,7 @@ __all__ = [
     "bench_tables",
     "cases_table",
     "comparison",
+    "gpu_text",
     "model_card",
     "packed_card",
     "perplexity_table",

@@ -5,7 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from . import bench_charts, charts
-from .bench_words import Figures, batches_of, best, cells, frontier, short_names, speed_of
+from .bench_words import (
+    Column,
+    Figures,
+    best,
+    cells,
+    columns_of,
+    frontier,
+    gpu_text,
+    in_graphs,
+    short_names,
+    speed_of,
+    speeds_of,
+    without_graphs,
+)
 from .phrases import Language, Say, say_in
 from .rendering import render, write_page
 from .wording import MISSING, bytes_text, finite, perplexity_text, speed_text
@@ -28,11 +41,13 @@ def _render(result: Mapping[str, Any], language: Language) -> str:
     say = say_in(language, _PAGE)
     models: list[Figures] = list(result["models"])
     short = short_names(models)
-    batches = batches_of(result)
+    columns, graphs = columns_of(result), in_graphs(result)
     perplexity = say("axis_perplexity")
     figures = {
         "bytes": bench_charts.bytes_chart(models, say("axis_bytes"), perplexity),
-        "speed": bench_charts.speed_chart(models, say("axis_speed"), perplexity),
+        "speed": bench_charts.speed_chart(
+            models, say("axis_speed_in_graphs" if graphs else "axis_speed"), perplexity
+        ),
     }
     return render(
         "bench.html.j2",
@@ -40,9 +55,14 @@ def _render(result: Mapping[str, Any], language: Language) -> str:
         result=result,
         language=language,
         say=say,
-        headline=_headline(models, short, say),
-        columns=_columns(batches, say),
-        rows=[(model, cells(model, batches)) for model in models],
+        headline=_headline(models, short, say, graphs),
+        columns=_columns(columns, say),
+        rows=[(model, cells(model, columns)) for model in models],
+        in_graphs=graphs,
+        speed_columns=_columns(speeds_of(result), say),
+        speed_rows=[
+            (model, cells(without_graphs(model), speeds_of(result))) for model in models if graphs
+        ],
         on_frontier={
             "bytes": _names(frontier(models, lambda m: finite(m["file_bytes"])), short, say),
             "speed": _names(frontier(models, speed_of, highest=True), short, say),
@@ -56,11 +76,12 @@ def _render(result: Mapping[str, Any], language: Language) -> str:
     )
 
 
-def _headline(models: Sequence[Figures], short: Mapping[str, str], say: Say) -> str:
+def _headline(models: Sequence[Figures], short: Mapping[str, str], say: Say, graphs: bool) -> str:
     """Which model is best in what, and no more than was measured."""
+    fastest = "fastest_in_graphs" if graphs else "fastest"
     found = {
         "smallest": (best(models, lambda m: finite(m["file_bytes"])), "file_bytes", bytes_text),
-        "fastest": (best(models, speed_of, highest=True), None, speed_text),
+        fastest: (best(models, speed_of, highest=True), None, speed_text),
         "nearest": (best(models, lambda m: finite(m["perplexity"])), "perplexity", perplexity_text),
     }
     said = [
@@ -79,24 +100,33 @@ def _names(models: Sequence[Figures], short: Mapping[str, str], say: Say) -> str
     return say("list_comma").join(short[model["model"]] for model in models) or MISSING
 
 
-def _columns(batches: Sequence[str], say: Say) -> list[str]:
+def _columns(columns: Sequence[Column], say: Say) -> list[str]:
     """The heads of the columns of ``cells``."""
-    before = ("column_file", "column_memory", "column_peak", "column_load", "column_prefill")
-    decode = [say("column_decode", batch=batch) for batch in batches]
-    return [*map(say, before), *decode, say("column_perplexity")]
+    return [say(f"column_{name}", size=key) for name, key in columns]
 
 
 def _protocol(protocol: Mapping[str, Any], say: Say) -> list[str]:
     """How it was measured, in sentences."""
-    batches = say("list_comma").join(map(str, protocol["batches"]))
-    values = {**protocol, "batches": batches}
-    keys = ("how_threads", "how_speed", "how_perplexity", "how_memory", "how_load", "how_file")
-    return [say(key, **values) for key in keys]
+    lists = {
+        name: say("list_comma").join(map(str, protocol[name]))
+        for name in ("batches", "prefill_tokens")
+    }
+    keys = ["how_threads", "how_speed", "how_perplexity", "how_memory", "how_load", "how_file"]
+    if protocol["in_graphs"]:
+        keys[1:2] = ["how_speed", "how_in_graphs"]
+    else:
+        keys[1:2] = ["how_speed", "how_plain_loop"]
+    if protocol["device"] != "cpu":
+        keys[keys.index("how_memory")] = "how_gpu_memory"
+    return [say(key, **{**protocol, **lists}) for key in keys]
 
 
 def _machine(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     machine = result["machine"]
+    gpu = gpu_text(machine)
     return [
+        *([] if gpu is None else [("gpu", gpu)]),
+        *([] if gpu is None else [("gpu_memory", bytes_text(machine["gpu"]["memory_bytes"]))]),
         ("cpu", str(machine["cpu"])),
         ("instruction_sets", ", ".join(machine["instruction_sets"]) or MISSING),
         ("cores", str(machine["cores"] or MISSING)),

@@ -21,9 +21,48 @@ def speed_of(figures: Figures, batch: str = "1") -> float | None:
     return finite(figures["decode_tokens_per_second"].get(batch))
 
 
-def batches_of(result: Mapping[str, Any]) -> list[str]:
-    """How many texts were continued at once, each as a key of the figures."""
-    return [str(batch) for batch in result["protocol"]["batches"]]
+Column = tuple[str, str]
+"""What is measured, and for a speed how long the prompt was, or how many texts were continued."""
+
+
+def speeds_of(result: Mapping[str, Any]) -> list[Column]:
+    """The columns of speeds: of reading prompts by length, of decoding by how many texts."""
+    protocol = result["protocol"]
+    return [
+        *(("prefill", str(length)) for length in protocol["prefill_tokens"]),
+        *(("decode", str(batch)) for batch in protocol["batches"]),
+    ]
+
+
+def columns_of(result: Mapping[str, Any]) -> list[Column]:
+    """The columns of the table of all figures."""
+    before = ("file", "memory", "peak", "load")
+    return [*((name, "") for name in before), *speeds_of(result), ("perplexity", "")]
+
+
+def in_graphs(result: Mapping[str, Any]) -> bool:
+    """Whether speeds were measured in CUDA graphs, and without them too."""
+    return bool(result["protocol"]["in_graphs"])
+
+
+def without_graphs(figures: Figures) -> Figures:
+    """The same model with the speeds that it has without CUDA graphs."""
+    speeds = figures["without_graphs"] or {"prefill": {}, "decode": {}}
+    return {
+        **figures,
+        "prefill_tokens_per_second": speeds["prefill"],
+        "decode_tokens_per_second": speeds["decode"],
+        "spread": figures["spread"].get("without_graphs", {"prefill": {}, "decode": {}}),
+    }
+
+
+def gpu_text(machine: Mapping[str, Any]) -> str | None:
+    """The GPU that models were measured on, with what drives it."""
+    gpu = machine.get("gpu")
+    if gpu is None:
+        return None
+    driver = f"driver {gpu['driver']}, " if gpu["driver"] else ""
+    return f"{gpu['name']} ({driver}CUDA {gpu['cuda']}, torch {gpu['torch']})"
 
 
 def best(
@@ -70,19 +109,24 @@ def short_names(models: Sequence[Figures]) -> dict[str, str]:
     return dict(zip(names, short if len(set(short)) == len(short) else names, strict=True))
 
 
-def cells(figures: Figures, batches: Sequence[str]) -> list[tuple[str, str]]:
-    """The cells of a table's row, each with what stands under it; the model's name not among them.
+def cells(figures: Figures, columns: Sequence[Column]) -> list[tuple[str, str]]:
+    """A row's cells without the model's name, each with what stands under it."""
+    return [_cell(figures, *column) for column in columns]
 
-    File, memory in use, at its peak, loading, prefill, decoding at each batch, perplexity.
-    """
-    spread = figures["spread"]
-    decode = figures["decode_tokens_per_second"]
-    return [
-        (bytes_text(figures["file_bytes"]), ""),
-        (bytes_text(figures["memory_bytes"]), ""),
-        (bytes_text(figures["peak_memory_bytes"]), ""),
-        (seconds_text(figures["load_seconds"]), ""),
-        (speed_text(figures["prefill_tokens_per_second"]), spread_text(spread["prefill"])),
-        *((speed_text(decode.get(b)), spread_text(spread["decode"].get(b))) for b in batches),
-        (perplexity_text(figures["perplexity"]), ""),
-    ]
+
+def _cell(figures: Figures, name: str, key: str) -> tuple[str, str]:
+    if name in _CELLS:
+        field, told = _CELLS[name]
+        return told(figures[field]), ""
+    speeds = figures[f"{name}_tokens_per_second"]
+    return speed_text(speeds.get(key)), spread_text(figures["spread"][name].get(key))
+
+
+_CELLS: dict[str, tuple[str, Callable[[object], str]]] = {
+    "file": ("file_bytes", bytes_text),
+    "memory": ("memory_bytes", bytes_text),
+    "peak": ("peak_memory_bytes", bytes_text),
+    "load": ("load_seconds", seconds_text),
+    "perplexity": ("perplexity", perplexity_text),
+}
+"""The field of a column that is no speed, and how it reads."""

@@ -1,11 +1,12 @@
 """Tables for a terminal: perplexities, cases, texts, and models side by side."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from .bench_words import batches_of, cells
+from .bench_words import Column, cells, columns_of, in_graphs, speeds_of, without_graphs
 from .wording import (
     change_text,
     comparison_rows,
@@ -120,25 +121,39 @@ def texts_table(perplexity: dict[str, Any], divergence: dict[str, Any], title: s
 
 
 def bench_tables(result: dict[str, Any]) -> list[Table]:
-    """What ``bench`` measured, in a table of bytes and one of speeds: a line for each model."""
-    batches = batches_of(result)
-    heads = ["files", "memory", "peak", "load", "prefill", *(f"decode ×{b}" for b in batches)]
-    heads.append("perplexity")
-    of_speed = range(heads.index("load") + 1, len(heads) - 1)
-    titles = (f"On {result['text']}", "Tokens a second: medians, with their quartiles below")
-    tables = []
-    for title, is_speed in zip(titles, (False, True), strict=True):
-        table = Table(title=Text(title), title_justify="left")
-        table.add_column("model", overflow="fold")
-        places = [place for place in range(len(heads)) if (place in of_speed) is is_speed]
-        for place in places:
-            table.add_column(heads[place], justify="right")
-        for figures in result["models"]:
-            line = cells(figures, batches)
-            shown = ("\n".join(filter(None, line[place])) for place in places)
-            table.add_row(Text(figures["model"]), *map(Text, shown))
-        tables.append(table)
+    """What ``bench`` measured, in a table of bytes and one of speeds: a line for each model.
+
+    Where speeds were measured in CUDA graphs, another table has those without.
+    """
+    models, speeds = result["models"], speeds_of(result)
+    others = [column for column in columns_of(result) if column not in speeds]
+    where = ", in CUDA graphs" if in_graphs(result) else ""
+    tables = [
+        _bench_table(f"On {result['text']}", others, models),
+        _bench_table(
+            f"Tokens a second{where}: medians, with their quartiles below", speeds, models
+        ),
+    ]
+    if in_graphs(result):
+        title = "Tokens a second without CUDA graphs, as generate() runs a model by itself"
+        tables.append(_bench_table(title, speeds, map(without_graphs, models)))
     return tables
+
+
+_HEADS = {"file": "files", "prefill": "prompt {}", "decode": "decode ×{}"}
+
+
+def _bench_table(
+    title: str, columns: Sequence[Column], models: Iterable[Mapping[str, Any]]
+) -> Table:
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("model", overflow="fold")
+    for name, key in columns:
+        table.add_column(_HEADS.get(name, name).format(key), justify="right")
+    for figures in models:
+        shown = ("\n".join(filter(None, cell)) for cell in cells(figures, columns))
+        table.add_row(Text(figures["model"]), *map(Text, shown))
+    return table
 
 
 def _divergence_cells(moved: dict[str, Any] | None) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from prunerzero.errors import InputError, ModelError, TextError
 from prunerzero.files import check_apart, check_empty, check_fillable, make_folder, write_json
 from prunerzero.files import writing as writing_file
 from prunerzero.language.corpora import Text, read_corpus, read_file
+from prunerzero.language.devices import find_device
 from prunerzero.language.loading import outline_of
 from prunerzero.language.models import LanguageModel
 from prunerzero.language.source import BUNDLED, ModelSource
@@ -34,6 +35,13 @@ from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH
 
 RESULTS, PAGE = "results.json", "report.html"
 
+_LIKE_ON: dict[str, dict[str, Any]] = {
+    "cpu": {},
+    # with 32 new tokens, those before fill a window of 512, the shortest that is common
+    "cuda": {"in_graphs": True, "prefill_tokens": (512, 2048), "prompt_tokens": 480},
+}
+"""How a plan differs from the usual on each kind of device."""
+
 
 @dataclass(frozen=True)
 class BenchResult:
@@ -43,7 +51,8 @@ class BenchResult:
         models: figures of each, in the order in which they were named, rivals last.
         text: that perplexity was measured on.
         protocol: how it was measured, in figures and under ``words`` in sentences.
-        machine: processor, instruction sets, cores, memory.
+        machine: processor, instruction sets, cores, memory; the GPU where models were measured
+            on one.
         versions: of what ran the models.
         settings: the options.
         interrupted: whether it was stopped before everything was measured.
@@ -69,11 +78,12 @@ def bench(
     """Measure models side by side on this machine, each in a process of its own.
 
     A GGUF file is run by llama.cpp, every other model by transformers in the dtype it is stored in.
-    If it is interrupted, the result has what was measured.
+    On a GPU speeds are measured in CUDA graphs, and without them too. If it is interrupted, the
+    result has what was measured.
 
     Args:
         models: folders, hub ids, GGUF files, or ``"bundled"``; rivals are made of the first.
-        options: which rivals, which text, how often.
+        options: which rivals, where, which text, how often.
         output_dir: where ``results.json`` and ``report.html`` are written; None for nowhere.
         observer: told of progress.
 
@@ -85,6 +95,7 @@ def bench(
     names = texts("models", models)
     seconds = None if options.time is None else parse_duration(options.time)
     folder = None if output_dir is None else path("output_dir", output_dir)
+    device = _device(names, options)
     _check_names(names, options)
     documents, text_name = _read_text(names[0], options)
     if folder is not None:
@@ -95,14 +106,19 @@ def bench(
     text = _windows(outlines[0], documents, text_name, options)
     for outline in outlines[1:]:
         _check_tokens(outlines[0], outline, text)
-    plan = Plan(text.windows, torch.get_num_threads(), options.repeats, seconds).within(
-        min(outline.context_length for outline in outlines)
-    )
+    plan = Plan(
+        text.windows,
+        torch.get_num_threads(),
+        options.repeats,
+        seconds,
+        device=str(device),
+        **_LIKE_ON[device.type],
+    ).within(min(outline.context_length for outline in outlines))
     result = BenchResult(
         models=(),
         text=text.name,
         protocol=_protocol(plan),
-        machine=machine(),
+        machine=machine(plan.device),
         versions=versions(),
         settings={"models": names, **asdict(options)},
         interrupted=True,
@@ -111,7 +127,7 @@ def bench(
     def keep(figures: list[ModelFigures]) -> None:
         nonlocal result
         result = replace(result, models=tuple(figures))
-        if folder is not None and any(one.prefill_tokens_per_second for one in figures):
+        if folder is not None and any(one.has_speed for one in figures):
             write_json(folder / RESULTS, asdict(result))
 
     try:
@@ -128,7 +144,7 @@ def bench(
             measure_models([*subjects, *rivals], plan, observer, keep)
         result = replace(result, interrupted=False)
     except KeyboardInterrupt:
-        if not any(figures.prefill_tokens_per_second for figures in result.models):
+        if not any(figures.has_speed for figures in result.models):
             raise
         where = "told here" if folder is None else f"in '{folder / RESULTS}'"
         observer.note(f"Interrupted: what was measured until then is {where}.")
@@ -156,6 +172,26 @@ def _check_names(names: Sequence[str], options: BenchOptions) -> None:
             )
         if what == "llama.cpp" and find_spec("gguf") is None:
             raise InputError(f"{what!r} needs another package: pip install 'prunerzero[bench]'.")
+
+
+def _device(names: Sequence[str], options: BenchOptions) -> torch.device:
+    """Where all models are to run. Raises InputError where they cannot."""
+    device = find_device(options.device)
+    if device.type not in _LIKE_ON:
+        raise InputError(
+            f"device {options.device!r} cannot be measured on: speeds are measured on the CPU and "
+            'on NVIDIA GPUs; pass `device="cpu"`.'
+        )
+    if device.type != "cpu":
+        for what in (*(name for name in names if _is_gguf(name)), *options.rivals):
+            if what != "dense":
+                raise InputError(
+                    f"{what!r} runs on the CPU alone, and the models are measured on a GPU; leave "
+                    'it out, or pass `device="cpu"`.'
+                )
+        if device.index is None:
+            device = torch.device(device.type, torch.cuda.current_device())
+    return device
 
 
 def _is_gguf(name: str) -> bool:
@@ -223,20 +259,34 @@ def _check_tokens(first: LanguageModel, other: LanguageModel, text: Text) -> Non
 def _protocol(plan: Plan) -> dict[str, Any]:
     count, length = plan.windows.shape
     batches = ", ".join(map(str, plan.batches))
+    lengths = " and ".join(map(str, plan.prefill_tokens))
     return {
+        "device": plan.device,
+        "in_graphs": plan.in_graphs,
         "threads": plan.threads,
         "repeats": plan.repeats,
         "windows": count,
         "window_length": length,
-        "prefill_tokens": plan.prefill_tokens,
+        "prefill_tokens": list(plan.prefill_tokens),
         "prompt_tokens": plan.prompt_tokens,
         "new_tokens": plan.new_tokens,
         "batches": list(plan.batches),
         "words": f"threads: {plan.threads}; repeats: at most {plan.repeats}, in which the models "
-        f"take turns; speeds are their medians; prefill of {plan.prefill_tokens} tokens; "
+        f"take turns; speeds are their medians; prefill of {lengths} tokens; "
         f"decoding of {plan.new_tokens} tokens after a prompt of {plan.prompt_tokens}, for "
-        f"{batches} texts at once, greedily, by a plain loop with a cache; perplexity on {count} "
-        f"windows of {length} tokens; memory is what a model adds to its libraries', pages of "
-        "mapped files included; the time to load ends with the first token, its files being in "
-        "the system's cache",
+        f"{batches} texts at once, greedily, {_HOW_DECODED[plan.in_graphs]}; perplexity on {count} "
+        f"windows of {length} tokens; {_WHICH_MEMORY[plan.device != 'cpu']}; the time to load ends "
+        "with the first token, its files being in the system's cache",
     }
+
+
+_HOW_DECODED = {
+    False: "by a plain loop with a cache",
+    True: "in CUDA graphs with a static cache, and without graphs by a plain loop with a cache "
+    "that grows",
+}
+_WHICH_MEMORY = {
+    False: "memory is what a model adds to its libraries', pages of mapped files included",
+    True: "memory is the GPU's: what the model's tensors take, and the most that torch had "
+    "allocated",
+}

@@ -11,7 +11,7 @@ from prunerzero import arguments
 from prunerzero.evolution.settings import SeedMetrics, Strategy
 from prunerzero.evolution.variation import OperatorSet
 from prunerzero.language.corpora import corpora_in_words
-from prunerzero.language.source import ModelSource
+from prunerzero.language.source import NAMED, ModelSource
 from prunerzero.metrics import Sparsity
 from prunerzero.options import (
     AS_GIVEN,
@@ -273,6 +273,12 @@ class BenchOptions(Options):
         "bfloat16), int8 and int4 (torch's own products, weights only), llama.cpp (Q8_0 and "
         "Q4_K_M; needs prunerzero[bench]).",
         Kind(_rivals, str),
+    )
+    device: str = option(
+        "cpu",
+        "Where all models run: cpu, cuda, cuda:1, or auto (a GPU if there is one). On a GPU only "
+        "transformers runs them, and speeds are measured in CUDA graphs and without.",
+        NAMED,
     )
     text: Path | str | None = option(None, "Text file to measure perplexity on.", PATH)
     dataset: str | None = option(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,20 @@ class Loaded(Protocol):
 
     def losses(self, windows: Ids, on_window: Callable[[int], None]) -> list[float]:
         """The mean negative log-likelihood of a token in each window [count, length], in nats."""
+
+
+@runtime_checkable
+class OfTorch(Loaded, Protocol):
+    """A model that torch runs, so that CUDA graphs can be made of it on a GPU."""
+
+    def tensor_bytes(self) -> int:
+        """What its tensors take on their device."""
+
+    def prefill_in_graph(self, tokens: Ids) -> float:
+        """As ``prefill``, replaying a CUDA graph; recording it does not count."""
+
+    def decode_in_graphs(self, prompts: Ids, new_tokens: int) -> float:
+        """As ``decode``, with a static cache, and replaying a CUDA graph for each step."""
 
 
 class Loader(Protocol):

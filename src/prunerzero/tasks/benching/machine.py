@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ _SETS = {
 _PACKAGES = ("torch", "transformers", "llama-cpp-python")
 
 
-def machine() -> dict[str, Any]:
-    """Processor, instruction sets, cores and memory of this machine."""
+def machine(device: str) -> dict[str, Any]:
+    """Processor, instruction sets, cores and memory of this machine, and its GPU if it is meant."""
     known = _cpuinfo()
     flags = (known.get("flags") or known.get("Features") or "").split()
-    return {
+    gpu = {} if device == "cpu" else {"gpu": _gpu(device)}
+    return gpu | {
         "cpu": known.get("model name") or platform.processor() or platform.machine(),
         "instruction_sets": sorted(_SETS & set(flags)),
         "torch_uses": torch.backends.cpu.get_cpu_capability(),
@@ -38,6 +40,28 @@ def machine() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "platform": platform.platform(),
     }
+
+
+def _gpu(device: str) -> dict[str, Any]:
+    about = torch.cuda.get_device_properties(device)
+    return {
+        "name": about.name,
+        "memory_bytes": about.total_memory,
+        "compute_capability": f"{about.major}.{about.minor}",
+        "driver": _driver(),
+        "cuda": torch.version.cuda,
+        "torch": torch.__version__,
+    }
+
+
+def _driver() -> str | None:
+    """The version of NVIDIA's driver, the same for all cards; None where nothing tells it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(told.stdout.split()), None)
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import torch
 
 from prunerzero.errors import ModelError
 from prunerzero.exponential import exp
@@ -49,7 +50,10 @@ def measure_models(
     Raises:
         ModelError: a model that is no rival is refused when it is first loaded.
     """
-    records = [_Record(subject) for subject in subjects]
+    records = [
+        _Record(subject, without_graphs=_Speeds() if plan.in_graphs else None)
+        for subject in subjects
+    ]
     measuring = _Measuring(records, plan, observer or Observer(), on_figures)
     try:
         measuring.load_all()
@@ -63,14 +67,31 @@ def measure_models(
 
 
 @dataclass
+class _Speeds:
+    """Tokens a second, all runs: of prompts by length, of decoding by how many texts at once."""
+
+    prefill: dict[str, list[float]] = field(default_factory=dict)
+    decode: dict[str, list[float]] = field(default_factory=dict)
+
+    def each(self, of: Callable[[list[float]], Any]) -> dict[str, dict[str, Any]]:
+        return {
+            "prefill": {length: of(runs) for length, runs in self.prefill.items()},
+            "decode": {batch: of(runs) for batch, runs in self.decode.items()},
+        }
+
+
+@dataclass
 class _Record:
     """What is known so far of one model."""
 
     subject: Subject
     loads: list[dict[str, Any]] = field(default_factory=list)
     peak: int | None = None
-    prefill: list[float] = field(default_factory=list)
-    decode: dict[str, list[float]] = field(default_factory=dict)
+    speeds: _Speeds = field(default_factory=_Speeds)
+    """On a GPU, in CUDA graphs."""
+    without_graphs: _Speeds | None = None
+    no_graphs: bool = False
+    """Whether no graphs can be made of it."""
     perplexity: float | None = None
     notes: list[str] = field(default_factory=list)
     """On what could not be measured."""
@@ -81,32 +102,30 @@ class _Record:
             return self.loads[0][name] if self.loads else None
 
         seconds = [load["load_seconds"] for load in self.loads]
-        medians = {batch: median(runs) for batch, runs in self.decode.items()}
+        medians, others = self.speeds.each(median), self.without_graphs
+
+        def with_others(of: Callable[[list[float]], Any]) -> dict[str, Any]:
+            return {} if others is None else {"without_graphs": others.each(of)}
+
         return ModelFigures(
             model=self.subject.name,
             file_bytes=of_loads("file_bytes"),
             memory_bytes=of_loads("memory_bytes"),
             load_seconds=median(seconds),
-            prefill_tokens_per_second=median(self.prefill),
-            decode_tokens_per_second={b: m for b, m in medians.items() if m is not None},
+            prefill_tokens_per_second=medians["prefill"],
+            decode_tokens_per_second=medians["decode"],
             perplexity=self.perplexity,
             peak_memory_bytes=self.peak,
             mapped_bytes=of_loads("mapped_bytes"),
             libraries_bytes=of_loads("libraries_bytes"),
-            spread={
-                "prefill": quartiles(self.prefill),
-                "decode": {batch: quartiles(runs) for batch, runs in self.decode.items()},
-            },
-            runs={
-                "load_seconds": seconds,
-                "prefill": list(self.prefill),
-                "decode": {batch: list(runs) for batch, runs in self.decode.items()},
-            },
+            spread=self.speeds.each(quartiles) | with_others(quartiles),
+            runs={"load_seconds": seconds} | self.speeds.each(list) | with_others(list),
             runtime=self.subject.runtime,
             dtype=of_loads("dtype"),
             kernel=of_loads("kernel"),
             is_rival=self.subject.is_rival,
             notes=(*self.subject.notes, *self.notes),
+            without_graphs=None if others is None else others.each(median),
         )
 
 
@@ -143,7 +162,6 @@ class _Measuring:
 
     def measure_speeds(self) -> None:
         plan = self._plan
-        prompt = plan.long_prompt()
         began = time.monotonic()
         total = plan.repeats * len(self._records)
         with self._observer.count("measuring speed", total, "turns") as advance:
@@ -152,7 +170,7 @@ class _Measuring:
                 # there and back, so that a machine that slows down favours nobody
                 order = self._records if number % 2 == 0 else self._records[::-1]
                 for place, record in enumerate(order):
-                    self._guarded(record, partial(self._turn, record, prompt))
+                    self._guarded(record, partial(self._turn, record))
                     advance(number * len(order) + place + 1)
                 self._on_figures([record.figures() for record in self._records])
                 now = time.monotonic()
@@ -174,22 +192,39 @@ class _Measuring:
                 self._guarded(record, partial(self._read, record, str(file), told))
                 advance(before + len(windows))
 
-    def _turn(self, record: _Record, prompt: list[int], process: ModelProcess) -> None:
+    def _turn(self, record: _Record, process: ModelProcess) -> None:
         """Measure each speed once."""
         plan = self._plan
-        prompts = {batch: plan.prompts(batch) for batch in plan.batches}
         if not process.is_warm:  # first runs are slower
-            process.ask("prefill", tokens=prompt)
-            for rows in prompts.values():
-                process.ask("decode", prompts=rows, new_tokens=2)
+            for length in plan.prefill_tokens:
+                process.ask("prefill", tokens=plan.prompt(length))
+            for batch in plan.batches:
+                process.ask("decode", prompts=plan.prompts(batch), new_tokens=2)
             process.is_warm = True
-        record.prefill.append(len(prompt) / process.ask("prefill", tokens=prompt))
-        for batch, rows in prompts.items():
-            seconds = process.ask("decode", prompts=rows, new_tokens=plan.new_tokens)
-            runs = record.decode.setdefault(str(batch), [])
-            runs.append(batch * plan.new_tokens / seconds)
+        self._each_speed(record.without_graphs or record.speeds, process, "prefill", "decode")
+        if plan.in_graphs and not record.no_graphs:
+            try:
+                self._each_speed(record.speeds, process, "prefill_in_graph", "decode_in_graphs")
+            except (ModelError, ModelFailedError) as error:  # where the process ended, it is next
+                record.no_graphs = True
+                self._note(
+                    record, f"Not measured to the end in CUDA graphs: {str(error).rstrip('.')}."
+                )
         if (peak := process.ask("peak")) is not None:
             record.peak = max(record.peak or 0, peak)
+
+    def _each_speed(
+        self, speeds: _Speeds, process: ModelProcess, prefill: str, decode: str
+    ) -> None:
+        plan = self._plan
+        for length in plan.prefill_tokens:
+            seconds = process.ask(prefill, tokens=plan.prompt(length))
+            speeds.prefill.setdefault(str(length), []).append(length / seconds)
+        for batch in plan.batches:
+            prompts = plan.prompts(batch)
+            seconds = process.ask(decode, prompts=prompts, new_tokens=plan.new_tokens)
+            runs = speeds.decode.setdefault(str(batch), [])
+            runs.append(batch * plan.new_tokens / seconds)
 
     def _read(
         self, record: _Record, file: str, on_window: Callable[[int], None], process: ModelProcess
@@ -208,10 +243,13 @@ class _Measuring:
 
     def _give_up(self, record: _Record, reason: str) -> None:
         record.failed = True
-        record.notes.append(f"Not measured to the end: {reason.rstrip('.')}.")
-        self._observer.note(f"{record.subject.name}: {record.notes[-1]}")
+        self._note(record, f"Not measured to the end: {reason.rstrip('.')}.")
         if (process := self._open.pop(record.subject.name, None)) is not None:
             process.close()
+
+    def _note(self, record: _Record, sentence: str) -> None:
+        record.notes.append(sentence)
+        self._observer.note(f"{record.subject.name}: {sentence}")
 
     def _process(self, record: _Record) -> ModelProcess:
         """The model's process, loaded, and now the one that was used last."""
@@ -219,7 +257,7 @@ class _Measuring:
         process = self._open.pop(name, None)
         if process is None:
             self._make_room(record)
-            process = ModelProcess(record.subject, self._plan.threads)
+            process = ModelProcess(record.subject, self._plan.threads, self._plan.device)
             try:
                 record.loads.append(process.ask("load", prompt=self._plan.prompts(1)[0]))
             except BaseException:
@@ -231,8 +269,14 @@ class _Measuring:
     def _make_room(self, record: _Record) -> None:
         """Close the models that were used longest ago, until there is memory for another."""
         known = record.loads[0]["file_bytes"] if record.loads else record.subject.known_bytes()
-        while self._open and psutil.virtual_memory().available < _TIMES_FILE * known + _SPARE:
+        while self._open and _free_bytes(self._plan.device) < _TIMES_FILE * known + _SPARE:
             self._open.pop(next(iter(self._open))).close()
+
+
+def _free_bytes(device: str) -> int:
+    """Of the machine's memory, or of the GPU's where less is free there."""
+    free = int(psutil.virtual_memory().available)
+    return free if device == "cpu" else min(free, torch.cuda.mem_get_info(device)[0])
 
 
 def _beyond(advance: Callable[[int], None], before: int, done: int) -> None:

@@ -27,13 +27,14 @@ class ModelProcess:
     Args:
         subject: the model.
         threads: that it may use.
+        device: where it is.
 
     Raises:
         ModelError: the model is refused.
         ModelFailedError: something else ended it, such as want of memory.
     """
 
-    def __init__(self, subject: Subject, threads: int) -> None:
+    def __init__(self, subject: Subject, threads: int, device: str) -> None:
         self.is_warm = False
         """For the caller to tell whether it has run what it will be measured with."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
@@ -47,7 +48,7 @@ class ModelProcess:
             process_group=0,  # Ctrl-C in a terminal is for us, who then close it
         )
         try:
-            self.ask("begin", subject=subject.to_json(), threads=threads)
+            self.ask("begin", subject=subject.to_json(), threads=threads, device=device)
         except BaseException:
             self.close()
             raise

@@ -11,11 +11,55 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import psutil
 
 _STATUS = Path("/proc/self/status")
+
+
+class InUse(NamedTuple):
+    """Memory once a model is loaded; see ``ModelFigures``."""
+
+    memory_bytes: int
+    mapped_bytes: int | None
+    libraries_bytes: int | None
+
+
+class Memory(Protocol):
+    """What counts the memory of a model."""
+
+    def begin(self) -> None:
+        """The model is loaded next."""
+
+    def in_use(self, loaded: Any) -> InUse:
+        """What the model that was loaded takes now."""
+
+    def peak(self) -> int | None:
+        """The most at once since ``begin``, less what was taken before; None where unknown."""
+
+
+class ResidentMemory:
+    """See ``Memory``: of this process."""
+
+    def begin(self) -> None:
+        self._before = resident_bytes()
+        self._mapped = mapped_bytes()
+        forget_peak()
+        self._peak_before = peak_bytes()
+
+    def in_use(self, loaded: Any) -> InUse:
+        now = mapped_bytes()
+        return InUse(
+            resident_bytes() - self._before,
+            None if now is None or self._mapped is None else now - self._mapped,
+            self._before,
+        )
+
+    def peak(self) -> int | None:
+        """None where more was in use before, and the system cannot forget it."""
+        peak = peak_bytes()
+        return None if peak == self._peak_before else peak - self._before
 
 
 def resident_bytes() -> int:

@@ -6,11 +6,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from prunerzero.errors import ModelError
 from prunerzero.language.locate import files_of
 from prunerzero.language.source import ModelSource
+
+SHORTEST = 16
+"""Tokens of the shortest prompt that is continued."""
 
 Runtime = Literal["transformers", "torch int8", "torch int4", "llama.cpp"]
 
@@ -62,10 +66,12 @@ class Plan:
         repeats: how often each speed is measured.
         seconds: no repeat begins that would end later; None for no limit. One is always made.
         perplexity: whether perplexity is measured.
-        prefill_tokens: length of the long prompt.
+        prefill_tokens: lengths of the prompts that are read alone.
         prompt_tokens: length of the prompts that are continued.
         new_tokens: by how many tokens they are continued.
         batches: so many prompts are continued at once.
+        device: where the models are.
+        in_graphs: whether speeds are measured in CUDA graphs too.
     """
 
     windows: Tensor
@@ -73,10 +79,12 @@ class Plan:
     repeats: int = 5
     seconds: float | None = None
     perplexity: bool = True
-    prefill_tokens: int = 512
-    prompt_tokens: int = 16
+    prefill_tokens: tuple[int, ...] = (512,)
+    prompt_tokens: int = SHORTEST
     new_tokens: int = 32
     batches: tuple[int, ...] = (1, 4, 16)
+    device: str = "cpu"
+    in_graphs: bool = False
 
     def within(self, context: int) -> Plan:
         """The plan for models of which one reads no more than so many tokens.
@@ -84,24 +92,31 @@ class Plan:
         Raises:
             ModelError: too few.
         """
-        if context <= self.prompt_tokens:
+        if context <= SHORTEST:
             raise ModelError(
-                f"a model reads at most {context} tokens, and more than {self.prompt_tokens} are "
+                f"a model reads at most {context} tokens, and more than {SHORTEST} are "
                 "needed to measure its speed."
             )
+        new_tokens = min(self.new_tokens, context - SHORTEST)
         return replace(
             self,
-            prefill_tokens=min(self.prefill_tokens, context),
-            new_tokens=min(self.new_tokens, context - self.prompt_tokens),
+            prefill_tokens=tuple(dict.fromkeys(min(n, context) for n in self.prefill_tokens)),
+            prompt_tokens=min(self.prompt_tokens, context - new_tokens),
+            new_tokens=new_tokens,
         )
 
-    def long_prompt(self) -> list[int]:
-        """The tokens of the long prompt."""
-        length = self.prefill_tokens
-        tokens: list[int] = self.windows.flatten().tolist()
-        return (tokens * -(-length // len(tokens)))[:length]
+    def prompt(self, length: int) -> list[int]:
+        """A prompt that is read alone: the text from its beginning, repeated if it is shorter."""
+        return self._tokens_from(0, length)
 
     def prompts(self, count: int) -> list[list[int]]:
-        """So many short prompts: the beginnings of windows."""
-        rows: list[list[int]] = self.windows[:, : self.prompt_tokens].tolist()
-        return (rows * -(-count // len(rows)))[:count]
+        """So many prompts to continue: the text from where each window begins."""
+        windows, width = self.windows.shape
+        begins = (number % windows * width for number in range(count))
+        return [self._tokens_from(begin, self.prompt_tokens) for begin in begins]
+
+    def _tokens_from(self, begin: int, length: int) -> list[int]:
+        flat = self.windows.flatten()
+        places = torch.arange(begin, begin + length) % len(flat)
+        tokens: list[int] = flat[places].tolist()
+        return tokens

@@ -16,8 +16,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from prunerzero.errors import InputError, first_line
-from prunerzero.tasks.benching import resident
-from prunerzero.tasks.benching.loaded import Loaded, Loader
+from prunerzero.tasks.benching.loaded import Loaded, Loader, OfTorch
+from prunerzero.tasks.benching.resident import Memory, ResidentMemory
 
 _BLOCK = 1 << 24
 
@@ -28,14 +28,16 @@ class Worker:
     Args:
         subject: the model to measure, as ``Subject.to_json`` gives it.
         threads: that it may use.
+        device: where it is.
         answers: where progress is told.
     """
 
     _loaded: Loaded
 
-    def __init__(self, subject: dict[str, Any], threads: int, answers: TextIO) -> None:
+    def __init__(self, subject: dict[str, Any], threads: int, device: str, answers: TextIO) -> None:
         self._answers = answers
-        self._loader = _loader(subject, threads)
+        self._loader = _loader(subject, threads, device)
+        self._memory = _memory(device)
 
     def load(self, prompt: list[int]) -> dict[str, Any]:
         """Load the model and let it read a prompt: mapped weights are in memory only when used.
@@ -44,20 +46,14 @@ class Worker:
         """
         for file in self._loader.files:
             _read_through(file)
-        self._before = resident.resident_bytes()
-        mapped = resident.mapped_bytes()
-        resident.forget_peak()
-        self._peak_before = resident.peak_bytes()
+        self._memory.begin()
         began = time.perf_counter()
         self._loaded = self._loader.load()
         self._loaded.prefill(np.array(prompt))
         seconds = time.perf_counter() - began
-        now = resident.mapped_bytes()
         return {
             "load_seconds": seconds,
-            "memory_bytes": resident.resident_bytes() - self._before,
-            "mapped_bytes": None if now is None or mapped is None else now - mapped,
-            "libraries_bytes": self._before,
+            **self._memory.in_use(self._loaded)._asdict(),
             "file_bytes": sum(file.stat().st_size for file in self._loaded.files),
             "dtype": self._loaded.dtype,
             "kernel": self._loaded.kernel,
@@ -69,13 +65,19 @@ class Worker:
     def decode(self, prompts: list[list[int]], new_tokens: int) -> float:
         return self._loaded.decode(np.array(prompts), new_tokens)
 
-    def peak(self) -> int | None:
-        """The most memory at once so far, less what the libraries had taken before loading.
+    def prefill_in_graph(self, tokens: list[int]) -> float:
+        return self._of_torch().prefill_in_graph(np.array(tokens))
 
-        None where more was in use before that, and the system cannot forget it.
-        """
-        peak = resident.peak_bytes()
-        return None if peak == self._peak_before else peak - self._before
+    def decode_in_graphs(self, prompts: list[list[int]], new_tokens: int) -> float:
+        return self._of_torch().decode_in_graphs(np.array(prompts), new_tokens)
+
+    def _of_torch(self) -> OfTorch:
+        assert isinstance(self._loaded, OfTorch)
+        return self._loaded
+
+    def peak(self) -> int | None:
+        """The most memory at once so far, less what the libraries had taken before loading."""
+        return self._memory.peak()
 
     def losses(self, windows: str) -> list[float]:
         """Of the windows in a file of numpy."""
@@ -84,7 +86,7 @@ class Worker:
         )
 
 
-def _loader(subject: dict[str, Any], threads: int) -> Loader:
+def _loader(subject: dict[str, Any], threads: int, device: str) -> Loader:
     file = None if subject["file"] is None else Path(subject["file"])
     if subject["runtime"] == "llama.cpp":
         from prunerzero.tasks.benching.in_llama import LlamaLoader
@@ -94,7 +96,16 @@ def _loader(subject: dict[str, Any], threads: int) -> Loader:
     from prunerzero.language.source import ModelSource
     from prunerzero.tasks.benching.in_torch import TorchLoader
 
-    return TorchLoader(subject["name"], ModelSource(**subject["source"]), file, threads)
+    source = ModelSource(**{**subject["source"], "device": device})
+    return TorchLoader(subject["name"], source, file, threads)
+
+
+def _memory(device: str) -> Memory:
+    if device == "cpu":
+        return ResidentMemory()
+    from prunerzero.tasks.benching.card_memory import CardMemory
+
+    return CardMemory(device)
 
 
 def _read_through(file: Path) -> None:

@@ -96,7 +96,7 @@ def pack_and_measure(setup: Setup, work: Workspace, model: Path, packed: Path) -
                 repeats=REPEATS,
                 seconds=LONGEST,
                 perplexity=False,
-                prefill_tokens=16,
+                prefill_tokens=(16,),
                 batches=(1,),
             ).within(context)
             subjects = [Subject("dense", original), Subject("packed", made)]
@@ -153,7 +153,7 @@ def _with_costs(found: Packing, figures: Sequence[ModelFigures], plan: Plan) -> 
         packed=_cost(packed),
         kernel=packed.kernel,
         no_kernel=(kernels.why_torch() or "") if packed.kernel == "torch" else "",
-        cpu=machine()["cpu"],
+        cpu=machine(plan.device)["cpu"],
         threads=plan.threads,
     )
 
