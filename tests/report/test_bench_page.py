@@ -230,3 +230,62 @@ def test_the_tables_of_a_terminal_fit_its_width_and_hold_every_figure(result):
 )
 def test_bytes_read_in_three_figures(count, text):
     assert bytes_text(count) == text
+
+
+@pytest.fixture
+def on_gpu(result: dict[str, Any]) -> dict[str, Any]:
+    """As measured on a GPU: without graphs the order of the models is another."""
+    result["protocol"] |= {"device": "cuda:0", "in_graphs": True, "prefill_tokens": [512, 2048]}
+    card = {"name": "A card", "memory_bytes": 85_000_000_000, "compute_capability": "9.0"}
+    result["machine"]["gpu"] = card | {"driver": "580.1", "cuda": "13.0", "torch": "2.13.0"}
+    for number, model in enumerate(result["models"], start=1):
+        speeds = {"prefill": {"512": 7001.0 + number, "2048": 8001.0 + number}}
+        speeds["decode"] = {"1": 91.0 + number, "4": 301.0 + number, "16": 901.0 + number}
+        model["without_graphs"] = speeds
+        model["spread"]["without_graphs"] = {"prefill": {"512": None}, "decode": {}}
+        model["prefill_tokens_per_second"]["2048"] = 9001.0 + number
+    return result
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_on_a_gpu_every_speed_stands_there_in_graphs_and_without(tmp_path, on_gpu, language):
+    text = visible(page_of(tmp_path, on_gpu, language))
+    for model in on_gpu["models"]:
+        inside = (model["prefill_tokens_per_second"], model["decode_tokens_per_second"])
+        for speeds in (*inside, *model["without_graphs"].values()):
+            assert all(speed_text(speed) in text for speed in speeds.values())
+    assert "A card (driver 580.1, CUDA 13.0, torch 2.13.0)" in text
+    assert "85.0 GB" in text
+
+
+def test_on_a_gpu_the_page_says_which_figures_are_in_graphs(tmp_path, on_gpu):
+    text = visible(page_of(tmp_path, on_gpu))
+    assert "Speeds are those within CUDA graphs" in text
+    assert "the fastest in CUDA graphs is packed" in text
+    assert "Whoever does not record graphs gets these." in text
+    assert "Memory is the GPU's." in text and "that Python and its libraries take" not in text
+    assert "tokens a second, one text, in CUDA graphs" in page_of(tmp_path, on_gpu)
+
+
+def test_on_a_cpu_nothing_is_said_of_graphs(tmp_path, result):
+    assert "CUDA" not in page_of(tmp_path, result).replace("plotly", "")
+
+
+def test_a_model_without_graphs_has_dashes_in_their_place_alone(tmp_path, on_gpu):
+    model = on_gpu["models"][1]
+    model |= {"prefill_tokens_per_second": {}, "decode_tokens_per_second": {}}
+    model["spread"] |= {"prefill": {}, "decode": {}}
+    text = visible(page_of(tmp_path, on_gpu))
+    assert "1.23 s — — — — —" in text
+    assert speed_text(model["without_graphs"]["decode"]["1"]) in text
+
+
+def test_on_a_gpu_a_terminal_has_a_table_without_graphs(on_gpu):
+    console = Console(width=80, record=True)
+    console.print(*bench_tables(on_gpu), sep="\n")
+    text = console.export_text()
+    inside, outside = text.split("Tokens a second without CUDA graphs")
+    for model in on_gpu["models"]:
+        assert speed_text(model["decode_tokens_per_second"]["16"]) in inside
+        assert speed_text(model["without_graphs"]["decode"]["16"]) in outside
+    assert max(map(len, text.splitlines())) <= 80

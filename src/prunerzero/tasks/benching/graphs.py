@@ -55,7 +55,7 @@ def prompt_seconds(read: Callable[[], Tensor], device: torch.device) -> float:
         ModelError: the graph finds another token.
     """
     expected = _aside(read, device)
-    found = torch.zeros_like(expected)
+    found = torch.full_like(expected, -1)
     replay = recorded(lambda: found.copy_(read()), device)
     replay()
     _check(found, expected)
