@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -96,6 +98,23 @@ def test_d_of_the_layers_is_that_of_their_grams_however_few_fit_in_memory(
     assert all(torch.equal(found[name], expected[name]) for name in layers)
     assert seen == list(range(1, 3 * passes(layers) + 1))
     assert passes(layers) == {1: len(layers), 1 << 32: 1}.get(at_once, passes(layers)) > 0
+
+
+@pytest.mark.parametrize("at_once", [1, 4 * 16**2 * 3, 1 << 32])
+def test_gram_matrices_for_the_host_are_the_same_however_few_fit_in_memory(
+    model, layers, at_once, monkeypatch
+):
+    windows = torch.randint(0, 32, (3, 16))
+    expected = collect_grams(model, layers, windows)
+    monkeypatch.setattr(gram_module, "AT_ONCE", at_once)
+    seen: list[int] = []
+    found = collect_grams(model, layers, windows, seen.append, on_host=True)
+    assert list(found) == list(layers)
+    assert all(torch.equal(found[name], expected[name]) for name in layers)
+    names = list(layers)
+    shared = [[grams[a] is grams[b] for a, b in pairwise(names)] for grams in (expected, found)]
+    assert shared[0] == shared[1] and any(shared[0])
+    assert seen == list(range(1, 3 * passes(layers) + 1))
 
 
 def test_matrices_are_dropped_as_their_d_is_taken():

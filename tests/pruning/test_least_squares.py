@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from prunerzero.errors import InputError
 from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.carried import to_host
 from prunerzero.pruning.conjugate import has_kernel
 from prunerzero.pruning.gram import DAMPING
 from prunerzero.pruning.least_squares import least_squares
@@ -144,6 +146,45 @@ def test_the_quick_refit_solves_layers_of_one_shape_together():
         exact = refit_weights(dense[name], grams[name], masks[name], Refit("least-squares"), "row")
         torch.testing.assert_close(matrix.weight.detach(), exact)
     assert torch.equal(matrices["3"].weight, dense["3"].masked_fill(masks["3"], 0))
+
+
+def of_several_shapes(device: str, *, on_host: bool) -> dict[str, Tensor]:
+    """Weights after a quick refit of ten layers on the device, whose Gram matrices, some of them
+    shared, are there too or come by turns."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(6, 8), (4, 8), (8, 6), (6, 8), (5, 3)] * 2
+    model = torch.nn.ModuleList(torch.nn.Linear(n, out, bias=False) for out, n in sizes)
+    for module in model:
+        module.weight.data = torch.randn(module.weight.shape, generator=generator)
+    matrices = {str(n): Matrix(str(n), module) for n, module in enumerate(model.to(device))}
+    grams: dict[str, Tensor] = {}
+    for name, (_, width) in zip(matrices, sizes, strict=True):
+        rows = torch.randn(50, width, generator=generator)
+        grams[name] = to_host(rows.T @ rows) if on_host else (rows.T @ rows).to(device)
+    grams["1"] = grams["0"]
+    dense = {name: matrix.weight.detach().clone() for name, matrix in matrices.items()}
+    refit = QuickRefit.of(matrices, grams, 8)
+    assert refit.carries == (on_host and device != "cpu")
+    for matrix in matrices.values():
+        gone = torch.rand(matrix.weight.shape, generator=generator) < 0.5
+        matrix.weight.data.masked_fill_(gone.to(device), 0)
+    replace(refit, carries=on_host).apply(matrices, dense, grams)
+    return {name: matrix.weight.detach() for name, matrix in matrices.items()}
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+        ),
+    ],
+)
+def test_gram_matrices_that_come_by_turns_give_the_same_weights_to_the_bit(device):
+    there = of_several_shapes(device, on_host=False)
+    for name, weights in of_several_shapes(device, on_host=True).items():
+        assert torch.equal(weights, there[name])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

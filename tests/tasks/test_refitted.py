@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tiny_model import tiny_model, tiny_tokenizer
 
-from prunerzero import Expression, Setup, Sparsity, evaluate, prune, score_mask
+from prunerzero import Expression, Setup, Sparsity, evaluate, prune, score_mask, search
 from prunerzero.evolution import SearchSettings
 from prunerzero.language.perplexity import perplexity
 from prunerzero.metrics import CATALOG
+from prunerzero.pruning import gram
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.gram import collect_grams
 from prunerzero.pruning.refit import Refit, budgets_of, refit_layer
@@ -69,6 +71,33 @@ def test_a_search_judges_candidates_after_a_few_steps_that_are_nearly_exact(work
     for name in ("wanda", "fisher", "magnitude"):
         expression = CATALOG[name].expression
         assert list(few.losses(expression)) == pytest.approx([*exact.losses(expression)], rel=5e-4)
+
+
+@pytest.mark.parametrize("refine", ["none", "admm"])
+def test_a_search_with_gram_matrices_in_host_memory_finds_the_same(
+    workplace, refine, tmp_path, monkeypatch
+):
+    parts = {part: workplace / f"{part}.txt" for part in ("calibration", "validation")}
+    setup = Setup(str(workplace / "model"), **FEW, **parts)
+    monkeypatch.setattr(gram, "AT_ONCE", 1 << 12)
+
+    def found(folder: str) -> tuple[list[float], str, dict[str, float]]:
+        result = search(
+            setup, "0.5", tmp_path / folder, evaluations=6, update="least-squares", refine=refine
+        )
+        tried = json.loads((tmp_path / folder / "history.json").read_text())
+        return [one["perplexity"] for one in tried], result.metric, result.known_on_validation
+
+    def on_host(works: Sequence[Workspace], *_: object) -> None:
+        placed.extend(works)
+        for work in works:
+            work.grams_on_host = True
+
+    placed: list[Workspace] = []
+    there = found("there")
+    monkeypatch.setattr("prunerzero.tasks.cases.place_grams", on_host)
+    assert found("elsewhere") == there
+    assert len(placed) == 1
 
 
 def test_with_other_steps_of_the_refit_it_is_another_search(workplace):

@@ -94,7 +94,7 @@ class PrunedLoss:
 
         Raises:
             ScoreError: the metric gives NaN on a layer; names the layer.
-            ValueError: the model does not fit in the device's memory with one chunk.
+            ValueError: the device's memory does not suffice for the refit or one chunk.
         """
         stop = self.total_chunks if stop is None else min(stop, self.total_chunks)
         try:
@@ -105,7 +105,7 @@ class PrunedLoss:
                 yield from self._read(first, last)[start - first : stop - first]
                 start = last
         except torch.OutOfMemoryError as error:
-            raise ValueError(f"a window does not fit in memory: {error}") from error
+            raise ValueError(f"the device's memory does not suffice: {error}") from error
         finally:
             self._weights.restore()
 

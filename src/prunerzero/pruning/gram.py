@@ -19,6 +19,7 @@ from prunerzero.pruning.activations import squares, watch_inputs
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.calibration import CalibrationRun
 from prunerzero.pruning.calibration_pass import CalibrationPass
+from prunerzero.pruning.carried import to_host
 from prunerzero.pruning.deterministic import deterministically
 
 DAMPING = 0.01
@@ -75,6 +76,8 @@ def collect_grams(
     layers: Mapping[str, Matrix],
     windows: Tensor,
     on_window: Callable[[int], None] = lambda done: None,
+    *,
+    on_host: bool = False,
 ) -> Grams:
     """Measure the Gram matrices on the model as it is.
 
@@ -82,12 +85,35 @@ def collect_grams(
         model: a transformers causal language model.
         layers: its prunable matrices by full name.
         windows: calibration token ids [count, length].
-        on_window: gets the number of windows done.
+        on_window: gets the number of windows done; with ``on_host`` of ``passes`` over all of them.
+        on_host: keep the matrices in host memory. Those of ``AT_ONCE`` bytes are on the device
+            together, and each such part of the layers takes one pass over the text. The matrices
+            are the same.
 
     Returns:
         sums over all tokens; of an expert, over those that are routed to it, and zero where none
         is. Layers in a row that read the same, such as query, key and value, share one matrix.
     """
+    found: Grams = {}
+    last: Tensor | None = None
+    for index, part in enumerate(_parts(layers) if on_host else [layers]):
+        done = index * len(windows)
+        grams = _collect(model, part, windows, lambda n, done=done: on_window(done + n))  # type: ignore[misc]
+        for name in list(grams):
+            matrix = grams.pop(name)
+            if last is None or not _same(matrix, last):
+                last, kept = matrix, to_host(matrix) if on_host else matrix
+            found[name] = kept
+    return found
+
+
+def _collect(
+    model: Any,
+    layers: Mapping[str, Matrix],
+    windows: Tensor,
+    on_window: Callable[[int], None],
+) -> Grams:
+    """Gram matrices of all these layers, each its own, from one pass over the text."""
 
     def collect() -> Grams:
         current = CalibrationPass()
@@ -96,13 +122,7 @@ def collect_grams(
             run.run(on_window)
         return grams
 
-    grams = deterministically(collect)
-    last: Tensor | None = None
-    for name, matrix in grams.items():
-        if last is not None and _same(matrix, last):
-            grams[name] = last
-        last = grams[name]
-    return grams
+    return deterministically(collect)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -175,23 +195,25 @@ def collect_inverse_diagonals(
     found: dict[str, Tensor] = {}
     for index, part in enumerate(_parts(layers)):
         done = index * len(windows)
-        grams = collect_grams(model, part, windows, lambda n, done=done: on_window(done + n))  # type: ignore[misc]
+        grams = _collect(model, part, windows, lambda n, done=done: on_window(done + n))  # type: ignore[misc]
         found |= take_inverse_diagonals(grams)
     return found
 
 
 def memory(layers: Mapping[str, Matrix]) -> int:
     """Bytes that ``collect_inverse_diagonals`` takes beside the model."""
-    summed = (sum(map(_bytes, part.values())) for part in _parts(layers))
-    return max(summed, default=0) + 10 * max(map(_bytes, layers.values()), default=0)
+    summed = (sum(map(size_of, part.values())) for part in _parts(layers))
+    return max(summed, default=0) + 10 * max(map(size_of, layers.values()), default=0)
 
 
-def _bytes(layer: Matrix) -> int:
+def size_of(layer: Matrix) -> int:
+    """Bytes of a layer's Gram matrix."""
     return 4 * layer.weight.shape[1] ** 2
 
 
 def passes(layers: Mapping[str, Matrix]) -> int:
-    """How often ``collect_inverse_diagonals`` reads the text."""
+    """How often ``collect_inverse_diagonals`` reads the text, and ``collect_grams`` with
+    ``on_host``."""
     return len(_parts(layers))
 
 
@@ -199,7 +221,7 @@ def _parts(layers: Mapping[str, Matrix]) -> list[dict[str, Matrix]]:
     parts: list[dict[str, Matrix]] = []
     room = 0
     for name, layer in layers.items():
-        size = _bytes(layer)
+        size = size_of(layer)
         if size > room:
             parts.append({})
             room = AT_ONCE

@@ -4,18 +4,25 @@ A search refits every layer of a model for every candidate, and needs to know on
 is better. So it stops after some steps of conjugate gradients, multiplies in TF32 on a GPU, and
 never waits for the GPU. Rows of layers that read the same are one problem, and problems of one
 shape are solved together: a small model is otherwise bound by the launching of kernels.
+
+Gram matrices that are kept in host memory come to the device by turns, while the problems before
+are solved. The weights are the same, to the bit.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.carried import carried
 from prunerzero.pruning.conjugate import Course, step_on
 from prunerzero.pruning.gram import DAMPING, Grams
 
@@ -34,11 +41,13 @@ class QuickRefit:
     Attributes:
         batches: problems of one shape that are solved together.
         steps: of conjugate gradients.
+        carries: whether Gram matrices are kept in host memory and come to the device by turns.
         damping: share of each diagonal entry of a Gram matrix that is added to it.
     """
 
     batches: tuple[tuple[Problem, ...], ...]
     steps: int
+    carries: bool = False
     damping: float = DAMPING
 
     @classmethod
@@ -50,7 +59,8 @@ class QuickRefit:
                 problems[-1].append(name)
             else:
                 problems.append([name])
-        return cls(tuple(_batches(layers, problems)), steps)
+        carries = any(grams[name].device != layers[name].weight.device for name in layers)
+        return cls(tuple(_batches(layers, problems)), steps, carries)
 
     @torch.no_grad()
     def apply(
@@ -63,18 +73,45 @@ class QuickRefit:
             dense: dense weights [out, in] of each.
             grams: Gram matrix [in, in] of each layer's inputs.
         """
-        for batch in self.batches:
-            matrix, norms = _scaled(torch.stack([grams[p[0]] for p in batch]), self.damping)
-            masked = torch.stack([torch.cat([layers[n].weight for n in p]) for p in batch]) == 0
-            target = torch.stack([torch.cat([dense[n] for n in p]) for p in batch]).float()
-            found = _solve(target * norms, matrix, ~masked, self.steps)
-            # weights of an input that is never active, and rows that lose none, stay what they are
-            changes = (norms > 0) & masked.any(2, keepdim=True)
-            found = torch.where(changes, found / norms, target).masked_fill_(masked, 0)
-            for problem, weights in zip(batch, found, strict=True):
-                rows = [len(layers[name].weight) for name in problem]
-                for name, own in zip(problem, weights.split(rows), strict=True):
-                    layers[name].weight.copy_(own)
+        for device, group in groupby(self.batches, lambda b: layers[b[0][0]].weight.device):
+            batches = list(group)
+            stacks = [[grams[problem[0]] for problem in batch] for batch in batches]
+            brought = carried(stacks, device) if self.carries else map(torch.stack, stacks)
+            scaled = map(partial(_scaled, damping=self.damping), brought)
+            for batch, (matrix, norms) in zip(batches, scaled, strict=True):
+                self._refit(batch, matrix, norms, layers, dense)
+
+    def _refit(
+        self,
+        batch: Sequence[Problem],
+        matrix: Tensor,
+        norms: Tensor,
+        layers: Mapping[str, Matrix],
+        dense: Mapping[str, Tensor],
+    ) -> None:
+        """Refit the problems of a batch from their scaled Gram matrices."""
+        masked = torch.stack([torch.cat([layers[n].weight for n in p]) for p in batch]) == 0
+        target = torch.stack([torch.cat([dense[n] for n in p]) for p in batch]).float()
+        found = _solve(target * norms, matrix, ~masked, self.steps)
+        # weights of an input that is never active, and rows that lose none, stay what they are
+        changes = (norms > 0) & masked.any(2, keepdim=True)
+        found = torch.where(changes, found / norms, target).masked_fill_(masked, 0)
+        for problem, weights in zip(batch, found, strict=True):
+            rows = [len(layers[name].weight) for name in problem]
+            for name, own in zip(problem, weights.split(rows), strict=True):
+                layers[name].weight.copy_(own)
+
+
+def memory(layers: Mapping[str, Matrix]) -> int:
+    """Bytes of a GPU that a refit works in: three stacks of Gram matrices, two of which are there
+    where they are carried, and 30 bytes a weight, of the largest batch."""
+    count = Counter(layer.weight.shape for layer in layers.values())
+    together = {
+        shape: max(1, min(same, _TOGETHER["cuda"] // max(1, shape.numel())))
+        for shape, same in count.items()
+    }
+    sizes = (n * (30 * out * width + 12 * width**2) for (out, width), n in together.items())
+    return max(sizes, default=0)
 
 
 def _batches(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from prunerzero.metrics.sparsity import Sparsity
 from prunerzero.pruning.blocks import Matrix
+from prunerzero.pruning.gram import size_of
 from prunerzero.pruning.least_squares import Scaled, solve
 from prunerzero.pruning.refine import Within, refined
 
@@ -92,7 +93,7 @@ def refit_weights(
 
     Args:
         dense: dense weights [out, in].
-        gram: Gram matrix [in, in] of the layer's inputs.
+        gram: Gram matrix [in, in] of the layer's inputs, on any device.
         mask: bool [out, in], True where pruned.
         refit: how the mask is used.
         budgets: where its budgets hold.
@@ -102,6 +103,7 @@ def refit_weights(
     Returns:
         new weights [out, in] in the dtype of ``dense``.
     """
+    gram = gram.to(dense.device)
     if not refit or not bool(gram.any()):
         return dense.masked_fill(mask, 0)
     problem = Scaled.of(dense, gram)
@@ -124,6 +126,7 @@ def refit_layer(
     stored: torch.dtype | None = None,
 ) -> tuple[Tensor, OutputChange]:
     """What ``refit_weights`` gives, and what it changes of the layer's outputs."""
+    gram = gram.to(dense.device)
     weights = refit_weights(dense, gram, mask, refit, budgets, stored)
     alone = dense.masked_fill(mask, 0)
     return weights, OutputChange(
@@ -163,14 +166,19 @@ def output_error(dense: Tensor, weights: Tensor, gram: Tensor) -> float:
 
 
 def memory(layers: Mapping[str, Matrix], refit: Refit) -> int:
-    """Bytes that ``refit_model`` takes: Gram matrices of all layers, and the work on the largest.
+    """Bytes that ``refit_model`` takes: Gram matrices of all layers, and ``work_memory``."""
+    return sum(map(size_of, layers.values())) + work_memory(layers, refit)
 
-    The work was measured: as many fp32 tensors of the sizes [in, in] and [out, in].
+
+def work_memory(layers: Mapping[str, Matrix], refit: Refit) -> int:
+    """Bytes that the work on the largest layer takes.
+
+    It was measured: as many fp32 tensors of the sizes [in, in] and [out, in].
     """
     squares, weights = (5, 11) if refit.refine == "admm" else (2, 9)
-    shapes = [layer.weight.shape for layer in layers.values()]
+    shapes = (layer.weight.shape for layer in layers.values())
     work = (squares * width * width + weights * rows * width for rows, width in shapes)
-    return 4 * (sum(width * width for _, width in shapes) + max(work, default=0))
+    return 4 * max(work, default=0)
 
 
 def refit_model(

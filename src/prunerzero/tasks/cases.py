@@ -17,6 +17,7 @@ from prunerzero.metrics.sparsity import Group
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.statistics import probes_of
 from prunerzero.scoring.ranking import Probe
+from prunerzero.tasks.fits import place_grams
 from prunerzero.tasks.metric_sources import sparsity_of
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.setup import Setup
@@ -135,8 +136,13 @@ class Cases:
         of how far it rises above that of the unpruned model.
 
         Raises:
-            ModelError: an unpruned model has no finite loss on its validation text.
+            ModelError: an unpruned model has no finite loss on its validation text, or Gram
+                matrices have no room anywhere.
         """
+        if refit.refit:
+            for work in self.works:  # whatever else is large comes first
+                work.statistics(terminals)
+            place_grams(self.works, len(self.sparsities), refit.refit)
         if self.count == 1:
             return fitness_of(self.works[0], self.sparsities[0], terminals, refit)
         cases: list[evolution.Case] = []

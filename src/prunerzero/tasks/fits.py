@@ -1,8 +1,8 @@
-"""Whether a model fits in the free memory of its device."""
+"""Whether a model fits in the free memory of its device, and what of it goes to the host's."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import psutil
 import torch
@@ -12,12 +12,13 @@ from prunerzero.language.devices import compute_dtype, find_devices
 from prunerzero.language.loading import empty_model_of
 from prunerzero.language.source import BUNDLED
 from prunerzero.metrics import Metric
-from prunerzero.pruning import gram
-from prunerzero.pruning.blocks import block_lists, prunable_layers
-from prunerzero.pruning.refit import memory
+from prunerzero.pruning import gram, quick_refit
+from prunerzero.pruning.blocks import Matrix, block_lists, prunable_layers
+from prunerzero.pruning.carried import host_bytes
+from prunerzero.pruning.refit import Refit, memory, work_memory
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.setup import Setup
-from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH
+from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH, Workspace
 
 _SHARE = 0.8
 """The share of free memory that a model may take as a whole."""
@@ -63,18 +64,19 @@ def fits(setup: Setup, metric: Metric, refit: RefitOptions = RefitOptions()) -> 
     return bool(need < _SHARE * _free(devices))
 
 
-def check_together(
+def check_room(
     setups: Sequence[Setup],
     sparsities: int,
     terminals: Collection[str],
     refit: RefitOptions,
     devices: Sequence[str],
 ) -> None:
-    """Raise ModelError where the models of a search do not fit on its device together.
+    """Raise ModelError where the models of a search do not fit on its device.
 
     Counted is what stays there all the time: the weights, a copy of those that are pruned, and
-    another for each of several sparsities; G in fp32; Gram matrices where weights are refitted. The
-    bundled model and GGUF files count as nothing.
+    another for each of several sparsities; G in fp32; Gram matrices where weights are refitted. A
+    GPU that has no room for these has them in host memory (``place_grams``), where they must fit.
+    The bundled model and GGUF files count as nothing.
 
     Args:
         setups: the models.
@@ -83,7 +85,7 @@ def check_together(
         refit: what is done with masks.
         devices: of each worker, every one of which holds all the models.
     """
-    need = 0
+    need = grams = in_host = 0
     for setup in setups:
         model = None if setup.model == BUNDLED else empty_model_of(setup)
         if model is None:
@@ -95,20 +97,91 @@ def check_together(
         need += item * sum(p.numel() for p in model.parameters())
         need += item * pruned * (1 + (sparsities if sparsities > 1 else 0))
         need += 4 * pruned if "G" in terminals else 0
-        need += memory(layers, refit.refit) if refit.refit else 0
+        if refit.refit:
+            grams += memory(layers, refit.refit)
+            in_host += _in_host(layers)
     for device in dict.fromkeys(devices):
-        workers, free = devices.count(device), _free(find_devices(device))
-        if workers * need > free:
-            holders = (
-                f"{workers} workers with {len(setups)} models each"
-                if workers > 1
-                else (f"the {len(setups)} models together")
-            )
+        workers, found = devices.count(device), find_devices(device)
+        free, is_gpu = _free(found), found[0].type == "cuda"
+        least = workers * (need if is_gpu else need + grams)
+        names = "the model needs" if len(setups) == 1 else f"the {len(setups)} models together need"
+        if workers > 1:
+            models = "the model" if len(setups) == 1 else f"{len(setups)} models"
+            names = f"{workers} workers with {models} each need"
+        if least > free:
             raise ModelError(
-                f"{holders} need about {workers * need / 1e9:.1f} GB, and the device has "
-                f"{free / 1e9:.1f} GB free; name fewer `workers`, models or sparsities, or search "
-                "on one model at a time."
+                f"{names} about {least / 1e9:.1f} GB, and the device has {free / 1e9:.1f} GB free; "
+                f"{_FEWER}."
             )
+        host = int(psutil.virtual_memory().available)
+        if is_gpu and least + workers * grams > free and workers * in_host > host:
+            raise ModelError(
+                f"{names} about {least / 1e9:.1f} GB on the device, which has {free / 1e9:.1f} GB "
+                f"free, and {workers * in_host / 1e9:.1f} GB for Gram matrices, which then have to "
+                f"be in host memory, where {host / 1e9:.1f} GB are free; {_FEWER}, or search "
+                "without `update` and `refine`."
+            )
+
+
+_FEWER = "name fewer `workers`, models or sparsities, or a smaller model"
+
+
+def place_grams(works: Sequence[Workspace], sparsities: int, refit: Refit) -> None:
+    """Have the models of a search keep their Gram matrices in host memory where a GPU has no room.
+
+    To be called when the weights and the statistics are on the device. Room is needed for the Gram
+    matrices as they are measured, one for each layer; for a copy of the weights that are pruned,
+    one for each of several sparsities, and one for a whole text in the end; and for the work of a
+    refit. A tenth is left to the reading of text. Where two processes share a GPU, each counts for
+    itself.
+
+    Raises:
+        ModelError: there is no room for them in host memory either.
+    """
+    grams = others = work_of_one = in_host = 0
+    devices: set[torch.device] = set()
+    for work in works:
+        weights = [layer.weight for layer in work.layers.values()]
+        devices |= {weight.device for weight in weights}
+        pruned = sum(weight.nbytes for weight in weights)
+        own = max(work_memory(work.layers, refit), quick_refit.memory(work.layers))
+        grams += sum(map(gram.size_of, work.layers.values()))
+        others += pruned * (1 + (sparsities if sparsities > 1 else 0))
+        work_of_one = max(work_of_one, pruned + own)
+        in_host += _in_host(work.layers)
+    if any(device.type != "cuda" for device in devices):
+        return
+    room = int(_ROOM * sum(_unused(device) for device in devices)) - others - work_of_one
+    if grams <= room:
+        return
+    host = int(psutil.virtual_memory().available)
+    if in_host > host:
+        raise ModelError(
+            f"Gram matrices of {in_host / 1e9:.1f} GB have no room on the device, and "
+            f"{host / 1e9:.1f} GB of host memory are free; search without `update` and `refine`, "
+            "or on a smaller model."
+        )
+    for work in works:
+        work.grams_on_host = True
+    works[0].observer.note(
+        f"Gram matrices of {grams / 1e9:.1f} GB are kept in host memory and come to the device by "
+        f"turns: beside the rest it has room for {max(0, room) / 1e9:.1f} GB."
+    )
+
+
+_ROOM = 0.9
+"""The share of unused memory of a GPU that may be planned for."""
+
+
+def _unused(device: torch.device) -> int:
+    """Bytes of a GPU that torch can use, those that it holds in reserve included."""
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return _free([device]) + held
+
+
+def _in_host(layers: Mapping[str, Matrix]) -> int:
+    """Bytes of host memory that Gram matrices of all these layers take, if none is shared."""
+    return sum(host_bytes(gram.size_of(layer)) for layer in layers.values())
 
 
 def _free(devices: Sequence[torch.device]) -> int:

@@ -21,7 +21,7 @@ from prunerzero.tasks.case_figures import dense_doubts, figures_of, told_cases
 from prunerzero.tasks.cases import Cases, optional_parts, setups_of, sparsities_of
 from prunerzero.tasks.doubts import one_text_doubt, told
 from prunerzero.tasks.duration import parse_duration
-from prunerzero.tasks.fits import check_together
+from prunerzero.tasks.fits import check_room
 from prunerzero.tasks.known_metrics import KnownMetrics
 from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.observer import Observer
@@ -102,8 +102,7 @@ def search(
         )
     except ValueError as error:
         raise InputError(str(error)) from None
-    if len(setups) > 1:
-        check_together(setups, len(sparsities), settings.terminals, refit.whole, devices)
+    check_room(setups, len(sparsities), settings.terminals, refit.whole, devices)
     observer = observer or Observer()
     order = Order(setups, sparsities, folder, settings, storage, refit.whole).on(devices[0])
     if len(devices) == 1:

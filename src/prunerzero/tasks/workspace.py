@@ -83,6 +83,8 @@ class Workspace:
         self.texts = Texts(self.setup, self.observer, self._cut)
         self._dense: dict[str, Perplexity] = {}
         self._statistics: dict[str, Statistics] = {}
+        self.grams_on_host = False
+        """Whether Gram matrices are kept in host memory, as they have no room on the device."""
 
     @cached_property
     def language_model(self) -> LanguageModel:
@@ -242,9 +244,12 @@ class Workspace:
 
     def grams_now(self) -> Grams:
         """The same on the model as it is now."""
-        windows = self.texts.of("calibration").windows
-        with self.observer.count("Gram matrices", len(windows)) as advance:
-            return collect_grams(self.language_model.model, self.layers, windows, advance)
+        windows, on_host = self.texts.of("calibration").windows, self.grams_on_host
+        times = passes(self.layers) if on_host else 1
+        with self.observer.count("Gram matrices", len(windows) * times) as advance:
+            return collect_grams(
+                self.language_model.model, self.layers, windows, advance, on_host=on_host
+            )
 
     @cached_property
     def stored_dtypes(self) -> dict[str, torch.dtype]:
