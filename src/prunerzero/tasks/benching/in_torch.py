@@ -110,7 +110,7 @@ class TorchModel:
     @torch.inference_mode()
     def prefill_in_graph(self, tokens: Ids) -> float:
         ids = self._ids(tokens[None])
-        return prompt_seconds(lambda: self._next(ids)[0], self._device)
+        return prompt_seconds(lambda: self._logits(ids)[0], self._device)
 
     @torch.inference_mode()
     def decode_in_graphs(self, prompts: Ids, new_tokens: int) -> float:
@@ -124,7 +124,12 @@ class TorchModel:
         return torch.from_numpy(ids).to(self._device)
 
     def _next(self, ids: Tensor, **more: Any) -> tuple[Tensor, Any]:
-        """The likeliest token [count, 1] after each row of ids, and the cache.
+        """The likeliest token [count, 1] after each row of ids, and the cache."""
+        logits, cache = self._logits(ids, **more)
+        return logits.argmax(-1), cache
+
+    def _logits(self, ids: Tensor, **more: Any) -> tuple[Tensor, Any]:
+        """The logits [count, 1, vocabulary] after each row of ids, and the cache.
 
         The logits of a prompt's last token alone are asked for. Not of several prompts on a CPU:
         there torch would copy the head's weights for each.
@@ -132,4 +137,4 @@ class TorchModel:
         if self._takes_few and (len(ids) == 1 or self._device.type != "cpu"):
             more["logits_to_keep"] = 1
         out = self._model(input_ids=ids, use_cache=True, **more)
-        return out.logits[:, -1:].argmax(-1), getattr(out, "past_key_values", None)
+        return out.logits[:, -1:], getattr(out, "past_key_values", None)
