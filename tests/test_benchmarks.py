@@ -36,6 +36,7 @@ def run(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProce
         ("benchmarks", ["--device", "cuda"]),
         ("benchmarks.packed_cuda", []),
         ("benchmarks.packed_cuda_model", ["--tiny"]),
+        ("benchmarks.packed_cuda_bench", ["--tiny"]),
         ("benchmarks.conjugate_steps", ["--device", "cuda"]),
         ("benchmarks.large_model", ["--tiny", "--device", "cuda:0,cuda:1"]),
         ("benchmarks.refit", ["--device", "cuda"]),

@@ -18,7 +18,6 @@ import pytest
 import torch
 from installed_command import InProcess
 from sparse_model import zero_smallest
-from tiny_gguf import save_tiny_gguf
 from tiny_model import some_text, tiny_model, tiny_tokenizer
 
 from prunerzero import bench
@@ -145,7 +144,7 @@ def cuda_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_runs_on_a_cpu_alone_is_refused_on_a_gpu(place, cuda_is_there, tmp_path):
-    save_tiny_gguf(tmp_path / "tiny.gguf")
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
     few = {"text": place / "test.txt", "device": "cuda"}
     for rivals in ("int8", "dense,int4", "llama.cpp"):
         last = rivals.rpartition(",")[2]

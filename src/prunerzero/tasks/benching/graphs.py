@@ -20,8 +20,8 @@ from prunerzero.errors import ModelError
 _CHECKED = 4
 """Steps whose tokens are compared."""
 _ROUNDING = 0.1
-"""What logits may differ by, as a share of their norm: for a prompt, transformers may choose another
-kernel of attention while it is recorded."""
+"""What a prompt's logits may differ by, as a share of their norm: while it is recorded,
+transformers may choose another kernel of attention."""
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
