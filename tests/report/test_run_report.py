@@ -105,3 +105,27 @@ def test_every_proposal_is_accounted_for(tmp_path, best, run):
     figures = re.search(r"fate: (\{.*\}),$", page(tmp_path / "r.html", best, run), re.M)
     bars = json.loads(figures[1])["data"][0]["text"]
     assert bars == ["11", "1", "1", "4"]
+
+
+def test_what_could_not_be_measured_is_no_text_left_unread(tmp_path, best, run):
+    raced = [e for e in run if e["state"] != "failed"]
+    assert len(raced) < len(run)
+    unread = 1 - sum(e["chunks_read"] for e in raced) / sum(e["chunks"] for e in raced)
+    html = page(tmp_path / "r.html", best, run)
+    assert f"<dt>Text left unread</dt><dd>{unread:.0%}".replace("%", " %") in html
+    assert page(tmp_path / "s.html", best, raced).count(f"{unread:.0%}".replace("%", " %")) == 2
+
+
+@pytest.mark.parametrize("texts", [["test"], ["test: a.txt", "test: b.txt"]])
+def test_the_headline_of_several_cases_tells_each_test_text(tmp_path, best, run, texts):
+    ratio = {"validation": 1.5} | {place: 1.6 + n / 10 for n, place in enumerate(texts)}
+    perplexity = {place: {"dense": 10.0, "evolved": 10 * value} for place, value in ratio.items()}
+    case = {"model": "a", "sparsity": "0.5", "perplexity": perplexity, "ratio": ratio}
+    best |= {"cases": [case, case | {"sparsity": "2:4"}], "ratio": ratio, "perplexity": {}}
+    aside = re.search(r'<p class="aside">(.*?)</p>', page(tmp_path / "r.html", best, run))[1]
+    told = {
+        1: "On the test text, which no search reads: 1.600 times dense.",
+        2: "On the test texts, which no search reads: a.txt 1.600 times dense; b.txt 1.700 times "
+        "dense.",
+    }
+    assert told[len(texts)] in aside

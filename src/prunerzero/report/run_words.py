@@ -129,24 +129,27 @@ def aside(found: dict[str, Any], known: dict[str, float], history: list[dict[str
 def _on_other_text(found: dict[str, Any], origin: str) -> list[str]:
     """A sentence on text that no search reads, else on the whole of what this one read."""
     if found.get("cases"):
-        test = (found.get("ratio") or {}).get("test")
-        told = f"On the test text, which no search reads: {ratio_text(test)} times dense."
-        return [told] if test else []
+        ratios = found.get("ratio") or {}
+        tests = places_of(ratios, "test")
+        figures = [f"{ratio_text(ratios[place])} times dense" for place in tests]
+        return [_on_each("test", tests, figures)] if tests else []
     perplexity = found.get("perplexity") or {}
     for part in ("test", "validation"):
         places = places_of(perplexity, part)
-        figures = [_pruned_and_dense(perplexity[place], origin) for place in places]
-        if not any(figures):
-            continue
-        whole = "the test text, which no search reads" if part == "test" else "all of that text"
-        if len(places) == 1:
-            return [f"On {whole}: {figures[0]}."]
-        whole = "the test texts, which no search reads" if part == "test" else "each of those texts"
-        each = [
-            f"{p.partition(': ')[2]} {f or MISSING}" for p, f in zip(places, figures, strict=True)
-        ]
-        return [f"On {whole}: {'; '.join(each)}."]
+        found_there = [_pruned_and_dense(perplexity[place], origin) for place in places]
+        if any(found_there):
+            return [_on_each(part, places, [figure or MISSING for figure in found_there])]
     return []
+
+
+def _on_each(part: str, places: list[str], figures: list[str]) -> str:
+    """What was measured on a part, or on each of its texts."""
+    if len(places) == 1:
+        whole = "the test text, which no search reads" if part == "test" else "all of that text"
+        return f"On {whole}: {figures[0]}."
+    whole = "the test texts, which no search reads" if part == "test" else "each of those texts"
+    each = [f"{p.partition(': ')[2]} {f}" for p, f in zip(places, figures, strict=True)]
+    return f"On {whole}: {'; '.join(each)}."
 
 
 def _validation(found: dict[str, Any]) -> str:

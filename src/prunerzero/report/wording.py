@@ -112,9 +112,13 @@ def what_others_give(
 
 
 def share_unread(history: list[dict[str, Any]]) -> float | None:
-    """The share of the text that racing left unread; None where nothing was to be read."""
-    read = sum(evaluation.get("chunks_read") or 0 for evaluation in history)
-    chunks = sum(evaluation.get("chunks") or 0 for evaluation in history)
+    """The share of the text that racing left unread; None where nothing was to be read.
+
+    What could not be measured has no part in it: nobody would have read its text.
+    """
+    raced = [e for e in history if e.get("state") != "failed"]
+    read = sum(e.get("chunks_read") or 0 for e in raced)
+    chunks = sum(e.get("chunks") or 0 for e in raced)
     return 1 - read / chunks if chunks else None
 
 
