@@ -69,6 +69,17 @@ def test_seeded_with_the_catalog_a_search_measures_what_its_operators_can_write(
     assert seeds == {str(canonical(CATALOG[name].expression, "row")) for name in names}
 
 
+def test_what_a_search_begins_with_is_neither_a_finalist_nor_its_result() -> None:
+    """Though it be the best: it was known before."""
+    few = run_search(ToyFitness("W * sqrt(X)"), 8, seed_metrics="catalog")
+    best = min(few.evaluations, key=lambda e: e.loss or 9)
+    assert (best.origin, best.state, few.expression) == ("catalog", "complete", None)
+    result = run_search(ToyFitness("W * sqrt(X)"), 30, seed_metrics="catalog")
+    seeds = {e.expression for e in result.evaluations if e.origin == "catalog"}
+    assert result.finalists and not seeds & {f.expression for f in result.finalists}
+    assert result.expression not in seeds
+
+
 def test_ria_can_be_written_with_the_extended_operators() -> None:
     primitives = PrimitiveSet.of("extended")
     known = {*primitives.terminals, *primitives.unary, *primitives.binary}

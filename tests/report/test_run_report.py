@@ -107,6 +107,32 @@ def test_every_proposal_is_accounted_for(tmp_path, best, run):
     assert bars == ["11", "1", "1", "4"]
 
 
+def test_every_figure_says_which_refit_stands_behind_it(tmp_path, best, run):
+    few, exact = "after least-squares in 8 steps", "(least-squares, solved exactly)"
+    best |= {"refit": "least-squares", "refit_of_candidates": "least-squares in 8 steps"}
+    best["perplexity"]["test"] = {"dense": 20.0, "evolved": 40.0}
+    html = page(tmp_path / "r.html", best, run)
+    heading = re.search(r"<h1>(.*?)</h1>", html)[1]
+    assert heading.startswith("At 50 % sparsity (least-squares), 6 evaluations found")
+    assert f"perplexity 46.10 {few}, where" in heading, "as the known ones beside it"
+    aside = re.search(r'<p class="aside">(.*?)</p>', html)[1]
+    assert f"the search reads {few}." in aside
+    assert f"On the test text, which no search reads {exact}: 40.00, dense 20.00." in aside
+    assert f"placed by its perplexity {few}" in html and f"<th>perplexity {few}</th>" in html
+    axes = json.loads(re.search(r"course: (\{.*\}),$", html, re.M)[1])["layout"]["yaxis"]
+    assert axes["title"]["text"] == f"perplexity {few}"
+    best["known_on_validation"] = {"wanda": 48.0}
+    heading = re.search(r"<h1>(.*?)</h1>", page(tmp_path / "s.html", best, run))[1]
+    assert "found a metric of perplexity 46.30, where Wanda gives 48.00." in heading
+
+
+def test_the_headline_of_what_was_evolved_is_of_the_result_alone(tmp_path, best, run):
+    """A known metric that the search began with, and that had less, is not the result."""
+    seed = evaluation(9, "W * sqrt(X)", 40.0, origin="catalog")
+    html = page(tmp_path / "r.html", best, [*run, seed])
+    assert "7 evaluations found a metric of perplexity 46.10" in html
+
+
 def test_what_could_not_be_measured_is_no_text_left_unread(tmp_path, best, run):
     raced = [e for e in run if e["state"] != "failed"]
     assert len(raced) < len(run)

@@ -106,3 +106,13 @@ def test_a_damaged_result_of_bench_names_the_command_that_writes_it(tmp_path):
     (tmp_path / RESULTS).write_text("{}")
     with pytest.raises(InputError, match="does not hold what bench writes.*the bench command"):
         report(tmp_path)
+
+
+def test_a_search_after_another_refit_is_no_baseline(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "evolution", update="least-squares")
+    alone = write_run(tmp_path / "alone", "random", perplexity=60.0)
+    assert report(run).baseline is None
+    with pytest.raises(InputError, match="it was made with update 'none'"):
+        report(run, baseline=alone)
+    refitted = write_run(tmp_path / "refitted", "random", update="least-squares")
+    assert report(run).baseline == refitted

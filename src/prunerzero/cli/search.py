@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -51,6 +52,7 @@ def search(
     from prunerzero.cli.terminal import TerminalObserver
     from prunerzero.tasks.search import search as run
 
+    began = time.monotonic()
     observer = TerminalObserver()
     setups = [replace(setup, model=one) for one in model]
     with observer.shown():
@@ -58,12 +60,12 @@ def search(
     if json:
         print_json(asdict(found))
     else:
-        _print_search(found, setups, refit.whole)
+        _print_search(found, setups, refit.whole, time.monotonic() - began)
     if found.interrupted:
         raise KeyboardInterrupt
 
 
-def _print_search(found: Any, setups: list[Setup], refit: RefitOptions) -> None:
+def _print_search(found: Any, setups: list[Setup], refit: RefitOptions, seconds: float) -> None:
     from prunerzero.metrics import Sparsity
     from prunerzero.report import cases_table, perplexity_table
     from prunerzero.tasks.commands import prune_command
@@ -84,8 +86,14 @@ def _print_search(found: Any, setups: list[Setup], refit: RefitOptions) -> None:
         console.print(perplexity_table(figures, title))
     console.print(
         f"{found.evaluations} evaluations ({found.raced_out} raced out, {found.failed} failed), "
-        f"{found.duplicates_skipped} duplicates skipped, {found.seconds:.0f} s."
+        f"{found.duplicates_skipped} duplicates skipped; {found.seconds:.0f} s of search, "
+        f"{seconds:.0f} s for the whole command."
     )
+    if found.refit_of_candidates != found.refit:
+        console.print(
+            f"Candidates were judged after {found.refit_of_candidates}; the figures above are "
+            f"after {found.refit}, solved exactly."
+        )
     sparsities = [Sparsity.parse(one, found.group) for one in found.sparsity.split(", ")]
     pairs = list(product(setups, sparsities))
     for number, (setup, sparsity) in enumerate(pairs, start=1):

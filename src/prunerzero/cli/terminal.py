@@ -124,10 +124,11 @@ def describe(progress: SearchProgress) -> str:
     left = "" if progress.seconds_left is None else f", {_clock(progress.seconds_left)} left"
     workers = f", {progress.workers} workers" if progress.workers > 1 else ""
     times = " times dense" if progress.is_rise else ""
+    after = f" after {progress.after}" if progress.after else ""
     best = (
         ""
         if progress.best_perplexity is None
-        else f" · best {progress.best_perplexity:.3f}{times}: {progress.best_expression}"
+        else f" · best {progress.best_perplexity:.3f}{times}{after}: {progress.best_expression}"
     )
     return (
         f"{progress.evaluations} evaluations ({_rate(progress.evaluations_per_second)}{workers}), "

@@ -68,9 +68,11 @@ class Judging:
     def _candidates(self) -> list[Individual]:
         """The best that finished the race, then those that are smaller than all better ones.
 
-        A metric that two workers measured counts once.
+        A metric that two workers measured counts once; one that the search began with is no
+        finalist, as it was known before.
         """
-        finished = [i for i in self._study.population.living if i.state == "complete"]
+        living = self._study.population.living
+        finished = [i for i in living if i.state == "complete" and i.is_evolved]
         finished.sort(key=lambda i: (i.mean, i.candidate.expression.size, i.number))
         distinct = {i.candidate.ranking: i for i in reversed(finished)}
         ranked = list(reversed(distinct.values()))

@@ -272,7 +272,9 @@ class _Search:
         return min(estimates, default=None)
 
     def _result(self) -> SearchResult:
-        best = self.race.best
+        living = self.study.population.living
+        finished = [i for i in living if i.state == "complete" and i.is_evolved]
+        best = min(finished, key=lambda i: i.mean, default=None)
         expression, loss, chunks = None, None, self.fitness.chunks
         if self.interrupted:
             self.judging.recall()

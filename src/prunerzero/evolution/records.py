@@ -85,6 +85,11 @@ class Individual:
     seconds: float
     draw: int = 0
 
+    @property
+    def is_evolved(self) -> bool:
+        """Whether the search made it; the known metrics that it begins with were there before."""
+        return self.candidate.origin != "catalog"
+
     @cached_property
     def mean(self) -> float:
         """Mean loss of the chunks read, in nats per token; infinite where none was."""
@@ -179,6 +184,8 @@ class Progress:
         workers: how many work on the study, on any machine.
         is_rise: whether the losses are how far they rise above the dense ones, in the mean of
             several cases, so that ``best_perplexity`` is a multiple of the dense one.
+        after: what is done with masks before a loss is read, where the result is measured after
+            something else.
     """
 
     phase: Literal["searching", "judging"]
@@ -194,6 +201,7 @@ class Progress:
     seconds_left: float | None
     workers: int = 1
     is_rise: bool = False
+    after: str = ""
 
 
 @dataclass(frozen=True)
@@ -201,13 +209,14 @@ class SearchResult:
     """The result of a search. ``dataclasses.asdict`` of it goes to JSON as it is.
 
     Attributes:
-        expression: text of the best metric, the smallest of those that are equally good within the
-            noise; None if none finished the race.
+        expression: text of the best metric that the search made, the smallest of those that are
+            equally good within the noise; None if none finished the race.
         loss: its mean loss over ``chunks`` chunks, in nats per token.
         perplexity: exp(loss).
         chunks: how many chunks that is: all, or the race's if no finalist could be judged.
         evaluations: every evaluation, by trial number.
-        finalists: the metrics that were judged on all chunks, the best first.
+        finalists: the metrics that were judged on all chunks, the best first; none of those that
+            the search began with, as they are known.
         duplicates_skipped, raced_out, failed: of all evaluations.
         seconds: since the search began, without pauses.
         interrupted: Ctrl-C, or ``should_stop``, ended it before its budget did.

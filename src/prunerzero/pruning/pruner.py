@@ -149,9 +149,19 @@ def masks_of(
     sparsity: Sparsity,
 ) -> dict[str, Tensor]:
     """The mask [out, in] of each layer of a model, as ``prune_model`` makes it."""
+    return dict(each_mask(layers, statistics, expression, sparsity))
+
+
+def each_mask(
+    layers: Mapping[str, Matrix],
+    statistics: Statistics,
+    expression: Expression,
+    sparsity: Sparsity,
+) -> Iterator[tuple[str, Tensor]]:
+    """The same, one layer after the other."""
     weights = {name: layer.weight for name, layer in layers.items()}
     unreached = [name for name in layers if is_unreached(statistics[name], expression)]
-    return dict(masks(weights, statistics, expression, sparsity, unreached))
+    return masks(weights, statistics, expression, sparsity, unreached)
 
 
 def prune_model(

@@ -9,7 +9,7 @@ from . import run_charts
 from .ancestry import Ancestor, ancestry, uses
 from .charts import HEAT, PALETTE
 from .rendering import render, write_page
-from .run_words import answer, aside, baseline_words, holds_for, measure_of
+from .run_words import answer, aside, baseline_words, exactly, holds_for, measure_of
 from .tree_drawing import draw_tree
 from .wording import (
     MISSING,
@@ -80,6 +80,7 @@ def write_run_report(
         origin=found.get("origin", "evolved"),
         cases=found.get("cases") or [],
         means=found.get("ratio") or {},
+        exactly=exactly(found),
         holds_for=holds_for(found),
         language="en",
         metric=metric,
@@ -120,10 +121,21 @@ def _key_figures(
         ("Evaluations", f"{len(history):,}", "metrics tried on the model"),
         ("Duplicates skipped", f"{found.get('duplicates_skipped', 0):,}", "by text or by ranking"),
         ("Text left unread", _unread(history), "by racing out what cannot win"),
-        ("Time", _duration(seconds), pace),
+        ("Time of the search", _duration(seconds), pace),
+        *_refit(found),
         ("Strategy", str(search.get("strategy", MISSING)), f"{search.get('operators')} operators"),
         *_models(settings),
     ]
+
+
+def _refit(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The tile that tells how masks were used, where masks are not all."""
+    if not (refit := found.get("refit")):
+        return []
+    of_candidates = found.get("refit_of_candidates")
+    same = "of the result and of candidates"
+    remark = same if of_candidates == refit else f"of the result; of candidates {of_candidates}"
+    return [("Refit", str(refit), remark)]
 
 
 def _models(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -198,6 +210,7 @@ def _settings(found: dict[str, Any]) -> list[tuple[str, str]]:
         told |= {f"{of}{k}": one.get(k) for k in ("model", "device", "dtype", "max_seq_length")}
         told |= {f"{of}{part} text": name for part, name in (one.get("texts") or {}).items()}
         told |= {f"{of}{part} windows": n for part, n in (one.get("windows") or {}).items()}
+    told |= {k: settings[k] for k in ("update", "refine") if k in settings}
     told |= {k: v for k, v in (settings.get("search") or {}).items() if k not in told}
     told |= settings.get("versions") or {}
     return [(name.replace("_", " "), _plain(value)) for name, value in told.items()]

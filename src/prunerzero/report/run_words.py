@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from .charts import improvements
@@ -22,8 +23,13 @@ from .wording import (
 
 
 def measure_of(found: dict[str, Any]) -> Measure:
-    """What its metrics were measured by: of several cases, by how much worse than dense."""
-    return RATIO if found.get("cases") else PERPLEXITY
+    """What its candidates were measured by: of several cases, by how much worse than dense.
+
+    Where masks are not all, after which refit; that of the result may be another.
+    """
+    measure = RATIO if found.get("cases") else PERPLEXITY
+    refit = found.get("refit_of_candidates")
+    return replace(measure, name=f"{measure.name} after {refit}") if refit else measure
 
 
 def holds_for(found: dict[str, Any]) -> str | None:
@@ -61,12 +67,12 @@ def answer(found: dict[str, Any], history: list[dict[str, Any]], known: dict[str
     if found.get("origin") == "known":
         return _known_answer(found, beginning)
     whole, on_whole = _on_validation(found, "evolved"), found.get("known_on_validation")
-    best = _best(history)
+    best, after = _in_the_race(found, history) or _best(history), _of_candidates(found)
     if whole is not None and on_whole:  # what the result was chosen by
-        best, known = whole, on_whole
+        best, known, after = whole, on_whole, ""
     if best is None:
         return f"{beginning} found no metric."
-    sentence = f"{beginning} found a metric of {_told(found, best)}"
+    sentence = f"{beginning} found a metric of {_told(found, best)}{after}"
     rivals = sorted(known.items(), key=lambda item: item[1])
     if not rivals:
         return f"{sentence}."
@@ -77,10 +83,26 @@ def answer(found: dict[str, Any], history: list[dict[str, Any]], known: dict[str
     return f"{sentence}, where {what_others_give(chosen, text)}."
 
 
+def _of_candidates(found: dict[str, Any]) -> str:
+    """``" after least-squares in 8 steps"`` where the result is measured after something else."""
+    refit = found.get("refit_of_candidates")
+    return f" after {refit}" if refit and refit != found.get("refit") else ""
+
+
+def exactly(found: dict[str, Any]) -> str:
+    """``" (least-squares, solved exactly)"`` where candidates are judged after fewer steps."""
+    return f" ({found['refit']}, solved exactly)" if _of_candidates(found) else ""
+
+
 def _where(found: dict[str, Any]) -> str:
-    """``"At 50 % sparsity"``; of several cases ``"On 2 models, at 50 % and 2:4 sparsity"``."""
+    """``"At 50 % sparsity"``; of several cases ``"On 2 models, at 50 % and 2:4 sparsity"``.
+
+    With a refit ``"At 50 % sparsity (least-squares)"``.
+    """
     sparsities = str(found.get("sparsity")).split(", ")
     at = f"t {' and '.join(map(sparsity_text, sparsities))} sparsity"
+    if refit := found.get("refit"):
+        at += f" ({refit})"
     models = len({case["model"] for case in found.get("cases") or []})
     return f"On {models} models, a{at}" if models > 1 else f"A{at}"
 
@@ -120,7 +142,8 @@ def aside(found: dict[str, Any], known: dict[str, float], history: list[dict[str
         name = min(known, key=lambda n: known[n])
         words.append(
             f"{change_text(read / known[name])} against {in_a_sentence(name)},"
-            f" the best metric known before, on the {_validation(found)} the search reads."
+            f" the best metric known before, on the {_validation(found)} the search reads"
+            f"{_of_candidates(found)}."
         )
     words += _on_other_text(found, origin)
     return " ".join([*words, "Lower is better."])
@@ -132,24 +155,25 @@ def _on_other_text(found: dict[str, Any], origin: str) -> list[str]:
         ratios = found.get("ratio") or {}
         tests = places_of(ratios, "test")
         figures = [f"{ratio_text(ratios[place])} times dense" for place in tests]
-        return [_on_each("test", tests, figures)] if tests else []
+        return [_on_each("test", tests, figures, exactly(found))] if tests else []
     perplexity = found.get("perplexity") or {}
     for part in ("test", "validation"):
         places = places_of(perplexity, part)
         found_there = [_pruned_and_dense(perplexity[place], origin) for place in places]
         if any(found_there):
-            return [_on_each(part, places, [figure or MISSING for figure in found_there])]
+            told = [figure or MISSING for figure in found_there]
+            return [_on_each(part, places, told, exactly(found))]
     return []
 
 
-def _on_each(part: str, places: list[str], figures: list[str]) -> str:
+def _on_each(part: str, places: list[str], figures: list[str], exactly: str) -> str:
     """What was measured on a part, or on each of its texts."""
     if len(places) == 1:
         whole = "the test text, which no search reads" if part == "test" else "all of that text"
-        return f"On {whole}: {figures[0]}."
+        return f"On {whole}{exactly}: {figures[0]}."
     whole = "the test texts, which no search reads" if part == "test" else "each of those texts"
     each = [f"{p.partition(': ')[2]} {f}" for p, f in zip(places, figures, strict=True)]
-    return f"On {whole}: {'; '.join(each)}."
+    return f"On {whole}{exactly}: {'; '.join(each)}."
 
 
 def _validation(found: dict[str, Any]) -> str:

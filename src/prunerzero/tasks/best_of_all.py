@@ -12,6 +12,7 @@ from prunerzero.exponential import exp
 from prunerzero.metrics import CATALOG, Expression
 from prunerzero.tasks.known_metrics import KnownMetrics
 from prunerzero.tasks.shared_study import SharedPerplexities, SharedRatios
+from prunerzero.tasks.twins import Twins
 
 Origin = Literal["evolved", "known"]
 
@@ -20,6 +21,9 @@ EVOLVED = "evolved"
 
 _LEFT_OUT = 0.02
 """Windows that fill no chunk may move a perplexity by this share; judging leaves them out."""
+
+_SAME_WEIGHTS = 1e-3
+"""Models with the same weights have perplexities that differ by no more than this share."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,26 @@ class Choice:
     answer: str
 
 
+@dataclass(frozen=True)
+class Known:
+    """What the named metrics are to a search.
+
+    Attributes:
+        measured: they themselves.
+        twins: tells an evolved metric that is one of them in another form.
+        after: how masks are used before a candidate is judged, where that is not as the result is
+            measured; empty where figures of both compare.
+    """
+
+    measured: KnownMetrics
+    twins: Twins
+    after: str = ""
+
+
 def choose(
     result: SearchResult,
     population: Population,
-    known: KnownMetrics,
+    known: Known,
     shared: SharedPerplexities | SharedRatios,
     text: str = "validation text",
     cases: int = 1,
@@ -57,35 +77,60 @@ def choose(
 
     The smallest of the evolved metrics that are as good as the best within the noise goes first, as
     long as it beats all known ones; then the other finalists, the best first. Where a known metric
-    is as good as an evolved one, the known one is the result.
+    is as good as an evolved one, or prunes the same weights, the known one is the result.
 
     Args:
         result, population, known, shared: of the search.
         text: what the validation part is called in the answer.
         cases: how many models and sparsities ``shared`` is the mean of.
     """
-    known.wait()
+    known.measured.wait()
     races = [i.losses for i in population.individuals if i.state == "complete"]
-    names = known.contenders([min(races, key=sum)] if races else [])
+    names = known.measured.contenders([min(races, key=sum)] if races else [])
     on_whole = shared.pruned("validation", {name: CATALOG[name].expression for name in names})
     best = min(on_whole.values(), default=math.inf)
-    wanted = [] if result.expression is None else [result.expression]
-    for finalist in result.finalists:
-        if exp(finalist.loss) <= best * (1 + _LEFT_OUT):
-            wanted.append(finalist.expression)
+    wanted = {} if result.expression is None else {result.expression: exp(result.loss or 0.0)}
+    wanted |= {finalist.expression: exp(finalist.loss) for finalist in result.finalists}
     evolved: dict[str, float] = {}
-    for formula in dict.fromkeys(wanted):
-        measured = shared.pruned("validation", {EVOLVED: Expression.parse(formula)})
-        evolved[formula] = measured[EVOLVED]
-        if evolved[formula] < best:
+    twins: dict[str, str] = {}
+    scale: float | None = None
+    for formula, in_search in wanted.items():
+        # what the search read is scaled by what the first one has: a search may leave windows
+        # out, and refit its candidates in fewer steps
+        if scale is not None and in_search * scale > best * (1 + _LEFT_OUT):
+            continue
+        expression = Expression.parse(formula)
+        if (twin := known.twins.of(expression)) is not None:
+            twins[formula] = twin
+            continue
+        value = shared.pruned("validation", {EVOLVED: expression})[EVOLVED]
+        if scale is None and math.isfinite(value):
+            scale = value / in_search
+        if value < best and (twin := _twin(expression, value, on_whole, shared)) is not None:
+            twins[formula] = twin
+            continue
+        evolved[formula] = value
+        if value < best:
             break
-    return _better(evolved, on_whole, _Where(_WHOLE.format(text=text), cases), on_whole)
+    where = _Where(_WHOLE.format(text=text), cases)
+    return _better(evolved, on_whole, where, on_whole, twins)
+
+
+def _twin(
+    expression: Expression,
+    value: float,
+    known: Mapping[str, float],
+    shared: SharedPerplexities | SharedRatios,
+) -> str | None:
+    """The known metric that prunes the same weights, which has the same perplexity then."""
+    close = (n for n, v in known.items() if math.isclose(v, value, rel_tol=_SAME_WEIGHTS))
+    return next((n for n in close if shared.prune_alike(expression, CATALOG[n].expression)), None)
 
 
 def choose_now(
     result: SearchResult,
     population: Population,
-    known: KnownMetrics,
+    known: Known,
     shared: SharedPerplexities | SharedRatios,
     text: str = "validation text",
     cases: int = 1,
@@ -100,30 +145,35 @@ def choose_now(
         text: what the validation part is called in the answer.
         cases: how many models and sparsities ``shared`` is the mean of.
     """
-    on_race = known.perplexities
+    on_race = known.measured.perplexities
     on_whole = {
         name: value
         for name in on_race
         if (value := shared.measured("validation", CATALOG[name].expression)) is not None
     }
-    if result.expression is None:
-        return _better({}, on_race, _Where(_RACE.format(text=text), cases), on_whole)
-    formula = result.expression
-    race = min(
-        e.perplexity
-        for e in result.evaluations
-        if e.expression == formula and e.state == "complete" and e.perplexity is not None
-    )
+    after = f", after {known.after}" if known.after else ""
+    in_race = _Where(_RACE.format(text=text) + after, cases)
+    races: dict[str, float] = {}
+    for individual in sorted(population.living, key=lambda i: i.mean):
+        if individual.state == "complete" and individual.is_evolved:
+            races.setdefault(str(individual.candidate.expression), exp(individual.mean))
+    wanted = ([] if result.expression is None else [result.expression]) + [*races]
+    twins: dict[str, str] = {}
+    for formula in dict.fromkeys(wanted):
+        if (twin := known.twins.of(Expression.parse(formula))) is None:
+            break
+        twins[formula] = twin
+    else:
+        return _better({}, on_race, in_race, on_whole, twins)
     whole = shared.measured("validation", Expression.parse(formula))
-    if whole is None:
+    if whole is None and not known.after:
         whole = {f.expression: exp(f.loss) for f in result.finalists}.get(formula)
     if whole is not None:
         if min(on_whole.values(), default=math.inf) <= whole:
-            return _better(
-                {formula: whole}, on_whole, _Where(_WHOLE.format(text=text), cases), on_whole
-            )
+            where = _Where(_WHOLE.format(text=text), cases)
+            return _better({formula: whole}, on_whole, where, on_whole, twins)
         on_race = {name: value for name, value in on_race.items() if name not in on_whole}
-    return _better({formula: race}, on_race, _Where(_RACE.format(text=text), cases), on_whole)
+    return _better({formula: races[formula]}, on_race, in_race, on_whole, twins)
 
 
 _WHOLE = "the whole {text}"
@@ -159,6 +209,7 @@ def _better(
     known: Mapping[str, float],
     where: _Where,
     on_whole: dict[str, float],
+    twins: Mapping[str, str],
 ) -> Choice | None:
     """Choose the lowest perplexity; of equals the known one.
 
@@ -167,6 +218,8 @@ def _better(
         known: of each named one, on the same text.
         where: which text that is.
         on_whole: of the named ones on the whole validation text, as far as measured.
+        twins: evolved metrics that prune as a named one does, with its name, the best first; they
+            are called by that name.
     """
     best = min(evolved, key=evolved.__getitem__, default=None)
     name = min(known, key=known.__getitem__, default=None)
@@ -181,7 +234,10 @@ def _better(
     elif name is None:
         return None
     else:
-        rest = "; no evolved one could be measured"
+        rest = "" if twins else "; no evolved one could be measured"
+    same = [formula for formula, twin in twins.items() if twin == name]
+    if same:
+        rest = f"; {same[0]}, which was evolved, prunes as it does{rest}"
     answer = (
         f"No evolved metric beats the known ones, so the result is {name}, the best of those: "
         f"{where.full(known[name])}{rest}."

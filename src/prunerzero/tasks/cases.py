@@ -182,6 +182,13 @@ class Cases:
         return {**shared, **asdict(refit), "search": asdict(settings)}
 
 
+def refit_of_candidates(refit: RefitOptions) -> str:
+    """How masks are used before a candidate is judged, in words; empty where masks are all."""
+    if refit.refit.counts_solver_steps:
+        return f"{refit.in_words} in {RANKING_STEPS} steps"
+    return refit.in_words
+
+
 def optional_parts(work: Workspace) -> list[Part]:
     """The parts that a search measures where they are named."""
     return ["test"] if work.texts.has("test") else []

@@ -103,8 +103,8 @@ def run_demo(
     compared, evolved = dict(CATALOG), None
     if found.origin == "evolved":
         evolved = chosen
-    elif found.finalists:  # shown beside, though it is not the result
-        formula = Expression.parse(found.finalists[0]["metric"])
+    elif own := [f for f in found.finalists if f["same_as"] is None]:
+        formula = Expression.parse(own[0]["metric"])  # shown beside, though it is not the result
         evolved = compared["evolved"] = Metric("evolved", formula, "found by this demo")
     table = compare_in(work, compared, wanted, ("validation", "test"))
     if found.origin == "evolved":

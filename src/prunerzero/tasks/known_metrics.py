@@ -24,26 +24,29 @@ class KnownMetrics:
         fitness: measures a metric.
         jobs: shares the work with the other workers.
         terminals: what ``fitness`` has statistics for; metrics that read others are left out.
+
+    Attributes:
+        names: of the metrics that are measured.
     """
 
     def __init__(self, fitness: Fitness, jobs: Jobs, terminals: Collection[str]) -> None:
         self._fitness = fitness
         self._jobs = jobs
-        self._names = [n for n, m in CATALOG.items() if m.expression.terminals <= {*terminals}]
+        self.names = [n for n, m in CATALOG.items() if m.expression.terminals <= {*terminals}]
 
     def measure(self) -> None:
         """Read the race's chunks with each metric that no other worker is at."""
-        for name in self._names:
+        for name in self.names:
             self._jobs.once(_job(name), self._work(name))
 
     def wait(self) -> None:
         """Return when every metric is measured, by this worker where the others do not."""
-        self._jobs.all_of({_job(name): self._work(name) for name in self._names})
+        self._jobs.all_of({_job(name): self._work(name) for name in self.names})
 
     @property
     def losses(self) -> dict[str, list[float]]:
         """The losses of the race's chunks, of each metric that could be measured so far."""
-        measured = {name: self._jobs.result(_job(name)) for name in self._names}
+        measured = {name: self._jobs.result(_job(name)) for name in self.names}
         return {name: losses for name, losses in measured.items() if losses}
 
     @property

@@ -158,4 +158,7 @@ def _protocol(found: dict[str, Any]) -> dict[str, Any]:
         "dtype": settings.get("dtype"),
         "sparsity": found.get("sparsity"),
         "group": found.get("group"),
+        "update": settings.get("update") or "none",
+        "refine": settings.get("refine") or "none",
+        "refit of candidates": found.get("refit_of_candidates") or "",
     }

@@ -13,12 +13,18 @@ from prunerzero.arguments import path
 from prunerzero.errors import InputError
 from prunerzero.exponential import exp
 from prunerzero.files import make_folder, write_json
-from prunerzero.metrics import Sparsity
+from prunerzero.metrics import Expression, Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.options import takes
-from prunerzero.tasks.best_of_all import choose, choose_now
+from prunerzero.tasks.best_of_all import Known, choose, choose_now
 from prunerzero.tasks.case_figures import dense_doubts, figures_of, told_cases
-from prunerzero.tasks.cases import Cases, optional_parts, setups_of, sparsities_of
+from prunerzero.tasks.cases import (
+    Cases,
+    optional_parts,
+    refit_of_candidates,
+    setups_of,
+    sparsities_of,
+)
 from prunerzero.tasks.doubts import one_text_doubt, told
 from prunerzero.tasks.duration import parse_duration
 from prunerzero.tasks.fits import check_room
@@ -31,6 +37,7 @@ from prunerzero.tasks.output import check_run, check_study
 from prunerzero.tasks.search_result import Found, mean_ratios, measured_as
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.shared_study import SharedRatios, open_study
+from prunerzero.tasks.twins import Twins
 from prunerzero.tasks.workers import devices_for, run_workers
 from prunerzero.tasks.workspace import Workspace
 
@@ -188,6 +195,13 @@ def _search(
             one.try_dense()
         for doubt in dense_doubts(measuring):
             observer.note(doubt)
+        of_candidates = refit_of_candidates(refit)
+        after = "" if of_candidates == refit.in_words else of_candidates
+        if after:
+            observer.note(
+                f"Candidates are judged after {after}; the result is measured after "
+                f"{refit.in_words}, solved exactly."
+            )
         known = KnownMetrics(fitness, study.jobs, settings.terminals)
         known.measure()
         result = evolution.search(
@@ -197,7 +211,9 @@ def _search(
             probes=probes,
             sparsity=sparsity,
             also=also,
-            on_progress=lambda now: observer.search(replace(now, is_rise=cases.count > 1)),
+            on_progress=lambda now: observer.search(
+                replace(now, is_rise=cases.count > 1, after=after)
+            ),
             ahead=any(work.language_model.device.type != "cpu" for work in cases.works),
         )
         if lost := study.lost - lost_before:
@@ -205,7 +221,9 @@ def _search(
         decide = choose_now if result.interrupted else choose
         each = [one.shared for one in measuring]
         shared = each[0] if len(each) == 1 else SharedRatios(each)
-        best = decide(result, study.population, known, shared, called, cases.count)
+        twins = Twins(known.names, [(probes, sparsity), *also])
+        named = Known(known, twins, after)
+        best = decide(result, study.population, named, shared, called, cases.count)
         if best is None:
             if result.interrupted:
                 raise KeyboardInterrupt
@@ -244,7 +262,13 @@ def _search(
         perplexity={} if several else perplexities[0],
         finalists=tuple(
             measured_as(
-                {"metric": f.expression, "size": f.size, "perplexity": exp(f.loss)}, several
+                {
+                    "metric": f.expression,
+                    "size": f.size,
+                    "perplexity": exp(f.loss),
+                    "same_as": twins.of(Expression.parse(f.expression)),
+                },
+                several,
             )
             for f in result.finalists
         ),
@@ -256,6 +280,8 @@ def _search(
         ),
         known=known.perplexities,
         known_on_validation=best.known,
+        refit=refit.in_words,
+        refit_of_candidates=of_candidates,
         settings=cases.describe(settings, refit),
         warnings=warnings,
         cases=several,

@@ -31,11 +31,16 @@ class Found:
             part; what an interrupted search has not measured is absent. Of several texts each has
             an entry such as ``test: mine.txt``, and ``validation`` is their mixture. Of several
             cases ``cases`` has them.
-        finalists: the best evolved metrics, judged on the whole validation part, the best first.
+        finalists: the best evolved metrics, judged on the whole validation part, the best first;
+            ``same_as`` names the known metric that ranks weights as it does, if one does.
         pareto: the metrics that none is both smaller and better than, the smallest first; with
             ``known``, the named metrics, judged by perplexity on the chunks that a race reads.
         known_on_validation: the same on the whole validation text, of those that could still win,
             as far as measured.
+        refit: how masks are used, in words, behind ``perplexity``, ``known_on_validation``,
+            ``cases``, ``ratio`` and ``answer``; empty where masks are all.
+        refit_of_candidates: the same behind ``finalists``, ``pareto``, ``known`` and
+            ``history.json``; fewer steps of an update tell candidates apart.
         settings: all that the result depends on.
         warnings: what cannot be right about these figures, a sentence each.
         cases: where there are several, each model at each sparsity: ``model``, ``sparsity``,
@@ -66,6 +71,8 @@ class Found:
     pareto: tuple[dict[str, Any], ...]
     known: dict[str, float]
     known_on_validation: dict[str, float]
+    refit: str
+    refit_of_candidates: str
     settings: dict[str, Any]
     warnings: tuple[str, ...] = ()
     cases: tuple[dict[str, Any], ...] = ()

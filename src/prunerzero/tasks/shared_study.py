@@ -16,6 +16,7 @@ from prunerzero.evolution.errors import DamagedJournalError, StorageError
 from prunerzero.evolution.jobs import Jobs
 from prunerzero.exponential import exp
 from prunerzero.metrics import Expression, Sparsity
+from prunerzero.pruning.pruner import each_mask
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.prune_loaded import prune_loaded
 from prunerzero.tasks.workspace import Workspace
@@ -110,6 +111,20 @@ class SharedPerplexities:
         done = self._jobs.all_of(jobs)
         return {name: done[self._name(str(e), place)][0] for name, e in metrics.items()}
 
+    def prune_alike(self, one: Expression, other: Expression) -> bool:
+        """Whether two metrics prune the same weights, every one of them."""
+        pair = " and ".join(sorted([str(one), str(other)]))
+        job = f"weights that {self._in_case(pair)} prune differently"
+        found = self._jobs.all_of({job: lambda: [float(self._differing(one, other))]})
+        return found[job] == [0.0]
+
+    def _differing(self, one: Expression, other: Expression) -> int:
+        """How many weights one of the metrics prunes and the other does not."""
+        layers, known = self._work.layers, self._work.statistics(one.terminals | other.terminals)
+        pruned = {n: mask.cpu() for n, mask in each_mask(layers, known, one, self._sparsity)}
+        others = each_mask(layers, known, other, self._sparsity)
+        return sum(int((pruned[name] != mask.cpu()).sum()) for name, mask in others)
+
     def _dense(self, place: str) -> list[float]:
         return [self._work.dense(place)]
 
@@ -122,10 +137,13 @@ class SharedPerplexities:
             return [self._work.measure(place, shown).value]
 
     def _name(self, what: str, place: str) -> str:
-        if self._model:
-            pruned = "" if what == "dense" else f" at {self._sparsity}"
-            what = f"{what} in {self._model}{pruned}"
+        what = self._in_case(what, pruned=what != "dense")
         return f"perplexity of {what} on {place} {self._work.texts.of(place).fingerprint}"
+
+    def _in_case(self, what: str, pruned: bool = True) -> str:
+        """The same with the case, where there are several."""
+        at = f" at {self._sparsity}" if pruned else ""
+        return f"{what} in {self._model}{at}" if self._model else what
 
 
 class SharedRatios:
@@ -148,6 +166,10 @@ class SharedRatios:
             for name, pruned in case.pruned(place, metrics).items():
                 ratios[name].append(pruned / dense)
         return {name: geometric_mean(of_cases) for name, of_cases in ratios.items()}
+
+    def prune_alike(self, one: Expression, other: Expression) -> bool:
+        """Whether two metrics prune the same weights in every case."""
+        return all(case.prune_alike(one, other) for case in self._cases)
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
