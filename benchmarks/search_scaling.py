@@ -16,7 +16,7 @@ perplexity on the race's chunks after a quarter, half and all of the time; and t
 part: to start, to measure the dense model and the named metrics, to search, to judge finalists, to
 measure the metric found. Then one worker searches alone, a second is started on its study after a
 quarter of the time, and the first is killed when both have been at work for a quarter; after
-another quarter Ctrl-C ends the second.
+another quarter Ctrl-C ends the second. ``--no-changes`` leaves that out.
 
 What happens is told on standard error with the seconds since the start, and the JSON is written
 after every step: of a benchmark that is killed everything is kept that had been measured.
@@ -70,16 +70,17 @@ def main() -> None:
         command += ["--num-validation-samples", "24", *more]
         try:
             for done, workers in enumerate(options.workers):
-                left = estimate(results["crews"], options.time, len(options.workers) - done)
+                left = estimate(results["crews"], options, len(options.workers) - done)
                 say(f"{workers} at work; the whole will take about {left:.0f} s from here")
                 crew = measure_crew(command, runs, workers, options.time)
                 results["crews"].append(crew)
                 compare(results["crews"])
                 say(row(crew))
                 write(results, options.output)
-            say("one at work, another will join it")
-            results["late and killed"] = measure_changes(command, runs, options.time)
-            write(results, options.output)
+            if options.changes:
+                say("one at work, another will join it")
+                results["late and killed"] = measure_changes(command, runs, options.time)
+                write(results, options.output)
         finally:
             for search in Search.running:
                 search.process.kill()
@@ -95,10 +96,11 @@ def as_folder(model: str, runs: Path) -> str:
     return str(runs / "model")
 
 
-def estimate(crews: list[dict[str, Any]], seconds: float, left: int) -> float:
+def estimate(crews: list[dict[str, Any]], options: argparse.Namespace, left: int) -> float:
     """Seconds that so many crews and the change of workers take if they start like the last one."""
     outside = sum(crews[-1][part] for part in ("start", "known", "end")) if crews else OUTSIDE
-    return left * (outside + seconds) + 2 * outside + seconds
+    changes = 2 * outside + options.time if options.changes else 0
+    return float(left * (outside + options.time) + changes)
 
 
 def measure_crew(command: list[str], runs: Path, workers: int, seconds: float) -> dict[str, Any]:
@@ -266,6 +268,8 @@ def parse_options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--validation", required=True)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--time", type=float, default=25.0, help="seconds of each search")
+    parser.add_argument("--changes", action=argparse.BooleanOptionalAction, default=True,
+                        help="of workers: one joins late, one is killed")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file")
     return parser.parse_known_args()
