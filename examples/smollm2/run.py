@@ -1,6 +1,6 @@
 """Evolve metrics for SmolLM2-135M from scratch, several seeds at once on all GPUs of the machine.
 
-    python examples/smollm2/run.py --model SmolLM2-135M-Instruct.Q4_1.gguf --text wikitext2 \\
+    python -m examples.smollm2.run --model SmolLM2-135M-Instruct.Q4_1.gguf --text wikitext2 \\
         --output-dir smollm2 --seconds 420
 
 ``--text`` is a folder with ``calibration.txt`` and ``validation.txt``; what was found is judged on
@@ -21,8 +21,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -30,25 +28,62 @@ from typing import Any
 
 import torch
 
+from examples.metrics.pool import run_all
 from prunerzero.language.loading import load_model
 from prunerzero.language.source import ModelSource
 
 PRUNERZERO = [sys.executable, "-m", "prunerzero"]
-POLL_SECONDS = 2.0
-TELL_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Job:
-    """One search."""
+    """One search, by the command line, with what it prints in a log beside its folder."""
 
     sparsity: str
     operators: str
     seed: int
+    options: tuple[str, ...]
+    runs: Path
 
     @property
     def name(self) -> str:
         return f"{self.sparsity.replace(':', 'of')}-{self.operators}-{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return self.runs / self.name
+
+    def run(self, device: str) -> dict[str, Any]:
+        """What ``result_of`` tells of it."""
+        self.runs.mkdir(exist_ok=True)
+        command = [*PRUNERZERO, "search", *self.options, "--device", device]
+        command += ["--sparsity", self.sparsity, "--operators", self.operators]
+        command += ["--seed", str(self.seed), "--output-dir", str(self.folder)]
+        with self.folder.with_name(f"{self.name}.log").open("wb") as log:
+            subprocess.run(command, stdout=log, stderr=log, check=True)
+        return result_of(self.folder)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The catalog and what was found for a sparsity, on the same windows, in fp32."""
+
+    sparsity: str
+    options: tuple[str, ...]
+    found: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        return self.sparsity
+
+    def run(self, device: str) -> dict[str, Any]:
+        """What ``compare`` tells."""
+        metrics = ["magnitude,wanda,ria,gblm,pruner-zero,power-law", "power-law(0.25,1)"]
+        command = [*PRUNERZERO, "compare", *self.options, "--dtype", "float32", "--json"]
+        command += ["--sparsity", self.sparsity, "--device", device]
+        command += ["--metrics", ",".join([*metrics, *map(str, self.found)])]
+        told: dict[str, Any] = json.loads(subprocess.check_output(command, text=True))
+        return told
 
 
 def main() -> None:
@@ -60,26 +95,33 @@ def main() -> None:
     setup = ["--model", str(model), "--max-seq-length", str(options.window)]
     setup += [f"--{part}={options.text / part}.txt" for part in ("calibration", "validation")]
     setup += options.more
-    chosen = product(options.sparsities, options.operators, options.seeds)
-    jobs = [Job(*values) for values in chosen]
+    budget = ["--time", f"{options.seconds:.0f}s", "--evaluations", str(options.evaluations)]
+    how = (*setup, *budget, "--dtype", options.dtype)
     runs = options.work / "runs"
-    run_all(jobs, setup, runs, options)
-    keep(options.output_dir, jobs, runs, {})  # measuring may outlast a machine
+    chosen = product(options.sparsities, options.operators, options.seeds)
+    jobs = [Job(*values, how, runs) for values in chosen]
+    found: dict[str, Any] = {}
+    run_all(jobs, options.per_gpu, found, options.work / "searches.json")
+    keep(options.output_dir, found, runs, {})  # measuring may outlast a machine
     test = options.text / "test.txt"
     setup += [f"--test={test}"] if test.is_file() else []
-    comparisons = compare_all(options.sparsities, jobs, setup, runs)
-    keep(options.output_dir, jobs, runs, comparisons)
+    comparisons: dict[str, Any] = {}
+    done = [job for job in jobs if job.name in found]
+    side_by_side = [
+        Comparison(one, tuple(setup), tuple(job.folder for job in done if job.sparsity == one))
+        for one in options.sparsities
+    ]
+    run_all(side_by_side, 1, comparisons, options.work / "comparisons.json")
+    keep(options.output_dir, found, runs, comparisons)
     print(table(runs, comparisons))
 
 
-def keep(
-    folder: Path, jobs: list[Job], runs: Path, comparisons: dict[str, dict[str, Any] | None]
-) -> None:
+def keep(folder: Path, found: dict[str, Any], runs: Path, comparisons: dict[str, Any]) -> None:
     """Write down what is known so far."""
     results = {
         "command": sys.argv,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-        "runs": {job.name: result_of(runs / job.name) for job in jobs},
+        "runs": found,
         "comparisons": comparisons,
     }
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
@@ -119,88 +161,8 @@ def as_folder(name: str, folder: Path) -> Path | str:
     return folder
 
 
-def run_all(jobs: list[Job], setup: list[str], runs: Path, options: argparse.Namespace) -> None:
-    """Run the searches, at most ``--per-gpu`` at once on each GPU, and tell where they stand."""
-    gpus = torch.cuda.device_count() or 1
-    free = list(range(gpus)) * options.per_gpu
-    waiting, running = list(jobs), dict[Job, tuple[subprocess.Popen[bytes], int]]()
-    told = began = time.monotonic()
-    while waiting or running:
-        while waiting and free:
-            job, gpu = waiting.pop(0), free.pop(0)
-            running[job] = start(job, gpu, setup, runs, options), gpu
-        time.sleep(POLL_SECONDS)
-        for job, (process, gpu) in list(running.items()):
-            if process.poll() is not None:
-                del running[job]
-                free.append(gpu)
-                print(f"{job.name} ended with exit code {process.returncode}", flush=True)
-        if time.monotonic() - told > TELL_SECONDS:
-            told = time.monotonic()
-            for job in running:
-                print(
-                    f"[{told - began:.0f} s] {job.name}: {last_line(runs / job.name)}", flush=True
-                )
-
-
-def start(
-    job: Job, gpu: int, setup: list[str], runs: Path, options: argparse.Namespace
-) -> subprocess.Popen[bytes]:
-    runs.mkdir(exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    if torch.cuda.is_available():
-        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    command = [*PRUNERZERO, "search", *setup, "--dtype", options.dtype, "--sparsity", job.sparsity]
-    command += ["--operators", job.operators, "--seed", str(job.seed)]
-    command += ["--time", f"{options.seconds:.0f}s", "--evaluations", str(options.evaluations)]
-    command += ["--output-dir", str(runs / job.name)]
-    with log_of(runs / job.name).open("wb") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-
-
-def log_of(run: Path) -> Path:
-    return run.with_name(f"{run.name}.log")
-
-
-def last_line(run: Path) -> str:
-    lines = log_of(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
-
-
-def compare_all(
-    sparsities: list[str], jobs: list[Job], setup: list[str], runs: Path
-) -> dict[str, dict[str, Any] | None]:
-    """The catalog and what was found for each sparsity, on the same windows, in fp32."""
-
-    def one(number: int) -> dict[str, Any] | None:
-        metrics = ["magnitude,wanda,ria,gblm,pruner-zero,power-law", "power-law(0.25,1)"]
-        for job in jobs:
-            found = runs / job.name
-            if job.sparsity == sparsities[number] and (found / "best.json").is_file():
-                metrics.append(str(found))
-        command = ["compare", *setup, "--dtype", "float32", "--sparsity", sparsities[number]]
-        device = f"cuda:{number % gpus}" if gpus else "cpu"
-        return prunerzero_json([*command, "--device", device, "--metrics", ",".join(metrics)])
-
-    gpus = torch.cuda.device_count()
-    with ThreadPoolExecutor(gpus or 1) as pool:
-        return dict(zip(sparsities, pool.map(one, range(len(sparsities))), strict=True))
-
-
-def prunerzero_json(command: list[str]) -> dict[str, Any] | None:
-    """What a command prints; None, with its message shown, where it fails."""
-    done = subprocess.run([*PRUNERZERO, *command, "--json"], capture_output=True, text=True)
-    if done.returncode:
-        print(done.stderr, flush=True)
-        return None
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
 def result_of(run: Path) -> dict[str, Any]:
     """``best.json``, and the best so far: [evaluations, seconds, perplexity, size, formula]."""
-    if not (run / "best.json").is_file():
-        return {"log": log_of(run).read_text(encoding="utf-8", errors="replace")[-2000:]}
     result: dict[str, Any] = json.loads((run / "best.json").read_text(encoding="utf-8"))
     curve, lowest = [], float("inf")
     for count, e in enumerate(json.loads((run / "history.json").read_text()), start=1):
@@ -210,14 +172,14 @@ def result_of(run: Path) -> dict[str, Any]:
     return {**result, "curve": curve}
 
 
-def table(runs: Path, comparisons: dict[str, dict[str, Any] | None]) -> str:
+def table(runs: Path, comparisons: dict[str, Any]) -> str:
     """Perplexity on the validation text; of a search also its size and how it went."""
     lines = []
     for sparsity, comparison in comparisons.items():
         lines.append(
             f"{sparsity}: perplexity on validation (and test) text, evaluations, seconds, size"
         )
-        figures = comparison["perplexity"] if comparison else {}
+        figures = comparison["perplexity"]
         test = figures.get("test", {})
         for name, value in sorted(figures.get("validation", {}).items(), key=lambda item: item[1]):
             best = runs / Path(name).name / "best.json"
