@@ -28,6 +28,7 @@ from prunerzero.pruning.by_block.held_blocks import HeldBlocks
 from prunerzero.pruning.by_block.prune_blocks import Plan, prune_by_block
 from prunerzero.pruning.pruner import LayerSparsity, prune_model
 from prunerzero.pruning.statistics import Statistics, collect_statistics, watch
+from prunerzero.tasks.settings import describe
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
 
@@ -158,7 +159,7 @@ def main() -> None:
         for row in measure(work, room, args.sparsities.split(","), args.seconds):
             rows.append(row)
             if args.output:
-                told = {"settings": work.describe(), "rows": rows}
+                told = {"settings": describe(work), "rows": rows}
                 args.output.write_text(json.dumps(told, indent=2))
     print(f"dense model: {rows[1]['perplexity']:.3f}")
 

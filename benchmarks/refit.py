@@ -28,6 +28,7 @@ from prunerzero.pruning.methods import METHODS
 from prunerzero.tasks.methods import prune_by
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.prune_loaded import prune_loaded
+from prunerzero.tasks.settings import describe
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
 
@@ -77,7 +78,7 @@ def main() -> None:
         rows.append(row | {place: work.measure(place, "").value for place in places})
         print(json.dumps(rows[-1]), flush=True)
         if options.output:
-            found = {"settings": work.describe(), "torch": torch.__version__, "rows": rows}
+            found = {"settings": describe(work), "torch": torch.__version__, "rows": rows}
             options.output.write_text(json.dumps(found, indent=1, default=str))
 
     tell({"metric": "dense"})

@@ -32,6 +32,7 @@ from prunerzero.pruning.pruner import LayerSparsity
 from prunerzero.tasks import read_back
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions
+from prunerzero.tasks.settings import describe
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
 
@@ -128,7 +129,7 @@ class BlockByBlock:
     def describe(self) -> dict[str, Any]:
         """All settings as they came out, and how the model was worked on."""
         return {
-            **self.work.describe(),
+            **describe(self.work),
             "dtype": str(self.source.dtype).removeprefix("torch."),
             "device": ",".join(str(device) for device in self._devices),
             "block_by_block": True,

@@ -20,6 +20,7 @@ from prunerzero.scoring.ranking import Probe
 from prunerzero.tasks.fits import place_grams
 from prunerzero.tasks.metric_sources import sparsity_of
 from prunerzero.tasks.options import RefitOptions
+from prunerzero.tasks.settings import describe
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
 
@@ -171,7 +172,7 @@ class Cases:
 
     def describe(self, settings: evolution.SearchSettings, refit: RefitOptions) -> dict[str, Any]:
         """All settings as they came out, for results; of several models those of each."""
-        told = [work.describe() for work in self.works]
+        told = [describe(work) for work in self.works]
         shared: dict[str, Any] = told[0]
         if len(told) > 1:
             names = tuple(work.setup.model for work in self.works)

@@ -26,6 +26,7 @@ from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.protocol import protocol_of
 from prunerzero.tasks.prune_loaded import check_blocks, prune_loaded
+from prunerzero.tasks.settings import describe
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.sources import check_stride, sources_of, windows_of
 from prunerzero.tasks.workspace import Workspace
@@ -246,7 +247,7 @@ def compare_on(
     warnings = told(doubts)
     for doubt in warnings:
         work.observer.note(doubt)
-    settings = work.describe()
+    settings = describe(work)
     settings["texts"] = settings["texts"] | {name: text.name for name, text in texts.items()}
     settings["windows"] = settings["windows"] | {n: len(t.windows) for n, t in texts.items()}
     return Comparison(

@@ -29,8 +29,9 @@ from prunerzero.tasks.output import check_output
 from prunerzero.tasks.prune import prune_in
 from prunerzero.tasks.report import write_report_of
 from prunerzero.tasks.search import search_in
+from prunerzero.tasks.settings import versions
 from prunerzero.tasks.setup import Setup
-from prunerzero.tasks.workspace import Workspace, versions
+from prunerzero.tasks.workspace import Workspace
 
 DEMO_SETUP = Setup(
     num_calibration_samples=48,

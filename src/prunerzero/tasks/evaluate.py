@@ -21,6 +21,7 @@ from prunerzero.tasks.doubts import model_doubt, told
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.own_texts import Source
 from prunerzero.tasks.protocol import protocol_of
+from prunerzero.tasks.settings import describe
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.sources import check_stride, sources_of, windows_of
 from prunerzero.tasks.tune_result import Sample
@@ -157,7 +158,7 @@ def evaluate(
             )
         ),
         protocol=protocol_of(bench.work, stride),
-        settings={**bench.work.describe(), "part": part, "stride": stride},
+        settings={**describe(bench.work), "part": part, "stride": stride},
         warnings=told([*(before.doubts if before else []), *after.doubts]),
     )
 

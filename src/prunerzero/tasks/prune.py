@@ -32,6 +32,7 @@ from prunerzero.tasks.pruned import Pruned, result_of, with_doubts, write_result
 from prunerzero.tasks.publish import check_repository, push_folder
 from prunerzero.tasks.read_back import check_written, digests_of
 from prunerzero.tasks.recipe import check_same
+from prunerzero.tasks.settings import describe
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
 
@@ -216,7 +217,7 @@ def prune_in(
     after = {place: work.compare(place, "pruned", references[place]) for place in places}
     perplexity = {p: {"dense": before[p], "pruned": after[p].value} for p in places}
     divergence = {p: d for p in places if (d := after[p].divergence) is not None}
-    settings = work.describe() | asdict(refit)
+    settings = describe(work) | asdict(refit)
     settings["propagate"] = "pruned" if in_order else "dense"
     result = result_of(work, metric, layers, perplexity, output_dir, settings)
     losses = {

@@ -26,6 +26,7 @@ from prunerzero.tasks.options import TuneOptions
 from prunerzero.tasks.output import check_run
 from prunerzero.tasks.prune import prune_in
 from prunerzero.tasks.publish import check_repository, push_folder
+from prunerzero.tasks.settings import describe
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.tune_file import read_result
 from prunerzero.tasks.tune_result import ChosenMetric, TuneResult
@@ -145,7 +146,7 @@ def tune(
         for doubt in doubts:
             work.observer.note(doubt)
         task = figures.task_figures(bench, metric, sparsity, limit)
-        settings = {**work.describe(), **budget, **asdict(bench.refit)}
+        settings = {**describe(work), **budget, **asdict(bench.refit)}
         if found.reached:
             for left in (MODEL, PACKED):  # of a run that ended just after it, or lost its answer
                 shutil.rmtree(folder / left, ignore_errors=True)

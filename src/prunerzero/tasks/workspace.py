@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-import prunerzero
 from prunerzero import identity
 from prunerzero.errors import ModelError
 from prunerzero.language.corpora import (
@@ -329,42 +326,3 @@ class Workspace:
             with torch.no_grad():
                 for name, layer in self.layers.items():
                     layer.weight.copy_(dense[name])
-
-    def describe(self) -> dict[str, Any]:
-        """All settings as they came out, for results: text names, window length and counts."""
-        given = {f.name: getattr(self.setup, f.name) for f in fields(self.setup)}
-        texts = self.texts.used()
-        return {
-            **{name: _plain(value) for name, value in given.items()},
-            "revision": getattr(self.language_model.model.config, "_commit_hash", None)
-            or self.setup.revision,
-            "max_seq_length": self.window_length,
-            "dtype": str(self.language_model.model.dtype).removeprefix("torch."),
-            "device": str(self.language_model.device),
-            "texts": {place: text.name for place, text in texts.items()},
-            "windows": {place: len(text.windows) for place, text in texts.items()},
-            "fingerprints": {
-                "model": self.model_identity,
-                **self.texts.fingerprints(),
-            },
-            "versions": versions(),
-        }
-
-
-def _plain(value: Any) -> Any:
-    """A setting with text in place of paths."""
-    if isinstance(value, tuple):
-        return tuple(map(_plain, value))
-    return str(value) if isinstance(value, Path) else value
-
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    import transformers
-
-    return {
-        "prunerzero": prunerzero.__version__,
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
