@@ -16,7 +16,7 @@ from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.carried import to_host
 from prunerzero.pruning.conjugate import has_kernel
 from prunerzero.pruning.gram import DAMPING
-from prunerzero.pruning.least_squares import least_squares
+from prunerzero.pruning.least_squares import Scaled, least_squares, scaled_grams
 from prunerzero.pruning.quick_refit import QuickRefit
 from prunerzero.pruning.refine import refine
 from prunerzero.pruning.refit import Refit, refit_weights
@@ -279,3 +279,15 @@ def test_what_does_not_fit_is_refused(function, change, words):
     given = {"weight": torch.ones(2, 4), "gram": EYE, "mask": NONE} | change
     with pytest.raises(InputError, match=re.escape(words)):
         function(**given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gram_matrices_are_scaled_together_as_they_are_one_by_one(dtype: torch.dtype) -> None:
+    inputs = torch.randn(3, 9, 6, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    inputs *= torch.tensor([1e-6, 1.0, 1e6], dtype=dtype)[:, None, None]
+    inputs[1, :, 2] = 0
+    grams = inputs.mT @ inputs
+    matrices, norms = scaled_grams(grams, 0.01)
+    for gram, matrix, norm in zip(grams, matrices, norms, strict=True):
+        problem = Scaled.of(torch.ones(2, 6), gram, 0.01)
+        assert torch.equal(problem.matrix, matrix) and torch.equal(problem.norms, norm)

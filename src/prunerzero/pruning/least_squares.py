@@ -66,16 +66,9 @@ class Scaled:
             )
         if not bool(gram.isfinite().all()):
             raise InputError("a Gram matrix holds values that are not finite.")
-        squares = gram.diagonal()
-        if bool((squares < 0).any()):
+        if bool((gram.diagonal() < 0).any()):
             raise InputError("a Gram matrix has negative values on its diagonal; pass XᵀX.")
-        norms = squares.mul(1 + damping).sqrt()
-        divisor = torch.where(norms > 0, norms, 1.0)
-        matrix = (gram / divisor / divisor[:, None]).float()
-        # only the inputs' relations count: so no norm is too large or small for float32
-        norms = (norms / divisor.max()).float() if bool((norms > 0).any()) else norms.float()
-        matrix = (matrix + matrix.T).div_(2)  # sums on a GPU differ in the last bits
-        matrix.fill_diagonal_(1)
+        matrix, norms = scaled_grams(gram, damping)
         return cls(weight.float() * norms, matrix, norms, damping)
 
     def weights(self, values: Tensor, dense: Tensor, mask: Tensor) -> Tensor:
@@ -96,6 +89,19 @@ class Scaled:
         """Error [out] of each row of scaled values: (w - t)ᵀ A (w - t)."""
         moved = values - self.target
         return ((moved @ self.matrix) * moved).sum(1).clamp_(min=0)
+
+
+def scaled_grams(grams: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Gram matrices [..., in, in] damped and scaled to diagonals of one, and the norms [..., in].
+
+    Both are in fp32. Only the inputs' relations count, so no norm is too large or small for it.
+    """
+    norms = grams.diagonal(dim1=-2, dim2=-1).clamp(min=0).mul(1 + damping).sqrt()
+    divisor = torch.where(norms > 0, norms, 1.0)
+    matrix = (grams / divisor[..., None, :] / divisor[..., :, None]).float()
+    matrix = (matrix + matrix.mT).div_(2)  # sums on a GPU differ in the last bits
+    matrix.diagonal(dim1=-2, dim2=-1).fill_(1)
+    return matrix, (norms / divisor.amax(-1, keepdim=True)).float()
 
 
 def least_squares(

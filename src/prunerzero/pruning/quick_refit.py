@@ -25,6 +25,7 @@ from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.carried import carried
 from prunerzero.pruning.conjugate import Course, step_on
 from prunerzero.pruning.gram import DAMPING, Grams
+from prunerzero.pruning.least_squares import scaled_grams
 
 _TOGETHER = {"cpu": 1 << 20, "cuda": 1 << 27}
 """Weights that are solved together at most: more do not fit in a CPU's cache, or take too much of a
@@ -77,9 +78,9 @@ class QuickRefit:
             batches = list(group)
             stacks = [[grams[problem[0]] for problem in batch] for batch in batches]
             brought = carried(stacks, device) if self.carries else map(torch.stack, stacks)
-            scaled = map(partial(_scaled, damping=self.damping), brought)
+            scaled = map(partial(scaled_grams, damping=self.damping), brought)
             for batch, (matrix, norms) in zip(batches, scaled, strict=True):
-                self._refit(batch, matrix, norms, layers, dense)
+                self._refit(batch, matrix, norms[:, None, :], layers, dense)
 
     def _refit(
         self,
@@ -127,18 +128,6 @@ def _batches(
         most = max(1, _TOGETHER.get(device.type, 1) // max(1, rows * width))
         for first in range(0, len(found), most):
             yield tuple(found[first : first + most])
-
-
-def _scaled(grams: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """Damped matrices [n, in, in] with diagonals of one, and the norms [n, 1, in] that they were
-    divided by, as ``least_squares.Scaled`` has them."""
-    norms = grams.diagonal(dim1=1, dim2=2).clamp(min=0).mul(1 + damping).sqrt()
-    divisor = torch.where(norms > 0, norms, 1.0)
-    matrix = grams / divisor[:, None, :] / divisor[:, :, None]
-    matrix = (matrix + matrix.mT).div_(2)
-    matrix.diagonal(dim1=1, dim2=2).fill_(1)
-    norms = norms / divisor.amax(1, keepdim=True)
-    return matrix, norms[:, None, :]
 
 
 def _solve(target: Tensor, matrix: Tensor, kept: Tensor, steps: int) -> Tensor:
