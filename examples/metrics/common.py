@@ -1,6 +1,6 @@
 """What good metrics have in common: what they read, and how weights trade for activations.
 
-    python -m examples.metrics.common examples/metrics/results.json examples/metrics/ablations.json
+    python -m examples.metrics.common examples/metrics/three.json examples/metrics/ablations.json
 
 Reads what ``run`` and ``ablations`` wrote. Of each search's evaluations that finished, the better
 tenth is compared with all: the share that reads X, G, D, and the operators that are more frequent.

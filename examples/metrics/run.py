@@ -47,6 +47,11 @@ KNOWN = {
 }
 
 
+KEPT = ("answer", "metric", "origin", "name", "evaluations", "seconds", "perplexity", "ratio")
+KEPT += ("cases", "known", "known_on_validation", "finalists")
+"""What is kept of a search's result beside its history."""
+
+
 @dataclass(frozen=True)
 class Texts:
     """What metrics are evolved and judged on."""
@@ -110,10 +115,11 @@ class Search:
             **self.options,
         )
         history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
-        return asdict(found) | {
+        told = asdict(found)
+        return {name: told[name] for name in KEPT} | {
             "history": [
                 [
-                    one["loss"] if one["state"] == "complete" else None,
+                    round(one["loss"], 5) if one["state"] == "complete" else None,
                     one["expression"],
                     one["origin"],
                 ]
@@ -149,7 +155,8 @@ class Comparison:
             update=self.update,
             texts=(*self.texts.validation, *self.texts.test),
         )
-        return asdict(compared)
+        perplexity = {Path(text).stem: each for text, each in compared.perplexity.items()}
+        return {"perplexity": perplexity}
 
 
 def comparison_name(model: str, competition: str, update: str) -> str:
@@ -260,7 +267,7 @@ def on_unseen(options: argparse.Namespace, results: dict[str, Any]) -> Iterator[
             for model in options.models
             if (found := results.get(comparison_name(model, competition, update)))
             for text, perplexity in found["perplexity"].items()
-            if Path(text).stem in {path.stem for path in texts_of(options, model).validation}
+            if text in {path.stem for path in texts_of(options, model).validation}
         ]
         if not validated:
             continue

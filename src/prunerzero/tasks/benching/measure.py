@@ -198,8 +198,10 @@ class _Measuring:
         if not process.is_warm:  # first runs are slower
             for length in plan.prefill_tokens:
                 process.ask("prefill", tokens=plan.prompt(length))
+            # on a GPU each length of a cache chooses its kernels the first time, all of them count
+            new_tokens = 2 if plan.device == "cpu" else plan.new_tokens
             for batch in plan.batches:
-                process.ask("decode", prompts=plan.prompts(batch), new_tokens=2)
+                process.ask("decode", prompts=plan.prompts(batch), new_tokens=new_tokens)
             process.is_warm = True
         self._each_speed(record.without_graphs or record.speeds, process, "prefill", "decode")
         if plan.in_graphs and not record.no_graphs:
