@@ -59,7 +59,8 @@ def test_steps_write_what_the_model_writes_without_a_cache(make, count):
     with torch.inference_mode():
         steps = graphs.Steps(model, ids, 8)
         for _ in range(2):  # from the beginning again
-            assert torch.equal(steps.tokens_of(steps.step, 8), expected[:, 1:])
+            found = graphs.aside(lambda: steps.tokens_of(steps.step, 8), DEVICE)
+            assert torch.equal(found, expected[:, 1:])
         steps.begin()
         replay = graphs.recorded(steps.step, DEVICE)
         assert torch.equal(steps.tokens_of(replay, 8), expected[:, 1:])
@@ -68,9 +69,11 @@ def test_steps_write_what_the_model_writes_without_a_cache(make, count):
 def test_a_sliding_window_that_is_long_enough_is_no_hindrance():
     model = tiny_gemma().to(DEVICE)
     with torch.inference_mode():
-        steps = graphs.Steps(model, prompts(2, 3), 3)
-        replay = graphs.recorded(steps.step, DEVICE)
         expected = written(model, prompts(2, 3), 4)[:, 1:]
+        steps = graphs.Steps(model, prompts(2, 3), 3)
+        found = graphs.aside(lambda: steps.tokens_of(steps.step, 3), DEVICE)
+        assert torch.equal(found, expected)
+        replay = graphs.recorded(steps.step, DEVICE)
         assert torch.equal(steps.tokens_of(replay, 3), expected)
 
 

@@ -42,7 +42,7 @@ def recorded(work: Callable[[], object], device: torch.device) -> Callable[[], o
     """What replays the work as a CUDA graph. Recording does not do the work.
 
     Args:
-        work: that was done before, so that nothing is left to be made ready in it.
+        work: that was done before, ``aside``, so that nothing is left to be made ready in it.
         device: the GPU.
     """
     graph = torch.cuda.CUDAGraph()
@@ -57,7 +57,7 @@ def prompt_seconds(read: Callable[[], Tensor], device: torch.device) -> float:
     Raises:
         ModelError: the graph finds other logits.
     """
-    expected = _aside(read, device)
+    expected = aside(read, device)
     found = torch.zeros_like(expected)
     replay = recorded(lambda: found.copy_(read()), device)
     replay()
@@ -75,7 +75,7 @@ def decode_seconds(model: Any, prompts: Tensor, new_tokens: int) -> float:
     device = prompts.device
     steps = Steps(model, prompts, new_tokens)
     checked = min(_CHECKED, new_tokens)
-    expected = _aside(lambda: steps.tokens_of(steps.step, checked), device)
+    expected = aside(lambda: steps.tokens_of(steps.step, checked), device)
     steps.begin()
     replay = recorded(steps.step, device)
     if not torch.equal(steps.tokens_of(replay, checked), expected):
@@ -165,7 +165,7 @@ def static_cache(config: Any, length: int) -> Any:
     return cache
 
 
-def _aside(work: Callable[[], Tensor], device: torch.device) -> Tensor:
+def aside(work: Callable[[], Tensor], device: torch.device) -> Tensor:
     """Do the work on a stream of its own, as must be done before it is recorded."""
     if device.type != "cuda":
         return work()
