@@ -80,6 +80,21 @@ def test_what_a_search_begins_with_is_neither_a_finalist_nor_its_result() -> Non
     assert result.expression not in seeds
 
 
+def test_a_search_begins_with_what_it_is_given_which_is_not_what_it_evolved() -> None:
+    given = ("G * W", "W * sqrt(X)")
+    result = run_search(ToyFitness("W * sqrt(X) * G"), 30, begin_with=given)
+    assert [e.expression for e in result.evaluations[:2]] == [*given]
+    assert [e.origin for e in result.evaluations[:3]] == ["given", "given", "random"]
+    assert result.expression not in given
+    assert not {*given} & {f.expression for f in result.finalists}
+
+
+def test_what_is_given_comes_before_the_catalog_and_counts_once() -> None:
+    result = run_search(ToyFitness(), 12, begin_with=("G * W",), seed_metrics="catalog")
+    assert result.evaluations[0].origin == "given"
+    assert [e.expression for e in result.evaluations].count("G * W") == 1
+
+
 def test_ria_can_be_written_with_the_extended_operators() -> None:
     primitives = PrimitiveSet.of("extended")
     known = {*primitives.terminals, *primitives.unary, *primitives.binary}

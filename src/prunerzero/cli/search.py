@@ -72,7 +72,8 @@ def _print_search(found: Any, setups: list[Setup], refit: RefitOptions, seconds:
 
     console = out()
     known = found.name if found.origin == "known" else ""
-    console.print(f"Best metric: {known + ', ' if known else ''}[bold]{escape(found.metric)}[/]")
+    called = f"{escape(known)}, " if known and known != found.metric else ""
+    console.print(f"Best metric: {called}[bold]{escape(found.metric)}[/]")
     console.print(escape(found.answer))
     way = f"; {refit.in_words}" if refit.in_words else ""
     title = f"Sparsity {found.sparsity}{way}"

@@ -143,7 +143,7 @@ class Breeder:
 
     def _tree(self, rng: Random, draw: int, attempt: int) -> _Proposal:
         if draw < len(self.seeds) and attempt == 0:
-            return self.seeds[draw], "catalog", ()
+            return (*self.seeds[draw], ())
         if self._is_first(draw) or attempt >= self.settings.attempts:
             return random_tree(rng, self.primitives, limits=self.settings.limits), "random", ()
         return self._offspring(rng)
@@ -197,10 +197,13 @@ def merit(individual: Individual) -> tuple[int, float, int]:
     return -len(individual.losses), individual.mean, individual.candidate.expression.size
 
 
-def _seeds(primitives: PrimitiveSet, settings: SearchSettings, group: Group) -> list[Expression]:
-    """The known metrics to begin with: those that the operators of the search can write."""
-    if settings.seed_metrics == "none":
-        return []
-    known = {*primitives.terminals, *primitives.unary, *primitives.binary, "constant"}
-    trees = [canonical(metric.expression, group) for metric in CATALOG.values()]
-    return [tree for tree in trees if {node.name for _, node in tree.subtrees()} <= known]
+def _seeds(
+    primitives: PrimitiveSet, settings: SearchSettings, group: Group
+) -> list[tuple[Expression, Origin]]:
+    """The metrics to begin with: those given, and the known ones that the operators can write."""
+    given = [canonical(Expression.parse(text), group) for text in settings.begin_with]
+    seeds: list[tuple[Expression, Origin]] = [(tree, "given") for tree in given]
+    if settings.seed_metrics == "catalog":
+        trees = (canonical(metric.expression, group) for metric in CATALOG.values())
+        seeds += [(tree, "catalog") for tree in trees if primitives.can_write(tree)]
+    return seeds

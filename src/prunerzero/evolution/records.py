@@ -15,6 +15,7 @@ State = Literal["complete", "raced_out", "failed"]
 Origin = Literal[
     "random",
     "catalog",
+    "given",
     "power law",
     "crossover",
     "node mutation",
@@ -88,7 +89,7 @@ class Individual:
     @property
     def is_evolved(self) -> bool:
         """Whether the search made it; the known metrics that it begins with were there before."""
-        return self.candidate.origin != "catalog"
+        return self.candidate.origin not in ("catalog", "given")
 
     @cached_property
     def mean(self) -> float:

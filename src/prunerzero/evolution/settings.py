@@ -43,6 +43,7 @@ class SearchSettings:
         operators: "published", or "extended" with further operators and constants.
         seed_metrics: "none" begins from scratch, as the paper does; "catalog" begins with the known
             metrics that can be written with the operators.
+        begin_with: formulas of further metrics to begin with, before those.
         initial: how many random trees to begin with.
         population: how many of the last candidates can be parents (ageing).
         elite: how many of the best that finished the race can be parents too.
@@ -69,6 +70,7 @@ class SearchSettings:
     strategy: Strategy = "evolution"
     operators: OperatorSet = "published"
     seed_metrics: SeedMetrics = "none"
+    begin_with: tuple[str, ...] = ()
     initial: int = 50
     population: int = 100
     elite: int = 10

@@ -67,6 +67,11 @@ class PrimitiveSet:
             constants=CONSTANTS if operators == "extended" else (),
         )
 
+    def can_write(self, tree: Expression) -> bool:
+        """Whether a tree holds nothing else; constants may have any value."""
+        known = {*self.terminals, *self.unary, *self.binary, "constant"}
+        return {node.name for _, node in tree.subtrees()} <= known
+
     def of_arity(self, arity: int) -> tuple[str, ...]:
         """The names that take ``arity`` arguments."""
         return (self.terminals, self.unary, self.binary)[arity]

@@ -27,6 +27,7 @@ from .wording import PERPLEXITY, Measure, finite, spoken_name
 ORIGINS = {
     "random": "#848b96",
     "catalog": "#0c2646",
+    "given": "#0c2646",
     "power law": "#848b96",
     "crossover": "#3f7fc1",
     "node mutation": "#0a7558",

@@ -9,7 +9,7 @@ from typing import Literal
 
 from prunerzero.evolution import Population, SearchResult
 from prunerzero.exponential import exp
-from prunerzero.metrics import CATALOG, Expression
+from prunerzero.metrics import Expression, find_metric
 from prunerzero.tasks.known_metrics import KnownMetrics
 from prunerzero.tasks.shared_study import SharedPerplexities, SharedRatios
 from prunerzero.tasks.twins import Twins
@@ -87,7 +87,7 @@ def choose(
     known.measured.wait()
     races = [i.losses for i in population.individuals if i.state == "complete"]
     names = known.measured.contenders([min(races, key=sum)] if races else [])
-    on_whole = shared.pruned("validation", {name: CATALOG[name].expression for name in names})
+    on_whole = shared.pruned("validation", {name: find_metric(name).expression for name in names})
     best = min(on_whole.values(), default=math.inf)
     wanted = {} if result.expression is None else {result.expression: exp(result.loss or 0.0)}
     wanted |= {finalist.expression: exp(finalist.loss) for finalist in result.finalists}
@@ -124,7 +124,9 @@ def _twin(
 ) -> str | None:
     """The known metric that prunes the same weights, which has the same perplexity then."""
     close = (n for n, v in known.items() if math.isclose(v, value, rel_tol=_SAME_WEIGHTS))
-    return next((n for n in close if shared.prune_alike(expression, CATALOG[n].expression)), None)
+    return next(
+        (n for n in close if shared.prune_alike(expression, find_metric(n).expression)), None
+    )
 
 
 def choose_now(
@@ -149,7 +151,7 @@ def choose_now(
     on_whole = {
         name: value
         for name in on_race
-        if (value := shared.measured("validation", CATALOG[name].expression)) is not None
+        if (value := shared.measured("validation", find_metric(name).expression)) is not None
     }
     after = f", after {known.after}" if known.after else ""
     in_race = _Where(_RACE.format(text=text) + after, cases)
@@ -242,4 +244,4 @@ def _better(
         f"No evolved metric beats the known ones, so the result is {name}, the best of those: "
         f"{where.full(known[name])}{rest}."
     )
-    return Choice("known", name, CATALOG[name].expression, expression, on_whole, answer)
+    return Choice("known", name, find_metric(name).expression, expression, on_whole, answer)

@@ -8,7 +8,7 @@ from typing import Any
 
 from prunerzero import evolution
 from prunerzero.language.corpora import Part
-from prunerzero.metrics import CATALOG, Sparsity
+from prunerzero.metrics import Sparsity, find_metric
 from prunerzero.tasks.best_of_all import Choice
 from prunerzero.tasks.cases import Cases, optional_parts
 from prunerzero.tasks.doubts import dense_doubt, gain_doubt, told
@@ -60,7 +60,7 @@ class CaseFigures:
         if best.origin != "evolved" or not best.known:
             return []
         name = min(best.known, key=best.known.__getitem__)
-        metrics = {best.name: best.expression, name: CATALOG[name].expression}
+        metrics = {best.name: best.expression, name: find_metric(name).expression}
         doubts = []
         for place in self.places:
             if place.split(":")[0] == "test":

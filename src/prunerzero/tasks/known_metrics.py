@@ -11,28 +11,36 @@ from statistics import fmean, stdev
 from prunerzero.evolution import Jobs
 from prunerzero.evolution.fitness import Fitness, read_all
 from prunerzero.exponential import exp
-from prunerzero.metrics import CATALOG
+from prunerzero.metrics import CATALOG, find_metric
 
 SAFELY_BEHIND = 4.0
 """Standard errors of the paired difference by which a metric is behind that cannot win any more."""
 
 
 class KnownMetrics:
-    """The catalog, measured on the chunks that a race reads.
+    """The catalog, and what a search was given, measured on the chunks that a race reads.
 
     Args:
         fitness: measures a metric.
         jobs: shares the work with the other workers.
         terminals: what ``fitness`` has statistics for; metrics that read others are left out.
+        given: formulas of the others, which are their names.
 
     Attributes:
         names: of the metrics that are measured.
     """
 
-    def __init__(self, fitness: Fitness, jobs: Jobs, terminals: Collection[str]) -> None:
+    def __init__(
+        self,
+        fitness: Fitness,
+        jobs: Jobs,
+        terminals: Collection[str],
+        given: Sequence[str] = (),
+    ) -> None:
         self._fitness = fitness
         self._jobs = jobs
-        self.names = [n for n, m in CATALOG.items() if m.expression.terminals <= {*terminals}]
+        known = [n for n, m in CATALOG.items() if m.expression.terminals <= {*terminals}]
+        self.names = [*known, *given]
 
     def measure(self) -> None:
         """Read the race's chunks with each metric that no other worker is at."""
@@ -66,7 +74,7 @@ class KnownMetrics:
         return sorted(left, key=lambda name: fmean(known[name]))
 
     def _work(self, name: str) -> partial[list[float]]:
-        expression = CATALOG[name].expression
+        expression = find_metric(name).expression
         return partial(read_all, self._fitness, expression, 0, self._fitness.chunks)
 
 

@@ -18,6 +18,7 @@ from prunerzero.options import (
     NUMBER,
     PATH,
     STRING,
+    STRINGS,
     Kind,
     Options,
     one_of,
@@ -77,6 +78,13 @@ class SearchOptions(Options):
     )
     seed_metrics: SeedMetrics = option(
         "none", "Begin from scratch (none), or with the known metrics.", one_of(SeedMetrics)
+    )
+    begin_with: Sequence[str] = option(
+        (),
+        "Begin with this metric too: a formula, or the folder of another search; may be repeated. "
+        "The result is better than all it began with, or one of them.",
+        STRINGS,
+        metavar="METRIC",
     )
     workers: int | str = option(
         "1",

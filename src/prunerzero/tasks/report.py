@@ -12,7 +12,7 @@ from prunerzero.errors import InputError
 from prunerzero.evolution.records import read_state
 from prunerzero.files import read_own_json, writing
 from prunerzero.identity import difference
-from prunerzero.metrics import CATALOG, Expression, canonical
+from prunerzero.metrics import CATALOG, Expression, canonical, find_metric
 from prunerzero.report import write_bench_report, write_run_report, write_tune_report
 from prunerzero.report.phrases import Language
 from prunerzero.tasks.bench import RESULTS
@@ -105,9 +105,8 @@ def write_report_of(
         }
         for e in history
     }
-    sizes = {
-        name: canonical(metric.expression, found["group"]).size for name, metric in CATALOG.items()
-    }
+    known = dict.fromkeys([*CATALOG, *found.get("known", {})])
+    sizes = {name: canonical(find_metric(name).expression, found["group"]).size for name in known}
     write_run_report(path, found, history, names, sizes, baseline, compared)
 
 

@@ -16,6 +16,7 @@ from prunerzero.files import make_folder, write_json
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.options import takes
+from prunerzero.tasks.begin_with import formulas
 from prunerzero.tasks.best_of_all import Known, choose, choose_now
 from prunerzero.tasks.case_figures import dense_doubts, figures_of, told_cases
 from prunerzero.tasks.cases import (
@@ -106,6 +107,7 @@ def search(
             strategy=options.strategy,
             operators=options.operators,
             seed_metrics=options.seed_metrics,
+            begin_with=formulas(options, sparsities[0].group),
         )
     except ValueError as error:
         raise InputError(str(error)) from None
@@ -202,7 +204,7 @@ def _search(
                 f"Candidates are judged after {after}; the result is measured after "
                 f"{refit.in_words}, solved exactly."
             )
-        known = KnownMetrics(fitness, study.jobs, settings.terminals)
+        known = KnownMetrics(fitness, study.jobs, settings.terminals, settings.begin_with)
         known.measure()
         result = evolution.search(
             fitness,

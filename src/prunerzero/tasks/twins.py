@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity
+from prunerzero.metrics import Expression, ScoreError, Sparsity, find_metric
 from prunerzero.scoring.ranking import Probe, rank_on
 
 
@@ -22,7 +22,7 @@ class Twins:
         self._samples = samples
         self._names: dict[str, str] = {}
         for name in names:
-            if (key := self._key(CATALOG[name].expression)) is not None:
+            if (key := self._key(find_metric(name).expression)) is not None:
                 self._names.setdefault(key, name)
 
     def of(self, expression: Expression) -> str | None:
