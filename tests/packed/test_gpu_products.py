@@ -193,3 +193,23 @@ def test_a_model_is_loaded_onto_the_gpu(values, packed_folder: Path, int8_folder
             ours, theirs = packed(ids[:, :count]).logits, dense(ids[:, :count]).logits
             assert torch.equal(ours, moved(ids[:, :count]).logits)
         assert (ours - theirs).abs().amax() <= 3e-2 * theirs.abs().amax()
+
+
+@pytest.mark.parametrize("values", ["bfloat16", "int8", "int4"])
+def test_generate_writes_the_same_with_a_static_cache(
+    values, packed_folder: Path, int8_folder: Path, int4_folder: Path
+):
+    folder = {"bfloat16": packed_folder, "int8": int8_folder, "int4": int4_folder}[values]
+    model = AutoModelForCausalLM.from_pretrained(folder, device_map="cuda:0")
+    assert model.hf_quantizer.is_compileable == (values != "int4")
+    ids = torch.arange(3, 13, device="cuda").repeat(2, 1)  # no two tokens are nearly as likely
+
+    def written(**how: object) -> torch.Tensor:
+        return model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, **how
+        )
+
+    expected = written()
+    for _ in range(2):  # with graphs that were recorded before, too
+        assert torch.equal(written(cache_implementation="static"), expected)
+    assert hasattr(model, "_compiled_call") == (values != "int4")

@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sparse_model import files_of, same_bits, tensors_of, zero_smallest
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, CompileConfig
 
 from prunerzero import ModelError
 from prunerzero.bundled import __file__ as bundled
@@ -65,6 +66,37 @@ def test_it_computes_what_the_dense_model_computes(
         # are rounded in the dense model
         limit = 2e-2 if values != "bfloat16" else 8 * torch.finfo(dtype).eps
         assert (ours.float() - theirs.float()).abs().amax() <= limit * scale
+
+
+@pytest.mark.parametrize("values", ["bfloat16", "int8", "int4"])
+def test_generate_compiles_a_step_into_one_graph(
+    values: str, packed_folder: Path, int8_folder: Path, int4_folder: Path
+) -> None:
+    model = load({"bfloat16": packed_folder, "int8": int8_folder, "int4": int4_folder}[values])
+    ids = torch.arange(3, 13).repeat(2, 1)  # no two tokens are nearly as likely as each other
+
+    def written(**how: Any) -> torch.Tensor:
+        found: torch.Tensor = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, **how
+        )
+        return found
+
+    config = CompileConfig(backend="aot_eager", fullgraph=True, mode=None)  # type: ignore[arg-type]
+    config._compile_all_devices = True  # which transformers has for tests on a CPU
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = written(cache_implementation="static", compile_config=config)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert torch.equal(compiled, written())
+
+
+def test_generate_does_not_compile_what_a_gpu_has_no_kernels_for(packed_folder: Path) -> None:
+    model = load(packed_folder)
+    assert model.hf_quantizer.is_compileable
+    layer = next(iter(packed_layers(model).values()))
+    with FakeTensorMode():  # stands for a GPU, where plain torch would wait for numbers
+        layer.mask = torch.empty(0, dtype=torch.uint8, device="cuda")
+    assert not model.hf_quantizer.is_compileable
 
 
 def test_dequantised_it_is_the_pruned_model_bit_for_bit(

@@ -128,6 +128,14 @@ class PackedLinear(nn.Module):
             )
         return known
 
+    @property
+    def recordable(self) -> bool:
+        """Whether CUDA graphs can record its product.
+
+        Not on a GPU without kernels for the weights: plain torch waits there for where they begin.
+        """
+        return self.mask is None or not self.mask.is_cuda
+
     def arrange(self) -> None:
         """Put the weights into an order of the GPU that they are on, if it has kernels for them.
 

@@ -42,6 +42,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
     def __init__(self, quantization_config: PackedConfig, **others: Any) -> None:
         super().__init__(quantization_config, **others)
         self._facts = facts_of(quantization_config.to_dict())
+        self._layers: tuple[PackedLinear, ...] = ()
 
     def update_attn_implementation(self, config: Any) -> Any:
         """Is handed the config before the weights are looked for: forget the name of no file."""
@@ -78,12 +79,14 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
                         "checkpoint; unpack it with `prunerzero unpack`, and load that."
                     )
         check_layers(model)
-        for layer in packed_layers(model).values():
+        self._layers = tuple(packed_layers(model).values())
+        for layer in self._layers:
             layer.arrange()
         return model
 
     def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
         """The ordinary model, in place, one layer after another."""
+        self._layers = ()  # so that each goes when its dense layer has come
         replace_layers(
             model, lambda layer: layer.to_dense(dtype) if isinstance(layer, PackedLinear) else None
         )
@@ -99,6 +102,14 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
     @property
     def is_trainable(self) -> bool:
         return False
+
+    @property
+    def is_compileable(self) -> bool:
+        """Whether ``generate`` may compile a step, which it does with a static cache on a GPU.
+
+        It asks torch for CUDA graphs too.
+        """
+        return all(layer.recordable for layer in self._layers)
 
 
 def _by_module(model: Any, facts: dict[str, Facts]) -> dict[str, Facts]:
