@@ -148,6 +148,7 @@ def search_in(
     sparsity: Sparsity,
     folder: Path,
     settings: evolution.SearchSettings,
+    refit: RefitOptions = RefitOptions(),
     *,
     test: bool = True,
 ) -> tuple[Found, evolution.SearchResult]:
@@ -156,7 +157,7 @@ def search_in(
     Without ``test`` the test text is left unread.
     """
     cases = Cases((work,), (sparsity,))
-    found, result = _search(cases, folder, settings, folder / JOURNAL, test=test)
+    found, result = _search(cases, folder, settings, folder / JOURNAL, refit, test=test)
     _write(folder, found, result)
     return found, result
 

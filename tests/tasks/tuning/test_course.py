@@ -63,6 +63,31 @@ def test_the_better_metric_answers_within_the_limit_or_beyond_it(limit, evolved,
 
 
 @pytest.mark.parametrize(
+    ("options", "judged"),
+    [
+        ({"update": "none", "refine": "none"}, RefitOptions()),
+        ({"update": "least-squares", "refine": "none"}, RefitOptions("least-squares")),
+        ({"update": "least-squares", "refine": "none", "steps": 2}, RefitOptions("least-squares")),
+        ({"update": "least-squares", "refine": "admm"}, RefitOptions()),
+    ],
+)
+def test_metrics_are_evolved_under_the_update_where_that_is_all_that_is_done_with_masks(
+    options, judged, monkeypatch
+):
+    asked_for = []
+
+    def search_in(work, sparsity, folder, settings, refit, *, test):
+        asked_for.append(refit)
+        return SimpleNamespace(metric="W * exp(X * G)", interrupted=False, evaluations=3), None
+
+    monkeypatch.setattr(course, "search_in", search_in)
+    ways = TuneOptions(**options).ways
+    asked = course.Course(Workbench(40), Limit("degradation", 5.0, 60), ways)
+    asked.run(PATTERN, ["row"], SearchSettings(evaluations=3), Path("unused"))
+    assert asked_for == [judged]
+
+
+@pytest.mark.parametrize(
     ("factors", "taken"),
     [
         ({"a.txt": 0.8, "b.txt": 0.9}, "least-squares"),

@@ -69,6 +69,15 @@ def at_step(step: int, group: Group) -> Sparsity:
     return Sparsity(ratio=step / STEPS, group=group)
 
 
+def _judged_after(way: RefitOptions) -> RefitOptions:
+    """What is done with masks before an evolved metric is judged: the update, where that is all.
+
+    After ADMM, metrics hardly differ, not even as the update alone tells them apart, and each
+    candidate would take seconds: so they are judged by their masks, as without a refit.
+    """
+    return RefitOptions(way.update) if way.refine == "none" else RefitOptions()
+
+
 class Course:
     """Chooses a metric and within what scores compete, brackets the sparsity, evolves a metric
     there, and goes on with the best of it and all known ones.
@@ -253,8 +262,11 @@ class Course:
             return known
         work = self.curve.bench.work
         work.observer.stage(f"evolving a metric at {sparsity.in_words}")
+        refit = _judged_after(self.curve.bench.refit)
         name = f"search-{sparsity.in_words}".replace(":", "-").replace(" ", "-")
-        found, _ = search_in(work, sparsity, folder / name, search, test=False)
+        if refit.in_words:
+            name += f"-{refit.in_words}"
+        found, _ = search_in(work, sparsity, folder / name, search, refit, test=False)
         if found.interrupted:
             raise KeyboardInterrupt
         self.evaluations = found.evaluations
