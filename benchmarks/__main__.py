@@ -30,7 +30,7 @@ except ImportError:  # a machine without the packages of the command line
 
 
 def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[str, Any]]]]:
-    from benchmarks import evaluation, gradients, growth, masks, profiling
+    from benchmarks import evaluation, gradients, growth, masks, powers, profiling
 
     found: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {}
     if device == "cuda":
@@ -45,6 +45,8 @@ def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[s
             "SmolLM2-135M", device
         )
         found["refitted candidates of 7B"] = lambda: evaluation.refitted("Llama-7B", device)
+        found["powers on SmolLM2"] = lambda: powers.run("SmolLM2-135M", device)
+        found["powers on 7B"] = lambda: powers.run("Llama-7B", device)
         found["candidates of 7B"] = lambda: evaluation.run("Llama-7B", device)
         found["statistics of 7B"] = lambda: gradients.run("Llama-7B", device)
         found["deviation of G"] = lambda: gradients.deviation("Llama-7B", device)
@@ -57,6 +59,7 @@ def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[s
     if device == "cpu":
         found["statistics"] = lambda: gradients.run("tiny", device, 64)
         found["candidates"] = lambda: evaluation.run("tiny", device, length=64)
+        found["powers"] = lambda: powers.run("tiny", device)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -66,3 +67,20 @@ def test_a_benchmark_that_is_not_asked_for_a_file_leaves_none(tmp_path: Path) ->
     named = tmp_path / "steps.json"
     done = run(folder, "benchmarks.conjugate_steps", *few, "--output", str(named))
     assert done.returncode == 0 and named.is_file() and not list(folder.iterdir())
+
+
+def test_powers_stand_beside_as_many_other_operators(tmp_path: Path) -> None:
+    from prunerzero.metrics import Expression
+
+    named = tmp_path / "powers.json"
+    done = run(tmp_path, "benchmarks", "powers", "--output", str(named))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(named.read_text(encoding="utf-8"))["powers"]
+    assert len(rows) == 20 and all(row["with, ms"] > 0 and row["without, ms"] > 0 for row in rows)
+
+    def operators(formula: str) -> list[str]:
+        return [node.name for _, node in Expression.parse(formula).subtrees() if node.arguments]
+
+    for row in rows:
+        assert len(operators(row["with"])) == len(operators(row["without"])) == row["operators"]
+        assert "epow" in operators(row["with"]) and "epow" not in operators(row["without"])
