@@ -199,6 +199,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, help="of validation, for a search; all by default")
     parser.add_argument("--measured", type=int, help="windows of each text; all by default")
     parser.add_argument("--finalists", type=int, default=2, help="of each search, to compare")
+    parser.add_argument("--known", nargs="*", default=[*KNOWN], help="metrics to compare with")
+    parser.add_argument(
+        "--own-update", action="store_true", help="compare under an update what it evolved, alone"
+    )
     parser.add_argument("--fewer", type=int, default=6, help="metrics on unseen models, refitted")
     parser.add_argument("--jobs", type=int, default=3, help="at once on each GPU, or in all")
     parser.add_argument("--dtype", default="auto")
@@ -215,7 +219,7 @@ def texts_of(options: argparse.Namespace, model: str) -> Texts:
 
 
 def searches(options: argparse.Namespace) -> Iterator[Task]:
-    """The models together in each competition."""
+    """The models together in each competition; under the update that was named first, first."""
     folder = options.work / "runs"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -228,18 +232,19 @@ def searches(options: argparse.Namespace) -> Iterator[Task]:
     models = tuple(options.models)
     texts = tuple(texts_of(options, model) for model in models)
     seeds = [*([LAWS] if options.laws else []), *options.seeds]
-    for seed, competition, update in product(seeds, options.competitions, options.updates):
+    for update, seed, competition in product(options.updates, seeds, options.competitions):
         yield Search(models, texts, competition, update, seed, budget, setup, folder)
 
 
 def comparisons(options: argparse.Namespace, results: dict[str, Any]) -> Iterator[Task]:
     """Every model in each competition, with the known metrics and the finalists of searches."""
     found = {**results, **(read(options.also) if options.also else {})}
-    for competition, update in product(options.competitions, options.updates):
-        metrics = [*KNOWN.values()]
+    for update, competition in product(options.updates, options.competitions):
+        metrics = [KNOWN.get(name, name) for name in options.known]
         for name, one in found.items():
             kind, *_, where, under, _ = name.split(" | ")
-            if kind == "search" and where == competition:
+            alike = under == update or not options.own_update
+            if kind == "search" and where == competition and alike:
                 own = under == update and name in results
                 metrics += evolved(one)[: options.finalists if own else 1]
         for model in options.models:
