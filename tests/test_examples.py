@@ -89,14 +89,17 @@ def options(monkeypatch: pytest.MonkeyPatch, *more: str) -> Any:
 
 
 def test_a_comparison_may_be_of_winners_under_their_own_update(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    results = {
-        "search | all | rows | none | 0": search("W * G"),
-        "search | all | rows | least-squares | 0": search("W * D"),
-        "search | all | model | none | 0": search("W * X"),
-    }
-    few = ("--known", "obs", "W · G^¾", "W * D ** 0.5", "--finalists", "1", "--own-update")
+    results = {"search | all | rows | none | 0": search("W * G")}
+    under = {"search | all | rows | least-squares | 0": search("W * D")}
+    alone = {"search | A | model | none | 0": search("W * X")}
+    files = []
+    for found in (under, alone):
+        files.append(str(tmp_path / f"{len(files)}.json"))
+        Path(files[-1]).write_text(json.dumps(found))
+    few = ["--known", "obs", "W · G^¾", "W * D ** 0.5", "--finalists", "1", "--own-update"]
+    few += ["--also", *files]
     chosen = {
         (one.competition, one.update, one.model): one.metrics  # type: ignore[attr-defined]
         for one in run.comparisons(options(monkeypatch, *few), results)
@@ -105,6 +108,7 @@ def test_a_comparison_may_be_of_winners_under_their_own_update(
     known = ("obs", "W * G ** 0.75", "W * D ** 0.5")
     assert chosen["rows", "none", "A"] == (*known, "W * G")
     assert chosen["rows", "least-squares", "B"] == (*known, "W * D")
+    assert chosen["model", "none", "A"] == (*known, "W * X")
     assert chosen["2:4", "none", "A"] == known
 
 

@@ -187,7 +187,9 @@ def parse_options() -> argparse.Namespace:
     for part in ("calibration", "validation", "test"):
         parser.add_argument(f"--{part}", nargs="+", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--also", type=Path, help="results of other searches, to compare with")
+    parser.add_argument(
+        "--also", nargs="*", type=Path, default=[], help="results of other searches, to compare too"
+    )
     parser.add_argument("--work", type=Path, default=Path("/tmp/prunerzero-metrics"))
     parser.add_argument("--competitions", nargs="+", default=[*COMPETITIONS])
     parser.add_argument("--updates", nargs="+", default=[*UPDATES])
@@ -238,7 +240,9 @@ def searches(options: argparse.Namespace) -> Iterator[Task]:
 
 def comparisons(options: argparse.Namespace, results: dict[str, Any]) -> Iterator[Task]:
     """Every model in each competition, with the known metrics and the finalists of searches."""
-    found = {**results, **(read(options.also) if options.also else {})}
+    found = dict(results)
+    for path in options.also:
+        found |= read(path)
     for update, competition in product(options.updates, options.competitions):
         metrics = [KNOWN.get(name, name) for name in options.known]
         for name, one in found.items():
