@@ -93,6 +93,15 @@ def open_ledger(folder: Path, question: Identity) -> Memory:
     return Memory(folder / LEDGER, "delete that line, and what it holds is measured again")
 
 
+@dataclass(frozen=True)
+class _Refitted:
+    """What a refit made: the weights in host memory, and how sparse the layers are."""
+
+    name: str
+    weights: Mapping[str, Tensor]
+    layers: tuple[LayerSparsity, ...]
+
+
 class Workbench:
     """Measures the model dense and pruned, by way of the ledger."""
 
@@ -108,15 +117,30 @@ class Workbench:
         self.ledger = ledger
         self.tasks = tasks
         self.refit = refit
+        self._last: _Refitted | None = None
 
     def refitted(self, refit: RefitOptions) -> Workbench:
         """The same bench where masks are used in another way."""
         return Workbench(self.work, self.ledger, self.tasks, refit)
 
     def prune(self, metric: Metric, sparsity: Sparsity) -> tuple[LayerSparsity, ...]:
-        """Prune the dense model in place."""
+        """Prune the dense model in place.
+
+        Refitted weights are kept in host memory until others are asked for: a refit takes far
+        longer than a copy, and one model is measured on several texts.
+        """
+        name, layers = self.name(metric, sparsity), self.work.layers
+        if self._last is not None and self._last.name == name:
+            for layer, weight in self._last.weights.items():
+                layers[layer].weight.copy_(weight)
+            return self._last.layers
+        self._last = None
         self.work.statistics(TERMINALS)  # at once what any metric may read
-        return prune_loaded(self.work, metric.expression, sparsity, self.refit)
+        found = prune_loaded(self.work, metric.expression, sparsity, self.refit)
+        if self.refit.changes_weights:
+            kept = {layer: own.weight.to("cpu", copy=True) for layer, own in layers.items()}
+            self._last = _Refitted(name, kept, found)
+        return found
 
     def name(self, metric: Metric, sparsity: Sparsity) -> str:
         """What measurements of the model pruned so are remembered by."""
