@@ -39,7 +39,7 @@ def test_its_report_can_be_made(begun, in_workplace):
 
 
 def test_what_another_search_found_is_begun_with(begun, here, workplace):
-    more = ["--operators", "extended", "--evaluations", "2", "--output-dir", "again"]
+    more = ["--operators", "extended", "--evaluations", "2", "--output-dir", "begun-from-begun"]
     again = here.json(*SEARCH, *more, "--begin-with", "begun")
     assert again["settings"]["search"]["begin_with"] == [begun["metric"]]
 
