@@ -3,6 +3,7 @@
 This package knows the language of metrics and nothing of models: a ``Fitness`` measures the loss.
 """
 
+from prunerzero.evolution.by_turns import ByTurns
 from prunerzero.evolution.errors import StudyMismatchError
 from prunerzero.evolution.fitness import Fitness
 from prunerzero.evolution.jobs import Jobs
@@ -15,6 +16,7 @@ from prunerzero.evolution.several import Case, Several
 from prunerzero.evolution.study import SearchStudy
 
 __all__ = [
+    "ByTurns",
     "Case",
     "EvaluationRecord",
     "Finalist",

@@ -35,6 +35,11 @@ class WindowLoss:
 
     The model's weights may change in place between calls, but must not be moved or replaced.
 
+    Args:
+        model: a transformers causal language model.
+        stays: whether the weights are at the same addresses in every call; else the model is never
+            recorded, which makes a small one slower.
+
     >>> from prunerzero.language.loading import load_model
     >>> from prunerzero.language.source import ModelSource
     >>> loss = WindowLoss(load_model(ModelSource("bundled")).model)
@@ -42,12 +47,12 @@ class WindowLoss:
     torch.Size([2])
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, stays: bool = True) -> None:
         self._model = model
         devices = {parameter.device for parameter in model.parameters()}
         self._device = device_of(model)
         on_one_gpu = self._device.type == "cuda" and len(devices) == 1
-        self._read = Replayed(self._losses) if on_one_gpu else self._losses
+        self._read = Replayed(self._losses) if on_one_gpu and stays else self._losses
         self._head: Any = None
         self._checked = False
 

@@ -16,6 +16,7 @@ from prunerzero.pruning.gram import Grams
 from prunerzero.pruning.pruned_weights import PrunedWeights
 from prunerzero.pruning.refit import Refit
 from prunerzero.pruning.statistics import Statistics
+from prunerzero.pruning.turns import Visitor
 
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 1 << 15}
 """Tokens in a batch: fewer leave a GPU idle between kernels, more do not fit in a CPU's cache."""
@@ -44,6 +45,8 @@ class PrunedLoss:
         grams: Gram matrix of each layer's inputs, which a refit needs.
         turns: of how many texts the windows are, which take turns; they do so in the shuffled
             order too.
+        visitor: of the model, where it takes turns on the device with others: it comes when it is
+            pruned or read.
 
     Attributes:
         chunks: number of chunks that a race reads.
@@ -63,6 +66,7 @@ class PrunedLoss:
         turns: int = 1,
         refit: Refit = Refit(),
         grams: Grams | None = None,
+        visitor: Visitor | None = None,
     ) -> None:
         order = _shuffled(len(windows), turns)
         self.total_chunks = max(1, len(windows) // windows_per_chunk)
@@ -73,8 +77,9 @@ class PrunedLoss:
         device = next(model.parameters()).device
         most = max(1, _BATCH_TOKENS.get(device.type, 1) // tokens)
         self._most = 1 << (most.bit_length() - 1)  # a power of two, as each batch is
-        self._loss = WindowLoss(model)
-        self._weights = PrunedWeights(layers, statistics, sparsity, refit, grams)
+        self._visitor = visitor
+        self._loss = WindowLoss(model, stays=visitor is None)
+        self._weights = PrunedWeights(layers, statistics, sparsity, refit, grams, visitor)
 
     def at(self, sparsity: Sparsity) -> PrunedLoss:
         """The same at another sparsity. They share the model, and may be read by turns."""
@@ -98,9 +103,11 @@ class PrunedLoss:
         """
         stop = self.total_chunks if stop is None else min(stop, self.total_chunks)
         try:
+            self._come()
             self._weights.prune(expression)
             while start < stop:
                 first, last = self._batch_of(start)
+                self._come()
                 self._weights.resume()
                 yield from self._read(first, last)[start - first : stop - first]
                 start = last
@@ -108,6 +115,10 @@ class PrunedLoss:
             raise ValueError(f"the device's memory does not suffice: {error}") from error
         finally:
             self._weights.restore()
+
+    def _come(self) -> None:
+        if self._visitor is not None:
+            self._visitor.come()
 
     def _batch_of(self, chunk: int) -> tuple[int, int]:
         """The chunks in the batch of this one, as a half-open range."""

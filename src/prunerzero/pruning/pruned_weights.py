@@ -17,6 +17,7 @@ from prunerzero.pruning.pruner import MAGNITUDE, is_zero, masks, one_by_one
 from prunerzero.pruning.quick_refit import QuickRefit
 from prunerzero.pruning.refit import Refit, budgets_of, refit_weights
 from prunerzero.pruning.statistics import LayerStatistics, Statistics
+from prunerzero.pruning.turns import Visitor, allocate, free
 from prunerzero.scoring.mask import nan_error
 from prunerzero.scoring.selection import prune_into, use_gpu_kernels, write_pruned
 
@@ -29,6 +30,7 @@ class PrunedWeights:
 
     ``at`` gives the same layers at another sparsity. These take turns in the one model: what one
     has pruned is kept aside while another one's weights are in it, and ``resume`` brings it back.
+    So it is where the whole model leaves the device for another one: that is dense when it is back.
 
     Args:
         layers: the matrices by full name.
@@ -36,6 +38,8 @@ class PrunedWeights:
         sparsity: the share or pattern of weights to prune.
         refit: what is done with masks.
         grams: Gram matrix of each layer's inputs, which a refit needs.
+        visitor: of the model, where it takes turns with others; then what is pruned is kept aside
+            in host memory.
     """
 
     def __init__(
@@ -45,8 +49,10 @@ class PrunedWeights:
         sparsity: Sparsity,
         refit: Refit = Refit(),
         grams: Grams | None = None,
+        visitor: Visitor | None = None,
     ) -> None:
         self._refit, self._grams = refit, grams
+        self._visits = visitor is not None
         self._quick: QuickRefit | None = None
         if grams is not None and refit.counts_solver_steps and refit.solver_steps:
             self._quick = QuickRefit.of(layers, grams, refit.solver_steps)
@@ -57,6 +63,8 @@ class PrunedWeights:
         self._competition = self._competing()
         self._turn = _Turn()
         self._aside: list[Tensor] = []
+        if visitor is not None:
+            visitor.companion = self
 
     def at(self, sparsity: Sparsity) -> PrunedWeights:
         """The same weights, to be pruned to another sparsity; the dense copy is shared."""
@@ -161,10 +169,24 @@ class PrunedWeights:
             _copy(self._aside, self._weights)
 
     def restore(self) -> None:
-        """Write the dense weights back, unless another one's turn is not over."""
-        if self._turn.holder in (self, None):
+        """Write the dense weights back where pruned ones are in the model, and not another's."""
+        if self._turn.holder is self:
             _copy(list(self._dense.values()), self._weights)
             self._turn.holder = None
+
+    def leave(self) -> None:
+        """Keep aside what is pruned, and free the dense copy: the model leaves its device."""
+        if (holder := self._turn.holder) is not None:
+            holder._put_aside()
+            holder.restore()
+        for dense in self._dense.values():
+            free(dense.untyped_storage())
+
+    def come(self) -> None:
+        """Have the dense copy again, from the model, which is back."""
+        for dense in self._dense.values():
+            allocate(dense.untyped_storage(), dense.nbytes)
+        _copy(self._weights, list(self._dense.values()))
 
     @property
     def _weights(self) -> list[Tensor]:
@@ -174,8 +196,16 @@ class PrunedWeights:
         """Keep aside what another one has in the model."""
         holder, self._turn.holder = self._turn.holder, self
         if holder not in (self, None):
-            holder._aside = holder._aside or [torch.empty_like(w) for w in holder._weights]
-            _copy(holder._weights, holder._aside)
+            holder._put_aside()
+
+    def _put_aside(self) -> None:
+        self._aside = self._aside or [self._like(weight) for weight in self._weights]
+        _copy(self._weights, self._aside)
+
+    def _like(self, weight: Tensor) -> Tensor:
+        if self._visits:
+            return torch.empty_like(weight, device="cpu", pin_memory=weight.is_cuda)
+        return torch.empty_like(weight)
 
     def _grouped(self) -> list[tuple[list[str], Any]]:
         """Layers that GPU kernels can prune together: of one shape, type and device."""

@@ -53,9 +53,7 @@ class Layers:
     ) -> None:
         self.W, self.X, self.G, self.D = list(W), X, None if G is None else list(G), D
         self.shape, self.device = W[0].shape, W[0].device
-        self._table_w = self._addresses(self.W)
-        self._table_g = self._table_w if self.G is None else self._addresses(self.G)
-        self._table_out: tuple[list[int], Tensor] = [], self._table_w
+        self._tables: dict[str, tuple[list[int], Tensor]] = {}
         self._kept: dict[tuple[str, Expression], list[Scale]] = {}
         self._parts: dict[tuple[int, int], Layers] = {}
 
@@ -153,9 +151,8 @@ class Layers:
         assert program is not None
         # computing these may launch kernels on these layers, so they come first
         values = [self._values(s) for s in (program.numbers, program.rows, program.columns)]
-        addresses = [tensor.data_ptr() for tensor in out]
-        if addresses != self._table_out[0]:
-            self._table_out = addresses, self._addresses(out)
+        table_w = self._table("W", self.W)
+        table_g = table_w if self.G is None else self._table("G", self.G)
         w, g = self.W[0], self.W[0] if self.G is None else self.G[0]
         aligned = all(
             address % 16 == 0
@@ -163,15 +160,20 @@ class Layers:
             for address in (t.data_ptr() | t.stride(0) * t.itemsize for t in tensors)
         )
         return [
-            _code(e, self.device), len(program.instructions), self._table_w, self._table_g,
+            _code(e, self.device), len(program.instructions), table_w, table_g,
             *values,
-            self._table_out[1], _nothing(self.device) if nans is None else nans,
+            self._table("out", out), _nothing(self.device) if nans is None else nans,
             len(self.W), *self.shape, w.stride(0), g.stride(0), out[0].stride(0),
             _TYPES[w.dtype], _TYPES[g.dtype], _TYPES[out[0].dtype], aligned,
         ]  # fmt: skip
 
-    def _addresses(self, tensors: Sequence[Tensor]) -> Tensor:
-        return torch.tensor([t.data_ptr() for t in tensors], dtype=torch.int64, device=self.device)
+    def _table(self, of: str, tensors: Sequence[Tensor]) -> Tensor:
+        """The addresses of tensors on the device, made anew where those are elsewhere now."""
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        if of not in self._tables or self._tables[of][0] != addresses:
+            table = torch.tensor(addresses, dtype=torch.int64, device=self.device)
+            self._tables[of] = addresses, table
+        return self._tables[of][1]
 
     def _values(self, slots: list[Slot]) -> Tensor:
         """What the slots hold [slots, layers, …]."""

@@ -141,7 +141,8 @@ class Cases:
             ModelError: an unpruned model has no finite loss on its validation text, or Gram
                 matrices have no room anywhere.
         """
-        if refit.refit:
+        by_turns = any(work.visitor is not None for work in self.works)
+        if refit.refit and not by_turns:
             for work in self.works:  # whatever else is large comes first
                 work.statistics(terminals)
             place_grams(self.works, len(self.sparsities), refit.refit)
@@ -160,7 +161,7 @@ class Cases:
             dense = first.in_chunks(losses)
             cases += [evolution.Case(first, dense)]
             cases += [evolution.Case(first.at(other), dense) for other in self.sparsities[1:]]
-        return evolution.Several(cases)
+        return evolution.ByTurns(cases) if by_turns else evolution.Several(cases)
 
     def samples(self, terminals: Collection[str]) -> list[tuple[list[Probe], Sparsity]]:
         """Samples of each model's layers, which show which metrics rank alike, per sparsity."""
@@ -225,6 +226,7 @@ def fitness_of(
         turns=max(1, len(text.texts)),
         refit=replace(refit.refit, solver_steps=RANKING_STEPS),
         grams=work.grams if refit.refit else None,
+        visitor=work.visitor,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import psutil
 import torch
@@ -64,19 +65,68 @@ def fits(setup: Setup, metric: Metric, refit: RefitOptions = RefitOptions()) -> 
     return bool(need < _SHARE * _free(devices))
 
 
+@dataclass(frozen=True)
+class _Need:
+    """Bytes that models of a search need all the time.
+
+    Attributes:
+        device: on the device, without Gram matrices.
+        alone: the same where the model takes turns with others.
+        pruned: one copy of the weights that are pruned.
+        grams: Gram matrices, where weights are refitted.
+        grams_on_host: the same in host memory.
+        waiting: in host memory where the model takes turns, without Gram matrices.
+    """
+
+    device: int = 0
+    alone: int = 0
+    pruned: int = 0
+    grams: int = 0
+    grams_on_host: int = 0
+    waiting: int = 0
+
+
+def _need(setup: Setup, sparsities: int, terminals: Collection[str], refit: RefitOptions) -> _Need:
+    model = None if setup.model == BUNDLED else empty_model_of(setup)
+    if model is None:
+        return _Need()
+    stored = model.config.get_text_config().dtype or torch.float32
+    item = compute_dtype(setup.dtype, stored, find_devices(setup.device)[0]).itemsize
+    layers = prunable_layers(model, tuple(setup.ignore), tuple(setup.target))
+    sizes = [layer.weight.numel() for layer in layers.values()]
+    with_G = 4 if "G" in terminals else 0
+    whole = [parameter.numel() for parameter in model.parameters()]
+    alone = item * sum(whole) + (item + with_G) * sum(sizes)
+    aside = sum(host_bytes(item * size) for size in sizes)
+    return _Need(
+        device=alone + item * sum(sizes) * (sparsities if sparsities > 1 else 0),
+        alone=alone,
+        pruned=item * sum(sizes),
+        grams=memory(layers, refit.refit) if refit.refit else 0,
+        grams_on_host=_in_host(layers) if refit.refit else 0,
+        waiting=sum(host_bytes(item * size) for size in whole)
+        + sum(host_bytes(with_G * size) for size in sizes)
+        + sparsities * aside,
+    )
+
+
 def check_room(
     setups: Sequence[Setup],
     sparsities: int,
     terminals: Collection[str],
     refit: RefitOptions,
     devices: Sequence[str],
-) -> None:
-    """Raise ModelError where the models of a search do not fit on its device.
+) -> str:
+    """Decide whether the models of a search take turns on its device.
 
     Counted is what stays there all the time: the weights, a copy of those that are pruned, and
     another for each of several sparsities; G in fp32; Gram matrices where weights are refitted. A
     GPU that has no room for these has them in host memory (``place_grams``), where they must fit.
     The bundled model and GGUF files count as nothing.
+
+    Several models take turns on a GPU that has no room for all with a tenth of it, and one more
+    copy of the largest one's pruned weights, left to the reading of text. The others wait in host
+    memory, and so do Gram matrices and, for each sparsity, what a candidate has pruned.
 
     Args:
         setups: the models.
@@ -84,36 +134,40 @@ def check_room(
         terminals: what metrics may read.
         refit: what is done with masks.
         devices: of each worker, every one of which holds all the models.
+
+    Returns:
+        why the models take turns, in a sentence; empty where they do not.
+
+    Raises:
+        ModelError: they do not fit on the device, not even by turns.
     """
-    need = grams = in_host = 0
-    for setup in setups:
-        model = None if setup.model == BUNDLED else empty_model_of(setup)
-        if model is None:
-            continue
-        stored = model.config.get_text_config().dtype or torch.float32
-        item = compute_dtype(setup.dtype, stored, find_devices(setup.device)[0]).itemsize
-        layers = prunable_layers(model, tuple(setup.ignore), tuple(setup.target))
-        pruned = sum(layer.weight.numel() for layer in layers.values())
-        need += item * sum(p.numel() for p in model.parameters())
-        need += item * pruned * (1 + (sparsities if sparsities > 1 else 0))
-        need += 4 * pruned if "G" in terminals else 0
-        if refit.refit:
-            grams += memory(layers, refit.refit)
-            in_host += _in_host(layers)
+    needs = [_need(setup, sparsities, terminals, refit) for setup in setups]
+    together = sum(need.device for need in needs)
+    grams = sum(need.grams for need in needs)
+    in_host = sum(need.grams_on_host for need in needs)
+    copy = max(need.pruned for need in needs)
+    crowded = ""
     for device in dict.fromkeys(devices):
         workers, found = devices.count(device), find_devices(device)
         free, is_gpu = _free(found), found[0].type == "cuda"
-        least = workers * (need if is_gpu else need + grams)
+        least = workers * (together if is_gpu else together + grams)
         names = "the model needs" if len(setups) == 1 else f"the {len(setups)} models together need"
         if workers > 1:
             models = "the model" if len(setups) == 1 else f"{len(setups)} models"
             names = f"{workers} workers with {models} each need"
+        if is_gpu and len(setups) > 1 and least + workers * copy > _ROOM * free:
+            _check_turns(needs, workers, len(devices), free)
+            crowded = crowded or (
+                f"{names} about {least / 1e9:.1f} GB, and the device has {free / 1e9:.1f} GB free: "
+                "one model at a time is on it, and the others wait in host memory."
+            )
+            continue
         if least > free:
             raise ModelError(
                 f"{names} about {least / 1e9:.1f} GB, and the device has {free / 1e9:.1f} GB free; "
                 f"{_FEWER}."
             )
-        host = int(psutil.virtual_memory().available)
+        host = _free_of_host()
         if is_gpu and least + workers * grams > free and workers * in_host > host:
             raise ModelError(
                 f"{names} about {least / 1e9:.1f} GB on the device, which has {free / 1e9:.1f} GB "
@@ -121,6 +175,36 @@ def check_room(
                 f"be in host memory, where {host / 1e9:.1f} GB are free; {_FEWER}, or search "
                 "without `update` and `refine`."
             )
+    return crowded
+
+
+def _check_turns(needs: Sequence[_Need], here: int, workers: int, free: int) -> None:
+    """Raise ModelError where models do not fit by turns either.
+
+    Args:
+        needs: of each model.
+        here: workers on a device.
+        workers: of the host.
+        free: bytes of the device.
+    """
+    largest = here * max(need.alone for need in needs)
+    by_turns = f"the {len(needs)} models do not fit on the device together, and by turns"
+    if largest > free:
+        raise ModelError(
+            f"{by_turns} the largest needs about {largest / 1e9:.1f} GB"
+            f"{f' for {here} workers' if here > 1 else ''}, where {free / 1e9:.1f} GB are free; "
+            f"{_FEWER}."
+        )
+    waiting = workers * sum(need.waiting + need.grams_on_host for need in needs)
+    if waiting > (host := _free_of_host()):
+        raise ModelError(
+            f"{by_turns} they need about {waiting / 1e9:.1f} GB of host memory, where "
+            f"{host / 1e9:.1f} GB are free; {_FEWER}."
+        )
+
+
+def _free_of_host() -> int:
+    return int(psutil.virtual_memory().available)
 
 
 _FEWER = "name fewer `workers`, models or sparsities, or a smaller model"

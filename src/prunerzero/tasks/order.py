@@ -13,7 +13,11 @@ from prunerzero.tasks.setup import Setup
 
 @dataclass(frozen=True)
 class Order:
-    """What every worker of a search is told; all but the device is the same for all."""
+    """What every worker of a search is told; all but the device is the same for all.
+
+    Attributes:
+        by_turns: whether the models are on the device one at a time.
+    """
 
     setups: tuple[Setup, ...]
     sparsities: tuple[Sparsity, ...]
@@ -21,6 +25,7 @@ class Order:
     settings: SearchSettings
     storage: str | Path
     refit: RefitOptions = RefitOptions()
+    by_turns: bool = False
 
     @property
     def device(self) -> str:

@@ -16,6 +16,7 @@ from prunerzero.files import make_folder, write_json
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.options import takes
+from prunerzero.pruning.turns import Turns
 from prunerzero.tasks.begin_with import formulas
 from prunerzero.tasks.best_of_all import Known, choose, choose_now
 from prunerzero.tasks.case_figures import dense_doubts, figures_of, told_cases
@@ -111,9 +112,12 @@ def search(
         )
     except ValueError as error:
         raise InputError(str(error)) from None
-    check_room(setups, len(sparsities), settings.terminals, refit.whole, devices)
+    crowded = check_room(setups, len(sparsities), settings.terminals, refit.whole, devices)
     observer = observer or Observer()
-    order = Order(setups, sparsities, folder, settings, storage, refit.whole).on(devices[0])
+    if crowded:
+        observer.note(crowded)
+    order = Order(setups, sparsities, folder, settings, storage, refit.whole, bool(crowded))
+    order = order.on(devices[0])
     if len(devices) == 1:
         if device == "auto" and (gpus := torch.cuda.device_count()) > 1:
             observer.note(f'1 of {gpus} GPUs is used; `workers="auto"` uses all.')
@@ -129,7 +133,8 @@ def search(
 
 def run_order(order: Order, observer: Observer) -> tuple[Found, evolution.SearchResult]:
     """Read the models and the texts in a new process, then search: a worker's part."""
-    works = tuple(Workspace(setup, observer) for setup in order.setups)
+    turns = Turns() if order.by_turns else None
+    works = tuple(Workspace(setup, observer, turns=turns) for setup in order.setups)
     for work in works:
         work.texts.read("calibration", "validation", *optional_parts(work))
     cases = Cases(works, order.sparsities)

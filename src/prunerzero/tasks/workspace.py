@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from prunerzero import identity
 from prunerzero.errors import ModelError
@@ -39,6 +40,7 @@ from prunerzero.pruning.statistics import (
     cached_statistics,
     collect_statistics,
 )
+from prunerzero.pruning.turns import Turns, Visitor
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.texts import Texts
@@ -64,6 +66,9 @@ class Workspace:
         setup: which model, which texts, which layers.
         observer: receives progress and notes.
         load: opens the model; None for ``load_model``, which puts all of it on its device.
+        turns: of several models, where they are on the device one at a time. What reads or measures
+            the model, and ``statistics``, has it come; what was given out is good until another
+            model comes, and again when this one is back.
     """
 
     def __init__(
@@ -71,22 +76,26 @@ class Workspace:
         setup: Setup,
         observer: Observer | None = None,
         load: Callable[[ModelSource], LanguageModel] | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.gradient: GradientOf = setup.gradient or "full"
         """What G is the gradient of."""
         self.setup = replace(setup, gradient=self.gradient)
         self.observer = observer or Observer()
         self._load = load
+        self.visitor = None if turns is None else Visitor(turns, self._on_device)
+        """Has the model come where it takes turns with others."""
         self.texts = Texts(self.setup, self.observer, self._cut)
         self._dense: dict[str, Perplexity] = {}
         self._statistics: dict[str, Statistics] = {}
-        self.grams_on_host = False
+        self.grams_on_host = turns is not None
         """Whether Gram matrices are kept in host memory, as they have no room on the device."""
 
     @cached_property
     def language_model(self) -> LanguageModel:
         """The model and tokenizer. Raises ModelError."""
         self.observer.stage(f"loading {self.setup.model}")
+        self._come()  # the others leave
         if self.setup.max_seq_length and self._empty_model is not None:
             self._check_length(context_length(self._empty_model.config))
         loaded = (self._load or load_model)(self.setup)
@@ -103,6 +112,19 @@ class Workspace:
                 f"{known} alone: a text that holds one of the others is refused."
             )
         return loaded
+
+    def _come(self) -> None:
+        if self.visitor is not None:
+            self.visitor.come()
+
+    def _on_device(self) -> Iterator[Tensor]:
+        """All that the model has there, without Gram matrices."""
+        if "language_model" in vars(self):
+            yield from self.language_model.model.parameters()
+            yield from self.language_model.model.buffers()
+        for statistics in self._statistics.values():
+            for layer in statistics.values():
+                yield from (t for t in (layer.X, layer.G, layer.D) if t is not None)
 
     @cached_property
     def _empty_model(self) -> Any | None:
@@ -132,6 +154,8 @@ class Workspace:
         """What the model is, whatever its path: digests of its weights, config and tokenizer."""
         loaded = self.language_model
         size = sum(file.stat().st_size for file in loaded.files.weights)
+        if not loaded.files.weights:  # those in memory are read
+            self._come()
         if size < _SLOW_TO_HASH:
             return loaded.identity()
         with self.observer.count("recognising the model", size >> 20, "MiB") as advance:
@@ -188,6 +212,7 @@ class Workspace:
         self, terminals: Collection[str], read: Callable[[_Kind], Statistics]
     ) -> Statistics:
         found = dict.fromkeys(self.layers, LayerStatistics(X=None, G=None))
+        self._come()
         if "X" in terminals or "G" in terminals:
             found = read("G" if "G" in terminals else "X")
         if "D" in terminals:
@@ -243,6 +268,7 @@ class Workspace:
         """The same on the model as it is now."""
         windows, on_host = self.texts.of("calibration").windows, self.grams_on_host
         times = passes(self.layers) if on_host else 1
+        self._come()
         with self.observer.count("Gram matrices", len(windows) * times) as advance:
             return collect_grams(
                 self.language_model.model, self.layers, windows, advance, on_host=on_host
@@ -277,6 +303,7 @@ class Workspace:
         reference: Reference | None = None,
     ) -> Perplexity:
         """The model, as it is now, on any text; ``shown`` is what the progress is called."""
+        self._come()
         with self._counted(shown, text) as advance:
             return perplexity(
                 self.language_model.model,
@@ -290,6 +317,7 @@ class Workspace:
     def logits_of(self, text: Text, shown: str, memory: int) -> Reference:
         """Logits of the model, as it is now, on any text, to compare it with later."""
         model = self.language_model.model
+        self._come()
         with self._counted(shown, text) as advance:
             return remember(model, text.windows, self.batch_size, memory=memory, on_window=advance)
 
@@ -319,10 +347,12 @@ class Workspace:
     @contextmanager
     def pruned_for_now(self) -> Iterator[None]:
         """Whatever is pruned inside is restored after."""
-        dense = {name: layer.weight.clone() for name, layer in self.layers.items()}
+        layers = self.layers
+        self._come()
+        dense = {name: layer.weight.clone() for name, layer in layers.items()}
         try:
             yield
         finally:
             with torch.no_grad():
-                for name, layer in self.layers.items():
+                for name, layer in layers.items():
                     layer.weight.copy_(dense[name])
