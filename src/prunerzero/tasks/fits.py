@@ -133,7 +133,7 @@ def check_room(
         sparsities: how many there are.
         terminals: what metrics may read.
         refit: what is done with masks.
-        devices: of each worker, every one of which holds all the models.
+        devices: of each worker, every one of which has all the models, at once or by turns.
 
     Returns:
         why the models take turns, in a sentence; empty where they do not.
