@@ -97,7 +97,10 @@ class Visitor:
 
 
 def free(storage: UntypedStorage) -> None:
-    """Give back the memory behind tensors; they must not be read until it is there again."""
+    """Give back the memory behind tensors; they must not be read until it is there again.
+
+    Meant for a GPU: torch does not free what numpy has a view of.
+    """
     storage.resize_(0)
 
 
