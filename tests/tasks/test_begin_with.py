@@ -47,13 +47,14 @@ def test_what_another_search_found_is_begun_with(begun, here, workplace):
 def test_another_beginning_is_another_search(begun, in_workplace):
     more = ["--operators", "extended", "--evaluations", "6", "--output-dir", "begun"]
     refused = in_workplace(*SEARCH, *more)
-    assert refused.exit_code == 2 and "begins with" in refused.stderr
+    assert refused.exit_code == 2 and "given metrics" in refused.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"begin_with": "W * D"}, "the published operators cannot write; pass `operators`"),
+        ({"begin_with": "1.0"}, "the same for every weight"),
         ({"begin_with": "W", "strategy": "powerlaw"}, "power laws begin with a grid"),
         (
             {"begin_with": " + ".join(f"sqrt(W * X ** 0.{n})" for n in range(1, 9))},

@@ -32,6 +32,8 @@ def formulas(options: SearchOptions, group: Group, limits: Limits = Limits()) ->
                 f"`begin_with` names '{text}', which the {options.operators} operators cannot "
                 f"write{more}."
             )
+        if not tree.terminals:
+            raise InputError(f"`begin_with` names '{text}', which is the same for every weight.")
         if not limits.allow(tree):
             raise InputError(
                 f"`begin_with` names '{text}', which has {tree.size} nodes in {tree.depth + 1} "

@@ -128,7 +128,7 @@ class Cases:
             "strategy": settings.strategy,
             "operators": settings.operators,
             "seed metrics": settings.seed_metrics,
-            **({"begins with": ", ".join(settings.begin_with)} if settings.begin_with else {}),
+            **({"given metrics": ", ".join(settings.begin_with)} if settings.begin_with else {}),
             **({"refit": refit.in_words} if refit.refit else {}),
             **({"steps of the refit": RANKING_STEPS} if refit.refit.counts_solver_steps else {}),
         }
