@@ -90,7 +90,7 @@ def _print_search(found: Any, setups: list[Setup], refit: RefitOptions, seconds:
         f"{found.duplicates_skipped} duplicates skipped; {found.seconds:.0f} s of search, "
         f"{seconds:.0f} s for the whole command."
     )
-    if found.refit_of_candidates != found.refit:
+    if found.refit_of_candidates != found.refit and not found.interrupted:
         console.print(
             f"Candidates were judged after {found.refit_of_candidates}; the figures above are "
             f"after {found.refit}, solved exactly."
