@@ -153,7 +153,7 @@ REFUSED = {
     "a metric that is constant": ([*PRUNE, "--metric", "X - X"], ["constant"]),
     "a device that is not here": (
         ["eval", "--model", "model", "--text", "test.txt", "--device", "qpu"],
-        ["qpu"],
+        ["no device is called 'qpu'", "pass --device 'auto'"],
     ),
     "a dtype that is none": (
         ["eval", "--model", "model", "--text", "test.txt", "--dtype", "int8"],

@@ -20,16 +20,28 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        if device.type == "meta":
-            raise ModelError("device 'meta' holds no numbers; pass `device=\"cpu\"` or a GPU.")
+    except RuntimeError:  # whose message lists all that torch has ever had a name for
+        raise ModelError(f"no device is called {name!r}; {_remedy()}") from None
+    if device.type == "meta":
+        raise ModelError("device 'meta' holds no numbers; pass `device=\"cpu\"` or a GPU.")
+    try:
         torch.empty(0, device=device)
-    except NotImplementedError:
-        raise ModelError(
-            f"device {name!r} cannot be used here: this torch was built without it."
-        ) from None
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {name!r} cannot be used here: {first_line(error)}.") from error
+    except (RuntimeError, AssertionError, ImportError) as error:
+        why = first_line(error) if device.type == "cuda" else "this torch cannot compute on it"
+        raise ModelError(f"device {name!r} cannot be used here: {why}; {_remedy()}") from error
     return device
+
+
+def _remedy() -> str:
+    """What there is to pass on this machine."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = ["'auto'", "'cpu'"]
+    if gpus:
+        names += ["'cuda'", "'cuda:0'" if gpus == 1 else f"'cuda:0' to 'cuda:{gpus - 1}'"]
+    if torch.backends.mps.is_available():
+        names.append("'mps'")
+    none = " (torch finds no GPU here)" if len(names) == 2 else ""
+    return f"pass `device` {', '.join(names[:-1])} or {names[-1]}{none}."
 
 
 def find_devices(names: str) -> tuple[torch.device, ...]:
