@@ -90,9 +90,49 @@ def test_a_baseline_of_another_protocol_is_refused(tmp_path: Path) -> None:
         report(run, other)
 
 
-def test_a_folder_without_a_finished_search_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no search has finished there"):
-        report(tmp_path)
+def refusal(*folders: Path) -> str:
+    with pytest.raises(InputError) as refused:
+        report(*folders)
+    return str(refused.value)
+
+
+def test_a_folder_in_which_nothing_finished_is_refused_with_what_each_command_leaves(
+    tmp_path: Path,
+) -> None:
+    words = refusal(tmp_path)
+    assert "neither best.json and history.json, so no search has finished there" in words
+    assert "nor tune.json of a tuning, nor results.json of a bench" in words
+    assert refusal(tmp_path / "nowhere").startswith(f"there is no folder '{tmp_path / 'nowhere'}'")
+
+
+def test_a_folder_whose_command_has_not_finished_says_how_to_go_on(tmp_path: Path) -> None:
+    begun = {"search": ("journal.log",), "tuning": ("run", "identity.json")}
+    for of, file in begun.items():
+        path = (tmp_path / of).joinpath(*file)
+        path.parent.mkdir(parents=True)
+        path.touch()
+        assert refusal(tmp_path / of) == (
+            f"'{tmp_path / of}' is the folder of a {of} that has not finished: give its command "
+            "again, which goes on from there."
+        )
+
+
+def test_where_a_page_is_all_there_is_it_is_named(tmp_path: Path) -> None:
+    """As in the folder of a demo, or of a bench whose figures are gone."""
+    (tmp_path / "report.html").touch()
+    (tmp_path / "summary.json").touch()
+    assert refusal(tmp_path).endswith(f"one that is finished: open '{tmp_path / 'report.html'}'.")
+
+
+def test_nothing_but_a_search_is_drawn_beside_a_search(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "evolution")
+    for file, of in ((RESULTS, "bench"), ("tune.json", "tuning")):
+        (tmp_path / of).mkdir()
+        (tmp_path / of / file).write_text("{}")
+        assert f"it is the folder of a {of}; name that of another search" in refusal(
+            run, tmp_path / of
+        )
+        assert f"is the folder of a {of}; leave it out" in refusal(tmp_path / of, run)
 
 
 def test_files_that_are_no_json_are_refused(tmp_path: Path) -> None:

@@ -18,12 +18,18 @@ from prunerzero.report.phrases import Language
 from prunerzero.tasks.bench import RESULTS
 from prunerzero.tasks.damage import damage_told
 from prunerzero.tasks.metric_sources import BEST, HISTORY
+from prunerzero.tasks.search import JOURNAL
 from prunerzero.tasks.tune import RESULT
 from prunerzero.tasks.tune_file import read_result
+from prunerzero.tasks.tuning.workbench import IDENTITY, RUN
 
 REPORT = "report.html"
 
 _AGAIN = "the search command that made the folder writes it again from the study that it keeps"
+
+Command = Literal["search", "tune", "bench"]
+
+_IN_WORDS: dict[Command, str] = {"search": "search", "tune": "tuning", "bench": "bench"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class WrittenReport:
     """
 
     path: Path
-    of: Literal["search", "tune", "bench"]
+    of: Command
     language: Language
     baseline: Path | None = None
     format: Literal["html"] = "html"
@@ -62,12 +68,18 @@ def report(
     """
     folder = path_of(run)
     path = folder / REPORT
-    if (folder / RESULT).is_file():
+    of = _command_of(folder)
+    if baseline is not None and of != "search":
+        raise InputError(
+            f"`baseline` is drawn beside a search, and '{folder}' is the folder of a "
+            f"{_IN_WORDS[of]}; leave it out."
+        )
+    if of == "tune":
         result = asdict(read_result(folder / RESULT))
         with writing(path):
             write_tune_report(result, path, language)
         return WrittenReport(path, "tune", language)
-    if (folder / RESULTS).is_file():
+    if of == "bench":
         again = "give the bench command again"
         measured = read_own_json(folder / RESULTS, again)
         with damage_told(folder / RESULTS, writer="bench", remedy=again), writing(path):
@@ -110,11 +122,41 @@ def write_report_of(
     write_run_report(path, found, history, names, sizes, baseline, compared)
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    if not (folder / BEST).is_file() or not (folder / HISTORY).is_file():
+def _command_of(folder: Path) -> Command:
+    """Whose results a folder holds. Raises InputError where nothing did, and says what to do."""
+    if (folder / RESULT).is_file():
+        return "tune"
+    if (folder / RESULTS).is_file():
+        return "bench"
+    if (folder / BEST).is_file() and (folder / HISTORY).is_file():
+        return "search"
+    if not folder.is_dir():
         raise InputError(
-            f"folder '{folder}' holds no {BEST} and {HISTORY}, so no search has finished there, "
-            f"and no {RESULT}, so no tuning has either."
+            f"there is no folder '{folder}'; name that of a search, a tuning or a bench."
+        )
+    for begun, told in ((JOURNAL, "search"), (f"{RUN}/{IDENTITY}", "tuning")):
+        if (folder / begun).exists():
+            raise InputError(
+                f"'{folder}' is the folder of a {told} that has not finished: give its command "
+                "again, which goes on from there."
+            )
+    if (folder / REPORT).is_file():  # of a demo, which writes it once, or of files that are gone
+        raise InputError(
+            f"'{folder}' holds nothing to make a report of again, but one that is finished: open "
+            f"'{folder / REPORT}'."
+        )
+    raise InputError(
+        f"folder '{folder}' holds neither {BEST} and {HISTORY}, so no search has finished there, "
+        f"nor {RESULT} of a tuning, nor {RESULTS} of a bench; name a folder that one of these "
+        "wrote."
+    )
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    if (of := _command_of(folder)) != "search":
+        raise InputError(
+            f"'{folder}' cannot be drawn beside a search: it is the folder of a {_IN_WORDS[of]}; "
+            "name that of another search."
         )
     best, history = (read_own_json(folder / name, _AGAIN) for name in (BEST, HISTORY))
     if not isinstance(best, dict) or not best.keys() >= {"metric", "sparsity", "group"}:
