@@ -34,6 +34,17 @@ def test_a_link_to_a_heading_that_is_not_there_is_found(tmp_path: Path) -> None:
     ]
 
 
+def test_both_readmes_list_the_same_pages() -> None:
+    def pages(name: str, heading: str) -> set[str]:
+        readme = (ROOT / name).read_text(encoding="utf-8")
+        listed = readme.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+        return set(re.findall(r"\((docs/\w+\.md)", listed))
+
+    english = pages("README.md", "More")
+    assert len(english) >= 20
+    assert pages("README.ja.md", "詳しい資料（英語）") == english
+
+
 def test_the_page_of_commands_has_every_command_and_option() -> None:
     page = generate_pages["command_line"]()
     commands = get_command(app).commands  # type: ignore[attr-defined]
