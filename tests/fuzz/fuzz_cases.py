@@ -369,7 +369,7 @@ def searched(place: Place) -> None:
     options += ["--seed", str(random.randrange(3))]
     for name, choices in (
         ("--strategy", ["evolution", "random", "powerlaw"]),
-        ("--operators", ["published", "extended"]),
+        ("--operators", ["auto", "published", "extended"]),
         ("--seed-metrics", ["none", "known"]),
     ):
         if random.random() < 0.4:

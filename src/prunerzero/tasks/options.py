@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from prunerzero import arguments
 from prunerzero.evolution.settings import SeedMetrics, Strategy
-from prunerzero.evolution.variation import OperatorSet
 from prunerzero.language.corpora import corpora_in_words
 from prunerzero.language.source import NAMED, ModelSource
 from prunerzero.metrics import Sparsity
@@ -34,6 +33,8 @@ from prunerzero.tasks.setup import TextOptions
 Values = Literal["auto", "bfloat16", "float16", "int8", "int4"]
 
 GroupChoice = Literal["auto", "row", "layer", "model"]
+
+OperatorChoice = Literal["auto", "published", "extended"]
 
 _LIMIT, _REFIT = "Limit (one of them)", "Weights that stay"
 
@@ -71,18 +72,23 @@ class SearchOptions(Options):
         "evolution; or random, powerlaw: baselines at equal budget.",
         one_of(Strategy),
     )
-    operators: OperatorSet = option(
-        "published",
-        "Operators to build metrics from: published (the paper's) or extended.",
-        one_of(OperatorSet),
+    operators: OperatorChoice = option(
+        "auto",
+        "Operators to build metrics from: published (the paper's), or extended, with which metrics "
+        "may read D; auto: extended where there is an `update`, else published.",
+        one_of(OperatorChoice),
     )
     seed_metrics: SeedMetrics = option(
-        "none", "Begin from scratch (none), or with the known metrics.", one_of(SeedMetrics)
+        "none",
+        "Begin from scratch (none), or with the known metrics (catalog; where `strategy` is "
+        "evolution).",
+        one_of(SeedMetrics),
     )
     begin_with: Sequence[str] = option(
         (),
-        "Begin with this metric too: a formula, or the folder of another search; may be repeated. "
-        "The result is better than all it began with, or one of them.",
+        "Begin with this metric too, where `strategy` is evolution: a formula, or the folder of "
+        "another search; may be repeated. The result is better than all it began with, or one of "
+        "them.",
         STRINGS,
         metavar="METRIC",
     )

@@ -33,6 +33,7 @@ from prunerzero.tasks.fits import check_room
 from prunerzero.tasks.known_metrics import KnownMetrics
 from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.observer import Observer
+from prunerzero.tasks.operators import operators_told, operators_under
 from prunerzero.tasks.options import RefitOptions, SearchOptions, SearchRefitOptions
 from prunerzero.tasks.order import Order
 from prunerzero.tasks.output import check_run, check_study
@@ -100,20 +101,23 @@ def search(
     devices = devices_for(options.workers, device)
     storage = storage or folder / JOURNAL
     check_study(storage, len(devices))
+    operators = operators_under(refit.update, options.operators)
     try:
         settings = evolution.SearchSettings(
             seed=options.seed,
             evaluations=evaluations,
             seconds=seconds,
             strategy=options.strategy,
-            operators=options.operators,
+            operators=operators,
             seed_metrics=options.seed_metrics,
-            begin_with=formulas(options, sparsities[0].group),
+            begin_with=formulas(options, operators, sparsities[0].group),
         )
     except ValueError as error:
         raise InputError(str(error)) from None
     crowded = check_room(setups, len(sparsities), settings.terminals, refit.whole, devices)
     observer = observer or Observer()
+    if told_of_operators := operators_told(refit.update, options.operators):
+        observer.note(told_of_operators)
     if crowded:
         observer.note(crowded)
     order = Order(setups, sparsities, folder, settings, storage, refit.whole, bool(crowded))

@@ -13,6 +13,7 @@ from prunerzero.exponential import exp
 from prunerzero.metrics import CATALOG, Metric, Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.tasks.best_of_all import EVOLVED
+from prunerzero.tasks.operators import operators_under
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.search import search_in
 from prunerzero.tasks.tune_result import Limit, TestDecision
@@ -266,6 +267,7 @@ class Course:
         name = f"search-{sparsity.in_words}".replace(":", "-").replace(" ", "-")
         if refit.in_words:
             name += f"-{refit.in_words}"
+        search = replace(search, operators=operators_under(refit.update))
         found, _ = search_in(work, sparsity, folder / name, search, refit, test=False)
         if found.interrupted:
             raise KeyboardInterrupt
