@@ -194,8 +194,9 @@ def test_on_a_gpu_moved_models_give_the_bits_of_models_that_stay(dtype, group, r
     together = [list(case.losses(METRIC)) for one in cases(None) for case in one.cases]
     found = cases(Turns())
     owners = [one for one in found for _ in sparsities]
+    sizes_of_all = {p.numel() for one in found for p in one.model.parameters()}
     addresses: dict[int, set[int]] = {}
-    taken = []
+    taken: list[torch.Tensor] = []  # of each size, so that none finds its old place free
     for _ in range(3):
         readings = [case.losses(METRIC) for one in found for case in one.cases]
         read: list[list[float]] = [[] for _ in readings]
@@ -205,7 +206,7 @@ def test_on_a_gpu_moved_models_give_the_bits_of_models_that_stay(dtype, group, r
                     read[place].append(next(reading))
                 weight = next(iter(owners[place].layers.values())).weight
                 addresses.setdefault(place, set()).add(weight.data_ptr())
-                taken.append(torch.ones(1 << 16, device="cuda"))
+                taken += [torch.ones(n, dtype=dtype, device="cuda") for n in sizes_of_all]
         assert read == together
     assert any(len(seen) > 1 for seen in addresses.values()), "all came back to where they were"
     assert all(one.is_dense() for one in found)

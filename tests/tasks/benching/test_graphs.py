@@ -38,8 +38,9 @@ def tiny_gpt2() -> Any:
 
 
 def prompts(count: int, length: int) -> Tensor:
-    torch.manual_seed(1)
-    return torch.randint(2, 30, (count, length), device=DEVICE)
+    """Token ids; the same on each device, so that what a model writes after them is, too."""
+    ids = torch.randint(2, 30, (count, length), generator=torch.Generator().manual_seed(1))
+    return ids.to(DEVICE)
 
 
 @torch.inference_mode()
