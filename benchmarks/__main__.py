@@ -1,7 +1,7 @@
 """Run the benchmarks: ``python -m benchmarks [--device cuda] [--output FILE.json] [SECTION …]``.
 
 Prints a table for each section and writes everything as JSON. A section that fails is told and
-the others go on.
+the others go on; then the exit code is 1.
 """
 
 from __future__ import annotations
@@ -63,6 +63,27 @@ def sections(device: str, quick: bool) -> dict[str, Callable[[], Iterable[dict[s
     return found
 
 
+def chosen(
+    names: list[str], device: str, quick: bool
+) -> dict[str, Callable[[], Iterable[dict[str, Any]]]]:
+    """The sections of these names, or all; a name that is none is refused."""
+    from benchmarks.commands import refuse
+
+    found = sections(device, quick)
+    if unknown := [name for name in names if name not in found]:
+        other = "cpu" if device == "cuda" else "cuda"
+        there = [name for name in sections(other, quick) if name not in found]
+        refuse(
+            f"there is no section {unknown[0]!r} with --device {device}; there are "
+            f"{_listed(found)}, and with --device {other} also {_listed(there)}."
+        )
+    return {name: run for name, run in found.items() if not names or name in names}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [columns, ["---"] * len(columns)]
@@ -89,7 +110,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    from benchmarks.devices import require
+    from benchmarks.commands import require
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sections", nargs="*", help="which to run; all by default")
@@ -98,17 +119,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, to try it out")
     options = parser.parse_args()
     require(options.device)
+    asked = chosen(options.sections, options.device, options.quick)
     results: dict[str, Any] = {"machine": machine(options.device)}
     print(json.dumps(results["machine"]))
-    for name, run in sections(options.device, options.quick).items():
-        if options.sections and name not in options.sections:
-            continue
+    failed = False
+    for name, run in asked.items():
         rows: list[dict[str, Any]] = []
         start = time.perf_counter()
         try:
             for row in run():
                 rows.append(row)
         except Exception:
+            failed = True
             results[f"{name}: error"] = traceback.format_exc()
             print(f"{name}: {traceback.format_exc(limit=-6)[-1500:]}")
         if options.device == "cuda":
@@ -118,6 +140,8 @@ def main() -> None:
         print(f"\n## {name} ({time.perf_counter() - start:.0f} s)\n\n{table(rows)}", flush=True)
         if options.output:
             options.output.write_text(json.dumps(results, indent=1))
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.devices import require
+from benchmarks.commands import in_one_sentence, require
 from prunerzero.metrics import Sparsity, find_metric
 from prunerzero.pruning.by_block.block_passes import BlockPasses, Resources
 from prunerzero.pruning.by_block.held_blocks import HeldBlocks
@@ -124,6 +124,7 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+@in_one_sentence()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="bundled")

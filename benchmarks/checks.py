@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.commands import no_command
 from prunerzero.metrics import Expression
 from prunerzero.metrics.operators import OPERATORS
 
@@ -96,3 +97,7 @@ def masks() -> Iterator[dict[str, Any]]:
                 ]
                 yield {"seed": seed, "case": str(case)[:150], "alike": good, "found": str(pruned)}
     yield dict(counts)
+
+
+if __name__ == "__main__":
+    no_command('python -m benchmarks --device cuda operators parts "same masks"')

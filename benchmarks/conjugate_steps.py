@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.devices import require
+from benchmarks.commands import in_one_sentence, require, sparsity_text
 from prunerzero.evolution.variation import (
     Limits,
     PrimitiveSet,
@@ -139,12 +139,13 @@ def table(measured: dict[str, tuple[list[float], float]], best: int) -> list[dic
     return rows
 
 
+@in_one_sentence()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, help="JSON file")
-    parser.add_argument("--sparsities", nargs="+", default=["0.5", "2:4"])
+    parser.add_argument("--sparsities", nargs="+", type=sparsity_text, default=["0.5", "2:4"])
     parser.add_argument("--metrics", type=int, default=100)
     parser.add_argument("--best", type=int, default=20)
     parser.add_argument("--windows", type=int, default=16, help="of the validation text")

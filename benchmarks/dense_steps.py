@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from benchmarks.commands import no_command
 from benchmarks.packed_kernels import build_dense, in_steps
 from prunerzero.packed.layout import ROWS
 
@@ -35,3 +36,7 @@ class DenseSteps(nn.Module):
             DenseSteps.built = build_dense()
         found = torch.ops.prunerzero_benchmark.dense_product(flat, self.steps, None, self.rows)
         return found.view(*inputs.shape[:-1], -1)
+
+
+if __name__ == "__main__":
+    no_command("python -m benchmarks.packed_model --help")

@@ -21,12 +21,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from benchmarks.commands import refuse
 from prunerzero.evolution import Progress, SearchSettings, SearchStudy, search
 from prunerzero.evolution.breeding import Breeder
+from prunerzero.evolution.variation import OperatorSet
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.scoring import prune_mask
 from prunerzero.scoring.ranking import Probe
@@ -200,10 +202,12 @@ def main() -> None:
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[0, 500, 2000])
     parser.add_argument("--storage", help="URL of a database; a journal if left out")
-    parser.add_argument("--operators", default="published")
+    parser.add_argument("--operators", choices=get_args(OperatorSet), default="published")
     parser.add_argument("--wait", type=float, nargs="+", help="seconds for each chunk")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    if options.wait and (options.output or options.storage):
+        refuse("--wait takes no --output and no --storage: it prints what it measures.")
     torch.set_num_threads(1)
     if options.wait:
         compare_ahead(options.wait, options.operators)

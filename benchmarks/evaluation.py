@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.commands import no_command
 from benchmarks.masks import METRICS
 from benchmarks.timing import times
 from prunerzero.language.perplexity import window_losses
@@ -204,3 +205,7 @@ def graphs(shape: str = "SmolLM2-135M") -> Iterator[dict[str, Any]]:
                    "recorded": len(loss._read._replays)}  # fmt: skip
         del model, loss
     torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+if __name__ == "__main__":
+    no_command("python -m benchmarks candidates")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import usual
+from benchmarks.commands import no_command
 from benchmarks.evaluation import SHAPES, random_model
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning import square_products
@@ -234,3 +235,7 @@ def deviation(shape: str, device: str, count: int = 5, length: int = 2048) -> It
                "masks that differ": other / weights}  # fmt: skip
         print(json.dumps(row), flush=True)
         yield row
+
+
+if __name__ == "__main__":
+    no_command("python -m benchmarks statistics")

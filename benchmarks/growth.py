@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.commands import no_command
 from benchmarks.evaluation import random_model, random_statistics
 from benchmarks.masks import METRICS, layer
 from benchmarks.timing import times
@@ -106,3 +107,7 @@ def _masks(device: str, rows: int, metrics: dict[str, Expression]) -> dict[str, 
         device,
         repeats=5,
     )
+
+
+if __name__ == "__main__":
+    no_command("python -m benchmarks growth")

@@ -39,7 +39,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.devices import require
+from benchmarks.commands import in_one_sentence, refuse, require
 from prunerzero.language.loading import load_model
 from prunerzero.language.source import ModelSource
 from prunerzero.language.streaming import open_streamed
@@ -70,7 +70,10 @@ def plan_of(run: str) -> Plan:
     """
     metric, sparsity, *more = run.split("@")
     if unknown := set(more) - {"least-squares", "admm", "pruned"}:
-        raise SystemExit(f"{run}: {', '.join(sorted(unknown))} is unknown.")
+        refuse(
+            f"{', '.join(sorted(unknown))} is unknown in {run}; a run is METRIC@SPARSITY, and "
+            "behind it any of @least-squares, @admm and @pruned."
+        )
     return Plan(
         find_metric(metric).expression,
         Sparsity.parse(sparsity),
@@ -348,6 +351,7 @@ def _show(run: dict[str, Any]) -> None:
     )
 
 
+@in_one_sentence()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
@@ -360,13 +364,16 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--activation-memory", type=float, default=4.0, help="GiB")
     parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
-    parser.add_argument("--runs", nargs="+", default=RUNS, help="see above, in order")
+    parser.add_argument(
+        "--runs", nargs="+", default=RUNS, help="METRIC@SPARSITY[@REFIT…], in order"
+    )
     parser.add_argument("--no-whole", action="store_true", help="do not hold the whole model")
     parser.add_argument("--seconds", type=float, default=240, help="begin no run after these")
     parser.add_argument("--folder", type=Path, default=None, help="where models are written")
     parser.add_argument("--output", type=Path, default=None, help="JSON file")
     args = parser.parse_args()
     require(args.device)
+    plans = [plan_of(run) for run in args.runs]
     if args.tiny:
         args.layers, args.hidden, args.ffn, args.heads = 3, 64, 96, 4
         args.vocabulary, args.windows, args.length = 128, 4, 32
@@ -414,7 +421,7 @@ def main() -> None:
         choices = list(dict.fromkeys((devices[:1], devices)))
         for some, number in product(choices, range(len(args.runs))):
             name = args.runs[number]
-            plan = plan_of(name)
+            plan = plans[number]
             shutil.rmtree(output, ignore_errors=True)
             record(name, partial(by_block, model, output, windows, some, plan, memory))
             if (
@@ -431,6 +438,8 @@ def main() -> None:
     if args.output:
         args.output.write_text(json.dumps(results, indent=2))
     print(f"all in {results['seconds']:.0f} s")
+    if any("failed" in run for run in results["runs"]):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import usual
+from benchmarks.commands import no_command
 from benchmarks.timing import times
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.scoring.selection import prune_into, score_mask
@@ -73,3 +74,7 @@ def run(device: str, *, quick: bool = False) -> Iterator[dict[str, Any]]:
                     **measured, "ratio": measured["usual"] / measured["score_mask"],
                     "same mask": equal,
                 }  # fmt: skip
+
+
+if __name__ == "__main__":
+    no_command("python -m benchmarks masks")

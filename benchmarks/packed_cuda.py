@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from benchmarks.__main__ import machine, table
-from benchmarks.devices import require
+from benchmarks.commands import require
 from prunerzero.packed import gpu
 from prunerzero.packed.device_order import DeviceMatrix, to_device_order
 from prunerzero.packed.layout import VALUE_TYPES, pack_matrix

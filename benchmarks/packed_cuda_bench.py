@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from benchmarks.devices import require
+from benchmarks.commands import in_one_sentence, require
 from benchmarks.large_model import write_model
 from benchmarks.packed_cuda_model import MODELS, SHAPE, TINY
 from prunerzero import bench, pack
@@ -28,6 +28,7 @@ from prunerzero.report import bench_tables
 WORDS = 400
 
 
+@in_one_sentence()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

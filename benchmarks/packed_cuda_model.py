@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.__main__ import machine, table
-from benchmarks.devices import require
+from benchmarks.commands import require
 from prunerzero.packed.layout import VALUE_TYPES, pack_matrix
 from prunerzero.packed.linear import PackedLinear, replace_layers
 

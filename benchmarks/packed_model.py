@@ -31,7 +31,7 @@ from prunerzero.language.loading import read_model
 from prunerzero.language.source import ModelSource
 from prunerzero.tasks.benching.figures import ModelFigures
 from prunerzero.tasks.benching.measure import measure_models
-from prunerzero.tasks.benching.rivals import make_rivals
+from prunerzero.tasks.benching.rivals import RIVALS, make_rivals
 from prunerzero.tasks.benching.subject import Plan, Subject
 from prunerzero.tasks.benching.weight_only import replaced
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--shares", nargs="+", type=float, default=[0.3, 0.5], help="removed")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--new-tokens", type=int, default=16, help="of a measurement")
-    parser.add_argument("--rivals", nargs="*", default=["int8", "int4"])
+    parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=["int8", "int4"])
     parser.add_argument("--no-own-dense", action="store_true", help="no dense kernel of our style")
     parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
     parser.add_argument("--folder", type=Path, help="where the models are written (14 GB)")

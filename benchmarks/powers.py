@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.commands import no_command
 from benchmarks.evaluation import random_model, random_statistics
 from benchmarks.timing import times
 from prunerzero.metrics import Expression, Sparsity
@@ -83,3 +84,7 @@ def _is_fused(e: Expression) -> bool:
     from prunerzero.scoring.gpu import is_fused  # which needs Triton
 
     return is_fused(e, torch.device("cuda", 0))
+
+
+if __name__ == "__main__":
+    no_command("python -m benchmarks powers")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.commands import no_command
 from benchmarks.evaluation import SHAPES, random_model
 from prunerzero.language.perplexity import window_losses
 
@@ -26,3 +27,7 @@ def run(shape: str = "SmolLM2-135M", batch: int = 4) -> Iterator[dict[str, Any]]
             "ms": event.self_device_time_total / 1e3,
             "calls": event.count,
         }
+
+
+if __name__ == "__main__":
+    no_command('python -m benchmarks --device cuda "kernels of SmolLM2"')

@@ -20,14 +20,15 @@ from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 
-from benchmarks.devices import require
+from benchmarks.commands import in_one_sentence, refuse, require, sparsity_text
 from prunerzero import evolution
 from prunerzero.evolution.racing import Race
 from prunerzero.evolution.records import Candidate, Individual
+from prunerzero.evolution.variation import OperatorSet
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.statistics import probes_of
@@ -111,14 +112,15 @@ def search(
     return [losses for losses in fitness.read if len(losses) == fitness.chunks]
 
 
+@in_one_sentence()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, help="JSON file")
     parser.add_argument("--replay", type=Path, nargs="+", help="journals of searches")
-    parser.add_argument("--sparsities", nargs="+", default=["0.5", "2:4"])
-    parser.add_argument("--operators", default="extended")
+    parser.add_argument("--sparsities", nargs="+", type=sparsity_text, default=["0.5", "2:4"])
+    parser.add_argument("--operators", choices=get_args(OperatorSet), default="extended")
     parser.add_argument("--evaluations", type=int, default=400)
     parser.add_argument("--seconds", type=float, help="of each search")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -130,6 +132,10 @@ def main() -> None:
     options = vars(parser.parse_args())
     require(options["device"])
     if options["replay"]:
+        if missing := [journal for journal in options["replay"] if not journal.is_file()]:
+            refuse(f"there is no journal {missing[0]}: name the journal.log of a search's folder.")
+        if options["output"]:
+            refuse("--output is of the losses of searches made here, and --replay makes none.")
         tell({str(journal): losses_of(journal) for journal in options["replay"]})
         return
     names = {field.name for field in fields(Setup)}
@@ -145,10 +151,11 @@ def main() -> None:
             operators=options["operators"],
             finalists=1,
         )
-        matrices[f"{sparsity} seed {seed}"] = search(work, Sparsity.parse(sparsity), settings)
+        name = f"{sparsity} seed {seed}"
+        matrices[name] = search(work, Sparsity.parse(sparsity), settings)
         if options["output"]:
             options["output"].write_text(json.dumps(matrices), encoding="utf-8")
-        print(f"{sparsity} seed {seed}: {len(matrices[f'{sparsity} seed {seed}'])}", flush=True)
+        print(f"{name}: {len(matrices[name])}", flush=True)
     tell(matrices)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.devices import require
+from benchmarks.commands import in_one_sentence, require
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.catalog import find_metric
 from prunerzero.metrics.operators import TERMINALS
@@ -45,6 +45,7 @@ ROWS = (
 WAYS = (RefitOptions(), RefitOptions("least-squares"), RefitOptions("least-squares", "admm"))
 
 
+@in_one_sentence()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import fields, replace
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.commands import in_one_sentence, sparsity_text
 from prunerzero.evolution import SearchSettings
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.tasks.search import search_in
@@ -95,6 +97,7 @@ def run(setup: Setup, sparsity: str, settings: SearchSettings) -> dict[str, Any]
     }
 
 
+@in_one_sentence()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -104,9 +107,9 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=400)
     parser.add_argument("--seconds", type=float, help="of each search")
     parser.add_argument("--seeds", type=int, default=3, help="so many")
-    parser.add_argument("--sparsities", nargs="+", default=["0.5", "2:4"])
+    parser.add_argument("--sparsities", nargs="+", type=sparsity_text, default=["0.5", "2:4"])
     parser.add_argument("--ablations", action="store_true", help="settings of evolution instead")
-    parser.add_argument("--variants", nargs="+", help="these alone")
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, *SETTINGS], help="these alone")
     parser.add_argument("--model", default="bundled")
     for part in ("calibration", "validation", "test"):
         parser.add_argument(f"--{part}", type=Path)
@@ -143,6 +146,9 @@ def main() -> None:
             print(f"{jobs[job]}: {result['test']:.3f} {result['metric']}", flush=True)
             options.output.write_text(json.dumps(results), encoding="utf-8")
     tell(results)
+    if failed := len(jobs) - len(results):
+        print(f"{failed} of {len(jobs)} searches failed.", file=sys.stderr)
+        raise SystemExit(1)
 
 
 def tell(results: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial
 
+from benchmarks.commands import no_command
 from prunerzero.evolution.storage import open_storage
 from prunerzero.evolution.study import STUDY_NAME
 
@@ -117,3 +118,7 @@ def _ended(trial: FrozenTrial) -> datetime:
     ended: datetime | None = trial.datetime_complete
     assert ended is not None
     return ended
+
+
+if __name__ == "__main__":
+    no_command("python -m benchmarks.search_scaling --help")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from benchmarks.commands import no_command
 from benchmarks.gradients import Row, told
 from benchmarks.masks import SHAPES
 from benchmarks.timing import times
@@ -59,3 +60,7 @@ def _tiles(rows: int, columns: int, windows: int, device: str, length: int) -> I
     for name, ms in times(ways, device, repeats=5, warmups=1).items():
         work = 2 * rows * columns * length * windows
         yield {"tile": name, "ms a window": ms / windows, "TFLOP/s": work / ms / 1e9}
+
+
+if __name__ == "__main__":
+    no_command('python -m benchmarks --device cuda "squared gradients"')

@@ -8,6 +8,8 @@ from statistics import median
 
 import torch
 
+from benchmarks.commands import no_command
+
 
 def times(
     functions: dict[str, Callable[[], object]], device: str, *, repeats: int = 7, warmups: int = 2
@@ -31,3 +33,7 @@ def _once(function: Callable[[], object], device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter() - start) * 1e3
+
+
+if __name__ == "__main__":
+    no_command("python -m benchmarks --help")

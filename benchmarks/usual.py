@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.commands import no_command
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.pruning.blocks import Matrix
 
@@ -74,3 +75,7 @@ def statistics(model: Any, layers: Mapping[str, Matrix], windows: Tensor) -> dic
     for matrix in layers.values():
         matrix.stored.requires_grad_(False)
     return {name: g.sqrt() for name, g in G.items()}
+
+
+if __name__ == "__main__":
+    no_command("python -m benchmarks masks")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.commands import no_command
 from benchmarks.masks import METRICS, SHAPES, layer
 from benchmarks.timing import times
 from prunerzero.metrics import Expression, Sparsity
-from prunerzero.scoring import gpu
+
+if TYPE_CHECKING:
+    from prunerzero.scoring import gpu  # needs Triton, which a machine without a GPU may lack
 
 BLOCKS = 32
 OF_A_BLOCK = [SHAPES[0]] * 4 + [SHAPES[1]] * 2 + [SHAPES[2]]
@@ -100,6 +103,8 @@ def _kernels(function: Callable[[], None], name: str) -> Iterator[dict[str, Any]
 
 def shapes() -> Iterator[dict[str, Any]]:
     """Launch shapes of the row kernel, 8 layers of each width."""
+    from prunerzero.scoring import gpu
+
     chosen, ways = gpu._launch, gpu._WAYS
     full = Expression.parse("log(sqr(W) * sqrt(G) + exp(neg(W))) * tanh(sqrt(X)) + abs(W - G)")
     wanda = Expression.parse(METRICS["2 operators"])
@@ -140,6 +145,8 @@ def shapes() -> Iterator[dict[str, Any]]:
 
 def growth() -> Iterator[dict[str, Any]]:
     """Masks of ever more weights: a part of one layer, one layer, 1 to 32 blocks."""
+    from prunerzero.scoring import gpu
+
     half = Sparsity(0.5)
     e = Expression.parse(METRICS["14 operators"])
     for rows in (256, 2560):
@@ -158,3 +165,7 @@ def _growth(blocks: int, e: Expression, sparsity: Sparsity) -> dict[str, Any]:
     weights = sum(group.W[0].numel() * len(group.W) for group, _, _ in model.groups)
     ms = times({"ms": lambda: model.prune(e, sparsity)}, "cuda", repeats=5)["ms"]
     return {"weights": weights, "ms": ms, "ms a billion": ms / weights * 1e9}
+
+
+if __name__ == "__main__":
+    no_command('python -m benchmarks --device cuda "whole 7B model"')

@@ -1,15 +1,22 @@
-"""Benchmarks refuse a device that is not there in a sentence, and write only what is asked for."""
+"""Benchmarks refuse what is not there in a sentence, and write only what is asked for."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import runpy
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+
+from benchmarks import __main__ as benchmarks
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,3 +91,113 @@ def test_powers_stand_beside_as_many_other_operators(tmp_path: Path) -> None:
     for row in rows:
         assert len(operators(row["with"])) == len(operators(row["without"])) == row["operators"]
         assert "epow" in operators(row["with"]) and "epow" not in operators(row["without"])
+
+
+def test_a_section_that_does_not_exist_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
+    done = run(tmp_path, "benchmarks", "masks", "nosuchsection", "--output", "all.json")
+    assert done.returncode == 2 and not done.stdout and not list(tmp_path.iterdir())
+    [sentence] = done.stderr.splitlines()
+    assert sentence.startswith("Error: there is no section 'nosuchsection' with --device cpu")
+    for device in ("cpu", "cuda"):
+        assert all(repr(name) in sentence for name in benchmarks.sections(device, quick=False))
+
+
+def test_a_section_that_fails_is_told_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fails() -> Iterator[dict[str, int]]:
+        raise RuntimeError("no memory")
+        yield {}
+
+    found = {"first": fails, "second": lambda: [{"ms": 3}]}
+    monkeypatch.setattr(benchmarks, "sections", lambda device, quick: found)
+    named = tmp_path / "all.json"
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--output", str(named)])
+    with pytest.raises(SystemExit) as ended:
+        benchmarks.main()
+    assert ended.value.code == 1
+    told = capsys.readouterr().out
+    assert "first: " in told and "RuntimeError: no memory" in told and "## second" in told
+    results = json.loads(named.read_text(encoding="utf-8"))
+    assert results["second"] == [{"ms": 3}] and "no memory" in results["first: error"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "second"])
+    benchmarks.main()
+
+
+def parts() -> list[str]:
+    """The modules that are no command by themselves: those that read no arguments."""
+    modules = (ROOT / "benchmarks").glob("[!_]*.py")
+    found = [path.stem for path in modules if ".parse_" not in path.read_text(encoding="utf-8")]
+    assert {"powers", "masks", "timing", "whole_model"} <= set(found)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("module", parts())
+@pytest.mark.filterwarnings("ignore:'benchmarks:RuntimeWarning")  # it was imported before
+def test_a_module_that_is_no_command_says_what_to_run_instead(
+    module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"benchmarks.{module}", run_name="__main__")
+    assert ended.value.code == 2
+    said = re.fullmatch(r"Error: .*: run `python -m (.*)`\.\n", capsys.readouterr().err)
+    assert said, module
+    assert_runs(said[1])
+
+
+def commands_in_pages() -> list[str]:
+    """What pages give as ``python -m benchmarks …``, perhaps on two lines of a paragraph."""
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    found = {
+        " ".join(command.split())
+        for text in texts
+        for command in re.findall(r"`[A-Z_=1 ]*python -m (benchmarks\b[^`]*)`", text)
+    }
+    assert len(found) > 10
+    return sorted(found)
+
+
+@pytest.mark.parametrize("command", commands_in_pages())
+def test_pages_name_benchmarks_and_sections_that_there_are(command: str) -> None:
+    assert_runs(command)
+
+
+def assert_runs(command: str) -> None:
+    """The module is a command; of ``benchmarks`` itself, every section named is there."""
+    module, *arguments = shlex.split(command)
+    if module != "benchmarks":
+        source = Path(str(import_module(module).__file__)).read_text(encoding="utf-8")
+        assert ".parse_" in source and "__main__" in source
+        return
+    device = arguments.pop(1) if arguments[:1] == ["--device"] else "cpu"
+    named = [one for one in arguments if not one.startswith("--")]
+    assert set(named) <= set(benchmarks.sections(device, quick=False))
+
+
+@pytest.mark.parametrize(
+    "module, arguments, sentence",
+    [
+        ("racing", ["--replay", "none.log"], "there is no journal none.log"),
+        ("racing", ["--sparsities", "3:2"], "sparsity 3:2 must keep"),
+        ("racing", ["--operators", "extendid"], "'published', 'extended'"),
+        ("conjugate_steps", ["--sparsities", "2"], "sparsity 2"),
+        ("strategies", ["--output", "s.json", "--variants", "evolutoin"], "'evolution, extended'"),
+        ("large_model", ["--tiny", "--device", "cpu", "--runs", "wanda@0.5@obs"], "obs is unknown"),
+        ("large_model", ["--tiny", "--device", "cpu", "--runs", "wander@0.5"], "named 'wander'"),
+        ("packed_model", ["--rivals", "int6"], "'int8', 'int4'"),
+        ("engine_overhead", ["--wait", "0.1", "--output", "o.json"], "--wait takes no --output"),
+        ("refit", ["--test", "none.txt"], "text file 'none.txt' cannot be read"),
+    ],
+)
+def test_what_is_misspelled_is_refused_before_anything_is_measured(
+    module: str, arguments: list[str], sentence: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        import_module(f"benchmarks.{module}").main()
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
