@@ -14,7 +14,6 @@ measured by moving one entry in a hundred at a time, on the bundled model's laye
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,6 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.commands import in_one_sentence
+from examples.metrics.pool import positive
+from examples.metrics.results import ARM, COMPARISON, SEARCH, kind_of, load, result_of
+from prunerzero.errors import InputError
 from prunerzero.metrics import Expression
 from prunerzero.metrics.catalog import find_metric
 from prunerzero.tasks.setup import Setup
@@ -33,16 +36,17 @@ MOVED = 1.01
 """Times as large is an entry that is moved."""
 
 
+@in_one_sentence()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", nargs="+", type=Path)
-    parser.add_argument("--layers", type=int, default=6, help="so many of the model")
+    parser.add_argument("--layers", type=positive, default=6, help="so many of the model")
     options = parser.parse_args()
-    results: dict[str, Any] = {}
-    for path in options.results:
-        results |= json.loads(path.read_text(encoding="utf-8"))
+    results = load(options.results, (SEARCH, COMPARISON, ARM))
+    if all(kind_of(name) == COMPARISON for name in results):
+        raise InputError("these files hold comparisons alone: name those of searches.")
     print(frequencies(results))
     print(exponents(results, options.layers))
 
@@ -55,7 +59,7 @@ def frequencies(results: dict[str, Any]) -> str:
     ]
     kinds: dict[str, list[list[Any]]] = {}
     for name, found in results.items():
-        if name.startswith("search"):
+        if kind_of(name) == SEARCH:
             _, on, competition, update, _ = name.split(" | ")
             kinds.setdefault(f"{on}, {competition}, {update}", []).append(found["history"])
     for kind, searches in sorted(kinds.items()):
@@ -66,6 +70,9 @@ def frequencies(results: dict[str, Any]) -> str:
             trees = [Expression.parse(text) for _, text in done]
             every += trees
             better += trees[: max(1, len(trees) // 10)]
+        if not every:
+            lines.append(f"| {kind} | 0 | | | | |")
+            continue
         reads = [
             f"{share(t, better):.0%} of {share(t, every):.0%}".replace(" of ", " (all: ") + ")"
             for t in "XGD"
@@ -103,14 +110,15 @@ def exponents(results: dict[str, Any], count: int) -> str:
     lines = ["| search | X | G | D | metric |", "| --- | ---: | ---: | ---: | --- |"]
     layers = [*sample(count)]
     for name, found in results.items():
-        if name.startswith("comparison"):
+        if (kind := kind_of(name)) == COMPARISON:
             continue
-        tree = find_metric(found["metric"]).expression
+        ended_with = result_of(found) if kind == SEARCH else found["metric"]
+        tree = find_metric(ended_with).expression
         group = "model" if " | model | " in name else "row"
         figures = " | ".join(
             "" if (e := exponent(tree, t, layers, group)) is None else f"{e:.2f}" for t in "XGD"
         )
-        lines.append(f"| {name.removeprefix('search | ')} | {figures} | `{found['metric']}` |")
+        lines.append(f"| {name.removeprefix('search | ')} | {figures} | `{ended_with}` |")
     return "\n".join(lines)
 
 

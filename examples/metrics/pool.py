@@ -28,11 +28,14 @@ class Task(Protocol):
         """Do it on that device."""
 
 
-def run_all(tasks: Sequence[Task], jobs: int, results: dict[str, Any], output: Path) -> None:
+def run_all(tasks: Sequence[Task], jobs: int, results: dict[str, Any], output: Path) -> list[str]:
     """Run the tasks whose results are not there yet, ``jobs`` at once on each GPU, or in all.
 
     Each result is written to ``output`` as soon as it is there, so that the same call again goes
     on. A task that fails is told and left out.
+
+    Returns:
+        The names of those that failed.
     """
     devices = [f"cuda:{n}" for n in range(torch.cuda.device_count())] or ["cpu"]
     waiting = [task for task in tasks if task.name not in results]
@@ -41,6 +44,7 @@ def run_all(tasks: Sequence[Task], jobs: int, results: dict[str, Any], output: P
     free: Queue[str] = context.Queue()
     for device in devices * jobs:
         free.put(device)
+    failed = []
     begun = time.monotonic()
     with ProcessPoolExecutor(
         len(devices) * jobs, mp_context=context, initializer=_take, initargs=(free,)
@@ -49,18 +53,28 @@ def run_all(tasks: Sequence[Task], jobs: int, results: dict[str, Any], output: P
             task = running[done]
             if (error := done.exception()) is not None:
                 print(f"{task.name}: {type(error).__name__}: {error}", flush=True)
+                failed.append(task.name)
                 continue
             results[task.name] = done.result()
             write(output, results)
             print(f"[{time.monotonic() - begun:.0f} s] {task.name}", flush=True)
+    return failed
 
 
-def read(output: Path) -> dict[str, Any]:
-    """What was written there before."""
-    if not output.is_file():
-        return {}
-    found: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-    return found
+def end(failed: Sequence[str]) -> None:
+    """Where tasks failed, say how many and end with exit code 1."""
+    if failed:
+        raise SystemExit(
+            f"Error: what failed is told above, {len(failed)} in all; the same command again makes "
+            "these alone."
+        )
+
+
+def positive(text: str) -> int:
+    """An argument's type: how many of something there are."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
 
 
 def write(output: Path, results: dict[str, Any]) -> None:

@@ -7,8 +7,12 @@
 Three competitions, half of each row, half of the model, 2:4, each with and without the update, from
 the known metrics on. With ``--laws`` the power laws W · X^a · G^b · D^c are searched beside each.
 Then the known metrics and what was found prune every model in turn, those of ``--unseen`` too, and
-are measured on every text. A found one is ahead only where it beats each known one on each model
-and on each text that no search has read.
+are measured on every text. Of each search that is its result, and beside it the best of its
+finalists: the result is the smallest of those that are as good within the noise. The tables say
+which is which. A found one is ahead only where it beats each known one on each model and on each
+text that no search has read.
+
+Where a task fails the others go on, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import argparse
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -25,8 +29,21 @@ from statistics import fmean
 from typing import Any
 
 import prunerzero
-from examples.metrics.pool import Task, read, run_all
+from benchmarks.commands import in_one_sentence
+from examples.metrics.pool import Task, end, positive, run_all
+from examples.metrics.results import (
+    COMPARISON,
+    SEARCH,
+    evolved,
+    kind_of,
+    load,
+    model_and_how,
+    result_of,
+    searched,
+)
 from prunerzero import Setup
+from prunerzero.metrics import MetricError
+from prunerzero.metrics.catalog import find_metric
 
 COMPETITIONS = {"rows": ("0.5", "row"), "model": ("0.5", "model"), "2:4": ("2:4", "row")}
 UPDATES = ("none", "least-squares")
@@ -164,17 +181,29 @@ def comparison_name(model: str, competition: str, update: str) -> str:
     return f"comparison | {Path(model).name} | {competition} | {update}"
 
 
+@in_one_sentence()
 def main() -> None:
     options = parse_options()
-    results = read(options.output)
+    kinds = (SEARCH, COMPARISON)
+    results = load([options.output], kinds) if options.output.is_file() else {}
+    others = load(options.also, kinds)
     if options.again:
-        results = {name: one for name, one in results.items() if not name.startswith("comparison")}
+        results = {name: one for name, one in results.items() if kind_of(name) != COMPARISON}
+    failed: list[str] = []
+
+    def run(tasks: Iterator[Task]) -> None:
+        failed.extend(run_all([*tasks], options.jobs, results, options.output))
+
     if not options.no_search:
-        run_all([*searches(options)], options.jobs, results, options.output)
+        asked = [*searches(options)]
+        run(iter(asked))
+        if asked and len(failed) == len(asked):
+            end(failed)
     if not options.no_comparison:
-        run_all([*comparisons(options, results)], options.jobs, results, options.output)
-        run_all([*on_unseen(options, results)], options.jobs, results, options.output)
-    print(tables(results))
+        run(comparisons(options, results, others))
+        run(on_unseen(options, results))
+    print(tables(results, others))
+    end(failed)
 
 
 def parse_options() -> argparse.Namespace:
@@ -191,27 +220,70 @@ def parse_options() -> argparse.Namespace:
         "--also", nargs="*", type=Path, default=[], help="results of other searches, to compare too"
     )
     parser.add_argument("--work", type=Path, default=Path("/tmp/prunerzero-metrics"))
-    parser.add_argument("--competitions", nargs="+", default=[*COMPETITIONS])
-    parser.add_argument("--updates", nargs="+", default=[*UPDATES])
-    parser.add_argument("--seconds", type=int, default=300, help="of each search")
-    parser.add_argument("--evaluations", type=int, default=100_000, help="of each search")
+    parser.add_argument(
+        "--competitions", nargs="+", choices=[*COMPETITIONS], default=[*COMPETITIONS]
+    )
+    parser.add_argument("--updates", nargs="+", choices=UPDATES, default=[*UPDATES])
+    parser.add_argument("--seconds", type=positive, default=300, help="of each search")
+    parser.add_argument("--evaluations", type=positive, default=100_000, help="of each search")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--laws", action="store_true", help="search power laws too")
-    parser.add_argument("--fitted", type=int, default=128, help="windows of calibration")
-    parser.add_argument("--windows", type=int, help="of validation, for a search; all by default")
-    parser.add_argument("--measured", type=int, help="windows of each text; all by default")
-    parser.add_argument("--finalists", type=int, default=2, help="of each search, to compare")
-    parser.add_argument("--known", nargs="*", default=[*KNOWN], help="metrics to compare with")
+    parser.add_argument("--fitted", type=positive, default=128, help="windows of calibration")
+    parser.add_argument(
+        "--windows", type=positive, help="of validation, for a search; all by default"
+    )
+    parser.add_argument("--measured", type=positive, help="windows of each text; all by default")
+    parser.add_argument(
+        "--finalists", type=int, default=2, help="of each search, to compare beside its result"
+    )
+    parser.add_argument(
+        "--known", nargs="*", type=known_metric, default=[*KNOWN], help="metrics to compare with"
+    )
     parser.add_argument(
         "--own-update", action="store_true", help="compare under an update what it evolved, alone"
     )
     parser.add_argument("--fewer", type=int, default=6, help="metrics on unseen models, refitted")
-    parser.add_argument("--jobs", type=int, default=3, help="at once on each GPU, or in all")
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--jobs", type=positive, default=3, help="at once on each GPU, or in all")
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto"
+    )
     parser.add_argument("--no-search", action="store_true", help="compare what was found before")
     parser.add_argument("--no-comparison", action="store_true", help="search alone")
     parser.add_argument("--again", action="store_true", help="compare anew")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if (wrong := disagreement(options)) is not None:
+        parser.error(wrong)
+    return options
+
+
+def known_metric(text: str) -> str:
+    """An argument's type: a metric by its name here or in the catalog, or a formula."""
+    try:
+        find_metric(KNOWN.get(text, text))
+    except MetricError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def disagreement(options: argparse.Namespace) -> str | None:
+    """What would fail, or overwrite a result of another name, after the first searches."""
+    if foreign := set(options.foreign) - set(options.models):
+        return f"--foreign {min(foreign)} is none of --models"
+    if twice := repeated([Path(model).name for model in (*options.models, *options.unseen)]):
+        return f"two models are called {twice}: results go by that name"
+    texts = (*options.calibration, *options.validation, *options.test)
+    if missing := [path for path in texts if not path.is_file()]:
+        return f"there is no text {missing[0]}"
+    if twice := repeated([path.stem for path in (*options.validation, *options.test)]):
+        return f"two texts are called {twice}: figures go by that name"
+    if options.foreign and min(len(options.calibration), len(options.validation)) < 2:
+        return "--foreign leaves out the first text, so it needs two of calibration and validation"
+    return None
+
+
+def repeated(names: Sequence[str]) -> str | None:
+    """The first of the names that is there before."""
+    return next((name for place, name in enumerate(names) if name in names[:place]), None)
 
 
 def texts_of(options: argparse.Namespace, model: str) -> Texts:
@@ -238,11 +310,15 @@ def searches(options: argparse.Namespace) -> Iterator[Task]:
         yield Search(models, texts, competition, update, seed, budget, setup, folder)
 
 
-def comparisons(options: argparse.Namespace, results: dict[str, Any]) -> Iterator[Task]:
-    """Every model in each competition, with the known metrics and the finalists of searches."""
-    found = dict(results)
-    for path in options.also:
-        found |= read(path)
+def comparisons(
+    options: argparse.Namespace, results: dict[str, Any], others: dict[str, Any]
+) -> Iterator[Task]:
+    """Every model in each competition, with the known metrics and what searches found.
+
+    Of each search that is its result, and of those in ``results`` under the same update the first
+    finalists beside it.
+    """
+    found = others | results
     for update, competition in product(options.updates, options.competitions):
         metrics = [KNOWN.get(name, name) for name in options.known]
         for name, one in found.items():
@@ -250,7 +326,7 @@ def comparisons(options: argparse.Namespace, results: dict[str, Any]) -> Iterato
             alike = under == update or not options.own_update
             if kind == "search" and where == competition and alike:
                 own = under == update and name in results
-                metrics += evolved(one)[: options.finalists if own else 1]
+                metrics += [result_of(one), *evolved(one)[: options.finalists if own else 0]]
         for model in options.models:
             yield comparison(options, model, competition, update, metrics)
 
@@ -293,44 +369,62 @@ def on_unseen(options: argparse.Namespace, results: dict[str, Any]) -> Iterator[
             yield comparison(options, model, competition, update, metrics)
 
 
-def evolved(found: dict[str, Any]) -> list[str]:
-    """The finalists of a search that it was not given to begin with, the best first."""
-    given = {text for _, text, origin in found["history"] if origin == "catalog"}
-    return [one["metric"] for one in found["finalists"] if one["metric"] not in given]
-
-
-def tables(results: dict[str, Any]) -> str:
+def tables(results: dict[str, Any], others: dict[str, Any]) -> str:
     """Perplexity by competition and update: a row a metric, a column a model and text.
 
-    The second column tells by how many per cent a metric is ahead of the best known one, on the
-    average of the columns and on the worst of them.
+    The second column tells where a metric comes from, the third by how many per cent it is ahead
+    of the best known one, on the average of the columns and on the worst of them. A model that no
+    search has read does not count in that.
     """
     lines = []
+    inside = searched(others | results)
+    come_from = origins(others | results)
     grouped: dict[str, dict[str, Any]] = {}
     for name, found in results.items():
-        if name.startswith("comparison"):
+        if kind_of(name) == COMPARISON:
             _, model, competition, update = name.split(" | ")
             grouped.setdefault(f"{competition}, {update}", {})[model] = found["perplexity"]
     for title, models in sorted(grouped.items()):
         columns = [(model, text) for model, texts in models.items() for text in texts]
-        heads = " | ".join(f"{m}: {t}" for m, t in columns)
-        lines += ["", title, "", f"| metric | ahead on average, at worst | {heads} |"]
-        lines += ["| --- | --- |" + " ---: |" * len(columns)]
-        ahead = {}
-        for metric in {name for figures in models.values() for t in figures.values() for name in t}:
-            leads = [lead(models[m][t], metric) for m, t in columns if metric in models[m][t]]
-            ahead[metric] = (fmean(leads), min(leads))
-        for metric, (average, worst) in sorted(ahead.items(), key=lambda item: -item[1][0]):
+        counted = [(m, t) for m, t in columns if model_and_how(m)[0] in inside] or columns
+        heads = " | ".join(
+            f"{m}: {t}" if (m, t) in counted else f"{m} (unseen): {t}" for m, t in columns
+        )
+        lines += ["", title, "", f"| metric | from | ahead on average, at worst | {heads} |"]
+        lines += ["| --- | --- | --- |" + " ---: |" * len(columns)]
+        ahead = {
+            metric: [
+                lead(models[m][t], metric) if metric in models[m][t] else -math.inf
+                for m, t in counted
+            ]
+            for metric in {m for figures in models.values() for t in figures.values() for m in t}
+        }
+        for metric, leads in sorted(ahead.items(), key=lambda item: -fmean(item[1])):
             row = [models[m][t].get(metric) for m, t in columns]
             figures = " | ".join("" if value is None else f"{value:.2f}" for value in row)
-            lines.append(f"| `{metric}` | {average:+.1%}, {worst:+.1%} | {figures} |")
+            told = f"{fmean(leads):+.1%}, {min(leads):+.1%}" if math.isfinite(min(leads)) else ""
+            source = "; ".join(come_from.get(metric, ()))
+            lines.append(f"| `{metric}` | {source} | {told} | {figures} |")
     return "\n".join(lines)
 
 
+def origins(results: dict[str, Any]) -> dict[str, list[str]]:
+    """Where each metric comes from, in words."""
+    found = {metric: ["known"] for metric in KNOWN.values()}
+    for name, one in results.items():
+        if kind_of(name) == SEARCH:
+            of = ", ".join(name.split(" | ")[1:])
+            found.setdefault(result_of(one), []).append(f"result of {of}")
+            for place, metric in enumerate(evolved(one), 1):
+                if metric != result_of(one):
+                    found.setdefault(metric, []).append(f"finalist {place} of {of}")
+    return found
+
+
 def lead(perplexity: dict[str, float], metric: str) -> float:
-    """By what share a metric is ahead of the best of the known ones, itself left out."""
+    """By what share a metric is ahead of the best other known one; −∞ where there is none."""
     known = [perplexity[name] for name in KNOWN.values() if name in perplexity and name != metric]
-    return min(known) / perplexity[metric] - 1
+    return min(known) / perplexity[metric] - 1 if known else -math.inf
 
 
 if __name__ == "__main__":

@@ -24,11 +24,13 @@ import tarfile
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from examples.metrics.pool import run_all
+from benchmarks.commands import in_one_sentence, refuse, sparsity_text
+from examples.metrics.pool import end, positive, run_all
+from prunerzero.evolution.variation import OperatorSet
 from prunerzero.language.loading import load_model
 from prunerzero.language.source import ModelSource
 
@@ -86,14 +88,19 @@ class Comparison:
         return told
 
 
+@in_one_sentence()
 def main() -> None:
     options = parse_options()
+    parts = {part: options.text / f"{part}.txt" for part in ("calibration", "validation")}
+    for path in parts.values():
+        if not path.is_file():
+            refuse(f"there is no text {path}.")
     options.output_dir.mkdir(parents=True, exist_ok=True)
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ["PRUNERZERO_CACHE"] = str(options.work / "cache")
     model = as_folder(options.model, options.work / "model")
     setup = ["--model", str(model), "--max-seq-length", str(options.window)]
-    setup += [f"--{part}={options.text / part}.txt" for part in ("calibration", "validation")]
+    setup += [f"--{part}={path}" for part, path in parts.items()]
     setup += options.more
     budget = ["--time", f"{options.seconds:.0f}s", "--evaluations", str(options.evaluations)]
     how = (*setup, *budget, "--dtype", options.dtype)
@@ -101,7 +108,9 @@ def main() -> None:
     chosen = product(options.sparsities, options.operators, options.seeds)
     jobs = [Job(*values, how, runs) for values in chosen]
     found: dict[str, Any] = {}
-    run_all(jobs, options.per_gpu, found, options.work / "searches.json")
+    failed = run_all(jobs, options.per_gpu, found, options.work / "searches.json")
+    if not found:
+        end(failed)
     keep(options.output_dir, found, runs, {})  # measuring may outlast a machine
     test = options.text / "test.txt"
     setup += [f"--test={test}"] if test.is_file() else []
@@ -111,9 +120,10 @@ def main() -> None:
         Comparison(one, tuple(setup), tuple(job.folder for job in done if job.sparsity == one))
         for one in options.sparsities
     ]
-    run_all(side_by_side, 1, comparisons, options.work / "comparisons.json")
+    failed += run_all(side_by_side, 1, comparisons, options.work / "comparisons.json")
     keep(options.output_dir, found, runs, comparisons)
     print(table(runs, comparisons))
+    end(failed)
 
 
 def keep(folder: Path, found: dict[str, Any], runs: Path, comparisons: dict[str, Any]) -> None:
@@ -139,11 +149,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("/tmp/prunerzero-smollm2"))
     parser.add_argument("--seconds", type=float, default=840, help="of each search")
-    parser.add_argument("--evaluations", type=int, default=100_000, help="of each search")
-    parser.add_argument("--sparsities", nargs="+", default=["0.5", "2:4"])
-    parser.add_argument("--operators", nargs="+", default=["extended"])
+    parser.add_argument("--evaluations", type=positive, default=100_000, help="of each search")
+    parser.add_argument("--sparsities", nargs="+", type=sparsity_text, default=["0.5", "2:4"])
+    parser.add_argument(
+        "--operators", nargs="+", choices=get_args(OperatorSet), default=["extended"]
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--per-gpu", type=int, default=3, help="searches at once on a GPU")
+    parser.add_argument("--per-gpu", type=positive, default=3, help="searches at once on a GPU")
     parser.add_argument("--window", type=int, default=2048, help="tokens")
     parser.add_argument("--dtype", default="bfloat16", help="of the searches")
     parser.add_argument("more", nargs="*", help="after --: further options for prunerzero")
