@@ -51,6 +51,23 @@ class Workbench:
         return Measured((log(perplexity),), 0.0)
 
 
+@pytest.fixture(autouse=True)
+def judged_under_update(monkeypatch) -> list[str]:
+    """Candidates are judged on the bench of the test itself; the names of those that were."""
+    names = []
+
+    class Judge:
+        def __init__(self, bench, sparsity, refit) -> None:
+            self.bench, self.sparsity = bench.refitted(refit), sparsity
+
+        def loss(self, metric, windows: int) -> float:
+            names.append(metric.name)
+            return self.bench.pruned(metric, self.sparsity, "validation", windows).loss
+
+    monkeypatch.setattr(course, "Judge", Judge)
+    return names
+
+
 @pytest.mark.parametrize("limit", [0.5, 2.5, 5.0])
 @pytest.mark.parametrize("evolved", [12.0, 30.0, 39.0, 41.0])
 def test_the_better_metric_answers_within_the_limit_or_beyond_it(limit, evolved, monkeypatch):
@@ -135,3 +152,52 @@ def test_what_is_answered_is_within_the_limit_and_the_most_that_is(slope, update
     assert answer.reached == (taken * 0.005 <= 0.2)
     if answer.reached:
         assert taken * answer.sparsity.fraction <= 0.2 < taken * (answer.sparsity.fraction + 0.005)
+
+
+class Swapping(Workbench):
+    """As masks, fisher keeps most; under the update obs does, and fisher least of all.
+
+    ``refitted`` perplexities are those of 2:4; a share of p prunes p / 0.5 of that rise.
+    """
+
+    def pruned(self, metric, sparsity, part: str, windows: int | None = None, **_) -> Measured:
+        best, worst = ("obs", "fisher") if self.refit.update != "none" else ("fisher", "obs")
+        rise = {best: 1.0, worst: 3.0}.get(metric.name, 2.0)
+        if self.refit.update != "none":
+            rise /= 10
+        return Measured((log(10 * (1 + rise * sparsity.fraction / 0.5)),), 0.0)
+
+    def refitted(self, refit: RefitOptions) -> Workbench:
+        other = Swapping(self.evolved, self.factors)
+        other.refit = refit
+        return other
+
+
+@pytest.mark.parametrize("update", ["auto", "least-squares"])
+@pytest.mark.parametrize("search", [None, SearchSettings(evaluations=3)])
+def test_under_an_update_the_known_metric_answers_that_is_best_under_it(
+    update, search, monkeypatch
+):
+    found = SimpleNamespace(metric="W * exp(X * G)", interrupted=False, evaluations=3)
+    monkeypatch.setattr(course, "search_in", lambda *args, **options: (found, None))
+    ways = TuneOptions(update=update, refine="none").ways
+    within = Limit("degradation", 0.12, 11.2)  # fisher would miss it, so the answer would be no
+    asked = course.Course(Swapping(40), within, ways)
+    answer = asked.run(PATTERN, ["row"], search, Path("unused"))
+    assert (answer.metric.name, answer.reached) == ("obs", True)
+    asked = course.Course(Swapping(40), within, ways)
+    answer = asked.run(None, ["row"], search, Path("unused"))
+    assert (answer.metric.name, answer.reached) == ("obs", True)
+    assert answer.sparsity.fraction == 0.6, "as much as obs keeps: fisher keeps 0.2"
+
+
+@pytest.mark.parametrize(
+    "options", [{"update": "none", "refine": "none"}, {"update": "least-squares", "refine": "admm"}]
+)
+def test_where_the_update_is_not_all_that_is_done_masks_alone_tell_metrics_apart(
+    options, judged_under_update
+):
+    """After ADMM metrics hardly differ, and each would take seconds."""
+    asked = course.Course(Swapping(40), Limit("degradation", 9, 100), TuneOptions(**options).ways)
+    assert asked.run(PATTERN, ["row"], None, Path("unused")).metric.name == "fisher"
+    assert not judged_under_update

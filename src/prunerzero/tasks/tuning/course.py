@@ -19,6 +19,7 @@ from prunerzero.tasks.search import search_in
 from prunerzero.tasks.tune_result import Limit, TestDecision
 from prunerzero.tasks.tuning.candidates import candidates, named
 from prunerzero.tasks.tuning.curve import Curve, OnText, Step
+from prunerzero.tasks.tuning.judge import Judge
 from prunerzero.tasks.tuning.sparsity_search import STEPS, highest_within
 from prunerzero.tasks.tuning.workbench import Workbench
 
@@ -40,6 +41,9 @@ _FIRST_METRIC = {"row": "power-law", "layer": "power-law", "model": "fisher"}
 
 _REFIT_WINDOWS = 60
 """A refit with ADMM takes as long as reading so many windows: the bundled model, on two cores."""
+
+_QUICK_REFIT_WINDOWS = 5
+"""The same of the refit that candidates are judged after."""
 
 _ABOVE = 0.2
 """So far above the sparsity found the curve is drawn."""
@@ -79,6 +83,17 @@ def _judged_after(way: RefitOptions) -> RefitOptions:
     return RefitOptions(way.update) if way.refine == "none" else RefitOptions()
 
 
+def _windows_to_choose(groups: int, whole: int, *, under_update: bool = False) -> int:
+    """As long as it takes to read so many windows, a known metric is chosen within these groups,
+    the best few on the ``whole`` text."""
+    windows, left = 0, len(candidates()) * groups
+    quick, exact = (_QUICK_REFIT_WINDOWS, _REFIT_WINDOWS) if under_update else (0, 0)
+    for read, kept, refit in (*((*one, quick) for one in ROUNDS), (whole, 1, exact)):
+        windows += left * (min(read, whole) + 1 + refit)  # pruning takes about as long as a window
+        left = kept
+    return windows
+
+
 class Course:
     """Chooses a metric and within what scores compete, brackets the sparsity, evolves a metric
     there, and goes on with the best of it and all known ones.
@@ -109,13 +124,14 @@ class Course:
         windows = 5 * n  # what is told of the metric in the end
         windows += len(self._ways) * (n + _REFIT_WINDOWS)
         windows += n if pattern is not None else 3 * BRACKET_WINDOWS * groups + 8 * n
-        choices = [groups if pattern is None else 1]
+        windows += _windows_to_choose(groups if pattern is None else 1, n)
+        under_update = any(_judged_after(way).refit for way in self._ways) and all(
+            way.refine == "none" for way in self._ways
+        )
+        if under_update:  # of the same pattern nothing is judged again
+            windows += _windows_to_choose(1, n, under_update=True)
         if search is not None and pattern is None:  # once more, beside the evolved metric
-            choices.append(1)
-        for of_groups in choices:
-            left = len(candidates()) * of_groups
-            for read, kept in (*ROUNDS, (n, 1)):  # pruning takes about as long as a window
-                windows, left = windows + left * (min(read, n) + 1), kept
+            windows += _windows_to_choose(1, n, under_update=under_update)
         seconds = a_window * windows
         if search is not None and search.seconds is not None:
             seconds += search.seconds
@@ -139,6 +155,10 @@ class Course:
         step = self._highest(metric, group, "bracket", first)
         if self._take_way(metric, at_step(max(step, 1), group)):
             step = self._highest_refitted(metric, group, step)
+            better = self._best_under_update(metric, at_step(max(step, 1), group))
+            if better.expression != metric.expression:
+                metric = better
+                step = self._highest(metric, group, "bracket", step + 1, low=step)
         if step == 0:
             return Answer(metric, at_step(1, group), False, None)
         better = self._evolve(metric, at_step(step, group), search, folder)
@@ -159,7 +179,8 @@ class Course:
         self, pattern: Sparsity, search: evolution.SearchSettings | None, folder: Path
     ) -> Answer:
         known, _ = self._choose([pattern])
-        self._take_way(known, pattern)
+        if self._take_way(known, pattern):
+            known = self._best_under_update(known, pattern)
         metric = self._evolve(known, pattern, search, folder)
         reached = bool(self.curve.measure(metric, pattern, "bracket").within)
         if self.limit.kind == "task":
@@ -235,18 +256,44 @@ class Course:
         return highest_within(loss, self.curve.allowed, first=first, low=low, high=high)
 
     def _choose(self, sparsities: Sequence[Sparsity]) -> tuple[Metric, Sparsity]:
-        """The candidate that keeps most, in one of the groups that these sparsities are of."""
+        """The candidate that keeps most, in one of the groups that these sparsities are of.
+
+        Where the update is all that is done with masks, the candidates are told apart under it, and
+        by their masks everywhere else.
+        """
+        judged = _judged_after(self.curve.bench.refit)
+        masks_alone = self.curve.masks_alone
+        judges = {s: Judge(masks_alone, s, judged) for s in sparsities if judged.refit}
+        bench = self.curve.bench if judges else masks_alone
         left = [(metric, sparsity) for sparsity in sparsities for metric in candidates()]
         for windows, kept in (*ROUNDS, (None, 1)):
             found: dict[tuple[Metric, Sparsity], float] = {}
             on = f"on {windows} windows" if windows else "on all windows"
             what = f"choosing a metric at {sparsities[0]}, {on}"
             with self.curve.bench.work.observer.count(what, len(left), "metrics") as advance:
-                for done, candidate in enumerate(left, start=1):
-                    found[candidate] = self.curve.measure(*candidate, "choice", windows).perplexity
+                for done, (metric, sparsity) in enumerate(left, start=1):
+                    if judges and windows is not None:
+                        found[metric, sparsity] = judges[sparsity].loss(metric, windows)
+                    else:
+                        point = self.curve.measure(metric, sparsity, "choice", windows, bench)
+                        found[metric, sparsity] = point.perplexity
                     advance(done)
             left = sorted(left, key=found.__getitem__)[:kept]
         return left[0]
+
+    def _best_under_update(self, metric: Metric, sparsity: Sparsity) -> Metric:
+        """This metric, which was chosen by its masks, or the known one that is best under the
+        update, where that is all that is done with masks: ranks swap under it."""
+        if not _judged_after(self.curve.bench.refit).refit:
+            return metric
+        return self._better(metric, self._choose([sparsity])[0], sparsity)
+
+    def _better(self, metric: Metric, challenger: Metric, sparsity: Sparsity) -> Metric:
+        """Whichever keeps more on the whole validation text, unless the limit is lost by it."""
+        new = self.curve.measure(challenger, sparsity, _step_of(challenger))
+        old = self.curve.measure(metric, sparsity, _step_of(metric))
+        is_better = new.perplexity < old.perplexity and (new.within or not old.within)
+        return challenger if is_better else metric
 
     def _evolve(
         self,
@@ -272,14 +319,8 @@ class Course:
         if found.interrupted:
             raise KeyboardInterrupt
         self.evaluations = found.evaluations
-        best = known
-        challengers = [self._choose([sparsity])[0], named(found.metric, sparsity.group)]
-        for metric in challengers:
-            new = self.curve.measure(metric, sparsity, _step_of(metric))
-            old = self.curve.measure(best, sparsity, _step_of(best))
-            if new.perplexity < old.perplexity and (new.within or not old.within):
-                best = metric
-        return best
+        best = self._better(known, self._choose([sparsity])[0], sparsity)
+        return self._better(best, named(found.metric, sparsity.group), sparsity)
 
     # The test part
 

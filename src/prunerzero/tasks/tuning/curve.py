@@ -50,11 +50,17 @@ class Curve:
         self.bench = self.masks_alone.refitted(way)
 
     def measure(
-        self, metric: Metric, sparsity: Sparsity, step: Step, windows: int | None = None
+        self,
+        metric: Metric,
+        sparsity: Sparsity,
+        step: Step,
+        windows: int | None = None,
+        bench: Workbench | None = None,
     ) -> CurvePoint:
-        """The point of the curve, measured unless it is there already."""
+        """The point of the curve, measured unless it is there already, in the way that is taken or
+        by another ``bench``."""
         shown = step != "choice"  # which counts metrics
-        bench = self.bench if shown else self.masks_alone  # which tell metrics apart at less cost
+        bench = bench or self.bench
         pruned = bench.pruned(metric, sparsity, "validation", windows, shown=shown)
         texts = self.on_texts("validation", metric, sparsity, windows, bench)
         within: bool | None = self.decisive(texts) <= self.allowed
