@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from prunerzero import InputError, search
+from prunerzero.metrics import CATALOG, Expression, canonical
 from prunerzero.tasks.begin_with import formulas
 from prunerzero.tasks.options import SearchOptions
 
@@ -27,21 +28,34 @@ def test_it_is_measured_first_and_beside_the_known_ones(begun, workplace):
     given = begun["settings"]["search"]["begin_with"]
     assert [e["expression"] for e in history[:2]] == given
     assert [e["origin"] for e in history[:2]] == ["given", "given"]
-    assert {*given} < {*begun["known"]}
+    assert begun["given"] == {given[0]: given[0], "fisher": given[1]}
     if begun["origin"] == "known":
         assert begun["name"] in begun["known"]
     else:
         assert begun["metric"] not in given
 
 
+def test_a_known_one_is_measured_once_under_its_own_name(begun, workplace):
+    assert {*begun["known"]} == {*CATALOG, begun["settings"]["search"]["begin_with"][0]}
+    jobs = (workplace / "begun" / "journal.log").read_text()
+    assert "known fisher" in jobs and "known G * W" not in jobs
+
+
 def test_its_report_can_be_made(begun, in_workplace):
     assert in_workplace("report", "begun").exit_code == 0
 
 
-def test_what_another_search_found_is_begun_with(begun, here, workplace):
+def test_what_another_search_found_is_begun_with_under_the_name_of_its_folder(
+    begun, here, in_workplace
+):
     more = ["--operators", "extended", "--evaluations", "2", "--output-dir", "begun-from-begun"]
     again = here.json(*SEARCH, *more, "--begin-with", "begun")
-    assert again["settings"]["search"]["begin_with"] == [begun["metric"]]
+    assert again["settings"]["search"]["begin_with"] == [
+        str(canonical(Expression.parse(begun["metric"]), "row"))
+    ]
+    [name] = again["given"]
+    assert name == ("begun" if begun["origin"] == "evolved" else begun["name"])
+    assert name in again["known"] and in_workplace("report", "begun-from-begun").exit_code == 0
 
 
 def test_another_beginning_is_another_search(begun, in_workplace):
@@ -77,4 +91,27 @@ def test_it_is_refused_before_a_model_is_read(tmp_path):
 
 def test_each_is_begun_with_once():
     twice = SearchOptions(begin_with=("W * G", "fisher", "G * W"))
-    assert formulas(twice, "published", "row") == ("G * W",)
+    assert formulas(twice, "published", "row") == {"fisher": "G * W"}
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("Fisher", "fisher"),
+        ("sqrt(W * G)", "fisher"),
+        ("power-law(0,.75)", "power-law(0,0.75)"),
+        ("W * sqrt(G * sqrt(G))", "power-law(0,0.75)"),
+        ("power-law(0,0.3)", "power-law(0,0.3)"),
+        ("(G + X) * W", "W * (G + X)"),
+        ("runs/mine", "runs/mine"),
+        ("evolved", "W * (G + X)"),
+    ],
+)
+def test_it_keeps_its_name(given: str, name: str, tmp_path: Any, monkeypatch: Any) -> None:
+    """A folder that has the name of something else in tables goes by its formula."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/mine", "evolved"):
+        (tmp_path / folder).mkdir(parents=True)
+        tree = Expression.parse("W * (X + G)").to_json()
+        (tmp_path / folder / "best.json").write_text(json.dumps({"tree": tree}))
+    assert [*formulas(SearchOptions(begin_with=[given]), "extended", "row")] == [name]

@@ -12,12 +12,13 @@ import pytest
 
 from prunerzero.evolution import Finalist, Jobs, Population, SearchResult, SearchSettings
 from prunerzero.evolution.records import Candidate, Individual
-from prunerzero.metrics import CATALOG, Expression, Sparsity, canonical
+from prunerzero.metrics import CATALOG, Expression, Sparsity, canonical, known_metrics
 from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.statistics import probes_of
 from prunerzero.scoring.ranking import synthetic_probe
 from prunerzero.tasks.best_of_all import Choice, Known, choose, choose_now
 from prunerzero.tasks.options import RefitOptions
+from prunerzero.tasks.report import report
 from prunerzero.tasks.search import search_in
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.shared_study import SharedPerplexities
@@ -25,7 +26,8 @@ from prunerzero.tasks.twins import Twins
 from prunerzero.tasks.workspace import Workspace
 
 HALF = Sparsity.parse("0.5")
-AS_WANDA, AS_FISHER, OTHER = "X * sqr(W)", "sqrt(G * W)", "W * X"
+AS_WANDA, AS_FISHER, OTHER = "X * sqr(W)", "sqrt(G * W)", "W * log(X)"
+LAW, AS_LAW = "power-law(0,0.75)", "sqr(W) * sqrt(G * G * G)"
 
 
 @pytest.fixture
@@ -92,10 +94,15 @@ def chosen(
 ) -> Choice:
     names = ["wanda", "fisher"]
     in_race = {"wanda": 30.0, "fisher": 31.0}
+    named = {name: known_metrics()[name].expression for name in [*names, LAW]}
     measured = SimpleNamespace(
-        wait=lambda: None, contenders=lambda others: names, perplexities=in_race, names=names
+        wait=lambda: None,
+        contenders=lambda others: names,
+        perplexities=in_race,
+        measured={name: named[name] for name in names},
+        named=named,
     )
-    known = Known(measured, Twins(names, [([synthetic_probe()], HALF)]), after)  # type: ignore[arg-type]
+    known = Known(measured, Twins(named, [([synthetic_probe()], HALF)]), after)  # type: ignore[arg-type]
     best = decide(*a_search(losses), known, shared)
     assert best is not None
     return best
@@ -147,6 +154,21 @@ def test_interrupted_what_the_search_read_is_not_compared_with_an_exact_refit() 
     assert "has 30.00" in best.answer, "as the race read it"
 
 
+def test_a_power_law_that_is_known_is_called_by_its_name_though_no_search_measures_it_first() -> (
+    None
+):
+    law = str(known_metrics()[LAW].expression)
+    on_whole = {written("wanda"): 30.0, written("fisher"): 31.0, law: 29.0, OTHER: 29.5}
+    best = chosen({AS_LAW: 29.0, OTHER: 29.5}, Shared(on_whole))
+    assert (best.origin, best.name, str(best.expression)) == ("known", LAW, law)
+    assert best.known[LAW] == 29.0
+    on_whole |= {law: 30.1, OTHER: 29.9}
+    behind = chosen({AS_LAW: 30.0, OTHER: 30.1}, Shared(on_whole))
+    assert (behind.origin, str(behind.expression)) == ("evolved", OTHER)
+    now = chosen({AS_LAW: 29.0, OTHER: 29.5}, Shared(on_whole), decide=choose_now)
+    assert (now.origin, now.name) == ("known", LAW)
+
+
 @pytest.mark.parametrize("group", ["row", "model"])
 def test_metrics_prune_alike_where_every_weight_that_is_pruned_is_the_same(
     work: Workspace, group: Any
@@ -173,7 +195,8 @@ def test_metrics_prune_alike_where_every_weight_that_is_pruned_is_the_same(
 
 def test_twins_are_found_on_the_layers_of_a_model(work: Workspace) -> None:
     probes = probes_of(work.layers, work.statistics("XG"))
-    twins = Twins(["wanda", "fisher"], [(probes, HALF)])
+    known = {name: CATALOG[name].expression for name in ("wanda", "fisher")}
+    twins = Twins(known, [(probes, HALF)])
     assert [twins.of(Expression.parse(f)) for f in (AS_WANDA, AS_FISHER, OTHER)] == [
         "wanda",
         "fisher",
@@ -191,3 +214,21 @@ def test_a_search_that_begins_with_the_known_metrics_calls_none_of_them_evolved(
     assert known & {e.expression for e in result.evaluations}
     assert not known & {finalist["metric"] for finalist in found.finalists}
     assert found.origin == "known" or found.metric not in known
+
+
+def test_a_search_of_power_laws_calls_the_known_ones_as_tune_does(
+    work: Workspace, tmp_path: Path
+) -> None:
+    settings = SearchSettings(evaluations=35, strategy="powerlaw")
+    found, _ = search_in(work, HALF, tmp_path / "run", settings)
+    known = {name: metric.expression for name, metric in known_metrics().items()}
+    twins = Twins(known, [(probes_of(work.layers, work.statistics("XG")), HALF)])
+    assert {f["metric"]: f["same_as"] for f in found.finalists} == {
+        f["metric"]: twins.of(Expression.parse(f["metric"])) for f in found.finalists
+    }
+    assert any(str(f["same_as"]).startswith("power-law(") for f in found.finalists)
+    if found.origin == "known":
+        assert Expression.from_json(found.tree) == known[found.name]
+    else:
+        assert twins.of(Expression.from_json(found.tree)) is None
+    assert report(tmp_path / "run").path.is_file()

@@ -12,6 +12,7 @@ from prunerzero.metrics.errors import (
     SparsityError,
 )
 from prunerzero.metrics.expression import Expression
+from prunerzero.metrics.known import known_metrics
 from prunerzero.metrics.register import load_plugins, register_operator
 from prunerzero.metrics.simplify import canonical, remove_opposing, simplify
 from prunerzero.metrics.sparsity import Sparsity
@@ -28,6 +29,7 @@ __all__ = [
     "SparsityError",
     "canonical",
     "find_metric",
+    "known_metrics",
     "power_law",
     "register_operator",
     "remove_opposing",

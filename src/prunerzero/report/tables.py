@@ -74,7 +74,7 @@ def cases_table(found: dict[str, Any], title: str) -> Table:
         table.add_column(column, overflow="fold")
     metric = found["name"] if found["origin"] == "known" else found["origin"]
     for column in ("dense", metric, "ratio"):
-        table.add_column(column, justify="right")
+        table.add_column(Text(column), justify="right")
     for case in found["cases"]:
         for place, figures in case["perplexity"].items():
             cells = [case["model"], case["sparsity"], place]

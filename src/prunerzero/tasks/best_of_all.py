@@ -9,7 +9,7 @@ from typing import Literal
 
 from prunerzero.evolution import Population, SearchResult
 from prunerzero.exponential import exp
-from prunerzero.metrics import Expression, find_metric
+from prunerzero.metrics import Expression
 from prunerzero.tasks.known_metrics import KnownMetrics
 from prunerzero.tasks.shared_study import SharedPerplexities, SharedRatios
 from prunerzero.tasks.twins import Twins
@@ -32,7 +32,7 @@ class Choice:
 
     Attributes:
         origin: where it comes from.
-        name: of the catalog, or "evolved".
+        name: that it is known by, or "evolved".
         expression: the metric.
         evolved: the best metric that was evolved, also where a known one is better; None of none.
         known: perplexity on the whole validation text of the named metrics that could still win
@@ -77,7 +77,8 @@ def choose(
 
     The smallest of the evolved metrics that are as good as the best within the noise goes first, as
     long as it beats all known ones; then the other finalists, the best first. Where a known metric
-    is as good as an evolved one, or prunes the same weights, the known one is the result.
+    is as good as an evolved one, or prunes the same weights, the known one is the result. A known
+    power law is measured where a finalist turns out to be one.
 
     Args:
         result, population, known, shared: of the search.
@@ -85,9 +86,10 @@ def choose(
         cases: how many models and sparsities ``shared`` is the mean of.
     """
     known.measured.wait()
+    named = known.measured.named
     races = [i.losses for i in population.individuals if i.state == "complete"]
     names = known.measured.contenders([min(races, key=sum)] if races else [])
-    on_whole = shared.pruned("validation", {name: find_metric(name).expression for name in names})
+    on_whole = shared.pruned("validation", {name: named[name] for name in names})
     best = min(on_whole.values(), default=math.inf)
     wanted = {} if result.expression is None else {result.expression: exp(result.loss or 0.0)}
     wanted |= {finalist.expression: exp(finalist.loss) for finalist in result.finalists}
@@ -100,33 +102,38 @@ def choose(
         if scale is not None and in_search * scale > best * (1 + _LEFT_OUT):
             continue
         expression = Expression.parse(formula)
-        if (twin := known.twins.of(expression)) is not None:
+        twin = known.twins.of(expression)
+        if twin is not None:
             twins[formula] = twin
-            continue
-        value = shared.pruned("validation", {EVOLVED: expression})[EVOLVED]
+            if twin in on_whole or twin in known.measured.measured:
+                continue
+            expression = named[twin]  # a law, which no search measures beforehand
+        value = shared.pruned("validation", {twin or EVOLVED: expression})[twin or EVOLVED]
         if scale is None and math.isfinite(value):
             scale = value / in_search
-        if value < best and (twin := _twin(expression, value, on_whole, shared)) is not None:
+        if twin is not None:
+            on_whole[twin] = value
+        elif value < best and (twin := _twin(expression, value, on_whole, named, shared)):
             twins[formula] = twin
             continue
-        evolved[formula] = value
+        else:
+            evolved[formula] = value
         if value < best:
             break
     where = _Where(_WHOLE.format(text=text), cases)
-    return _better(evolved, on_whole, where, on_whole, twins)
+    return _better(evolved, on_whole, where, on_whole, twins, named)
 
 
 def _twin(
     expression: Expression,
     value: float,
     known: Mapping[str, float],
+    named: Mapping[str, Expression],
     shared: SharedPerplexities | SharedRatios,
 ) -> str | None:
     """The known metric that prunes the same weights, which has the same perplexity then."""
     close = (n for n, v in known.items() if math.isclose(v, value, rel_tol=_SAME_WEIGHTS))
-    return next(
-        (n for n in close if shared.prune_alike(expression, find_metric(n).expression)), None
-    )
+    return next((n for n in close if shared.prune_alike(expression, named[n])), None)
 
 
 def choose_now(
@@ -147,11 +154,12 @@ def choose_now(
         text: what the validation part is called in the answer.
         cases: how many models and sparsities ``shared`` is the mean of.
     """
-    on_race = known.measured.perplexities
+    named = known.measured.named
+    on_race = dict(known.measured.perplexities)
     on_whole = {
         name: value
         for name in on_race
-        if (value := shared.measured("validation", find_metric(name).expression)) is not None
+        if (value := shared.measured("validation", named[name])) is not None
     }
     after = f", after {known.after}" if known.after else ""
     in_race = _Where(_RACE.format(text=text) + after, cases)
@@ -165,17 +173,21 @@ def choose_now(
         if (twin := known.twins.of(Expression.parse(formula))) is None:
             break
         twins[formula] = twin
+        if twin not in known.measured.measured:  # a law, which the search alone has read
+            on_race[twin] = races[formula]
+            if (value := shared.measured("validation", named[twin])) is not None:
+                on_whole[twin] = value
     else:
-        return _better({}, on_race, in_race, on_whole, twins)
+        return _better({}, on_race, in_race, on_whole, twins, named)
     whole = shared.measured("validation", Expression.parse(formula))
     if whole is None and not known.after:
         whole = {f.expression: exp(f.loss) for f in result.finalists}.get(formula)
     if whole is not None:
         if min(on_whole.values(), default=math.inf) <= whole:
             where = _Where(_WHOLE.format(text=text), cases)
-            return _better({formula: whole}, on_whole, where, on_whole, twins)
+            return _better({formula: whole}, on_whole, where, on_whole, twins, named)
         on_race = {name: value for name, value in on_race.items() if name not in on_whole}
-    return _better({formula: races[formula]}, on_race, in_race, on_whole, twins)
+    return _better({formula: races[formula]}, on_race, in_race, on_whole, twins, named)
 
 
 _WHOLE = "the whole {text}"
@@ -212,6 +224,7 @@ def _better(
     where: _Where,
     on_whole: dict[str, float],
     twins: Mapping[str, str],
+    named: Mapping[str, Expression],
 ) -> Choice | None:
     """Choose the lowest perplexity; of equals the known one.
 
@@ -222,6 +235,7 @@ def _better(
         on_whole: of the named ones on the whole validation text, as far as measured.
         twins: evolved metrics that prune as a named one does, with its name, the best first; they
             are called by that name.
+        named: the metrics behind the names.
     """
     best = min(evolved, key=evolved.__getitem__, default=None)
     name = min(known, key=known.__getitem__, default=None)
@@ -244,4 +258,4 @@ def _better(
         f"No evolved metric beats the known ones, so the result is {name}, the best of those: "
         f"{where.full(known[name])}{rest}."
     )
-    return Choice("known", name, find_metric(name).expression, expression, on_whole, answer)
+    return Choice("known", name, named[name], expression, on_whole, answer)

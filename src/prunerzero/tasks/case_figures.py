@@ -8,7 +8,7 @@ from typing import Any
 
 from prunerzero import evolution
 from prunerzero.language.corpora import Part
-from prunerzero.metrics import Sparsity, find_metric
+from prunerzero.metrics import Expression, Sparsity
 from prunerzero.tasks.best_of_all import Choice
 from prunerzero.tasks.cases import Cases, optional_parts
 from prunerzero.tasks.doubts import dense_doubt, gain_doubt, told
@@ -52,15 +52,16 @@ class CaseFigures:
                 found[place] = {}
         return found
 
-    def gain_doubts(self, best: Choice) -> list[str | None]:
+    def gain_doubts(self, best: Choice, named: Mapping[str, Expression]) -> list[str | None]:
         """Whether an evolved metric is ahead of the known ones on the test texts too.
 
-        The known one that was best on the validation text is measured there for it.
+        The known one that was best on the validation text is measured there for it; ``named`` has
+        what its name stands for.
         """
         if best.origin != "evolved" or not best.known:
             return []
         name = min(best.known, key=best.known.__getitem__)
-        metrics = {best.name: best.expression, name: find_metric(name).expression}
+        metrics = {best.name: best.expression, name: named[name]}
         doubts = []
         for place in self.places:
             if place.split(":")[0] == "test":

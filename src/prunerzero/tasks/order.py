@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prunerzero.evolution import SearchSettings
@@ -17,6 +18,7 @@ class Order:
 
     Attributes:
         by_turns: whether the models are on the device one at a time.
+        given: formulas of the metrics to begin with, by the names that the user gave.
     """
 
     setups: tuple[Setup, ...]
@@ -26,6 +28,7 @@ class Order:
     storage: str | Path
     refit: RefitOptions = RefitOptions()
     by_turns: bool = False
+    given: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def device(self) -> str:

@@ -117,8 +117,11 @@ def write_report_of(
         }
         for e in history
     }
-    known = dict.fromkeys([*CATALOG, *found.get("known", {})])
-    sizes = {name: canonical(find_metric(name).expression, found["group"]).size for name in known}
+    known = {name: name for name in [*CATALOG, *found.get("known", {})]} | found.get("given", {})
+    sizes = {
+        name: canonical(find_metric(formula).expression, found["group"]).size
+        for name, formula in known.items()
+    }
     write_run_report(path, found, history, names, sizes, baseline, compared)
 
 

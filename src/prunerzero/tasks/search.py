@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -102,6 +102,7 @@ def search(
     storage = storage or folder / JOURNAL
     check_study(storage, len(devices))
     operators = operators_under(refit.update, options.operators)
+    given = formulas(options, operators, sparsities[0].group)
     try:
         settings = evolution.SearchSettings(
             seed=options.seed,
@@ -110,7 +111,7 @@ def search(
             strategy=options.strategy,
             operators=operators,
             seed_metrics=options.seed_metrics,
-            begin_with=formulas(options, operators, sparsities[0].group),
+            begin_with=tuple(given.values()),
         )
     except ValueError as error:
         raise InputError(str(error)) from None
@@ -120,7 +121,7 @@ def search(
         observer.note(told_of_operators)
     if crowded:
         observer.note(crowded)
-    order = Order(setups, sparsities, folder, settings, storage, refit.whole, bool(crowded))
+    order = Order(setups, sparsities, folder, settings, storage, refit.whole, bool(crowded), given)
     order = order.on(devices[0])
     if len(devices) == 1:
         if device == "auto" and (gpus := torch.cuda.device_count()) > 1:
@@ -142,7 +143,9 @@ def run_order(order: Order, observer: Observer) -> tuple[Found, evolution.Search
     for work in works:
         work.texts.read("calibration", "validation", *optional_parts(work))
     cases = Cases(works, order.sparsities)
-    return _search(cases, order.folder, order.settings, order.storage, order.refit)
+    return _search(
+        cases, order.folder, order.settings, order.storage, order.refit, given=order.given
+    )
 
 
 def _is_run(folder: Path) -> bool:
@@ -185,6 +188,7 @@ def _search(
     refit: RefitOptions = RefitOptions(),
     *,
     test: bool = True,
+    given: Mapping[str, str] = {},
 ) -> tuple[Found, evolution.SearchResult]:
     observer = cases.works[0].observer
     cases.check()
@@ -214,7 +218,7 @@ def _search(
                 f"Candidates are judged after {after}; the result is measured after "
                 f"{refit.in_words}, solved exactly."
             )
-        known = KnownMetrics(fitness, study.jobs, settings.terminals, settings.begin_with)
+        known = KnownMetrics(fitness, study.jobs, settings.terminals, given)
         known.measure()
         result = evolution.search(
             fitness,
@@ -233,7 +237,7 @@ def _search(
         decide = choose_now if result.interrupted else choose
         each = [one.shared for one in measuring]
         shared = each[0] if len(each) == 1 else SharedRatios(each)
-        twins = Twins(known.names, [(probes, sparsity), *also])
+        twins = Twins(known.named, [(probes, sparsity), *also])
         named = Known(known, twins, after)
         best = decide(result, study.population, named, shared, called, cases.count)
         if best is None:
@@ -247,7 +251,12 @@ def _search(
         calibrated = [t.name for work in cases.works for t in work.texts.each("calibration")]
         later = told(
             [
-                *(d for one in measuring if not result.interrupted for d in one.gain_doubts(best)),
+                *(
+                    d
+                    for one in measuring
+                    if not result.interrupted
+                    for d in one.gain_doubts(best, known.named)
+                ),
                 one_text_doubt([*dict.fromkeys(calibrated)]) if refit.update != "none" else None,
             ]
         )
@@ -298,6 +307,7 @@ def _search(
         warnings=warnings,
         cases=several,
         ratio=mean_ratios(several),
+        given=dict(given),
     )
     return found, result
 

@@ -21,7 +21,7 @@ class Found:
         metric: the formula of the best metric of all that were measured, evolved or known before.
         tree: the same in the published JSON.
         origin: where it comes from: "evolved" here, or "known" before.
-        name: "evolved", or its name in the catalog.
+        name: "evolved", or the name that it is known by.
         sparsity, group, seed: as asked; several sparsities with commas between.
         evaluations: metrics measured, ``raced_out`` and ``failed`` ones included.
         duplicates_skipped: proposals that were known already, by text or by ranking.
@@ -49,6 +49,7 @@ class Found:
             perplexity, and ``known`` and ``known_on_validation`` hold ratios: geometric means over
             the cases.
         ratio: the geometric mean over the cases of their ratios, by place; empty for one case.
+        given: formulas of the metrics that the search was given to begin with, by their names.
     """
 
     output_dir: str
@@ -77,6 +78,7 @@ class Found:
     warnings: tuple[str, ...] = ()
     cases: tuple[dict[str, Any], ...] = ()
     ratio: dict[str, float] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)
 
 
 def measured_as(figures: dict[str, Any], cases: Collection[Any]) -> dict[str, Any]:

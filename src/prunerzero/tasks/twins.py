@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
-from prunerzero.metrics import Expression, ScoreError, Sparsity, find_metric
+from prunerzero.metrics import Expression, ScoreError, Sparsity
 from prunerzero.scoring.ranking import Probe, rank_on
 
 
@@ -12,17 +12,19 @@ class Twins:
     """Tells metrics that rank weights as a known one does.
 
     Args:
-        names: of the known metrics.
+        known: the known metrics by name.
         samples: of real layers, and what they are pruned to.
     """
 
     def __init__(
-        self, names: Iterable[str], samples: Sequence[tuple[Sequence[Probe], Sparsity]]
+        self,
+        known: Mapping[str, Expression],
+        samples: Sequence[tuple[Sequence[Probe], Sparsity]],
     ) -> None:
         self._samples = samples
         self._names: dict[str, str] = {}
-        for name in names:
-            if (key := self._key(find_metric(name).expression)) is not None:
+        for name, expression in known.items():
+            if (key := self._key(expression)) is not None:
                 self._names.setdefault(key, name)
 
     def of(self, expression: Expression) -> str | None:

@@ -19,6 +19,13 @@ from prunerzero.tasks.tuning.workbench import Measured
 PATTERN = Sparsity.parse("2:4")
 
 
+def a_metric_evolved() -> SimpleNamespace:
+    """What a search found that evolved a metric."""
+    return SimpleNamespace(
+        metric="W * exp(X * G)", origin="evolved", interrupted=False, evaluations=3
+    )
+
+
 class Workbench:
     """The dense model has perplexity 10, every known metric 40, an evolved one what it is given.
 
@@ -71,7 +78,7 @@ def judged_under_update(monkeypatch) -> list[str]:
 @pytest.mark.parametrize("limit", [0.5, 2.5, 5.0])
 @pytest.mark.parametrize("evolved", [12.0, 30.0, 39.0, 41.0])
 def test_the_better_metric_answers_within_the_limit_or_beyond_it(limit, evolved, monkeypatch):
-    found = SimpleNamespace(metric="W * exp(X * G)", interrupted=False, evaluations=3)
+    found = a_metric_evolved()
     monkeypatch.setattr(course, "search_in", lambda *args, **options: (found, None))
     asked = course.Course(Workbench(evolved), Limit("degradation", limit, 10 * (1 + limit)))
     answer = asked.run(PATTERN, ["row"], SearchSettings(evaluations=3), Path("unused"))
@@ -95,7 +102,7 @@ def test_metrics_are_evolved_under_the_update_where_that_is_all_that_is_done_wit
 
     def search_in(work, sparsity, folder, settings, refit, *, test):
         asked_for.append(refit)
-        return SimpleNamespace(metric="W * exp(X * G)", interrupted=False, evaluations=3), None
+        return a_metric_evolved(), None
 
     monkeypatch.setattr(course, "search_in", search_in)
     ways = TuneOptions(**options).ways
@@ -178,7 +185,7 @@ class Swapping(Workbench):
 def test_under_an_update_the_known_metric_answers_that_is_best_under_it(
     update, search, monkeypatch
 ):
-    found = SimpleNamespace(metric="W * exp(X * G)", interrupted=False, evaluations=3)
+    found = a_metric_evolved()
     monkeypatch.setattr(course, "search_in", lambda *args, **options: (found, None))
     ways = TuneOptions(update=update, refine="none").ways
     within = Limit("degradation", 0.12, 11.2)  # fisher would miss it, so the answer would be no

@@ -10,14 +10,14 @@ from typing import get_args
 
 from prunerzero import evolution
 from prunerzero.exponential import exp
-from prunerzero.metrics import CATALOG, Metric, Sparsity
+from prunerzero.metrics import CATALOG, Expression, Metric, Sparsity, known_metrics
 from prunerzero.metrics.sparsity import Group
 from prunerzero.tasks.best_of_all import EVOLVED
 from prunerzero.tasks.operators import operators_under
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.search import search_in
+from prunerzero.tasks.search_result import Found
 from prunerzero.tasks.tune_result import Limit, TestDecision
-from prunerzero.tasks.tuning.candidates import candidates, named
 from prunerzero.tasks.tuning.curve import Curve, OnText, Step
 from prunerzero.tasks.tuning.judge import Judge
 from prunerzero.tasks.tuning.sparsity_search import STEPS, highest_within
@@ -83,10 +83,17 @@ def _judged_after(way: RefitOptions) -> RefitOptions:
     return RefitOptions(way.update) if way.refine == "none" else RefitOptions()
 
 
+def _metric_of(found: Found) -> Metric:
+    """The result of a search, by the name that the search calls it."""
+    if found.origin == "known":
+        return known_metrics()[found.name]
+    return Metric(EVOLVED, Expression.parse(found.metric), "evolved for this model and text")
+
+
 def _windows_to_choose(groups: int, whole: int, *, under_update: bool = False) -> int:
     """As long as it takes to read so many windows, a known metric is chosen within these groups,
     the best few on the ``whole`` text."""
-    windows, left = 0, len(candidates()) * groups
+    windows, left = 0, len(known_metrics()) * groups
     quick, exact = (_QUICK_REFIT_WINDOWS, _REFIT_WINDOWS) if under_update else (0, 0)
     for read, kept, refit in (*((*one, quick) for one in ROUNDS), (whole, 1, exact)):
         windows += left * (min(read, whole) + 1 + refit)  # pruning takes about as long as a window
@@ -265,7 +272,9 @@ class Course:
         masks_alone = self.curve.masks_alone
         judges = {s: Judge(masks_alone, s, judged) for s in sparsities if judged.refit}
         bench = self.curve.bench if judges else masks_alone
-        left = [(metric, sparsity) for sparsity in sparsities for metric in candidates()]
+        left = [
+            (metric, sparsity) for sparsity in sparsities for metric in known_metrics().values()
+        ]
         for windows, kept in (*ROUNDS, (None, 1)):
             found: dict[tuple[Metric, Sparsity], float] = {}
             on = f"on {windows} windows" if windows else "on all windows"
@@ -320,7 +329,7 @@ class Course:
             raise KeyboardInterrupt
         self.evaluations = found.evaluations
         best = self._better(known, self._choose([sparsity])[0], sparsity)
-        return self._better(best, named(found.metric, sparsity.group), sparsity)
+        return self._better(best, _metric_of(found), sparsity)
 
     # The test part
 
