@@ -14,10 +14,12 @@ import typer
 
 from prunerzero.cli.options import one_sentence
 
+STOPS = [(signal.SIGINT, 130, "Interrupted.\n"), (signal.SIGTERM, 143, "Interrupted by SIGTERM.\n")]
 
-@pytest.mark.parametrize(("stop", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_command_that_is_stopped_says_so_in_a_word(
-    stop: signal.Signals, exit_code: int, capfd: pytest.CaptureFixture[str]
+
+@pytest.mark.parametrize(("stop", "exit_code", "message"), STOPS)
+def test_a_command_that_is_stopped_says_so_and_by_what_if_not_by_its_user(
+    stop: signal.Signals, exit_code: int, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     @one_sentence
     def command() -> None:
@@ -30,7 +32,7 @@ def test_a_command_that_is_stopped_says_so_in_a_word(
     finally:
         signal.signal(signal.SIGINT, before)
     assert exit.value.exit_code == exit_code
-    assert capfd.readouterr().err == "Interrupted.\n"
+    assert capfd.readouterr().err == message
 
 
 def test_a_signal_in_the_midst_of_a_destructor_is_not_lost() -> None:
@@ -72,9 +74,9 @@ def test_sigterm_is_the_systems_again_after_the_command() -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize(("stop", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("stop", "exit_code", "message"), STOPS)
 def test_a_command_that_is_stopped_while_it_starts_shows_no_traceback(
-    stop: signal.Signals, exit_code: int, tmp_path: Path
+    stop: signal.Signals, exit_code: int, message: str, tmp_path: Path
 ) -> None:
     """By a torch that sends the signal while it is being imported, and would swallow it."""
     (tmp_path / "torch.py").write_text(f"""
@@ -94,4 +96,4 @@ except BaseException:
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    assert (done.returncode, done.stdout, done.stderr) == (exit_code, "", "Interrupted.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (exit_code, "", message)

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from copied_models import copied_models
@@ -239,6 +240,29 @@ def test_a_signal_ends_the_command_and_its_processes(place):
     assert "Interrupted: what was measured until then is in" in errors
     assert "model" in out
     assert not any(os.path.exists(f"/proc/{child}") for child in children)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_models_process_that_a_signal_ends_is_no_interruption(place, stop):
+    def end_first(turns: int) -> None:
+        if turns == 2:  # both models had their first turn
+            processes = [p for p in psutil.Process().children() if _WORKER in p.cmdline()]
+            first, second = sorted(processes, key=lambda p: p.pid)
+            first.send_signal(stop)
+
+    observer = _StopsAt(0)
+    observer.advance = end_first
+    few = {"windows": 1, "repeats": 2}
+    models = [place / "model", place / "wide"]
+    found = bench(models, text=place / "test.txt", observer=observer, **few)
+    assert not found.interrupted
+    first, second = found.models
+    [note] = first.notes
+    assert note.startswith("Not measured to the end: its process ") and stop.name in note
+    assert second.perplexity is not None and second.notes == ()
+
+
+_WORKER = "prunerzero.tasks.benching.worker"
 
 
 def _children(pid: int) -> list[int]:

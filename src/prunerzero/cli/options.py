@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from prunerzero.cli.flags import in_flags
 from prunerzero.cli.plain_output import give_up_printing, print_all
-from prunerzero.cli.stopping import MESSAGE, Stoppable
+from prunerzero.cli.stopping import Stoppable
 from prunerzero.documents import path_of, read_yaml
 from prunerzero.errors import InputError
 from prunerzero.metrics import MetricError
@@ -205,7 +205,7 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
                 errors.print(f"[bold red]Error:[/] {escape(in_flags(str(error)))}")
                 raise typer.Exit(2) from None
             except KeyboardInterrupt:
-                errors.print(MESSAGE)
+                errors.print(stoppable.message)
                 raise typer.Exit(stoppable.exit_code) from None
 
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-MESSAGE = "Interrupted."
+_MESSAGES = {signal.SIGINT: "Interrupted.", signal.SIGTERM: "Interrupted by SIGTERM."}
+"""Who pressed Ctrl-C knows of it; where something else ended a command, its user should too."""
 
 _SOON = 0.02
 """Seconds after which a signal that came at a bad moment is sent again."""
@@ -32,9 +33,11 @@ class Stoppable:
 
     Attributes:
         exit_code: of a command that was stopped: 130 after Ctrl-C, 143 after SIGTERM.
+        message: what it says then.
     """
 
     exit_code = 128 + signal.SIGINT
+    message = _MESSAGES[signal.SIGINT]
 
     def __enter__(self) -> Stoppable:
         self._terminated = -math.inf
@@ -52,6 +55,7 @@ class Stoppable:
             again.start()
             return
         self.exit_code = 128 + number
+        self.message = _MESSAGES[signal.Signals(number)]
         if number == signal.SIGTERM:
             before, self._terminated = self._terminated, time.monotonic()
             if self._terminated - before < 1:  # timeout sends two, which are one
@@ -80,5 +84,5 @@ def _handle(handler: Handler) -> dict[signal.Signals, Any]:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    os.write(2, f"{MESSAGE}\n".encode())
+    os.write(2, f"{_MESSAGES[signal.Signals(number)]}\n".encode())
     os._exit(128 + number)

@@ -93,6 +93,12 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         outbox.close()
 
+    def interrupt(self) -> None:
+        """As Ctrl-C does; not where it has ended, as its number may be another process's then."""
+        if self.process.exitcode is None:
+            assert self.process.pid is not None
+            os.kill(self.process.pid, signal.SIGINT)
+
 
 class _Crew:
     def __init__(self, run: Run, order: Order, devices: list[str], observer: Observer) -> None:
@@ -134,8 +140,7 @@ class _Crew:
             if self.is_stopping and not self._has_told:
                 self._has_told = True
                 for worker in self.at_work:
-                    with suppress(ProcessLookupError):
-                        os.kill(worker.process.pid or 0, signal.SIGINT)
+                    worker.interrupt()
             wait([w.inbox for w in self.at_work] + [w.process.sentinel for w in self.at_work], 0.5)
             for worker in list(self.at_work):
                 has_ended = not worker.process.is_alive()
