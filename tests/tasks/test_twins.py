@@ -162,6 +162,9 @@ def test_a_power_law_that_is_known_is_called_by_its_name_though_no_search_measur
     best = chosen({AS_LAW: 29.0, OTHER: 29.5}, Shared(on_whole))
     assert (best.origin, best.name, str(best.expression)) == ("known", LAW, law)
     assert best.known[LAW] == 29.0
+    assert f"{AS_LAW}, which was evolved, prunes as it does" in best.answer
+    itself = chosen({law: 29.0, OTHER: 29.5}, Shared(on_whole))
+    assert itself.name == LAW and "which was evolved" not in itself.answer
     on_whole |= {law: 30.1, OTHER: 29.9}
     behind = chosen({AS_LAW: 30.0, OTHER: 30.1}, Shared(on_whole))
     assert (behind.origin, str(behind.expression)) == ("evolved", OTHER)

@@ -251,7 +251,7 @@ def _better(
         return None
     else:
         rest = "" if twins else "; no evolved one could be measured"
-    same = [formula for formula, twin in twins.items() if twin == name]
+    same = [f for f, twin in twins.items() if twin == name and f != str(named[name])]
     if same:
         rest = f"; {same[0]}, which was evolved, prunes as it does{rest}"
     answer = (
