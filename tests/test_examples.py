@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from math import log, sqrt
 from pathlib import Path
@@ -354,3 +355,21 @@ def test_tasks_that_failed_are_counted() -> None:
     pool.end([])
     with pytest.raises(SystemExit, match="2 in all"):
         pool.end(["one", "another"])
+
+
+@pytest.mark.parametrize("module", ["pool", "results"])
+@pytest.mark.filterwarnings("ignore:'examples:RuntimeWarning")  # it was imported before
+def test_a_module_that_is_no_command_says_what_to_run_instead(
+    module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"examples.metrics.{module}", run_name="__main__")
+    assert ended.value.code == 2
+    assert "run `python -m examples.metrics." in capsys.readouterr().err
+
+
+def test_the_exponents_of_what_was_found_are_a_table() -> None:
+    found = {"search | all | model | none | 0": search("W * X ** 0.5 * G", *MODELS)}
+    head, _, row = common.exponents(found, 1).splitlines()
+    assert row.count(" | ") == head.count(" | ")
+    assert row == "| all, model, none, 0 | 0.50 | 1.00 |  | `W * X ** 0.5 * G` |"

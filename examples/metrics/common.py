@@ -118,7 +118,8 @@ def exponents(results: dict[str, Any], count: int) -> str:
         figures = " | ".join(
             "" if (e := exponent(tree, t, layers, group)) is None else f"{e:.2f}" for t in "XGD"
         )
-        lines.append(f"| {name.removeprefix('search | ')} | {figures} | `{ended_with}` |")
+        what = name.removeprefix(f"{SEARCH} | ").replace(" | ", ", ")
+        lines.append(f"| {what} | {figures} | `{ended_with}` |")
     return "\n".join(lines)
 
 

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import torch
 
+from benchmarks.commands import no_command
+
 _device = "cpu"
 
 
@@ -93,3 +95,7 @@ def _take(free: Queue[str]) -> None:
 
 def _run(task: Task) -> Any:
     return task.run(_device)
+
+
+if __name__ == "__main__":
+    no_command("python -m examples.metrics.run --help")

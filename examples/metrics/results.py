@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commands import no_command
 from prunerzero.errors import InputError
 from prunerzero.files import read_own_json
 
@@ -100,3 +101,7 @@ def model_and_how(compared: str) -> tuple[str, str]:
     """
     model, _, how = compared.partition(", ")
     return model, how
+
+
+if __name__ == "__main__":
+    no_command("python -m examples.metrics.one_or_many --help")
