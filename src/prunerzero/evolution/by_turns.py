@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
 from itertools import islice
-from statistics import fmean
 
-from prunerzero.evolution.fitness import UNMEASURABLE, read
+from prunerzero.evolution.fitness import UNMEASURABLE
 from prunerzero.evolution.racing import rungs
 from prunerzero.evolution.settings import SearchSettings
 from prunerzero.evolution.several import Case, Several
-from prunerzero.metrics.expression import Expression
 
 
 class ByTurns(Several):
@@ -31,19 +28,12 @@ class ByTurns(Several):
         self._rungs = (*rungs(self.chunks, first, factor), self.chunks)
         self._forward = True
 
-    def losses(
-        self, expression: Expression, start: int = 0, stop: int | None = None
+    def _mean_rises(
+        self, readings: Sequence[Iterator[float]], start: int, stop: int
     ) -> Iterator[float]:
-        """As of ``Several``."""
-        stop = self.total_chunks if stop is None else min(stop, self.total_chunks)
-        with ExitStack() as open_until_here:
-            readings = [
-                open_until_here.enter_context(closing(read(c.fitness, expression, start, stop)))
-                for c in self._cases
-            ]
-            for end in (*(rung for rung in self._rungs if start < rung < stop), stop):
-                yield from self._up_to(end, start, readings)
-                start = end
+        for end in (*(rung for rung in self._rungs if start < rung < stop), stop):
+            yield from self._up_to(end, start, readings)
+            start = end
 
     def _up_to(self, end: int, start: int, readings: Sequence[Iterator[float]]) -> Iterator[float]:
         """The mean rises of chunks ``start`` to ``end`` - 1.
@@ -63,8 +53,8 @@ class ByTurns(Several):
                 failure, failed = error, start + len(found[place])
                 # of what comes before it in the list, the chunk that failed here counts too
                 wanted = failed if forward else failed + 1
-        for chunk, losses in enumerate(zip(*(own[: failed - start] for own in found), strict=True)):
-            pairs = zip(losses, self._cases, strict=True)
-            yield fmean(loss - case.dense[start + chunk] for loss, case in pairs)
+        until_failed = zip(*(own[: failed - start] for own in found), strict=True)
+        for chunk, losses in enumerate(until_failed, start):
+            yield self._mean_rise(chunk, losses)
         if failure is not None:
             raise failure

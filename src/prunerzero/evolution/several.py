@@ -55,6 +55,19 @@ class Several:
                 open_until_here.enter_context(closing(read(c.fitness, expression, start, stop)))
                 for c in self._cases
             ]
-            for chunk, losses in enumerate(zip(*readings, strict=True), start):
-                pairs = zip(losses, self._cases, strict=True)
-                yield fmean(loss - case.dense[chunk] for loss, case in pairs)
+            yield from self._mean_rises(readings, start, stop)
+
+    def _mean_rises(
+        self, readings: Sequence[Iterator[float]], start: int, stop: int
+    ) -> Iterator[float]:
+        """Those of chunks ``start`` to ``stop`` - 1; a subclass may read in another order.
+
+        Args:
+            readings: the losses of these chunks in each case, in the order of the cases.
+        """
+        for chunk, losses in enumerate(zip(*readings, strict=True), start):
+            yield self._mean_rise(chunk, losses)
+
+    def _mean_rise(self, chunk: int, losses: Sequence[float]) -> float:
+        pairs = zip(losses, self._cases, strict=True)
+        return fmean(loss - case.dense[chunk] for loss, case in pairs)
