@@ -51,7 +51,7 @@ def metrics(work: Workspace, sparsity: Sparsity, count: int, seed: int) -> list[
     """So many metrics of which no two rank alike: known ones, their offspring, random trees."""
     rng, primitives, limits = Random(seed), PrimitiveSet.of("published"), Limits()
     known = [m.expression for m in CATALOG.values() if m.expression.terminals <= {*TERMINALS}]
-    probes = probes_of(work.layers, work.statistics(TERMINALS))
+    probes = probes_of(work.layers, work.calibration.statistics(TERMINALS))
     found: dict[str, Expression] = {}
 
     def take(tree: Expression) -> None:
@@ -86,13 +86,13 @@ def losses(
     fitness = PrunedLoss(
         work.language_model.model,
         work.layers,
-        work.statistics(TERMINALS),
+        work.calibration.statistics(TERMINALS),
         sparsity,
         text,
         windows_per_chunk=len(text),
         race_chunks=1,
         refit=refit,
-        grams=work.grams if refit else None,
+        grams=work.calibration.grams if refit else None,
     )
     found, seconds = [], []
     for expression in chosen:

@@ -106,7 +106,7 @@ def search(
         fitness,
         study=evolution.SearchStudy.open(optuna.storages.InMemoryStorage()),
         settings=settings,
-        probes=probes_of(work.layers, work.statistics("XG")),
+        probes=probes_of(work.layers, work.calibration.statistics("XG")),
         sparsity=sparsity,
     )
     return [losses for losses in fitness.read if len(losses) == fitness.chunks]

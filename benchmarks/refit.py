@@ -83,8 +83,8 @@ def main() -> None:
             options.output.write_text(json.dumps(found, indent=1, default=str))
 
     tell({"metric": "dense"})
-    work.statistics(TERMINALS)
-    _wait(work, lambda: work.grams)
+    work.calibration.statistics(TERMINALS)
+    _wait(work, lambda: work.calibration.grams)
     for formula, sparsity, group in ROWS:
         for how in WAYS:
             with work.pruned_for_now():

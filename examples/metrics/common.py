@@ -126,7 +126,7 @@ def exponents(results: dict[str, Any], count: int) -> str:
 def sample(count: int) -> Iterator[dict[str, Tensor]]:
     """|W|, X, G and D of so many layers of the bundled model."""
     work = Workspace(Setup(model="bundled", dtype="float32", num_calibration_samples=32))
-    statistics = work.statistics("WXGD")
+    statistics = work.calibration.statistics("WXGD")
     names = [*work.layers]
     for name in names[:: max(1, len(names) // count)][:count]:
         known = statistics[name]

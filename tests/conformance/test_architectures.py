@@ -222,7 +222,7 @@ def test_the_saved_checkpoint_predicts_what_the_pruned_model_did(case: Case) -> 
 def test_statistics_equal_a_brute_force_computation(case: Case) -> None:
     model, layers = case.work.language_model.model, case.work.layers
     windows = case.work.texts.of("calibration").windows
-    found = case.work.statistics("XGD")
+    found = case.work.calibration.statistics("XGD")
     G = gradients(model, layers, windows)
     X, D = activations(model, layers, windows)
     together = collect_statistics(model, layers, windows, batch=2)

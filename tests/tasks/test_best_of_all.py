@@ -34,7 +34,7 @@ def perplexity(
     work: Workspace, expression: Expression, sparsity: Sparsity, part: str = "validation"
 ) -> float:
     with work.pruned_for_now():
-        prune_model(work.layers, work.statistics("XGD"), expression, sparsity)
+        prune_model(work.layers, work.calibration.statistics("XGD"), expression, sparsity)
         return work.measure(part, "brute force").value
 
 

@@ -13,6 +13,7 @@ from prunerzero.metrics import Metric, Sparsity, find_metric
 from prunerzero.pruning.by_block.block_calls import NotOneByOneError
 from prunerzero.pruning.methods import METHODS
 from prunerzero.tasks import prune_loaded
+from prunerzero.tasks.calibration import Calibration
 from prunerzero.tasks.methods import prune_by
 from prunerzero.tasks.workspace import Workspace
 
@@ -99,6 +100,6 @@ def test_what_cannot_be_done_is_said_before_the_work(setup, monkeypatch):
         raise NotOneByOneError("blocks hand on more than hidden states")
 
     monkeypatch.setattr(prune_loaded, "check_one_by_one", refuse)
-    monkeypatch.setattr(Workspace, "statistics", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(Calibration, "statistics", lambda *_: pytest.fail("work began"))
     with pytest.raises(ModelError, match="more than hidden states, so .* leave out `methods`"):
         compare(setup, "wanda", methods="alps")

@@ -42,14 +42,15 @@ def llama(blocks: int, hidden: int, ffn: int, device: str = "cuda") -> Any:
         for shape in shapes * blocks
     ]
     layers = {str(n): SimpleNamespace(weight=weight) for n, weight in enumerate(weights)}
-    return SimpleNamespace(layers=layers, grams_on_host=False, observer=Notes())
+    calibration = SimpleNamespace(grams_on_host=False)
+    return SimpleNamespace(layers=layers, calibration=calibration, observer=Notes())
 
 
 def placed(monkeypatch, unused: int, *works: Any, sparsities: int = 1) -> list[bool]:
     monkeypatch.setattr(fits, "_unused", lambda _: unused)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: HOST)
     fits.place_grams(works, sparsities, Refit("least-squares", solver_steps=8))
-    return [work.grams_on_host for work in works]
+    return [work.calibration.grams_on_host for work in works]
 
 
 WEIGHTS_AND_G = 39_400_000_000

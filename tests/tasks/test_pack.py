@@ -200,7 +200,7 @@ def test_int4_rounded_with_a_text_changes_less_of_what_layers_compute_on_it(
         assert result.rounded == ("with a text" if texts else "to nearest")
         unpack(tmp_path / name, tmp_path / f"{name} again")
         found[name] = tensors_of(tmp_path / f"{name} again")
-    grams = Workspace(Setup(model=str(sparser), calibration=text)).grams
+    grams = Workspace(Setup(model=str(sparser), calibration=text)).calibration.grams
     errors = {name: 0.0 for name in ("alone", "with text")}
     for layer, gram in grams.items():
         target = found["pruned"][f"{layer}.weight"].float()

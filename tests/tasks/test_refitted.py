@@ -64,9 +64,10 @@ def test_a_search_judges_candidates_after_a_few_steps_that_are_nearly_exact(work
     few = fitness_of(work, asked, refit=how)
     windows = work.texts.of("validation").windows
     per_chunk = len(windows) // few.total_chunks
+    statistics, grams = work.calibration.statistics("WXG"), work.calibration.grams
     exact = PrunedLoss(
-        work.language_model.model, work.layers, work.statistics("WXG"), asked, windows,
-        windows_per_chunk=per_chunk, race_chunks=few.chunks, refit=how.refit, grams=work.grams,
+        work.language_model.model, work.layers, statistics, asked, windows,
+        windows_per_chunk=per_chunk, race_chunks=few.chunks, refit=how.refit, grams=grams,
     )  # fmt: skip
     for name in ("wanda", "fisher", "magnitude"):
         expression = CATALOG[name].expression
@@ -91,7 +92,7 @@ def test_a_search_with_gram_matrices_in_host_memory_finds_the_same(
     def on_host(works: Sequence[Workspace], *_: object) -> None:
         placed.extend(works)
         for work in works:
-            work.grams_on_host = True
+            work.calibration.grams_on_host = True
 
     placed: list[Workspace] = []
     there = found("there")

@@ -71,7 +71,7 @@ def test_every_case_has_its_own_figures_which_are_those_of_the_model_alone(toget
                 assert figures["dense"] == pytest.approx(work.dense(place), rel=1e-5)
                 with work.pruned_for_now():
                     pattern = Sparsity.parse(case["sparsity"])
-                    prune_model(work.layers, work.statistics("XG"), metric, pattern)
+                    prune_model(work.layers, work.calibration.statistics("XG"), metric, pattern)
                     pruned = work.measure(place, "").value
                 assert figures[origin] == pytest.approx(pruned, rel=1e-5)
                 ratio = pytest.approx(pruned / work.dense(place), rel=1e-5)

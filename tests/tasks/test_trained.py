@@ -13,6 +13,7 @@ from prunerzero import Setup, compare, evaluate, prune, search
 from prunerzero.errors import InputError, ModelError
 from prunerzero.pruning.by_block.block_calls import NotOneByOneError
 from prunerzero.tasks import prune_loaded
+from prunerzero.tasks.calibration import Calibration
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_what_cannot_be_trained_is_refused_before_the_work(setup, tmp_path, monk
         raise NotOneByOneError("blocks hand on more than hidden states")
 
     monkeypatch.setattr(prune_loaded, "check_one_by_one", refuse)
-    monkeypatch.setattr(prune_loaded.Workspace, "statistics", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(Calibration, "statistics", lambda *_: pytest.fail("work began"))
     sentence = "more than hidden states, so .* leave out `reconstruct`"
     with pytest.raises(ModelError, match=sentence):
         prune(setup, "wanda", "0.5", tmp_path / "out", reconstruct=4)

@@ -186,7 +186,7 @@ def test_metrics_prune_alike_where_every_weight_that_is_pruned_is_the_same(
 
     def zeros(expression: Expression) -> list[Any]:
         with work.pruned_for_now():
-            prune_model(work.layers, work.statistics("XG"), expression, sparsity)
+            prune_model(work.layers, work.calibration.statistics("XG"), expression, sparsity)
             return [(layer.weight == 0).clone() for layer in work.layers.values()]
 
     formulas = [written("wanda"), written("fisher"), AS_WANDA, AS_FISHER, OTHER]
@@ -197,7 +197,7 @@ def test_metrics_prune_alike_where_every_weight_that_is_pruned_is_the_same(
 
 
 def test_twins_are_found_on_the_layers_of_a_model(work: Workspace) -> None:
-    probes = probes_of(work.layers, work.statistics("XG"))
+    probes = probes_of(work.layers, work.calibration.statistics("XG"))
     known = {name: CATALOG[name].expression for name in ("wanda", "fisher")}
     twins = Twins(known, [(probes, HALF)])
     assert [twins.of(Expression.parse(f)) for f in (AS_WANDA, AS_FISHER, OTHER)] == [
@@ -225,7 +225,7 @@ def test_a_search_of_power_laws_calls_the_known_ones_as_tune_does(
     settings = SearchSettings(evaluations=35, strategy="powerlaw")
     found, _ = search_in(work, HALF, tmp_path / "run", settings)
     known = {name: metric.expression for name, metric in known_metrics().items()}
-    twins = Twins(known, [(probes_of(work.layers, work.statistics("XG")), HALF)])
+    twins = Twins(known, [(probes_of(work.layers, work.calibration.statistics("XG")), HALF)])
     assert {f["metric"]: f["same_as"] for f in found.finalists} == {
         f["metric"]: twins.of(Expression.parse(f["metric"])) for f in found.finalists
     }

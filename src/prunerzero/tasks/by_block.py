@@ -182,7 +182,7 @@ def prune_blocks(
         work.observer.stage(f"going on in {partial.folder}: {begun} blocks are finished")
     before = {p: partial.note(p, bind(run.measure, source, p, "dense")) for p in places}
     refit = run.refit.refit
-    plan = Plan(metric.expression, sparsity, run.way.propagate, work.gradient, refit)
+    plan = Plan(metric.expression, sparsity, run.way.propagate, work.calibration.gradient, refit)
     writer = ShardWriter(partial.folder, loaded.model, len(source) + 1, loaded.files.tensors())
     writer.write(0, source.outside())
     record = FinishedBlocks(partial, writer, plan.needed)

@@ -144,7 +144,7 @@ class Cases:
         by_turns = any(work.visitor is not None for work in self.works)
         if refit.refit and not by_turns:
             for work in self.works:  # whatever else is large comes first
-                work.statistics(terminals)
+                work.calibration.statistics(terminals)
             place_grams(self.works, len(self.sparsities), refit.refit)
         if self.count == 1:
             return fitness_of(self.works[0], self.sparsities[0], terminals, refit)
@@ -168,7 +168,7 @@ class Cases:
         return [
             (probes, sparsity)
             for work in self.works
-            for probes in [probes_of(work.layers, work.statistics(terminals))]
+            for probes in [probes_of(work.layers, work.calibration.statistics(terminals))]
             for sparsity in self.sparsities
         ]
 
@@ -218,14 +218,14 @@ def fitness_of(
     return PrunedLoss(
         work.language_model.model,
         work.layers,
-        work.statistics(terminals),
+        work.calibration.statistics(terminals),
         sparsity,
         text.windows,
         windows_per_chunk=per_chunk,
         race_chunks=_RACE_CHUNKS,
         turns=max(1, len(text.texts)),
         refit=replace(refit.refit, solver_steps=RANKING_STEPS),
-        grams=work.grams if refit.refit else None,
+        grams=work.calibration.grams if refit.refit else None,
         visitor=work.visitor,
     )
 

@@ -181,7 +181,8 @@ def compare_in(
 
 
 def _statistics(work: Workspace, metrics: Mapping[str, Metric]) -> Statistics:
-    return work.statistics({"X"}.union(*(m.expression.terminals for m in metrics.values())))
+    terminals = {"X"}.union(*(m.expression.terminals for m in metrics.values()))
+    return work.calibration.statistics(terminals)
 
 
 def compare_on(

@@ -246,7 +246,7 @@ def place_grams(works: Sequence[Workspace], sparsities: int, refit: Refit) -> No
             "or on a smaller model."
         )
     for work in works:
-        work.grams_on_host = True
+        work.calibration.grams_on_host = True
     works[0].observer.note(
         f"Gram matrices of {grams / 1e9:.1f} GB are kept in host memory and come to the device by "
         f"turns: beside the rest it has room for {max(0, room) / 1e9:.1f} GB."

@@ -136,7 +136,7 @@ def pack(
     headers = plan.headers()
     checkpoint.check_room(output_dir, headers)
     errors = Errors()
-    grams: Grams = {} if work is None else work.grams
+    grams: Grams = {} if work is None else work.calibration.grams
     work = None  # and with it the whole model
     with new_folder(output_dir) as folder:
         copy_others(checkpoint.folder, folder)

@@ -206,7 +206,7 @@ def prune_in(
     if refit.reconstruct or in_order:
         check_blocks(work, "reconstruct" if refit.reconstruct else "propagate")
     places = [place for part in parts for place in work.texts.places(part)]
-    statistics = work.statistics(metric.expression.terminals)
+    statistics = work.calibration.statistics(metric.expression.terminals)
     try:
         check_differs(work.layers, statistics, metric.expression, sparsity)
     except ScoreError as error:

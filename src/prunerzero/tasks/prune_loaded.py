@@ -88,7 +88,7 @@ def _in_steps(
     work: Workspace, expression: Expression, sparsity: Sparsity, how: RefitOptions, in_order: bool
 ) -> tuple[LayerSparsity, ...]:
     one_step: Callable[..., tuple[LayerSparsity, ...]] = _refit_in_order if in_order else _refit
-    known = work.statistics(expression.terminals)
+    known = work.calibration.statistics(expression.terminals)
     if how.steps == 1:
         return one_step(work, known, expression, sparsity, how.refit)
     dense = {name: layer.weight.clone() for name, layer in work.layers.items()}
@@ -96,7 +96,7 @@ def _in_steps(
     for step in range(1, how.steps + 1):
         work.observer.stage(f"step {step} of {how.steps}")
         if step > 1:
-            known = work.statistics_now(expression.terminals)
+            known = work.calibration.statistics_now(expression.terminals)
         part = sparsity_at(sparsity, step, how.steps)
         found = one_step(work, known, expression, part, how.refit, dense)
     return found
@@ -116,7 +116,7 @@ def _refit(
     """
     if not refit:
         return prune_model(work.layers, statistics, expression, sparsity)
-    grams = work.grams if dense is None else work.grams_now()
+    grams = work.calibration.grams if dense is None else work.calibration.grams_now()
     stored = work.stored_dtypes
     with work.observer.count("refitting", len(work.layers), "layers") as advance:
         return prune_model(

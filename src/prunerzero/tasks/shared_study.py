@@ -120,7 +120,8 @@ class SharedPerplexities:
 
     def _differing(self, one: Expression, other: Expression) -> int:
         """How many weights one of the metrics prunes and the other does not."""
-        layers, known = self._work.layers, self._work.statistics(one.terminals | other.terminals)
+        layers = self._work.layers
+        known = self._work.calibration.statistics(one.terminals | other.terminals)
         pruned = {n: mask.cpu() for n, mask in each_mask(layers, known, one, self._sparsity)}
         others = each_mask(layers, known, other, self._sparsity)
         return sum(int((pruned[name] != mask.cpu()).sum()) for name, mask in others)

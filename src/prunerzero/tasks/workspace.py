@@ -1,12 +1,12 @@
-"""A model, the texts that matter to the user, and what is measured of the one on the others."""
+"""A model and the texts that matter to the user, and how well the one predicts the others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
-from functools import cached_property, partial
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,21 +26,9 @@ from prunerzero.language.perplexity import Perplexity, perplexity
 from prunerzero.language.source import ModelSource
 from prunerzero.metrics import Sparsity
 from prunerzero.pruning.blocks import Matrix, check_widths, prunable_layers
-from prunerzero.pruning.gram import (
-    DAMPING,
-    Grams,
-    collect_grams,
-    collect_inverse_diagonals,
-    passes,
-)
-from prunerzero.pruning.statistics import (
-    GradientOf,
-    LayerStatistics,
-    Statistics,
-    cached_statistics,
-    collect_statistics,
-)
+from prunerzero.pruning.statistics import GradientOf
 from prunerzero.pruning.turns import Turns, Visitor
+from prunerzero.tasks.calibration import Calibration
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.texts import Texts
@@ -53,12 +41,8 @@ _SLOW_TO_HASH = 1 << 29
 """Bytes of weights from which hashing them takes long enough to be shown."""
 
 
-_Kind = Literal["X", "G", "D"]
-"""Statistics of X alone, of X and G, or of D alone."""
-
-
 class Workspace:
-    """The loaded model with its layers, texts and statistics, each made when first asked for.
+    """The loaded model with its layers, texts and calibration, each made when first asked for.
 
     Texts are checked before the model is loaded, so that a wrong path costs no time.
 
@@ -67,7 +51,7 @@ class Workspace:
         observer: receives progress and notes.
         load: opens the model; None for ``load_model``, which puts all of it on its device.
         turns: of several models, where they are on the device one at a time. What reads or measures
-            the model, and ``statistics``, has it come; what was given out is good until another
+            the model, ``calibration`` too, has it come; what was given out is good until another
             model comes, and again when this one is back.
     """
 
@@ -78,24 +62,23 @@ class Workspace:
         load: Callable[[ModelSource], LanguageModel] | None = None,
         turns: Turns | None = None,
     ) -> None:
-        self.gradient: GradientOf = setup.gradient or "full"
-        """What G is the gradient of."""
-        self.setup = replace(setup, gradient=self.gradient)
+        gradient: GradientOf = setup.gradient or "full"
+        self.setup = replace(setup, gradient=gradient)
         self.observer = observer or Observer()
         self._load = load
         self.visitor = None if turns is None else Visitor(turns, self._on_device)
         """Has the model come where it takes turns with others."""
         self.texts = Texts(self.setup, self.observer, self._cut)
         self._dense: dict[str, Perplexity] = {}
-        self._statistics: dict[str, Statistics] = {}
-        self.grams_on_host = turns is not None
-        """Whether Gram matrices are kept in host memory, as they have no room on the device."""
+        self.calibration = Calibration(
+            self, self.texts, self.observer, gradient, grams_on_host=turns is not None
+        )
 
     @cached_property
     def language_model(self) -> LanguageModel:
         """The model and tokenizer. Raises ModelError."""
         self.observer.stage(f"loading {self.setup.model}")
-        self._come()  # the others leave
+        self.come()  # the others leave
         if self.setup.max_seq_length and self._empty_model is not None:
             self._check_length(context_length(self._empty_model.config))
         loaded = (self._load or load_model)(self.setup)
@@ -113,7 +96,8 @@ class Workspace:
             )
         return loaded
 
-    def _come(self) -> None:
+    def come(self) -> None:
+        """Have the model on the device, where it takes turns with others."""
         if self.visitor is not None:
             self.visitor.come()
 
@@ -122,9 +106,7 @@ class Workspace:
         if "language_model" in vars(self):
             yield from self.language_model.model.parameters()
             yield from self.language_model.model.buffers()
-        for statistics in self._statistics.values():
-            for layer in statistics.values():
-                yield from (t for t in (layer.X, layer.G, layer.D) if t is not None)
+        yield from self.calibration.tensors()
 
     @cached_property
     def _empty_model(self) -> Any | None:
@@ -155,7 +137,7 @@ class Workspace:
         loaded = self.language_model
         size = sum(file.stat().st_size for file in loaded.files.weights)
         if not loaded.files.weights:  # those in memory are read
-            self._come()
+            self.come()
         if size < _SLOW_TO_HASH:
             return loaded.identity()
         with self.observer.count("recognising the model", size >> 20, "MiB") as advance:
@@ -196,84 +178,6 @@ class Workspace:
         wanted = self.setup.batch_size or max(1, _BATCH_TOKENS // self.window_length)
         return min(wanted, _MOST_WINDOWS)
 
-    def statistics(self, terminals: Collection[str]) -> Statistics:
-        """What metrics with these terminals read of every layer, on the dense model.
-
-        It comes from the cache if it is there. G is as large as the pruned layers, so that every
-        caller gets the same tensors. X is there whenever G is.
-        """
-        return self._assembled(terminals, self._known)
-
-    def statistics_now(self, terminals: Collection[str]) -> Statistics:
-        """The same, measured on the model as it is now."""
-        return self._assembled(terminals, self._measured)
-
-    def _assembled(
-        self, terminals: Collection[str], read: Callable[[_Kind], Statistics]
-    ) -> Statistics:
-        found = dict.fromkeys(self.layers, LayerStatistics(X=None, G=None))
-        self._come()
-        if "X" in terminals or "G" in terminals:
-            found = read("G" if "G" in terminals else "X")
-        if "D" in terminals:
-            D = read("D")
-            found = {name: replace(layer, D=D[name].D) for name, layer in found.items()}
-        return found
-
-    def _known(self, of: _Kind) -> Statistics:
-        if of == "X" and "G" in self._statistics:
-            of = "G"  # X is there too
-        if of not in self._statistics:
-            self.texts.of("calibration")  # counts as read where the cache has what it gives
-            key = {
-                **self.identity("calibration"),
-                "gradient": self.gradient if of == "G" else None,
-                "device": self.language_model.device.type,
-                "torch": str(torch.__version__),
-                **({"inverse diagonal, damping": DAMPING} if of == "D" else {}),
-            }
-            self._statistics[of] = cached_statistics(key, self.layers, partial(self._measured, of))
-        return self._statistics[of]
-
-    def _measured(self, of: _Kind) -> Statistics:
-        """Of the model as it is now."""
-        return self._measure_D() if of == "D" else self._measure_X(of == "G")
-
-    def _measure_X(self, gradients: bool) -> Statistics:
-        windows = self.texts.of("calibration").windows
-        with self.observer.count("statistics", len(windows)) as advance:
-            return collect_statistics(
-                self.language_model.model,
-                self.layers,
-                windows,
-                gradients=gradients,
-                of=self.gradient,
-                on_window=advance,
-            )
-
-    def _measure_D(self) -> Statistics:
-        windows = self.texts.of("calibration").windows
-        with self.observer.count("statistics D", len(windows) * passes(self.layers)) as advance:
-            found = collect_inverse_diagonals(
-                self.language_model.model, self.layers, windows, advance
-            )
-        return {name: LayerStatistics(None, None, D) for name, D in found.items()}
-
-    @cached_property
-    def grams(self) -> Grams:
-        """The Gram matrices of every layer's inputs on the dense model."""
-        return self.grams_now()
-
-    def grams_now(self) -> Grams:
-        """The same on the model as it is now."""
-        windows, on_host = self.texts.of("calibration").windows, self.grams_on_host
-        times = passes(self.layers) if on_host else 1
-        self._come()
-        with self.observer.count("Gram matrices", len(windows) * times) as advance:
-            return collect_grams(
-                self.language_model.model, self.layers, windows, advance, on_host=on_host
-            )
-
     @cached_property
     def stored_dtypes(self) -> dict[str, torch.dtype]:
         """The checkpoint's dtype of each layer."""
@@ -303,7 +207,7 @@ class Workspace:
         reference: Reference | None = None,
     ) -> Perplexity:
         """The model, as it is now, on any text; ``shown`` is what the progress is called."""
-        self._come()
+        self.come()
         with self._counted(shown, text) as advance:
             return perplexity(
                 self.language_model.model,
@@ -317,7 +221,7 @@ class Workspace:
     def logits_of(self, text: Text, shown: str, memory: int) -> Reference:
         """Logits of the model, as it is now, on any text, to compare it with later."""
         model = self.language_model.model
-        self._come()
+        self.come()
         with self._counted(shown, text) as advance:
             return remember(model, text.windows, self.batch_size, memory=memory, on_window=advance)
 
@@ -340,15 +244,15 @@ class Workspace:
 
     def forget_model(self) -> None:
         """Free the memory of the model and of what is as large; asked for, it is loaded again."""
-        for name in ("language_model", "layers", "grams", "stored_dtypes"):
+        for name in ("language_model", "layers", "stored_dtypes"):
             vars(self).pop(name, None)
-        self._statistics.clear()
+        self.calibration.forget()
 
     @contextmanager
     def pruned_for_now(self) -> Iterator[None]:
         """Whatever is pruned inside is restored after."""
         layers = self.layers
-        self._come()
+        self.come()
         dense = {name: layer.weight.clone() for name, layer in layers.items()}
         try:
             yield

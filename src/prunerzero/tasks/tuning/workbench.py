@@ -135,7 +135,7 @@ class Workbench:
                 layers[layer].weight.copy_(weight)
             return self._last.layers
         self._last = None
-        self.work.statistics(TERMINALS)  # at once what any metric may read
+        self.work.calibration.statistics(TERMINALS)  # at once what any metric may read
         found = prune_loaded(self.work, metric.expression, sparsity, self.refit)
         if self.refit.changes_weights:
             kept = {layer: own.weight.to("cpu", copy=True) for layer, own in layers.items()}
