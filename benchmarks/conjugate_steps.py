@@ -4,7 +4,7 @@
 
 A hundred metrics prune the model: the known ones, what is bred of them, and random trees. After so
 many steps the loss is read on a part of the validation text, and compared with the loss of weights
-that are refitted exactly: the rank correlation over all metrics and over the best 20, and how far
+that are refitted in full: the rank correlation over all metrics and over the best 20, and how far
 the metric that so few steps would choose is behind the best one. Seconds are those of pruning and
 refitting one metric.
 """
@@ -41,9 +41,9 @@ from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
 
 STEPS = (0, 1, 2, 4, 8, 16, 32)
-"""0 for masks alone; after these the exact solution is measured."""
+"""0 for masks alone; after these the refit in full is measured, which every result has."""
 
-EXACT = "exact"
+IN_FULL = "in full"
 TERMINALS = "WXG"
 
 
@@ -119,20 +119,20 @@ def correlation(a: list[float], b: list[float]) -> float:
 
 def table(measured: dict[str, tuple[list[float], float]], best: int) -> list[dict[str, Any]]:
     """A row for each number of steps."""
-    exact = measured[EXACT][0]
-    order = sorted(range(len(exact)), key=exact.__getitem__)[:best]
+    full = measured[IN_FULL][0]
+    order = sorted(range(len(full)), key=full.__getitem__)[:best]
     rows = []
     for steps, (found, seconds) in measured.items():
-        usable = [n for n in range(len(exact)) if max(found[n], exact[n]) < float("inf")]
+        usable = [n for n in range(len(full)) if max(found[n], full[n]) < float("inf")]
         top = [n for n in order if n in usable]
         chosen = min(usable, key=found.__getitem__)
         rows.append(
             {
                 "steps": steps,
-                "of all": correlation([found[n] for n in usable], [exact[n] for n in usable]),
-                "of the best": correlation([found[n] for n in top], [exact[n] for n in top]),
-                "chosen is behind": exact[chosen] - min(exact),
-                "loss above exact": fmean(found[n] - exact[n] for n in top),
+                "of all": correlation([found[n] for n in usable], [full[n] for n in usable]),
+                "of the best": correlation([found[n] for n in top], [full[n] for n in top]),
+                "chosen is behind": full[chosen] - min(full),
+                "loss above": fmean(found[n] - full[n] for n in top),
                 "seconds": seconds,
             }
         )
@@ -163,9 +163,9 @@ def main() -> None:
     for written in options["sparsities"]:
         sparsity = Sparsity.parse(written)
         chosen = metrics(work, sparsity, options["metrics"], options["seed"])
-        exact = Refit("least-squares")
-        ways = {str(n): replace(exact, solver_steps=n) if n else Refit() for n in STEPS} | {
-            EXACT: exact
+        in_full = Refit("least-squares")
+        ways = {str(n): replace(in_full, solver_steps=n) if n else Refit() for n in STEPS} | {
+            IN_FULL: in_full
         }
         measured = {
             name: losses(work, sparsity, refit, chosen, options["windows"])
@@ -178,12 +178,12 @@ def main() -> None:
             "losses": {name: found for name, (found, _) in measured.items()},
         }
         print(f"\n{written}: {len(chosen)} metrics")
-        print("| steps | of all | of the best | chosen is behind | loss above exact | seconds |")
+        print("| steps | of all | of the best | chosen is behind | loss above | seconds |")
         print("| ---: | ---: | ---: | ---: | ---: | ---: |")
         for row in rows:
             print(
                 f"| {row['steps']} | {row['of all']:.3f} | {row['of the best']:.3f} | "
-                f"{row['chosen is behind']:.4f} | {row['loss above exact']:.4f} | "
+                f"{row['chosen is behind']:.4f} | {row['loss above']:.4f} | "
                 f"{row['seconds']:.2f} |",
                 flush=True,
             )

@@ -16,7 +16,7 @@ from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.carried import to_host
 from prunerzero.pruning.conjugate import has_kernel
 from prunerzero.pruning.gram import DAMPING
-from prunerzero.pruning.least_squares import Scaled, least_squares, scaled_grams
+from prunerzero.pruning.least_squares import SETTLED, Scaled, least_squares, scaled_grams, settle
 from prunerzero.pruning.quick_refit import QuickRefit
 from prunerzero.pruning.refine import refine
 from prunerzero.pruning.refit import Refit, refit_weights
@@ -110,6 +110,48 @@ def quickly(weight: Tensor, gram: Tensor, mask: Tensor, steps: int) -> Tensor:
     assert torch.equal(matrices["other"].weight, dense["other"]), "nothing of it was pruned"
     torch.testing.assert_close(matrices["two"].weight.flip(0), matrices["one"].weight)
     return matrices["one"].weight.detach()
+
+
+def settled(weight: Tensor, gram: Tensor, mask: Tensor) -> Tensor:
+    """What the weights of a model become."""
+    return refit_weights(weight, gram, mask, Refit("least-squares"), "row")
+
+
+@given(layers())
+def test_what_a_model_gets_is_between_the_mask_alone_and_the_exact_solution(layer):
+    weight, gram, mask = layer
+    found = settled(weight, gram, mask)
+    assert not found[mask].any()
+    alone = errors(weight.masked_fill(mask, 0), weight, gram)
+    slack = 1e-5 * alone + 1e-9 * errors(torch.zeros_like(weight), weight, gram)
+    exact = errors(least_squares(weight, gram, mask), weight, gram)
+    assert (exact - slack <= errors(found, weight, gram)).all()
+    assert (errors(found, weight, gram) <= alone + slack).all()
+
+
+@given(layers())
+def test_it_stops_where_four_more_steps_hardly_lower_the_error(layer):
+    weight, gram, mask = layer
+    now = errors(settled(weight, gram, mask), weight, gram).sum()
+    problem = Scaled.of(weight, gram)
+    steps = next(
+        steps
+        for steps in range(4, 400, 4)
+        if errors(quickly(weight, gram, mask, steps), weight, gram).sum() <= now * (1 + 1e-4) + 1e-6
+    )
+    more = errors(quickly(weight, gram, mask, steps + 4), weight, gram).sum()
+    assert now - more <= 2 * SETTLED * more + 1e-6 * problem.target.square().sum()
+
+
+def test_it_may_begin_elsewhere_and_is_done_where_nothing_is_pruned():
+    torch.manual_seed(0)
+    weight, rows = torch.randn(4, 9), torch.randn(60, 9)
+    problem = Scaled.of(weight, rows.T @ rows)
+    kept = torch.zeros(4, 9, dtype=torch.bool)
+    assert torch.equal(settle(problem, kept), problem.target)
+    mask = torch.rand(4, 9) < 0.5
+    exact = problem.errors(settle(problem, mask, settle(problem, mask)))
+    assert (exact <= problem.errors(settle(problem, mask)) * (1 + 1e-6)).all()
 
 
 @given(layers(), st.integers(1, 8))

@@ -108,7 +108,7 @@ def test_every_proposal_is_accounted_for(tmp_path, best, run):
 
 
 def test_every_figure_says_which_refit_stands_behind_it(tmp_path, best, run):
-    few, exact = "after least-squares in 8 steps", "(least-squares, solved exactly)"
+    few, exact = "after least-squares in 8 steps", "(least-squares in full)"
     best |= {"refit": "least-squares", "refit_of_candidates": "least-squares in 8 steps"}
     best["perplexity"]["test"] = {"dense": 20.0, "evolved": 40.0}
     html = page(tmp_path / "r.html", best, run)

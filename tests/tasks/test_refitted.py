@@ -190,15 +190,15 @@ def test_a_search_tells_after_which_refit_each_figure_was_measured(in_workplace,
     done = in_workplace(*asked, "--output-dir", "in-8-steps")
     few = f"least-squares in {RANKING_STEPS} steps"
     assert f"Candidates are judged after {few}; the result is measured after" in done.stderr
-    told = f"Candidates were judged after {few}; the figures above are after least-squares, solved"
+    told = f"Candidates were judged after {few}; the figures above are after least-squares in full"
     assert told in " ".join(done.stdout.split())
     assert "s of search" in done.stdout and "s for the whole command." in done.stdout
     best = json.loads((workplace / "in-8-steps" / "best.json").read_text())
     assert (best["refit"], best["refit_of_candidates"]) == ("least-squares", few)
-    exact = in_workplace(*asked, "--refine", "admm", "--output-dir", "exactly")
-    best = json.loads((workplace / "exactly" / "best.json").read_text())
+    in_full = in_workplace(*asked, "--refine", "admm", "--output-dir", "in-full")
+    best = json.loads((workplace / "in-full" / "best.json").read_text())
     assert best["refit"] == best["refit_of_candidates"] == "admm, least-squares"
-    assert "Candidates are judged" not in exact.stderr and "were judged" not in exact.stdout
+    assert "Candidates are judged" not in in_full.stderr and "were judged" not in in_full.stdout
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def _print_search(found: Any, setups: list[Setup], refit: RefitOptions, seconds:
     if found.refit_of_candidates != found.refit and not found.interrupted:
         console.print(
             f"Candidates were judged after {found.refit_of_candidates}; the figures above are "
-            f"after {found.refit}, solved exactly."
+            f"after {found.refit} in full."
         )
     sparsities = [Sparsity.parse(one, found.group) for one in found.sparsity.split(", ")]
     pairs = list(product(setups, sparsities))

@@ -8,6 +8,7 @@ may not go far from a sparse matrix; and the closest sparse matrix, which keeps 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -20,6 +21,9 @@ from prunerzero.scoring.mask import lowest
 
 Within = Literal["row", "layer"] | int
 """Where budgets hold: in each row, in the layer, or in each so many consecutive inputs of a row."""
+
+Solver = Callable[[Scaled, Tensor, Tensor | None], Tensor]
+"""What refits a problem with a mask from scaled weights on: ``solve``, or ``settle``."""
 
 _FIRST_PENALTY = 0.1
 _STEPS_PER_PENALTY = 3
@@ -74,14 +78,16 @@ def refine(
 
 
 @torch.no_grad()
-def refined(problem: Scaled, mask: Tensor, within: Within) -> tuple[Tensor, Tensor]:
-    """The mask, chosen again, and the scaled weights [out, in] of least error that it keeps.
+def refined(
+    problem: Scaled, mask: Tensor, within: Within, refit: Solver = solve
+) -> tuple[Tensor, Tensor]:
+    """The mask, chosen again, and the scaled weights [out, in] that a refit gives what it keeps.
 
     Where budgets are those of rows or of parts of them, a row keeps its mask unless the new one has
     a smaller error; where rows share a budget, all of them do.
     """
     found, start = _admm(problem, mask, within)
-    values = solve(problem, found, start)
+    values = refit(problem, found, start)
     errors = problem.errors(values)
     before = solve(problem, mask, tolerance=_ROUGH)  # enough to see most rows become better
     worse = errors * (1 + _ROUGH) > problem.errors(before)
@@ -90,7 +96,7 @@ def refined(problem: Scaled, mask: Tensor, within: Within) -> tuple[Tensor, Tens
     if not bool(worse.any()):
         return found, values
     rows = problem.rows(worse)
-    before = solve(rows, mask[worse], before[worse])
+    before = refit(rows, mask[worse], before[worse])
     still = rows.errors(before) < errors[worse]
     if within == "layer":
         still = (rows.errors(before).sum() < errors.sum()).expand(len(before))

@@ -16,7 +16,7 @@ from torch import Tensor
 from prunerzero.metrics.sparsity import Sparsity
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.gram import size_of
-from prunerzero.pruning.least_squares import Scaled, solve
+from prunerzero.pruning.least_squares import Scaled, settle
 from prunerzero.pruning.refine import Within, refined
 
 Update = Literal["none", "least-squares"]
@@ -31,8 +31,8 @@ class Refit:
         update: what becomes of the weights that stay.
         refine: whether the weights that stay are chosen again.
         solver_steps: candidates of a search are judged after so many steps of conjugate gradients
-            (``quick_refit``); None for as many as are needed to be exact. With ``refine`` they are
-            exact in any case.
+            (``quick_refit``); None, as for every result, for as many as lower the error
+            (``least_squares.settle``). With ``refine`` it is the latter in any case.
     """
 
     update: Update = "none"
@@ -109,10 +109,10 @@ def refit_weights(
     problem = Scaled.of(dense, gram)
     values: Tensor | None = None
     if refit.refine == "admm":
-        mask, values = refined(problem, mask, budgets)
+        mask, values = refined(problem, mask, budgets, settle)
     if refit.update == "none":
         return dense.masked_fill(mask, 0)
-    values = solve(problem, mask) if values is None else values
+    values = settle(problem, mask) if values is None else values
     found = problem.weights(values, dense.float(), mask)
     return found.to(stored or dense.dtype).to(dense.dtype)
 

@@ -9,7 +9,7 @@ from . import run_charts
 from .ancestry import Ancestor, ancestry, uses
 from .charts import HEAT, PALETTE
 from .rendering import render, write_page
-from .run_words import answer, aside, baseline_words, exactly, holds_for, measure_of
+from .run_words import answer, aside, baseline_words, holds_for, in_full, measure_of
 from .tree_drawing import draw_tree
 from .wording import (
     MISSING,
@@ -80,7 +80,7 @@ def write_run_report(
         origin=found.get("origin", "evolved"),
         cases=found.get("cases") or [],
         means=found.get("ratio") or {},
-        exactly=exactly(found),
+        in_full=in_full(found),
         holds_for=holds_for(found),
         language="en",
         metric=metric,

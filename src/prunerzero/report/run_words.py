@@ -89,9 +89,9 @@ def _of_candidates(found: dict[str, Any]) -> str:
     return f" after {refit}" if refit and refit != found.get("refit") else ""
 
 
-def exactly(found: dict[str, Any]) -> str:
-    """``" (least-squares, solved exactly)"`` where candidates are judged after fewer steps."""
-    return f" ({found['refit']}, solved exactly)" if _of_candidates(found) else ""
+def in_full(found: dict[str, Any]) -> str:
+    """``" (least-squares in full)"`` where candidates are judged after fewer steps."""
+    return f" ({found['refit']} in full)" if _of_candidates(found) else ""
 
 
 def _where(found: dict[str, Any]) -> str:
@@ -155,25 +155,25 @@ def _on_other_text(found: dict[str, Any], origin: str) -> list[str]:
         ratios = found.get("ratio") or {}
         tests = places_of(ratios, "test")
         figures = [f"{ratio_text(ratios[place])} times dense" for place in tests]
-        return [_on_each("test", tests, figures, exactly(found))] if tests else []
+        return [_on_each("test", tests, figures, in_full(found))] if tests else []
     perplexity = found.get("perplexity") or {}
     for part in ("test", "validation"):
         places = places_of(perplexity, part)
         found_there = [_pruned_and_dense(perplexity[place], origin) for place in places]
         if any(found_there):
             told = [figure or MISSING for figure in found_there]
-            return [_on_each(part, places, told, exactly(found))]
+            return [_on_each(part, places, told, in_full(found))]
     return []
 
 
-def _on_each(part: str, places: list[str], figures: list[str], exactly: str) -> str:
+def _on_each(part: str, places: list[str], figures: list[str], in_full: str) -> str:
     """What was measured on a part, or on each of its texts."""
     if len(places) == 1:
         whole = "the test text, which no search reads" if part == "test" else "all of that text"
-        return f"On {whole}{exactly}: {figures[0]}."
+        return f"On {whole}{in_full}: {figures[0]}."
     whole = "the test texts, which no search reads" if part == "test" else "each of those texts"
     each = [f"{p.partition(': ')[2]} {f}" for p, f in zip(places, figures, strict=True)]
-    return f"On {whole}{exactly}: {'; '.join(each)}."
+    return f"On {whole}{in_full}: {'; '.join(each)}."
 
 
 def _validation(found: dict[str, Any]) -> str:

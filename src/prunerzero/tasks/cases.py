@@ -30,7 +30,7 @@ _RACE_CHUNKS = 16
 RANKING_STEPS = 8
 """Steps of conjugate gradients after which candidates are judged under least squares: they rank as
 after the exact solution, in a third of its time on a CPU and a hundredth on a GPU
-(``benchmarks/conjugate_steps.py``). The result of a search is measured with the exact one."""
+(``benchmarks/conjugate_steps.py``). The result of a search is refitted in full, as any model is."""
 
 
 def setups_of(given: Any) -> tuple[Setup, ...]:

@@ -27,7 +27,7 @@ MOST_SECONDS = 240.0
 _A_STATISTIC = 5.5
 """Forward passes that the statistics of a window cost: with gradients, and of D, on two cores."""
 
-_A_REFIT = 14
+_A_REFIT = 9
 """Forward passes of a window that least squares on all layers takes as long as."""
 
 _TIMED_SECONDS = 1.0

@@ -216,7 +216,7 @@ def _search(
         if after:
             observer.note(
                 f"Candidates are judged after {after}; the result is measured after "
-                f"{refit.in_words}, solved exactly."
+                f"{refit.in_words} in full."
             )
         known = KnownMetrics(fitness, study.jobs, settings.terminals, given)
         known.measure()
