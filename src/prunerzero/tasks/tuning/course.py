@@ -94,8 +94,8 @@ def _windows_to_choose(groups: int, whole: int, *, under_update: bool = False) -
     """As long as it takes to read so many windows, a known metric is chosen within these groups,
     the best few on the ``whole`` text."""
     windows, left = 0, len(known_metrics()) * groups
-    quick, exact = (_QUICK_REFIT_WINDOWS, _REFIT_WINDOWS) if under_update else (0, 0)
-    for read, kept, refit in (*((*one, quick) for one in ROUNDS), (whole, 1, exact)):
+    quick, full = (_QUICK_REFIT_WINDOWS, _REFIT_WINDOWS) if under_update else (0, 0)
+    for read, kept, refit in (*((*one, quick) for one in ROUNDS), (whole, 1, full)):
         windows += left * (min(read, whole) + 1 + refit)  # pruning takes about as long as a window
         left = kept
     return windows

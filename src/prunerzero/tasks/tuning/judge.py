@@ -1,5 +1,5 @@
-"""Known metrics judged under an update as a search judges candidates, at a part of the time of an
-exact refit."""
+"""Known metrics judged under an update as a search judges candidates, at a part of the time of a
+refit in full."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from prunerzero.tasks.tuning.workbench import Workbench
 class Judge:
     """Ranks metrics by their losses on the first chunks of the validation text.
 
-    The losses are kept in the bench's ledger. They compare with each other alone: an exact refit
-    gives others.
+    The losses are kept in the bench's ledger. They compare with each other alone: a refit in
+    full gives others.
 
     Args:
         bench: whose model and ledger they are.
