@@ -32,7 +32,11 @@ def search(metric: str, *models: str, result: str = "") -> dict[str, Any]:
         "name": "evolved",
         "history": [[0.5, "wanda", "catalog"], [0.4, metric, "crossover"]],
         "finalists": [{"metric": "wanda"}, {"metric": metric}, {"metric": "abs(W)"}],
-        "cases": [{"model": f"/models/{model}"} for model in models],
+        "cases": [
+            {"model": f"/models/{model}", "ratio": {"validation": 1.0 + place}}
+            for place, model in enumerate(models, 1)
+        ],
+        "perplexity": {} if models else {"validation": {"dense": 10.0, "evolved": 15.0}},
     }
 
 
@@ -66,6 +70,17 @@ def test_metrics_of_three_seeds_have_a_mean_and_an_interval_on_all_models_and_on
             logs = [times * log(FIGURES[metric] / 10) for metric in metrics]
             half = 4.303 * stdev(logs) / sqrt(3)
             assert cell == f"{fmean(logs):.4f} ± {half:.4f}"
+
+
+def test_a_second_table_tells_results_on_the_text_that_their_searches_read() -> None:
+    found = three_seeds()
+    found["search | A | rows | none | 0"]["perplexity"]["validation"]["evolved"] = 20.0
+    head, _, one, several = one_or_many.on_validation(found).splitlines()
+    assert head == "| on validation text | evolved on | seeds | A | B |"
+    logs = [log(2), log(1.5), log(1.5)]
+    half = 4.303 * stdev(logs) / sqrt(3)
+    assert one == f"| rows, none | A | 3 | {fmean(logs):.4f} ± {half:.4f} |  |"
+    assert several == f"| rows, none | all | 3 | {log(2):.4f} ± 0.0000 | {log(3):.4f} ± 0.0000 |"
 
 
 def test_what_was_not_compared_is_an_error() -> None:

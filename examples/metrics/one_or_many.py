@@ -11,6 +11,9 @@ not in the mean; comparisons that were calibrated in another way have rows of th
 A row has the mean over the seeds with its 95 % interval (Student). It is of the searches' results
 where all of them were compared, and of their first finalists otherwise, and says which. Beside it
 stands the known metric that is best on that average.
+
+A second table has the same of each search's result on the validation text, which the search read:
+what a metric gives up on one model, as it had to serve several.
 """
 
 from __future__ import annotations
@@ -51,7 +54,37 @@ def main() -> None:
     parser.add_argument("results", nargs="+", type=Path)
     parser.add_argument("--texts", nargs="+", required=True, help="as their files begin")
     options = parser.parse_args()
-    print(table(load(options.results, (SEARCH, COMPARISON)), options.texts))
+    results = load(options.results, (SEARCH, COMPARISON))
+    print(f"{table(results, options.texts)}\n\n{on_validation(results)}")
+
+
+def on_validation(results: dict[str, Any]) -> str:
+    """A row for each competition, update and kind of search: its results on each of its models."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for name, one in results.items():
+        kind, on, competition, update, seed = (*name.split(" | "), "")[:5]
+        if kind == SEARCH and seed.isdigit():
+            of_models = found.setdefault((f"{competition}, {update}", on), {})
+            for model, ratio in validated(one, on).items():
+                of_models.setdefault(model, []).append(log(ratio))
+    models = list(dict.fromkeys(model for of_models in found.values() for model in of_models))
+    lines = [
+        f"| on validation text | evolved on | seeds | {' | '.join(models)} |",
+        "| --- | --- | ---: |" + " ---: |" * len(models),
+    ]
+    for (title, on), of_models in sorted(found.items()):
+        seeds = len(next(iter(of_models.values())))
+        columns = [interval(of_models[m]) if m in of_models else "" for m in models]
+        lines.append(f"| {title} | {on} | {seeds} | {' | '.join(columns)} |")
+    return "\n".join(lines)
+
+
+def validated(search: dict[str, Any], on: str) -> dict[str, float]:
+    """Perplexity of a search's result over that of the dense model, by model."""
+    if search["cases"]:
+        return {Path(c["model"]).name: c["ratio"]["validation"] for c in search["cases"]}
+    perplexity = search["perplexity"]["validation"]
+    return {on: perplexity[search["origin"]] / perplexity["dense"]}
 
 
 def table(results: dict[str, Any], texts: Sequence[str]) -> str:
