@@ -7,6 +7,8 @@ is worth reading.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -20,6 +22,7 @@ class DenseSteps(nn.Module):
     """Stands in for a bf16 ``nn.Linear`` without bias, of 16·k outputs and 2·k inputs."""
 
     built = False
+    steps: Tensor
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -34,7 +37,8 @@ class DenseSteps(nn.Module):
             return linear(inputs, groups.permute(0, 2, 1, 3).reshape(self.rows, columns))
         if not DenseSteps.built:
             DenseSteps.built = build_dense()
-        found = torch.ops.prunerzero_benchmark.dense_product(flat, self.steps, None, self.rows)
+        product: Callable[..., Tensor] = torch.ops.prunerzero_benchmark.dense_product
+        found = product(flat, self.steps, None, self.rows)
         return found.view(*inputs.shape[:-1], -1)
 
 

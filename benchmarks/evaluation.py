@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from benchmarks.commands import no_command
 from benchmarks.masks import METRICS
 from benchmarks.timing import times
 from prunerzero.language.perplexity import window_losses
+from prunerzero.language.replayed import Replayed
 from prunerzero.language.window_loss import WindowLoss
 from prunerzero.metrics import CATALOG, Expression, Sparsity
 from prunerzero.pruning.blocks import Matrix, prunable_layers
@@ -116,12 +118,15 @@ def run(shape: str, device: str, count: int = 16, length: int = 2048) -> Iterato
             window_losses(model, window)
 
     dense = recorded(fitness)
-    functions = {"dense, one window at a time": one_by_one, "dense, batched": dense}
+    functions: dict[str, Callable[[], None]] = {
+        "dense, one window at a time": one_by_one,
+        "dense, batched": dense,
+    }
     for name in ("2 operators", "14 operators"):
         e = Expression.parse(METRICS[name])
         for s in sparsities:
-            functions[f"candidate, {name}, {s.in_words}"] = lambda e=e, s=s: candidate(e, s)
-            functions[f"masks, {name}, {s.in_words}"] = lambda e=e, s=s: masks(e, s)
+            functions[f"candidate, {name}, {s.in_words}"] = partial(candidate, e, s)
+            functions[f"masks, {name}, {s.in_words}"] = partial(masks, e, s)
     functions["restore"] = fitness._weights.restore
     yield from timed(shape, device, count, functions, to="dense, batched")
 
@@ -189,14 +194,15 @@ def graphs(shape: str = "SmolLM2-135M") -> Iterator[dict[str, Any]]:
         for batch in (1, 2, 4, 8):
             windows = torch.randint(0, SHAPES[shape]["vocab_size"], (batch, 2048), device="cuda")
             loss = WindowLoss(model)
+            assert isinstance(loss._read, Replayed)
             for _ in range(RECORDED):
                 replayed = loss(windows)
             with torch.inference_mode():
                 called = loss._losses(windows).double().cpu()
                 measured = times(
                     {
-                        "called": lambda loss=loss, w=windows: loss._losses(w),
-                        "replayed": lambda loss=loss, w=windows: loss._read(w),
+                        "called": partial(loss._losses, windows),
+                        "replayed": partial(loss._read, windows),
                     },
                     "cuda",
                 )

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ class Bench:
                 stored.requires_grad_(False)
 
         step()
-        return self._timed(lambda: [step() for _ in range(3)], 3 * batch)
+        return self._timed(step, batch, times=3)
 
     def forward(self, batch: int) -> Row:
         ids = self.windows(batch).to(self.device)
@@ -101,12 +102,14 @@ class Bench:
             self.model.base_model(input_ids=ids, use_cache=False)
 
         forward()
-        return self._timed(lambda: [forward() for _ in range(3)], 3 * batch)
+        return self._timed(forward, batch, times=3)
 
-    def _timed(self, function: Callable[[], object], windows: int) -> Row:
+    def _timed(self, function: Callable[[], object], windows: int, times: int = 1) -> Row:
+        """Of a function that reads so many windows, called so many times."""
         start = self.wait()
-        function()
-        return {"ms a window": (self.wait() - start) / windows * 1e3}
+        for _ in range(times):
+            function()
+        return {"ms a window": (self.wait() - start) / (times * windows) * 1e3}
 
     def profile(self, batch: int) -> Iterator[Row]:
         """Where the time of a batch goes, by kind of kernel."""
@@ -128,7 +131,7 @@ class Bench:
 
 
 def _kinds(profiler: Any, batch: int) -> Iterator[Row]:
-    kernels = [e for e in profiler.events() if e.device_type != torch.autograd.DeviceType.CPU]
+    kernels = [e for e in profiler.events() if e.device_type.name != "CPU"]
     kernels.sort(key=lambda e: e.time_range.start)
     loss = next((i for i, e in enumerate(kernels) if "softmax" in e.name.lower()), len(kernels))
     spent: Counter[str] = Counter()
@@ -166,7 +169,7 @@ def run(shape: str, device: str, length: int = 2048) -> Iterator[Row]:
     bench = Bench(shape, device, length)
     sizes = (1, 2, 4, 8) if device == "cuda" else (1, 2)
     parts: dict[str, Callable[[], Row | Iterator[Row]]] = {
-        f"ours, {b} at once": lambda b=b: bench.ours(b) for b in sizes
+        f"ours, {b} at once": partial(bench.ours, b) for b in sizes
     }
     if device == "cuda":
         trusted = square_products._agrees(torch.device("cuda", 0), torch.bfloat16)
@@ -176,10 +179,10 @@ def run(shape: str, device: str, length: int = 2048) -> Iterator[Row]:
         "usual, whole call of 9": lambda: bench.usual(9),
         "ours, whole call of 9": lambda: bench.whole(9),
         "ours, 2 at once, in any order": lambda: bench.ours(2, order=nullcontext),
-        **{f"bare gradient steps, {b} at once": lambda b=b: bench.step(b, True) for b in sizes[:2]},
+        **{f"bare gradient steps, {b} at once": partial(bench.step, b, True) for b in sizes[:2]},
         "bare steps, inputs' gradients alone": lambda: bench.step(2, False),
-        **{f"X alone, {b} at once": lambda b=b: bench.ours(b, False) for b in sizes[:3]},
-        **{f"forward alone, {b} at once": lambda b=b: bench.forward(b) for b in sizes[:3]},
+        **{f"X alone, {b} at once": partial(bench.ours, b, False) for b in sizes[:3]},
+        **{f"forward alone, {b} at once": partial(bench.forward, b) for b in sizes[:3]},
     }
     for name, part in parts.items():
         yield from told({"model": shape, "what": name}, part, device)

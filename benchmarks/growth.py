@@ -6,6 +6,7 @@ How the engine's cost grows with the candidates that a study holds: ``engine_ove
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,11 +86,12 @@ def windows(device: str, counts: tuple[int, ...]) -> Iterator[dict[str, Any]]:
         model, layers, random_statistics(layers), HALF, text,
         windows_per_chunk=1, race_chunks=len(text),
     )  # fmt: skip
-    measured = times(
-        {str(n): lambda n=n: list(fitness.losses(e, 0, n)) for n in (0, *counts)},
-        device,
-        repeats=5,
-    )
+
+    def candidate(count: int) -> None:
+        list(fitness.losses(e, 0, count))
+
+    ways = {str(count): partial(candidate, count) for count in (0, *counts)}
+    measured = times(ways, device, repeats=5)
     for count in counts:
         ms = measured[str(count)]
         yield {
@@ -102,11 +104,8 @@ def _masks(device: str, rows: int, metrics: dict[str, Expression]) -> dict[str, 
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     values = layer(rows, WIDTH, device, dtype)
     out = values["W"].clone()
-    return times(
-        {name: lambda e=e: prune_into(out, e, HALF, **values) for name, e in metrics.items()},
-        device,
-        repeats=5,
-    )
+    ways = {name: partial(prune_into, out, e, HALF, **values) for name, e in metrics.items()}
+    return times(ways, device, repeats=5)
 
 
 if __name__ == "__main__":

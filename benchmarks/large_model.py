@@ -192,7 +192,8 @@ def write_model(folder: Path, shape: dict[str, int], device: torch.device) -> fl
         part = name.split(".")[2] if ".layers." in name else "outside"
         pieces[part][name] = parameter
     folder.mkdir(parents=True)
-    places, size = {}, 0
+    places: dict[str, str] = {}
+    size = 0
     for number, parameters in enumerate(pieces.values(), start=1):
         file = f"model-{number:05}-of-{len(pieces):05}.safetensors"
         tensors = {}

@@ -32,6 +32,7 @@ from benchmarks.commands import require
 from prunerzero.packed import gpu
 from prunerzero.packed.device_order import DeviceMatrix, to_device_order
 from prunerzero.packed.layout import VALUE_TYPES, pack_matrix
+from prunerzero.packed.plain import FEW
 
 SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (12288, 4096))
 """Outputs × inputs of a Llama of 7 billion weights: one projection, up, down, and all three of
@@ -59,15 +60,9 @@ def run(
             size = dense[0].nbytes
             rows.append(_row((outputs, inputs), batch, "cuBLAS bf16", theirs[0], size, size))
             for (pattern, values), weights in packed.items():
-                multiply = gpu.multiply if batch <= gpu.FEW else gpu.dense_product
+                multiply = gpu.multiply if batch <= FEW else gpu.dense_product
                 ours = [
-                    _seconds(
-                        lambda x, w, multiply=multiply: multiply(x, w, None),
-                        vectors,
-                        weights,
-                        between,
-                        passes,
-                    )
+                    _seconds(lambda x, w: multiply(x, w, None), vectors, weights, between, passes)
                     for between in (False, True)
                 ]
                 row = _row(
@@ -118,7 +113,7 @@ def _seconds(
         one_pass()
     for _ in range(3):
         graph.replay()
-    found = []
+    found: list[float] = []
     for _ in range(passes):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()

@@ -21,9 +21,10 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.commands import in_one_sentence, require
 from benchmarks.large_model import write_model
-from benchmarks.packed_cuda_model import MODELS, SHAPE, TINY
+from benchmarks.packed_cuda_model import PACKED, SHAPE, TINY
 from prunerzero import bench, pack
 from prunerzero.report import bench_tables
+from prunerzero.tasks.options import BenchOptions, PackOptions
 
 WORDS = 400
 
@@ -33,8 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    packed = [name for name in MODELS if name != "dense"]
-    parser.add_argument("--models", nargs="+", choices=packed, default=["2:4-bfloat16", "2:4-int8"])
+    parser.add_argument("--models", nargs="+", choices=PACKED, default=["2:4-bfloat16", "2:4-int8"])
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda")
@@ -51,19 +51,17 @@ def main() -> None:
         save_tokenizer(folder / "dense")
         text = folder / "text.txt"
         text.write_text(" ".join(random.Random(0).choices([f"w{n}" for n in range(WORDS)], k=9000)))
-        for pattern in dict.fromkeys(name.split("-")[0] for name in options.models):
+        asked = {name: PACKED[name] for name in options.models}
+        for pattern in dict.fromkeys(pattern for pattern, _ in asked.values()):
             remove(folder / "dense", folder / "pruned", pattern, device)
-            for name in options.models:
-                if name.startswith(f"{pattern}-"):
-                    pack(folder / "pruned", folder / name, values=name.split("-")[1])
+            for name, (of_it, values) in asked.items():
+                if of_it == pattern:
+                    pack(folder / "pruned", folder / name, options=PackOptions(values=values))
                     print(f"packed {name}", flush=True)
             shutil.rmtree(folder / "pruned")
         result = bench(
             [folder / name for name in ("dense", *options.models)],
-            device=options.device,
-            text=text,
-            windows=2,
-            repeats=options.repeats,
+            BenchOptions(device=options.device, text=text, windows=2, repeats=options.repeats),
             output_dir=options.output,
         )
     console = Console(width=160)

@@ -16,6 +16,7 @@ import argparse
 import copy
 import gc
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -28,6 +29,7 @@ from benchmarks.__main__ import machine, table
 from benchmarks.commands import require
 from prunerzero.packed.layout import VALUE_TYPES, pack_matrix
 from prunerzero.packed.linear import PackedLinear, replace_layers
+from prunerzero.tasks.options import Values
 
 SHAPE = {
     "hidden_size": 4096,
@@ -46,7 +48,14 @@ TINY = SHAPE | {
     "num_key_value_heads": 4,
     "vocab_size": 500,
 }
-MODELS = ("dense", "2:4-bfloat16", "2:4-int8", "50%-bfloat16", "50%-int8")
+PACKED: dict[str, tuple[str, Values]] = {
+    "2:4-bfloat16": ("2:4", "bfloat16"),
+    "2:4-int8": ("2:4", "int8"),
+    "50%-bfloat16": ("50%", "bfloat16"),
+    "50%-int8": ("50%", "int8"),
+}
+"""Which weights are left out, at random, and how those that stay are stored."""
+MODELS = ("dense", *PACKED)
 CONTEXT, NEW = 512, 64
 """Tokens that the cache has, and those that are generated after them in a measurement."""
 
@@ -62,7 +71,7 @@ def dense_model(shape: dict[str, int], device: torch.device) -> Any:
     return model.eval()
 
 
-def pack_layers(model: Any, pattern: str, values: str) -> None:
+def pack_layers(model: Any, pattern: str, values: Values) -> None:
     """Replace the linear layers of the blocks by packed ones with random masks."""
     made: dict[tuple[int, int], PackedLinear] = {}
 
@@ -81,7 +90,7 @@ def pack_layers(model: Any, pattern: str, values: str) -> None:
 
 
 def random_weight(outputs: int, inputs: int, pattern: str, device: torch.device) -> Tensor:
-    weight = torch.randn(outputs, inputs, device=device) * inputs**-0.5
+    weight = torch.randn(outputs, inputs, device=device) / math.sqrt(inputs)
     if pattern == "2:4":
         order = torch.rand(outputs, inputs // 4, 4, device=device).argsort(dim=2)
         weight[(order < 2).flatten(1)] = 0
@@ -136,7 +145,7 @@ def captured(work: Callable[[], Any]) -> Callable[[], None]:
 
 def seconds(work: Callable[[], Any], times: int, repeats: int = 3) -> float:
     """Of one call, the median of ``repeats`` measurements of ``times`` calls."""
-    found = []
+    found: list[float] = []
     for _ in range(repeats):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
@@ -211,7 +220,7 @@ def main() -> None:
         for name in options.models:
             model = dense_model(TINY if options.tiny else SHAPE, device)
             if name != "dense":
-                pack_layers(model, *name.split("-"))
+                pack_layers(model, *PACKED[name])
             gc.collect()
             torch.cuda.empty_cache()
             rows.append(measure(name, model, options.batches, options.prompts))

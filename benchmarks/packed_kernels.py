@@ -206,12 +206,10 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     with torch.inference_mode():
         rows = run(arguments.size, arguments.copies, arguments.rounds, arguments.ahead)
-    found = {
-        "machine": machine("cpu") | {"path": kernels.path()},
-        "products": rows,
-        "aims": against_aims(rows),
-    }
+    aims = against_aims(rows)
     print(f"{arguments.size} × {arguments.size}, path {kernels.path()}")
-    print(table(found["products"]), table(found["aims"]), sep="\n\n")
+    print(table(rows), table(aims), sep="\n\n")
     if arguments.output:
+        there = machine("cpu") | {"path": kernels.path()}
+        found = {"machine": there, "products": rows, "aims": aims}
         arguments.output.write_text(json.dumps(found, indent=2) + "\n")

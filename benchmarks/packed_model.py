@@ -34,6 +34,7 @@ from prunerzero.tasks.benching.measure import measure_models
 from prunerzero.tasks.benching.rivals import RIVALS, make_rivals
 from prunerzero.tasks.benching.subject import Plan, Subject
 from prunerzero.tasks.benching.weight_only import replaced
+from prunerzero.tasks.options import PackOptions, Values
 
 SHAPE = {
     "hidden_size": 2048,
@@ -45,6 +46,8 @@ SHAPE = {
     "max_position_embeddings": 2048,
 }
 TINY = SHAPE | {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+
+VALUES: tuple[Values, ...] = ("bfloat16", "int8", "int4")
 
 
 def main() -> None:
@@ -69,9 +72,9 @@ def main() -> None:
         for share in options.shares:
             pruned = folder / "pruned"
             remove(folder / "dense", pruned, share)
-            for values in ("bfloat16", "int8", "int4"):
+            for values in VALUES:
                 packed = folder / f"{values} {share}"
-                pack(pruned, packed, values=values)
+                pack(pruned, packed, options=PackOptions(values=values))
                 subjects.append(_subject(f"packed {values}, {share:.0%}", packed))
             shutil.rmtree(pruned)
         windows = torch.zeros(16, 512, dtype=torch.int64)
@@ -87,7 +90,7 @@ def main() -> None:
             new_tokens=options.new_tokens,
         )
         figures = measure_models(subjects, plan)
-    print(machine(torch.device("cpu")))
+    print(machine("cpu"))
     print(table(_rows(figures)))
     if options.output:
         found = {"threads": threads, "models": [asdict(of_one) for of_one in figures]}

@@ -7,7 +7,8 @@ which is how metrics are scored that the kernel does not take.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,11 +50,11 @@ def run(shape: str, device: str) -> Iterator[dict[str, Any]]:
 
     for pair, formulas in PAIRS.items():
         metrics = dict(zip(("with", "without"), map(Expression.parse, formulas), strict=True))
-        functions = {}
+        functions: dict[str, Callable[[], None]] = {}
         for kind, e in metrics.items():
-            functions[f"{kind}, scores by eager torch"] = lambda e=e: scores(e)
+            functions[f"{kind}, scores by eager torch"] = partial(scores, e)
             for s in SPARSITIES:
-                functions[f"{kind}, masks, {s.in_words}"] = lambda e=e, s=s: masks(e, s)
+                functions[f"{kind}, masks, {s.in_words}"] = partial(masks, e, s)
         weights.restore()
         repeats = 3 if shape == "Llama-7B" else 9
         measured = times(functions, device, repeats=repeats, warmups=1)

@@ -27,7 +27,8 @@ SIDE = 4096
 def write_shards(folder: Path, size: int) -> list[Path]:
     """Shards of random 4096 × 4096 matrices, ``size`` bytes in all."""
     each = SIDE * SIDE * 2
-    files, left = [], size // each
+    files: list[Path] = []
+    left = size // each
     while left > 0:
         count = min(left, SHARD // each)
         tensors = {

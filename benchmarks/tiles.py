@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -26,7 +27,7 @@ def run(device: str = "cuda", length: int = 2048) -> Iterator[Row]:
         for windows in (1, 2):
             yield from told(
                 {"rows": rows, "columns": columns, "windows": windows},
-                lambda w=windows, r=rows, c=columns: _tiles(r, c, w, device, length),
+                partial(_tiles, rows, columns, windows, device, length),
                 device,
             )
 
@@ -54,7 +55,7 @@ def _tiles(rows: int, columns: int, windows: int, device: str, length: int) -> I
             if error > 1e-3:
                 yield {"tile": name, "error": error}
                 continue
-            ways[name] = lambda t=tile: square_products.launch(total, left, right, 1.0, t)
+            ways[name] = partial(square_products.launch, total, left, right, 1.0, tile)
         except Exception as failure:
             yield {"tile": name, "error": repr(failure)[:200]}
     for name, ms in times(ways, device, repeats=5, warmups=1).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 
 import torch
@@ -12,7 +12,11 @@ from benchmarks.commands import no_command
 
 
 def times(
-    functions: dict[str, Callable[[], object]], device: str, *, repeats: int = 7, warmups: int = 2
+    functions: Mapping[str, Callable[[], object]],
+    device: str,
+    *,
+    repeats: int = 7,
+    warmups: int = 2,
 ) -> dict[str, float]:
     """Median milliseconds of each function, taken in turn so that all meet the same machine."""
     for function in functions.values():

@@ -70,6 +70,7 @@ def statistics(model: Any, layers: Mapping[str, Matrix], windows: Tensor) -> dic
     for window in windows:
         model(input_ids=window[None], labels=window[None], use_cache=False).loss.backward()
         for name, matrix in layers.items():
+            assert matrix.stored.grad is not None
             G[name] += (matrix.stored.grad.float() * 100) ** 2
         model.zero_grad()
     for matrix in layers.values():
