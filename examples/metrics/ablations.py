@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from math import log, sqrt
 from pathlib import Path
@@ -30,18 +31,23 @@ import prunerzero
 from benchmarks.commands import in_one_sentence
 from examples.metrics.pool import Task, end, positive, run_all
 from examples.metrics.results import ARM, load
-from examples.metrics.run import COMPETITIONS, KNOWN
+from examples.metrics.run import COMPETITIONS, KNOWN, UPDATES
 from prunerzero import Setup
 from prunerzero.errors import InputError
 from prunerzero.evolution import breeding
 from prunerzero.metrics import Expression
 from prunerzero.metrics.catalog import find_metric
+from prunerzero.pruning.refit import Update
+from prunerzero.scoring.ranking import rank_on
+from prunerzero.tasks.options import RefitOptions, SearchOptions, SearchRefitOptions
 
-WINDOWS = {
-    "num_calibration_samples": 32,
-    "num_validation_samples": 32,
-    "num_test_samples": 64,
-}
+SETUP = Setup(
+    model="bundled",
+    dtype="float32",
+    num_calibration_samples=32,
+    num_validation_samples=32,
+    num_test_samples=64,
+)
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 """The 97.5 % point of Student's distribution for so many seeds."""
 
@@ -52,31 +58,34 @@ class Arm:
 
     Attributes:
         options: of the search.
+        update: that candidates are judged after.
         under: the update that the result is measured after.
         simplified, recognised: as the module's description says.
     """
 
-    options: dict[str, Any]
-    under: str = "none"
+    options: SearchOptions = SearchOptions()
+    update: Update = "none"
+    under: Update = "none"
     simplified: bool = True
     recognised: bool = True
 
 
 ARMS = {
-    "from scratch": Arm({}),
-    "from scratch, extended operators": Arm({"operators": "extended"}),
-    "from the known metrics": Arm({"seed_metrics": "catalog"}),
+    "from scratch": Arm(),
+    "from scratch, extended operators": Arm(SearchOptions(operators="extended")),
+    "from the known metrics": Arm(SearchOptions(seed_metrics="catalog")),
     "from the known metrics, extended operators": Arm(
-        {"seed_metrics": "catalog", "operators": "extended"}
+        SearchOptions(seed_metrics="catalog", operators="extended")
     ),
-    "without simplification": Arm({}, simplified=False),
-    "without simplification nor recognition": Arm({}, simplified=False, recognised=False),
-    "random trees": Arm({"strategy": "random"}),
+    "without simplification": Arm(simplified=False),
+    "without simplification nor recognition": Arm(simplified=False, recognised=False),
+    "random trees": Arm(SearchOptions(strategy="random")),
     "update left out": Arm(
-        {"operators": "extended", "seed_metrics": "catalog"}, under="least-squares"
+        SearchOptions(operators="extended", seed_metrics="catalog"), under="least-squares"
     ),
     "update in the loop": Arm(
-        {"operators": "extended", "seed_metrics": "catalog", "update": "least-squares"},
+        SearchOptions(operators="extended", seed_metrics="catalog"),
+        update="least-squares",
         under="least-squares",
     ),
 }
@@ -100,20 +109,24 @@ class Run:
         arm = ARMS[self.arm]
         sparsity, group = COMPETITIONS[self.competition]
         folder = self.folder / self.name.replace(" | ", "_").replace(":", "of").replace(" ", "-")
-        setup = Setup(model="bundled", device=device, dtype="float32", **WINDOWS)
+        setup = replace(SETUP, device=device)
         with changed(arm):
             found = prunerzero.search(
                 setup,
                 sparsity,
                 folder,
+                replace(arm.options, seed=self.seed, evaluations=self.evaluations),
+                SearchRefitOptions(update=arm.update),
                 group=group,
-                seed=self.seed,
-                evaluations=self.evaluations,
-                **arm.options,
             )
         metric = found.finalists[0]["metric"]
         compared = prunerzero.compare(
-            setup, [metric], sparsity, parts=("validation", "test"), group=group, update=arm.under
+            setup,
+            [metric],
+            sparsity,
+            parts=("validation", "test"),
+            group=group,
+            refit=RefitOptions(update=arm.under),
         )
         figures = {
             part: next(v for k, v in of.items() if k != "dense") / of["dense"]
@@ -134,7 +147,7 @@ class Known:
     """What the known metric is worth that is best on the validation text."""
 
     competition: str
-    under: str
+    under: Update
 
     @property
     def name(self) -> str:
@@ -144,12 +157,12 @@ class Known:
     def run(self, device: str) -> Any:
         sparsity, group = COMPETITIONS[self.competition]
         compared = prunerzero.compare(
-            Setup(model="bundled", device=device, dtype="float32", **WINDOWS),
+            replace(SETUP, device=device),
             [*KNOWN.values()],
             sparsity,
             parts=("validation", "test"),
             group=group,
-            update=self.under,
+            refit=RefitOptions(update=self.under),
         ).perplexity
         best = min(KNOWN.values(), key=compared["validation"].__getitem__)
         return {
@@ -160,33 +173,19 @@ class Known:
         }
 
 
-class changed:
+@contextmanager
+def changed(arm: Arm) -> Iterator[None]:
     """What an arm leaves out is left out inside this context."""
-
-    def __init__(self, arm: Arm) -> None:
-        self._patches = []
-        if not arm.simplified:
-            self._patches += [
-                patch.object(breeding, "canonical", lambda tree, group: tree),
-                patch.object(breeding, "remove_opposing", lambda tree: tree),
-            ]
-        if not arm.recognised:
-            rank_on = breeding.rank_on
-            self._patches.append(
-                patch.object(
-                    breeding,
-                    "rank_on",
-                    lambda tree, samples: replace(rank_on(tree, samples), key=str(tree)),
-                )
-            )
-
-    def __enter__(self) -> None:
-        for one in self._patches:
-            one.start()
-
-    def __exit__(self, *_: object) -> None:
-        for one in self._patches:
-            one.stop()
+    left_out: dict[str, Callable[..., object]] = {}
+    if not arm.simplified:
+        left_out["canonical"] = lambda tree, group: tree
+        left_out["remove_opposing"] = lambda tree: tree
+    if not arm.recognised:
+        left_out["rank_on"] = lambda tree, samples: replace(rank_on(tree, samples), key=str(tree))
+    with ExitStack() as stack:
+        for name, instead in left_out.items():
+            stack.enter_context(patch.object(breeding, name, instead))
+        yield
 
 
 @in_one_sentence()
@@ -217,7 +216,7 @@ def main() -> None:
 def runs(options: argparse.Namespace) -> Iterator[Task]:
     """The known metrics, then seed by seed, so that what is there when time runs out compares."""
     for competition in options.competitions:
-        yield from (Known(competition, under) for under in ("none", "least-squares"))
+        yield from (Known(competition, under) for under in UPDATES)
     for seed in range(options.seeds):
         for competition in options.competitions:
             for arm in options.arms:

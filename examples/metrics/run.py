@@ -22,11 +22,11 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 import prunerzero
 from benchmarks.commands import in_one_sentence
@@ -44,9 +44,16 @@ from examples.metrics.results import (
 from prunerzero import Setup
 from prunerzero.metrics import MetricError
 from prunerzero.metrics.catalog import find_metric
+from prunerzero.metrics.sparsity import Group
+from prunerzero.pruning.refit import Update
+from prunerzero.tasks.options import RefitOptions, SearchOptions, SearchRefitOptions
 
-COMPETITIONS = {"rows": ("0.5", "row"), "model": ("0.5", "model"), "2:4": ("2:4", "row")}
-UPDATES = ("none", "least-squares")
+COMPETITIONS: dict[str, tuple[str, Group]] = {
+    "rows": ("0.5", "row"),
+    "model": ("0.5", "model"),
+    "2:4": ("2:4", "row"),
+}
+UPDATES: tuple[Update, ...] = get_args(Update)
 LAWS = "laws"
 """What stands for the seed of a search of power laws, which draws nothing at random."""
 
@@ -64,8 +71,10 @@ KNOWN = {
 }
 
 
-KEPT = ("answer", "metric", "origin", "name", "evaluations", "seconds", "perplexity", "ratio")
-KEPT += ("cases", "known", "known_on_validation", "finalists")
+KEPT = (
+    *("answer", "metric", "origin", "name", "evaluations", "seconds", "perplexity", "ratio"),
+    *("cases", "known", "known_on_validation", "finalists"),
+)
 """What is kept of a search's result beside its history."""
 
 
@@ -87,49 +96,36 @@ class Texts:
 class Search:
     """One search on some models together."""
 
-    models: tuple[str, ...]
-    texts: tuple[Texts, ...]
+    setups: tuple[Setup, ...]
     competition: str
-    update: str
+    update: Update
     seed: int | str
-    options: dict[str, Any]
-    setup: dict[str, Any]
+    budget: SearchOptions
     folder: Path
 
     @property
     def name(self) -> str:
-        on = "all" if len(self.models) > 1 else Path(self.models[0]).name
+        on = "all" if len(self.setups) > 1 else Path(self.setups[0].model).name
         return f"search | {on} | {self.competition} | {self.update} | {self.seed}"
 
     @property
-    def how(self) -> dict[str, Any]:
-        """The strategy, and where it begins."""
-        if self.seed == LAWS:
-            return {"strategy": "powerlaw"}
-        return {"seed_metrics": "catalog", "seed": self.seed}
+    def options(self) -> SearchOptions:
+        """The budget, the strategy, and where it begins."""
+        asked = replace(self.budget, operators="extended")
+        if isinstance(self.seed, str):  # LAWS
+            return replace(asked, strategy="powerlaw")
+        return replace(asked, seed_metrics="catalog", seed=self.seed)
 
     def run(self, device: str) -> Any:
         sparsity, group = COMPETITIONS[self.competition]
         folder = self.folder / self.name.replace(" | ", "_").replace(":", "of")
-        setups = [
-            Setup(
-                model=model,
-                device=device,
-                calibration=texts.calibration,
-                validation=texts.validation,
-                **self.setup,
-            )
-            for model, texts in zip(self.models, self.texts, strict=True)
-        ]
         found = prunerzero.search(
-            setups,
+            [replace(setup, device=device) for setup in self.setups],
             sparsity,
             folder,
+            self.options,
+            SearchRefitOptions(update=self.update),
             group=group,
-            update=self.update,
-            operators="extended",
-            **self.how,
-            **self.options,
         )
         history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
         told = asdict(found)
@@ -149,12 +145,15 @@ class Search:
 class Comparison:
     """Known and found metrics on one model."""
 
-    model: str
-    texts: Texts
+    setup: Setup
+    texts: tuple[Path, ...]
     competition: str
-    update: str
+    update: Update
     metrics: tuple[str, ...]
-    setup: dict[str, Any]
+
+    @property
+    def model(self) -> str:
+        return self.setup.model
 
     @property
     def name(self) -> str:
@@ -163,14 +162,12 @@ class Comparison:
     def run(self, device: str) -> Any:
         sparsity, group = COMPETITIONS[self.competition]
         compared = prunerzero.compare(
-            Setup(
-                model=self.model, device=device, calibration=self.texts.calibration, **self.setup
-            ),
+            replace(self.setup, device=device),
             self.metrics,
             sparsity,
             group=group,
-            update=self.update,
-            texts=(*self.texts.validation, *self.texts.test),
+            refit=RefitOptions(update=self.update),
+            texts=self.texts,
         )
         perplexity = {Path(text).stem: each for text, each in compared.perplexity.items()}
         return {"perplexity": perplexity}
@@ -297,17 +294,22 @@ def searches(options: argparse.Namespace) -> Iterator[Task]:
     folder = options.work / "runs"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    budget = {"time": f"{options.seconds}s", "evaluations": options.evaluations}
-    setup = {
-        "dtype": options.dtype,
-        "num_calibration_samples": options.fitted,
-        "num_validation_samples": options.windows,
-    }
-    models = tuple(options.models)
-    texts = tuple(texts_of(options, model) for model in models)
+    budget = SearchOptions(time=f"{options.seconds}s", evaluations=options.evaluations)
+    setups = tuple(
+        Setup(
+            model=model,
+            dtype=options.dtype,
+            calibration=texts.calibration,
+            validation=texts.validation,
+            num_calibration_samples=options.fitted,
+            num_validation_samples=options.windows,
+        )
+        for model in options.models
+        for texts in [texts_of(options, model)]
+    )
     seeds = [*([LAWS] if options.laws else []), *options.seeds]
     for update, seed, competition in product(options.updates, seeds, options.competitions):
-        yield Search(models, texts, competition, update, seed, budget, setup, folder)
+        yield Search(setups, competition, update, seed, budget, folder)
 
 
 def comparisons(
@@ -332,15 +334,19 @@ def comparisons(
 
 
 def comparison(
-    options: argparse.Namespace, model: str, competition: str, update: str, metrics: list[str]
+    options: argparse.Namespace, model: str, competition: str, update: Update, metrics: list[str]
 ) -> Comparison:
-    setup = {
-        "dtype": options.dtype,
-        "num_calibration_samples": options.fitted,
-        "num_test_samples": options.measured,
-    }
+    texts = texts_of(options, model)
+    setup = Setup(
+        model=model,
+        dtype=options.dtype,
+        calibration=texts.calibration,
+        num_calibration_samples=options.fitted,
+        num_test_samples=options.measured,
+    )
     kept = tuple(dict.fromkeys(metrics))
-    return Comparison(model, texts_of(options, model), competition, update, kept, setup)
+    measured = (*texts.validation, *texts.test)
+    return Comparison(setup, measured, competition, update, kept)
 
 
 def on_unseen(options: argparse.Namespace, results: dict[str, Any]) -> Iterator[Task]:
