@@ -11,6 +11,7 @@ everywhere, and no input is too large or small for float32.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,16 +42,19 @@ class Scaled:
     """The least-squares problem of one layer, scaled to a diagonal of ones.
 
     Attributes:
-        target: dense weights times the norms of their inputs, fp32 [out, in].
+        target: dense weights of ``size`` times the norms of their inputs, fp32 [out, in].
         matrix: the damped Gram matrix with rows and columns divided by these norms, fp32 [in, in].
         norms: fp32 [in]; zero for an input that is never active, whose weights change nothing.
         damping: share of the diagonal that the matrix was damped with.
+        size: a power of two, about the largest dense weight. Squares of weights much smaller or
+            larger than one have no place in float32.
     """
 
     target: Tensor
     matrix: Tensor
     norms: Tensor
     damping: float
+    size: float
 
     @classmethod
     def of(cls, weight: Tensor, gram: Tensor, damping: float = DAMPING) -> Scaled:
@@ -64,8 +68,10 @@ class Scaled:
         Raises:
             InputError: shapes that do not fit, or a Gram matrix that is not finite.
         """
-        width = weight.shape[-1]
-        if weight.dim() != 2 or gram.shape != (width, width):
+        if weight.dim() != 2:
+            raise InputError(f"weights must be a matrix [out, in], not {list(weight.shape)}.")
+        width = weight.shape[1]
+        if gram.shape != (width, width):
             raise InputError(
                 f"weights {list(weight.shape)} need a Gram matrix [{width}, {width}] of their "
                 f"inputs, not {list(gram.shape)}."
@@ -75,7 +81,9 @@ class Scaled:
         if bool((gram.diagonal() < 0).any()):
             raise InputError("a Gram matrix has negative values on its diagonal; pass XᵀX.")
         matrix, norms = scaled_grams(gram, damping)
-        return cls(weight.float() * norms, matrix, norms, damping)
+        size = _size_of(weight)
+        wide = weight if weight.dtype == torch.float64 else weight.float()
+        return cls((wide / size).float() * norms, matrix, norms, damping, size)
 
     def weights(self, values: Tensor, dense: Tensor, mask: Tensor) -> Tensor:
         """Scaled values [out, in] as weights of the dense ones' dtype; zero where masked.
@@ -84,8 +92,9 @@ class Scaled:
         in ``dense``.
         """
         changes = (self.norms > 0) & mask.any(1, keepdim=True)
-        found = torch.where(changes, values / self.norms, dense.float())
-        return found.masked_fill(mask, 0).to(dense.dtype)
+        wide = torch.float64 if dense.dtype == torch.float64 else torch.float32
+        found = ((values / self.norms).to(wide) * self.size).to(dense.dtype)
+        return torch.where(changes, found, dense).masked_fill(mask, 0)
 
     def rows(self, chosen: Tensor) -> Scaled:
         """The problem of some rows, where ``chosen`` [out] is True."""
@@ -95,6 +104,15 @@ class Scaled:
         """Error [out] of each row of scaled values: (w - t)ᵀ A (w - t)."""
         moved = values - self.target
         return ((moved @ self.matrix) * moved).sum(1).clamp_(min=0)
+
+
+def _size_of(weight: Tensor) -> float:
+    """The power of two next above the largest weight; 1 where all are zero."""
+    largest = float(weight.abs().max()) if weight.numel() else 0.0
+    if not 0 < largest < math.inf:
+        return 1.0
+    most = 1000 if weight.dtype == torch.float64 else 126
+    return math.ldexp(1.0, min(max(math.frexp(largest)[1], -most), most))
 
 
 def scaled_grams(grams: Tensor, damping: float) -> tuple[Tensor, Tensor]:
@@ -157,10 +175,10 @@ def checked(weight: Tensor, gram: Tensor, mask: Tensor, damping: float) -> Scale
     problem = Scaled.of(weight, gram, float(damping))
     size = gram.abs().max() if gram.numel() else gram.new_zeros(())
     symmetric = bool(((gram - gram.T).abs() <= 1e-3 * size).all())
-    if not symmetric or int(torch.linalg.cholesky_ex(problem.matrix).info):
+    if not symmetric or int(torch.linalg.cholesky_ex(problem.matrix.double()).info):
         raise InputError(
             "a Gram matrix must be symmetric and positive semidefinite; pass XᵀX of the layer's "
-            "inputs."
+            "inputs, and more damping where its rounding is what makes it indefinite."
         )
     return problem
 
