@@ -8,6 +8,7 @@ import sys
 from math import log, sqrt
 from pathlib import Path
 from statistics import fmean, stdev
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -364,6 +365,16 @@ def test_the_committed_results_can_be_read() -> None:
 def test_more_seeds_than_students_distribution_is_kept_for_are_refused() -> None:
     with pytest.raises(InputError, match="of 9 seeds no interval is known here: at most 8"):
         ablations.interval([0.1] * 9)
+
+
+def test_an_arm_whose_search_has_no_finalist_asks_for_more_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = SimpleNamespace(finalists=(), evaluations=3)
+    monkeypatch.setattr(ablations.prunerzero, "search", lambda *asked, **more: nothing)
+    run = ablations.Run("from the known metrics", "rows", 0, 3, tmp_path)
+    with pytest.raises(InputError, match="none of 3 evaluations gave a finalist; allow more"):
+        run.run("cpu")
 
 
 def test_tasks_that_failed_are_counted() -> None:

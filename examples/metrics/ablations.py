@@ -119,6 +119,11 @@ class Run:
                 SearchRefitOptions(update=arm.update),
                 group=group,
             )
+        if not found.finalists:
+            raise InputError(
+                f"none of {found.evaluations} evaluations gave a finalist; allow more with "
+                "--evaluations."
+            )
         metric = found.finalists[0]["metric"]
         compared = prunerzero.compare(
             setup,
