@@ -126,6 +126,54 @@ def test_every_figure_says_which_refit_stands_behind_it(tmp_path, best, run):
     assert "found a metric of perplexity 46.30, where Wanda gives 48.00." in heading
 
 
+def test_the_headline_and_the_change_below_it_are_of_the_same_text(tmp_path, best, run):
+    """The best known metric on what a race reads may be another than on the whole text."""
+    best |= {"refit": "least-squares", "refit_of_candidates": "least-squares in 8 steps"}
+    best |= {"origin": "evolved", "best_known": "wanda", "judged_on": "whole"}
+    best["known_on_validation"] = {"power-law": 49.0, "wanda": 48.0}
+    best["perplexity"]["test"] = {"dense": 20.0, "evolved": 40.0, "wanda": 41.0}
+    html = page(tmp_path / "r.html", best, run)
+    assert "found a metric of perplexity 46.30, where Wanda gives 48.00." in html
+    aside = re.search(r'<p class="aside">(.*?)</p>', html)[1]
+    assert aside.startswith(
+        "−3.54 % against Wanda, the best metric known before, on the whole validation text. "
+        "On the test text, which no search reads (least-squares in full): 40.00, Wanda 41.00, "
+        "dense 20.00."
+    )
+
+
+@pytest.mark.parametrize("origin", ["evolved", "known"])
+def test_the_page_of_an_interrupted_search_tells_what_its_result_was_judged_by(
+    tmp_path, best, run, origin
+):
+    few = "least-squares in 8 steps"
+    best |= {"interrupted": True, "refit": few, "refit_of_candidates": few, "origin": origin}
+    best |= {"name": "power-law" if origin == "known" else "evolved", "best_known": "power-law"}
+    best |= {"judged": {"power-law": 46.6, "evolved": 46.1}, "judged_on": "race"}
+    best["settings"] |= {"update": "least-squares", "refine": "none"}
+    best["perplexity"] = {"validation": {"dense": 20.0}, "test": {}}
+    html = page(tmp_path / "r.html", best, run)
+    heading = re.search(r"<h1>(.*?)</h1>", html)[1]
+    assert heading.startswith(f"At 50 % sparsity ({few}), 6 evaluations found ")
+    assert f"perplexity {'46.60' if origin == 'known' else '46.10'}" in heading
+    assert (
+        "Interrupted before the result was measured on the whole text after least-squares in full."
+    ) in html
+    assert "(least-squares)" not in html
+
+
+def test_figures_are_called_better_where_low_only_where_there_are_some(tmp_path, best, run):
+    best |= {"origin": "known", "name": "wanda", "perplexity": {}, "known_on_validation": {}}
+    assert "Lower is better." not in page(tmp_path / "r.html", best, run)
+
+
+def test_where_all_evaluations_went_to_known_metrics_the_page_asks_for_more(tmp_path, best, run):
+    best |= {"origin": "known", "name": "wanda", "known_on_validation": {"wanda": 48.0}}
+    run = [e | {"origin": "catalog"} for e in run]
+    heading = re.search(r"<h1>(.*?)</h1>", page(tmp_path / "r.html", best, run))[1]
+    assert "6 evaluations went to known metrics: allow more to evolve one." in heading
+
+
 def test_the_headline_of_what_was_evolved_is_of_the_result_alone(tmp_path, best, run):
     """A known metric that the search began with, and that had less, is not the result."""
     seed = evaluation(9, "W * sqrt(X)", 40.0, origin="catalog")

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from prunerzero.report import perplexity_table, texts_table
+from prunerzero.report import cases_table, perplexity_table, texts_table
 
 
 def lines(table: Table) -> list[list[str]]:
@@ -43,6 +43,47 @@ def test_a_part_that_was_not_measured_has_no_column(summary):
     table = lines(perplexity_table(validation_only, "50 %"))
     assert table[0] == ["metric", "validation", "vs Wanda"]
     assert table[2] == ["evolved", "30.87", "−5.36 %"]
+
+
+def test_what_a_race_read_has_a_column_of_its_own_from_the_best_to_the_worst():
+    measured = {"validation": {"dense": 18.43}, "test": {}}
+    table = perplexity_table(measured, "2:4", in_race={"wanda": 32.6, "evolved": 30.9})
+    assert lines(table) == [
+        ["metric", "validation", "validation, in the race"],
+        ["dense", "18.43", "—"],
+        ["evolved", "—", "30.90"],
+        ["wanda", "—", "32.60"],
+    ]
+
+
+def case(sparsity: str, **figures: float) -> dict[str, Any]:
+    ratio = {"test": figures["evolved"] / figures["dense"]}
+    return {"model": "a", "sparsity": sparsity, "perplexity": {"test": figures}, "ratio": ratio}
+
+
+def test_of_several_cases_the_best_known_metric_stands_beside_what_was_evolved():
+    found = {
+        "origin": "evolved",
+        "name": "evolved",
+        "best_known": "ria",
+        "cases": [
+            case("0.5", dense=10.0, evolved=20.0, ria=40.0),
+            case("2:4", dense=10.0, evolved=80.0, ria=90.0),
+        ],
+        "ratio": {"test": 4.0},
+    }
+    table = lines(cases_table(found, "two"))
+    assert table[0] == ["model", "sparsity", "text", "dense", "evolved", "ratio", "ria", "ratio"]
+    assert table[1][3:] == ["10.00", "20.00", "2.000", "40.00", "4.000"]
+    assert table[3][2:] == ["test", "", "", "4.000", "", "6.000"], "the root of 4 · 9"
+    interrupted = found | {
+        "cases": [one | {"perplexity": {"test": {}}, "ratio": {}} for one in found["cases"]],
+        "ratio": {},
+        "judged": {"evolved": 4.5, "ria": 5.0},
+        "judged_on": "race",
+    }
+    last = lines(cases_table(interrupted, "two"))[-1]
+    assert last[2:] == ["validation, in the race", "", "", "4.500", "", "5.000"]
 
 
 def test_enormous_figures_stay_short():

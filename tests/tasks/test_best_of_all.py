@@ -10,9 +10,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from prunerzero.evolution import SearchSettings
+from prunerzero.evolution import Population, SearchSettings
+from prunerzero.evolution.records import Candidate, Individual, State
 from prunerzero.metrics import CATALOG, Expression, Sparsity
 from prunerzero.pruning.pruner import prune_model
+from prunerzero.pruning.refit import Refinement
+from prunerzero.tasks.best_of_all import none_evolved
+from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.search import search_in
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
@@ -49,11 +53,17 @@ def check(work: Workspace, sparsity: Sparsity, folder: Path, **settings: Any) ->
     assert readable.keys() == CATALOG.keys() - ({"obs"} if asked.operators == "published" else {})
     known = {n: perplexity(work, m.expression, sparsity) for n, m in readable.items()}
     result = perplexity(work, Expression.from_json(found.tree), sparsity)
-    assert found.perplexity["validation"] == {
-        "dense": pytest.approx(work.dense("validation")),
-        found.origin: pytest.approx(result),
-    }
     best = min(known, key=known.__getitem__)
+    shown = {found.origin: Expression.from_json(found.tree)}
+    if found.origin == "evolved":
+        shown[best] = CATALOG[best].expression
+    assert found.best_known == best
+    for part in ("validation", "test"):
+        assert found.perplexity[part] == {
+            "dense": pytest.approx(work.dense(part)),
+            **{n: pytest.approx(perplexity(work, e, sparsity, part)) for n, e in shown.items()},
+        }
+    assert found.judged_on == "whole" and found.judged[found.name] == pytest.approx(result)
     if found.origin == "known":
         assert result == known[best] == known[found.name]
         for finalist in found.finalists:
@@ -100,6 +110,62 @@ def test_a_hopeless_evolution_gives_the_known_metric_and_says_so(
     assert found.name in CATALOG and found.metric == str(CATALOG[found.name].expression)
     assert found.answer.startswith("No evolved metric beats the known ones, so the result is")
     assert found.known_on_validation[found.name] == found.perplexity["validation"]["known"]
+
+
+def test_where_all_evaluations_went_to_known_metrics_more_are_asked_for(
+    work: Workspace, tmp_path: Path
+) -> None:
+    settings = SearchSettings(evaluations=3, seed_metrics="catalog")
+    found, _ = search_in(work, Sparsity.parse("0.5"), tmp_path / "run", settings)
+    assert found.answer.startswith(
+        "No metric was evolved, as all evaluations (3) went to known metrics (allow more of them), "
+        f"so the result is {found.name}, the best of those"
+    )
+
+
+@pytest.mark.parametrize(
+    ("states", "told"),
+    [
+        ({}, "No metric was evolved yet"),
+        (
+            {"raced_out": 2, "failed": 1},
+            "None of the 3 evolved metrics that were tried was read to the end of the race (2 "
+            "raced out, 1 failed)",
+        ),
+    ],
+)
+def test_where_no_evolved_metric_was_read_to_the_end_the_reason_is_told(
+    states: dict[State, int], told: str
+) -> None:
+    population = Population()
+    for number, state in enumerate(s for s, count in states.items() for _ in range(count)):
+        candidate = Candidate(Expression.parse("W * X"), str(number), "crossover")
+        population.add(Individual(number, candidate, state, (), 1.0))
+    assert none_evolved(population).startswith(told)
+
+
+@pytest.mark.parametrize("refine", ["none", "admm"])
+def test_an_interrupted_search_tells_the_refit_of_its_figures_and_no_other(
+    work: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refine: Refinement
+) -> None:
+    def interrupt(progress: Any) -> None:
+        if progress.evaluations >= 3:
+            raise KeyboardInterrupt
+
+    refit = RefitOptions(update="least-squares", refine=refine)
+    settings = SearchSettings(evaluations=8, strategy="random")
+    monkeypatch.setattr(work.observer, "search", interrupt)
+    found, _ = search_in(work, Sparsity.parse("0.5"), tmp_path / "run", settings, refit)
+    assert found.interrupted and found.judged_on == "race"
+    assert found.refit == found.refit_of_candidates
+    assert (found.refit == refit.in_words) == (refine == "admm")
+    assert set(found.perplexity["validation"]) == set(found.perplexity["test"]) == {"dense"}
+    figure = found.judged[found.name]
+    assert f"perplexity {figure:.2f} on the validation text that a race reads" in found.answer
+    if found.origin == "known":
+        assert figure == found.known[found.name] == min(found.known.values())
+    else:
+        assert figure == min(point["perplexity"] for point in found.pareto)
 
 
 @pytest.mark.parametrize("after", [0, 3])

@@ -76,6 +76,8 @@ def test_every_case_has_its_own_figures_which_are_those_of_the_model_alone(toget
                 assert figures[origin] == pytest.approx(pruned, rel=1e-5)
                 ratio = pytest.approx(pruned / work.dense(place), rel=1e-5)
                 assert case["ratio"][place] == ratio
+                beside = {together["best_known"]} if origin == "evolved" else set()
+                assert set(figures) == {"dense", origin} | beside
 
 
 def test_the_result_is_judged_by_the_geometric_mean_of_the_ratios(together):

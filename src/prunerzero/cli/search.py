@@ -75,7 +75,7 @@ def _print_search(found: Any, setups: list[Setup], refit: RefitOptions, seconds:
     called = f"{escape(known)}, " if known and known != found.metric else ""
     console.print(f"Best metric: {called}[bold]{escape(found.metric)}[/]")
     console.print(escape(found.answer))
-    way = f"; {refit.in_words}" if refit.in_words else ""
+    way = f"; {found.refit}" if found.refit else ""
     title = f"Sparsity {found.sparsity}{way}"
     if found.cases:
         console.print(cases_table(asdict(found), title))
@@ -84,13 +84,20 @@ def _print_search(found: Any, setups: list[Setup], refit: RefitOptions, seconds:
             place: {known if name == "known" else name: value for name, value in of.items()}
             for place, of in found.perplexity.items()
         }
-        console.print(perplexity_table(figures, title))
+        in_race = found.judged if found.judged_on == "race" else None
+        console.print(perplexity_table(figures, title, in_race=in_race))
     console.print(
         f"{found.evaluations} evaluations ({found.raced_out} raced out, {found.failed} failed), "
         f"{found.duplicates_skipped} duplicates skipped; {found.seconds:.0f} s of search, "
         f"{seconds:.0f} s for the whole command."
     )
-    if found.refit_of_candidates != found.refit and not found.interrupted:
+    if found.judged_on == "race":
+        after = f" after {refit.in_words} in full" if found.refit != refit.in_words else ""
+        console.print(
+            f"Interrupted before the result was measured on the whole text{after}: the same "
+            "command again goes on."
+        )
+    if found.refit_of_candidates != found.refit:
         console.print(
             f"Candidates were judged after {found.refit_of_candidates}; the figures above are "
             f"after {found.refit} in full."

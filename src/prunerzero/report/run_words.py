@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .charts import improvements
@@ -14,6 +14,9 @@ from .wording import (
     change_text,
     finite,
     in_a_sentence,
+    judged_in_race,
+    known_beside,
+    mean_ratios,
     perplexity_text,
     places_of,
     ratio_text,
@@ -65,15 +68,13 @@ def answer(found: dict[str, Any], history: list[dict[str, Any]], known: dict[str
     """The result in one sentence, and no better than it is."""
     beginning = f"{_where(found)}, {len(history):,} evaluations"
     if found.get("origin") == "known":
-        return _known_answer(found, beginning)
-    whole, on_whole = _on_validation(found, "evolved"), found.get("known_on_validation")
-    best, after = _in_the_race(found, history) or _best(history), _of_candidates(found)
-    if whole is not None and on_whole:  # what the result was chosen by
-        best, known, after = whole, on_whole, ""
+        return _known_answer(found, history, beginning)
+    basis = _basis(found, history, known)
+    best = basis.own or _best(history)
     if best is None:
         return f"{beginning} found no metric."
-    sentence = f"{beginning} found a metric of {_told(found, best)}{after}"
-    rivals = sorted(known.items(), key=lambda item: item[1])
+    sentence = f"{beginning} found a metric of {_told(found, best)}{basis.after}"
+    rivals = sorted(basis.known.items(), key=lambda item: item[1])
     if not rivals:
         return f"{sentence}."
     text = measure_of(found).text
@@ -81,6 +82,32 @@ def answer(found: dict[str, Any], history: list[dict[str, Any]], known: dict[str
     if best >= rivals[0][1]:
         sentence = f"{beginning} found no better metric: {text(best)}"
     return f"{sentence}, where {what_others_give(chosen, text)}."
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """What the headline compares: figures of one text, after one refit.
+
+    Attributes:
+        own: of the result; None where it is unknown.
+        known: of the known metrics.
+        text: which text that is.
+        after: words on the refit behind them, where it is not that of the result.
+    """
+
+    own: float | None
+    known: dict[str, float]
+    text: str
+    after: str
+
+
+def _basis(found: dict[str, Any], history: list[dict[str, Any]], known: dict[str, float]) -> _Basis:
+    """Of an evolved result what it was chosen by: the whole validation text, else the race's."""
+    whole, on_whole = _on_validation(found, "evolved"), found.get("known_on_validation")
+    if whole is not None and on_whole and not judged_in_race(found):
+        return _Basis(whole, on_whole, f"the whole {_validation(found)}", "")
+    text = f"the {_validation(found)} the search reads"
+    return _Basis(_in_the_race(found, history), known, text, _of_candidates(found))
 
 
 def _of_candidates(found: dict[str, Any]) -> str:
@@ -122,12 +149,16 @@ def _on_validation(found: dict[str, Any], origin: str) -> float | None:
     return finite(((found.get("perplexity") or {}).get("validation") or {}).get(origin))
 
 
-def _known_answer(found: dict[str, Any], beginning: str) -> str:
+def _known_answer(found: dict[str, Any], history: list[dict[str, Any]], beginning: str) -> str:
     """That no evolved metric is the result, and which one is."""
     name = str(found.get("name"))
+    if history and all(e.get("origin") in ("catalog", "given") for e in history):
+        beginning += " went to known metrics: allow more to evolve one. This run"
     sentence = f"{beginning} found no metric better than {in_a_sentence(name)}, the best known one"
     whole = _on_validation(found, "known")
     whole = whole or finite((found.get("known_on_validation") or {}).get(name))
+    if (in_race := finite(judged_in_race(found).get(name))) is not None:
+        return f"{sentence}: {_told(found, in_race)} on the {_validation(found)} the search reads."
     if whole is None:
         return f"{sentence}."
     return f"{sentence}: {_told(found, whole)} on the whole {_validation(found)}."
@@ -136,17 +167,28 @@ def _known_answer(found: dict[str, Any], beginning: str) -> str:
 def aside(found: dict[str, Any], known: dict[str, float], history: list[dict[str, Any]]) -> str:
     """By how much; and what was measured on text that the search never read."""
     words = []
-    read = _in_the_race(found, history)
+    basis = _basis(found, history, known)
     origin = str(found.get("origin", "evolved"))
-    if read is not None and known and origin == "evolved":
-        name = min(known, key=lambda n: known[n])
+    if basis.own is not None and basis.known and origin == "evolved":
+        name = min(basis.known, key=lambda n: basis.known[n])
         words.append(
-            f"{change_text(read / known[name])} against {in_a_sentence(name)},"
-            f" the best metric known before, on the {_validation(found)} the search reads"
-            f"{_of_candidates(found)}."
+            f"{change_text(basis.own / basis.known[name])} against {in_a_sentence(name)},"
+            f" the best metric known before, on {basis.text}{basis.after}."
         )
     words += _on_other_text(found, origin)
-    return " ".join([*words, "Lower is better."])
+    if judged_in_race(found):
+        words.append(
+            f"Interrupted before the result was measured on the whole text{_missing_refit(found)}."
+        )
+    return " ".join([*words, "Lower is better."] if words else [])
+
+
+def _missing_refit(found: dict[str, Any]) -> str:
+    """``" after least-squares in full"`` where only candidates were refitted, in fewer steps."""
+    settings = found.get("settings") or {}
+    asked = [settings.get(name) for name in ("refine", "update")]
+    refit = ", ".join(str(word) for word in asked if word not in (None, "none"))
+    return f" after {refit} in full" if refit != (found.get("refit") or "") else ""
 
 
 def _on_other_text(found: dict[str, Any], origin: str) -> list[str]:
@@ -154,12 +196,19 @@ def _on_other_text(found: dict[str, Any], origin: str) -> list[str]:
     if found.get("cases"):
         ratios = found.get("ratio") or {}
         tests = places_of(ratios, "test")
-        figures = [f"{ratio_text(ratios[place])} times dense" for place in tests]
+        name = known_beside(found)
+        beside = mean_ratios(found["cases"], name) if name else {}
+        figures = [
+            f"{ratio_text(ratios[place])} times dense"
+            + (f", {in_a_sentence(name)} {ratio_text(beside[place])}" if place in beside else "")
+            for place in tests
+        ]
         return [_on_each("test", tests, figures, in_full(found))] if tests else []
     perplexity = found.get("perplexity") or {}
     for part in ("test", "validation"):
         places = places_of(perplexity, part)
-        found_there = [_pruned_and_dense(perplexity[place], origin) for place in places]
+        known = known_beside(found) if part == "test" else ""
+        found_there = [_pruned_and_dense(perplexity[p], origin, known) for p in places]
         if any(found_there):
             told = [figure or MISSING for figure in found_there]
             return [_on_each(part, places, told, in_full(found))]
@@ -184,11 +233,14 @@ def _validation(found: dict[str, Any]) -> str:
     return "validation text" if is_one else "mixture of the validation texts"
 
 
-def _pruned_and_dense(measured: dict[str, Any], origin: str) -> str | None:
+def _pruned_and_dense(measured: dict[str, Any], origin: str, known: str) -> str | None:
+    """``"40.00, Wanda 41.20, dense 20.00"``, without the known metric where it was not measured."""
     pruned, dense = finite(measured.get(origin)), finite(measured.get("dense"))
     if pruned is None or dense is None:
         return None
-    return f"{perplexity_text(pruned)}, dense {perplexity_text(dense)}"
+    beside = finite(measured.get(known)) if known else None
+    told = "" if beside is None else f", {in_a_sentence(known)} {perplexity_text(beside)}"
+    return f"{perplexity_text(pruned)}{told}, dense {perplexity_text(dense)}"
 
 
 def baseline_words(

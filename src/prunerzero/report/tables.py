@@ -11,9 +11,13 @@ from .wording import (
     change_text,
     comparison_rows,
     finite,
+    judged_in_race,
     judged_part,
+    known_beside,
+    mean_ratios,
     perplexity_text,
     places_of,
+    ratio_of,
     ratio_text,
 )
 
@@ -23,14 +27,20 @@ def perplexity_table(
     title: str,
     divergence: dict[str, Any] | None = None,
     refitted: dict[str, float] | None = None,
+    in_race: dict[str, float] | None = None,
 ) -> Table:
     """Dense first, then the metrics from best to worst, the evolved one in bold.
 
     A part that was not measured has no column, and one with several texts has one for each, behind
     that of their mixture if there is one. Without Wanda nothing is compared with it.
     ``divergence`` from dense is shown on the part that metrics are compared on; ``refitted`` is by
-    name the perplexity there of models whose weights that stay were refitted.
+    name the perplexity there of models whose weights that stay were refitted. ``in_race`` is by
+    name what an interrupted search had read of metrics.
     """
+    if in_race:
+        order = sorted(in_race, key=in_race.__getitem__)
+        of_validation = dict.fromkeys(order) | (perplexity.get("validation") or {})
+        perplexity = {**perplexity, "validation": of_validation}
     parts = [p for part in ("validation", "test") for p in _columns(perplexity, part)]
     rows = comparison_rows(perplexity)
     with_wanda = any(row.name == "wanda" and row.judged is not None for row in rows)
@@ -43,6 +53,8 @@ def perplexity_table(
         table.add_column(Text(f"{part}, mixed" if is_mixture else part), justify="right")
     if with_wanda:
         table.add_column("vs Wanda", justify="right")
+    if in_race:
+        table.add_column("validation, in the race", justify="right")
     if refitted:
         table.add_column(f"{judged_part(perplexity)}, weights refitted", justify="right")
     moved = (divergence or {}).get(judged_part(perplexity)) or {}
@@ -54,6 +66,8 @@ def perplexity_table(
         cells = [Text(row.name), *(Text(perplexity_text(row.places[part])) for part in parts)]
         if with_wanda:
             cells.append(Text("" if row.name == "dense" else change_text(row.versus_wanda)))
+        if in_race:
+            cells.append(Text(perplexity_text(in_race.get(row.name))))
         if refitted:
             cells.append(Text(perplexity_text(refitted.get(row.name))))
         if moved:
@@ -73,15 +87,26 @@ def cases_table(found: dict[str, Any], title: str) -> Table:
     for column in ("model", "sparsity", "text"):
         table.add_column(column, overflow="fold")
     metric = found["name"] if found["origin"] == "known" else found["origin"]
-    for column in ("dense", metric, "ratio"):
+    known = known_beside(found)
+    for column in ("dense", metric, "ratio", *([known, "ratio"] if known else [])):
         table.add_column(Text(column), justify="right")
     for case in found["cases"]:
         for place, figures in case["perplexity"].items():
             cells = [case["model"], case["sparsity"], place]
             cells += [perplexity_text(figures.get(n)) for n in ("dense", found["origin"])]
-            table.add_row(*map(Text, [*cells, ratio_text(case["ratio"].get(place))]))
-    for place, ratio in found["ratio"].items():
-        table.add_row("geometric mean", "", Text(place), "", "", ratio_text(ratio), style="bold")
+            cells.append(ratio_text(case["ratio"].get(place)))
+            if known:
+                cells += [perplexity_text(figures.get(known)), ratio_text(ratio_of(figures, known))]
+            table.add_row(*map(Text, cells))
+    of_known = mean_ratios(found["cases"], known) if known else {}
+    means = [(place, ratio, of_known.get(place)) for place, ratio in found["ratio"].items()]
+    if judged := judged_in_race(found):
+        means.append(("validation, in the race", judged[found["name"]], judged.get(known)))
+    for place, ratio, beside in means:
+        cells = ["geometric mean", "", place, "", "", ratio_text(ratio)]
+        if known:
+            cells += ["", ratio_text(beside)]
+        table.add_row(*map(Text, cells), style="bold")
     return table
 
 

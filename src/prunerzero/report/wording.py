@@ -142,6 +142,37 @@ def places_of(perplexity: dict[str, Any], part: str) -> list[str]:
     return texts or ([part] if perplexity.get(part) else [])
 
 
+def known_beside(found: Mapping[str, Any]) -> str:
+    """The known metric that stands beside an evolved result of a search; empty where none does."""
+    return str(found.get("best_known") or "") if found.get("origin") == "evolved" else ""
+
+
+def judged_in_race(found: Mapping[str, Any]) -> dict[str, float]:
+    """What the result of a search was chosen by, where it was interrupted before that was read on
+    the whole text; empty where it was not."""
+    return dict(found.get("judged") or {}) if found.get("judged_on") == "race" else {}
+
+
+def ratio_of(figures: Mapping[str, Any], metric: str) -> float | None:
+    """The perplexity of a metric to the dense one."""
+    pruned, dense = finite(figures.get(metric)), finite(figures.get("dense"))
+    return pruned / dense if pruned and dense else None
+
+
+def mean_ratios(cases: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:
+    """By place the geometric mean over the cases of a metric's ratio to dense, where all have it.
+
+    ``cases`` are those of ``best.json``.
+    """
+    means = {}
+    for place in cases[0]["perplexity"] if cases else ():
+        ratios = [ratio_of(case["perplexity"].get(place) or {}, metric) for case in cases]
+        known = [ratio for ratio in ratios if ratio]
+        if len(known) == len(cases):
+            means[place] = math.exp(math.fsum(map(math.log, known)) / len(known))
+    return means
+
+
 def judged_part(perplexity: dict[str, Any]) -> str:
     """The part that comparisons are made on."""
     return "test" if places_of(perplexity, "test") else "validation"

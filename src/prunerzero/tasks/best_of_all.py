@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,9 @@ from prunerzero.tasks.shared_study import SharedPerplexities, SharedRatios
 from prunerzero.tasks.twins import Twins
 
 Origin = Literal["evolved", "known"]
+
+JudgedOn = Literal["whole", "race"]
+"""The whole validation text, or the chunks of it that a race reads."""
 
 EVOLVED = "evolved"
 """The name of a metric that was evolved here."""
@@ -39,6 +43,10 @@ class Choice:
             once the race's chunks were read, as far as measured; of several cases how often the
             dense perplexity, in the geometric mean.
         answer: the choice in a sentence.
+        best_known: the best of the named metrics, by what the choice was made by; empty of none.
+        judged: what the choice was made by: the figure of ``best_known``, and under "evolved" that
+            of the best evolved metric; perplexity, or the mean ratio to the dense one.
+        judged_on: the text of these figures; of a race's, candidates' refit stands behind them.
     """
 
     origin: Origin
@@ -47,6 +55,9 @@ class Choice:
     evolved: Expression | None
     known: dict[str, float]
     answer: str
+    best_known: str
+    judged: dict[str, float]
+    judged_on: JudgedOn
 
 
 @dataclass(frozen=True)
@@ -120,8 +131,9 @@ def choose(
             evolved[formula] = value
         if value < best:
             break
-    where = _Where(_WHOLE.format(text=text), cases)
-    return _better(evolved, on_whole, where, on_whole, twins, named)
+    where = _Where("whole", text, cases)
+    none = none_evolved(population)
+    return _better(evolved, on_whole, where, on_whole, twins, named, none)
 
 
 def _twin(
@@ -161,8 +173,8 @@ def choose_now(
         for name in on_race
         if (value := shared.measured("validation", named[name])) is not None
     }
-    after = f", after {known.after}" if known.after else ""
-    in_race = _Where(_RACE.format(text=text) + after, cases)
+    in_race = _Where("race", text, cases, known.after)
+    none = none_evolved(population)
     races: dict[str, float] = {}
     for individual in sorted(population.living, key=lambda i: i.mean):
         if individual.state == "complete" and individual.is_evolved:
@@ -178,20 +190,16 @@ def choose_now(
             if (value := shared.measured("validation", named[twin])) is not None:
                 on_whole[twin] = value
     else:
-        return _better({}, on_race, in_race, on_whole, twins, named)
+        return _better({}, on_race, in_race, on_whole, twins, named, none)
     whole = shared.measured("validation", Expression.parse(formula))
     if whole is None and not known.after:
         whole = {f.expression: exp(f.loss) for f in result.finalists}.get(formula)
     if whole is not None:
         if min(on_whole.values(), default=math.inf) <= whole:
-            where = _Where(_WHOLE.format(text=text), cases)
-            return _better({formula: whole}, on_whole, where, on_whole, twins, named)
+            where = _Where("whole", text, cases)
+            return _better({formula: whole}, on_whole, where, on_whole, twins, named, none)
         on_race = {name: value for name, value in on_race.items() if name not in on_whole}
-    return _better({formula: races[formula]}, on_race, in_race, on_whole, twins, named)
-
-
-_WHOLE = "the whole {text}"
-_RACE = "the {text} that a race reads"
+    return _better({formula: races[formula]}, on_race, in_race, on_whole, twins, named, none)
 
 
 @dataclass(frozen=True)
@@ -199,19 +207,30 @@ class _Where:
     """What metrics were compared on, in words.
 
     Attributes:
-        text: the text.
+        on: how much of the text.
+        text: what it is called.
         cases: of how many models and sparsities, whose mean is taken.
+        after: how masks were used before, where that has to be said.
     """
 
+    on: JudgedOn
     text: str
     cases: int
+    after: str = ""
+
+    @property
+    def in_words(self) -> str:
+        words = f"the whole {self.text}"
+        if self.on == "race":
+            words = f"the {self.text} that a race reads"
+        return f"{words}, after {self.after}" if self.after else words
 
     def full(self, value: float) -> str:
         """``"perplexity 27.40 on the whole validation text"``, or the same of several cases."""
         if self.cases == 1:
-            return f"perplexity {self.bare(value)} on {self.text}"
+            return f"perplexity {self.bare(value)} on {self.in_words}"
         mean = f"in the geometric mean of {self.cases} cases"
-        return f"{self.bare(value)} times the dense perplexity on {self.text}, {mean}"
+        return f"{self.bare(value)} times the dense perplexity on {self.in_words}, {mean}"
 
     def bare(self, value: float) -> str:
         """The number alone; ratios are closer together than perplexities."""
@@ -225,6 +244,7 @@ def _better(
     on_whole: dict[str, float],
     twins: Mapping[str, str],
     named: Mapping[str, Expression],
+    none: str,
 ) -> Choice | None:
     """Choose the lowest perplexity; of equals the known one.
 
@@ -236,26 +256,61 @@ def _better(
         twins: evolved metrics that prune as a named one does, with its name, the best first; they
             are called by that name.
         named: the metrics behind the names.
+        none: why there is no evolved one, where there is none.
     """
     best = min(evolved, key=evolved.__getitem__, default=None)
     name = min(known, key=known.__getitem__, default=None)
     expression = None if best is None else Expression.parse(best)
+    judged = {} if name is None else {name: known[name]}
+    if where.after:  # what is told of the whole text is after the refit in full
+        on_whole = {}
     if best is not None and expression is not None:
+        judged[EVOLVED] = evolved[best]
         if name is None or evolved[best] < known[name]:
             answer = f"The evolved metric has {where.full(evolved[best])}"
             if name is not None:
                 answer += f", where {name}, the best known one, has {where.bare(known[name])}"
-            return Choice("evolved", EVOLVED, expression, expression, on_whole, f"{answer}.")
+            return Choice(
+                "evolved",
+                EVOLVED,
+                expression,
+                expression,
+                on_whole,
+                f"{answer}.",
+                name or "",
+                judged,
+                where.on,
+            )
         rest = f"; the best evolved one has {where.bare(evolved[best])}"
     elif name is None:
         return None
     else:
-        rest = "" if twins else "; no evolved one could be measured"
+        rest = ""
+    beginning = "No evolved metric beats the known ones"
+    if best is None and not twins:
+        beginning = none
     same = [f for f, twin in twins.items() if twin == name and f != str(named[name])]
     if same:
         rest = f"; {same[0]}, which was evolved, prunes as it does{rest}"
     answer = (
-        f"No evolved metric beats the known ones, so the result is {name}, the best of those: "
-        f"{where.full(known[name])}{rest}."
+        f"{beginning}, so the result is {name}, the best of those: {where.full(known[name])}{rest}."
     )
-    return Choice("known", name, named[name], expression, on_whole, answer)
+    return Choice("known", name, named[name], expression, on_whole, answer, name, judged, where.on)
+
+
+def none_evolved(population: Population) -> str:
+    """Why no evolved metric can be the result, to go before "so the result is …"."""
+    tried = Counter(i.state for i in population.individuals if i.is_evolved)
+    if tried:
+        told = f"{tried['raced_out']} raced out, {tried['failed']} failed"
+        return (
+            f"None of the {tried.total()} evolved metrics that were tried was read to the end of "
+            f"the race ({told}), as the known ones were"
+        )
+    count = len(population.individuals)
+    if not count:
+        return "No metric was evolved yet, and the known ones are measured"
+    return (
+        f"No metric was evolved, as all evaluations ({count}) went to known metrics (allow more "
+        "of them)"
+    )

@@ -39,36 +39,55 @@ class CaseFigures:
         for place in self.places:
             self.shared.try_dense(place)
 
-    def perplexities(self, best: Choice, interrupted: bool) -> dict[str, dict[str, float]]:
-        """Of the unpruned model and of the result; where interrupted, what is known already."""
+    def perplexities(
+        self, best: Choice, named: Mapping[str, Expression], interrupted: bool
+    ) -> dict[str, dict[str, float]]:
+        """Of the unpruned model, the result and, where it was evolved, the best known metric.
+
+        The best known one is measured on the test texts for it; on the others it is told where it
+        was measured. Where interrupted, nothing is measured, and what is not told after the refit
+        that the choice was made after is left out.
+
+        Args:
+            best: the result.
+            named: what the names of known metrics stand for.
+            interrupted: whether the search was.
+        """
+        shown: dict[str, str | Expression] = {best.origin: best.expression}
+        if best.origin == "evolved" and best.best_known:
+            shown[best.best_known] = named[best.best_known]
         found: dict[str, dict[str, float]] = {}
         for place in self.places:
             if not interrupted:
-                pruned = self.shared.pruned(place, {best.name: best.expression})[best.name]
-                found[place] = {"dense": self.shared.dense(place), best.origin: pruned}
-            elif (dense := self.shared.measured(place, "dense")) is not None:
-                found[place] = {"dense": dense}
-            else:
-                found[place] = {}
+                wanted = {best.name: best.expression}
+                if _is_test(place) and best.best_known:
+                    wanted[best.best_known] = named[best.best_known]
+                self.shared.dense(place)
+                self.shared.pruned(place, wanted)
+            told: dict[str, str | Expression] = {"dense": "dense"}
+            if not interrupted or best.judged_on == "whole":
+                told |= shown
+            measured = {name: self.shared.measured(place, what) for name, what in told.items()}
+            found[place] = {name: value for name, value in measured.items() if value is not None}
         return found
 
-    def gain_doubts(self, best: Choice, named: Mapping[str, Expression]) -> list[str | None]:
-        """Whether an evolved metric is ahead of the known ones on the test texts too.
-
-        The known one that was best on the validation text is measured there for it; ``named`` has
-        what its name stands for.
-        """
-        if best.origin != "evolved" or not best.known:
+    def gain_doubts(
+        self, best: Choice, perplexities: Mapping[str, Mapping[str, float]]
+    ) -> list[str | None]:
+        """Whether an evolved metric is ahead of the best known one on the test texts too."""
+        name = best.best_known
+        if best.origin != "evolved" or not name:
             return []
-        name = min(best.known, key=best.known.__getitem__)
-        metrics = {best.name: best.expression, name: named[name]}
         doubts = []
-        for place in self.places:
-            if place.split(":")[0] == "test":
-                found = self.shared.pruned(place, metrics)
-                doubt = gain_doubt(place, str(self.sparsity), name, found[name], found[best.name])
-                doubts.append(doubt and (f"{self.model}: {doubt}" if self.model else doubt))
+        for place in filter(_is_test, self.places):
+            found = perplexities[place]
+            doubt = gain_doubt(place, str(self.sparsity), name, found[name], found[best.origin])
+            doubts.append(doubt and (f"{self.model}: {doubt}" if self.model else doubt))
         return doubts
+
+
+def _is_test(place: str) -> bool:
+    return place.split(":")[0] == "test"
 
 
 def figures_of(

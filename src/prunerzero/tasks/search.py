@@ -247,15 +247,17 @@ def _search(
                 f"none of {len(result.evaluations)} metrics could be measured; "
                 "allow more evaluations."
             )
-        perplexities = [one.perplexities(best, result.interrupted) for one in measuring]
+        perplexities = [
+            one.perplexities(best, known.named, result.interrupted) for one in measuring
+        ]
         calibrated = [t.name for work in cases.works for t in work.texts.each("calibration")]
         later = told(
             [
                 *(
                     d
-                    for one in measuring
+                    for one, found in zip(measuring, perplexities, strict=True)
                     if not result.interrupted
-                    for d in one.gain_doubts(best, known.named)
+                    for d in one.gain_doubts(best, found)
                 ),
                 one_text_doubt([*dict.fromkeys(calibrated)]) if refit.update != "none" else None,
             ]
@@ -264,7 +266,7 @@ def _search(
             observer.note(doubt)
         warnings = told([*dense_doubts(measuring), *later])
     several = told_cases(measuring, perplexities, best) if cases.count > 1 else ()
-    found = Found(
+    return Found(
         output_dir=str(folder),
         answer=best.answer,
         metric=str(best.expression),
@@ -301,15 +303,17 @@ def _search(
         ),
         known=known.perplexities,
         known_on_validation=best.known,
-        refit=refit.in_words,
+        refit=refit.in_words if best.judged_on == "whole" else of_candidates,
         refit_of_candidates=of_candidates,
         settings=cases.describe(settings, refit),
         warnings=warnings,
         cases=several,
         ratio=mean_ratios(several),
         given=dict(given),
-    )
-    return found, result
+        best_known=best.best_known,
+        judged=best.judged,
+        judged_on=best.judged_on,
+    ), result
 
 
 def _called(cases: Cases) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prunerzero.metrics.sparsity import Group
-from prunerzero.tasks.best_of_all import Origin
+from prunerzero.tasks.best_of_all import JudgedOn, Origin
 from prunerzero.tasks.shared_study import geometric_mean
 
 
@@ -27,8 +27,9 @@ class Found:
         duplicates_skipped: proposals that were known already, by text or by ranking.
         seconds: of search, pauses left out.
         interrupted: whether Ctrl-C ended it before its budget did.
-        perplexity: part → ``dense``, and the metric's under its ``origin``, on all windows of the
-            part; what an interrupted search has not measured is absent. Of several texts each has
+        perplexity: part → ``dense``, the metric's under its ``origin``, and beside an evolved one
+            that of ``best_known`` under its name, on all windows of the part; what was not measured
+            is absent. Of several texts each has
             an entry such as ``test: mine.txt``, and ``validation`` is their mixture. Of several
             cases ``cases`` has them.
         finalists: the best evolved metrics, judged on the whole validation part, the best first;
@@ -38,7 +39,8 @@ class Found:
         known_on_validation: the same on the whole validation text, of those that could still win,
             as far as measured.
         refit: how masks are used, in words, behind ``perplexity``, ``known_on_validation``,
-            ``cases``, ``ratio`` and ``answer``; empty where masks are all.
+            ``cases``, ``ratio`` and ``answer``; empty where masks are all. Of an interrupted search
+            that was not measured in full it is ``refit_of_candidates``.
         refit_of_candidates: the same behind ``finalists``, ``pareto``, ``known`` and
             ``history.json``; fewer steps of an update tell candidates apart.
         settings: all that the result depends on.
@@ -50,6 +52,11 @@ class Found:
             the cases.
         ratio: the geometric mean over the cases of their ratios, by place; empty for one case.
         given: formulas of the metrics that the search was given to begin with, by their names.
+        best_known: the name of the best known metric, by ``judged``; empty where none was measured.
+        judged: what the result was chosen by: the perplexity, or the mean ratio, of ``best_known``
+            and under "evolved" of the best evolved metric.
+        judged_on: the text behind ``judged``: the "whole" validation text, or where the search was
+            interrupted before it was read, the chunks of a "race".
     """
 
     output_dir: str
@@ -79,6 +86,9 @@ class Found:
     cases: tuple[dict[str, Any], ...] = ()
     ratio: dict[str, float] = field(default_factory=dict)
     given: dict[str, str] = field(default_factory=dict)
+    best_known: str = ""
+    judged: dict[str, float] = field(default_factory=dict)
+    judged_on: JudgedOn = "whole"
 
 
 def measured_as(figures: dict[str, Any], cases: Collection[Any]) -> dict[str, Any]:
