@@ -79,6 +79,8 @@ def perplexity_table(
 def cases_table(found: dict[str, Any], title: str) -> Table:
     """What a search on several cases found: a line for each, and the geometric mean of the ratios.
 
+    Of the best known metric beside an evolved one there is the ratio alone, for want of room.
+
     Args:
         found: ``best.json`` of the run.
         title: above the table.
@@ -88,7 +90,7 @@ def cases_table(found: dict[str, Any], title: str) -> Table:
         table.add_column(column, overflow="fold")
     metric = found["name"] if found["origin"] == "known" else found["origin"]
     known = known_beside(found)
-    for column in ("dense", metric, "ratio", *([known, "ratio"] if known else [])):
+    for column in ("dense", metric, "ratio", *([f"ratio of {known}"] if known else [])):
         table.add_column(Text(column), justify="right")
     for case in found["cases"]:
         for place, figures in case["perplexity"].items():
@@ -96,7 +98,7 @@ def cases_table(found: dict[str, Any], title: str) -> Table:
             cells += [perplexity_text(figures.get(n)) for n in ("dense", found["origin"])]
             cells.append(ratio_text(case["ratio"].get(place)))
             if known:
-                cells += [perplexity_text(figures.get(known)), ratio_text(ratio_of(figures, known))]
+                cells.append(ratio_text(ratio_of(figures, known)))
             table.add_row(*map(Text, cells))
     of_known = mean_ratios(found["cases"], known) if known else {}
     means = [(place, ratio, of_known.get(place)) for place, ratio in found["ratio"].items()]
@@ -105,7 +107,7 @@ def cases_table(found: dict[str, Any], title: str) -> Table:
     for place, ratio, beside in means:
         cells = ["geometric mean", "", place, "", "", ratio_text(ratio)]
         if known:
-            cells += ["", ratio_text(beside)]
+            cells.append(ratio_text(beside))
         table.add_row(*map(Text, cells), style="bold")
     return table
 
