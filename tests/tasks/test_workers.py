@@ -79,8 +79,11 @@ def worker_processes(journal: Path) -> list[int]:
     return list(dict.fromkeys(entry["pid"] for entry in entries))[1:]
 
 
-def measured(journal: Path) -> int:
-    return sum("measured" in record.get("user_attr", {}) for record in records(journal))
+def measured(journal: Path, since: str = "") -> int:
+    """How many evaluations are done, since a formula with this in it was proposed."""
+    told = records(journal)
+    first = next((n for n, record in enumerate(told) if since in json.dumps(record)), len(told))
+    return sum("measured" in record.get("user_attr", {}) for record in told[first:])
 
 
 def wait_until(condition: Any, process: ForkedProcess) -> None:
@@ -139,7 +142,7 @@ def terminated(workplace: Path, texts: list[str]) -> tuple[int, str]:
     command += ["--seed", "4"]  # its first formula has an operator of the plug-in
     with line.start(*command, own_group=True) as process:
         wait_until(
-            lambda: measured(journal) >= 2 and "softrow(" in journal.read_text(errors="replace"),
+            lambda: measured(journal, "softrow(") >= 8,  # so the first of it is among them
             process,
         )
         os.killpg(process.pid, signal.SIGTERM)
