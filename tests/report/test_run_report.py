@@ -203,3 +203,13 @@ def test_the_headline_of_several_cases_tells_each_test_text(tmp_path, best, run,
         "dense.",
     }
     assert told[len(texts)] in aside
+
+
+def test_the_page_of_several_interrupted_cases_has_the_figures_of_the_race(tmp_path, best, run):
+    case = {"model": "a", "sparsity": "0.5", "perplexity": {"test": {"dense": 9.0}}, "ratio": {}}
+    best |= {"cases": [case, case | {"sparsity": "2:4"}], "ratio": {}, "perplexity": {}}
+    best |= {"origin": "evolved", "name": "evolved", "best_known": "wanda"}
+    best |= {"judged": {"evolved": 4.5, "wanda": 5.0}, "judged_on": "race"}
+    table = page(tmp_path / "r.html", best, run).split("Case by case")[1].split("</table>")[0]
+    row = [cell for cell in re.split(r"<[^>]*>", table.split("<tr>")[-1]) if cell.strip()]
+    assert row == ["geometric mean", "validation, in the race", "4.500", "5.000"]

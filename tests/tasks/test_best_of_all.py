@@ -129,8 +129,8 @@ def test_where_all_evaluations_went_to_known_metrics_more_are_asked_for(
         ({}, "No metric was evolved yet"),
         (
             {"raced_out": 2, "failed": 1},
-            "None of the 3 evolved metrics that were tried was read to the end of the race (2 "
-            "raced out, 1 failed)",
+            "No evolved metric was read to the end of the race, as the known ones were (tried: 3, "
+            "raced out: 2, failed: 1)",
         ),
     ],
 )

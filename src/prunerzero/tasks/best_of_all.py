@@ -302,10 +302,10 @@ def none_evolved(population: Population) -> str:
     """Why no evolved metric can be the result, to go before "so the result is …"."""
     tried = Counter(i.state for i in population.individuals if i.is_evolved)
     if tried:
-        told = f"{tried['raced_out']} raced out, {tried['failed']} failed"
+        told = f"raced out: {tried['raced_out']}, failed: {tried['failed']}"
         return (
-            f"None of the {tried.total()} evolved metrics that were tried was read to the end of "
-            f"the race ({told}), as the known ones were"
+            "No evolved metric was read to the end of the race, as the known ones were (tried: "
+            f"{tried.total()}, {told})"
         )
     count = len(population.individuals)
     if not count:
