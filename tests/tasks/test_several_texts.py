@@ -33,8 +33,8 @@ MODEL = ["--model", "model"]
 
 @pytest.fixture(scope="module", autouse=True)
 def kinds(workplace: Path) -> None:
-    """Texts of two kinds, ``a``, ``b`` … and a short one."""
-    for name, seed in {"a": 11, "b": 12, "c": 13, "d": 14}.items():
+    """Texts of two kinds, ``a``, ``b`` … ``e``, and a short one."""
+    for name, seed in {"a": 11, "b": 12, "c": 13, "d": 14, "e": 16}.items():
         (workplace / f"{name}.txt").write_text(some_text(seed))
     (workplace / "short.txt").write_text(some_text(15, 64 * 5))
 
@@ -202,7 +202,7 @@ def test_a_file_of_options_may_list_texts(printed, workplace):
 
 
 def test_a_search_is_judged_by_the_mixture_and_shows_each_text(printed, in_workplace, workplace):
-    texts = [*MODEL, "--calibration", "a.txt", "--validation", "c.txt", "--validation", "d.txt"]
+    texts = [*MODEL, "--calibration", "e.txt", "--validation", "c.txt", "--validation", "d.txt"]
     texts += ["--test", "a.txt", "--test", "b.txt"]
     found = printed("search", *texts, "--evaluations", "8", "--output-dir", "mixed-run")
     assert list(found["perplexity"]) == [

@@ -19,6 +19,7 @@ from prunerzero.options import takes
 from prunerzero.pruning.methods import Method
 from prunerzero.pruning.pruner import check_differs
 from prunerzero.pruning.statistics import Statistics
+from prunerzero.tasks.by_block import parts_read
 from prunerzero.tasks.doubts import dense_doubt, one_text_doubt, pruned_doubt, told
 from prunerzero.tasks.methods import prune_by, read_methods
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
@@ -29,6 +30,7 @@ from prunerzero.tasks.prune_loaded import check_blocks, prune_loaded
 from prunerzero.tasks.settings import describe
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.sources import check_stride, sources_of, windows_of
+from prunerzero.tasks.unseen import fitted_doubts
 from prunerzero.tasks.workspace import Workspace
 
 
@@ -215,6 +217,8 @@ def compare_on(
     continued: list[dict[str, str]] = [{} for _ in prompts]
     dense: dict[str, Sequence[float]] = {}
     doubts: list[str | None] = []
+    if methods or any(parts_read(metric, refit) for metric in metrics.values()):
+        doubts += fitted_doubts(texts, work.texts.each("calibration"))
 
     def measure(label: str) -> None:
         for name, text in texts.items():

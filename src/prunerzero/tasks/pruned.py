@@ -19,6 +19,7 @@ from prunerzero.report import model_card
 from prunerzero.tasks.doubts import dense_doubt, one_text_doubt, pruned_doubt, told
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.recipe import digest
+from prunerzero.tasks.unseen import fitted_doubts
 from prunerzero.tasks.workspace import Workspace
 
 
@@ -93,6 +94,9 @@ def with_doubts(
         refit: how the weights that stay were refitted.
     """
     doubts: list[str | None] = []
+    if work.texts.sources("calibration"):
+        measured = {place: work.texts.of(place) for place in losses}
+        doubts += fitted_doubts(measured, work.texts.each("calibration"))
     for place, found in losses.items():
         dense = result.perplexity[place]["dense"]
         doubts.append(dense_doubt(place, dense, work.texts.of(place).windows))

@@ -41,6 +41,7 @@ from prunerzero.tasks.search_result import Found, mean_ratios, measured_as
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.shared_study import SharedRatios, open_study
 from prunerzero.tasks.twins import Twins
+from prunerzero.tasks.unseen import check_sources_unseen, check_windows_unseen, judged_doubts
 from prunerzero.tasks.workers import devices_for, run_workers
 from prunerzero.tasks.workspace import Workspace
 
@@ -142,6 +143,7 @@ def run_order(order: Order, observer: Observer) -> tuple[Found, evolution.Search
     works = tuple(Workspace(setup, observer, turns=turns) for setup in order.setups)
     for work in works:
         work.texts.read("calibration", "validation", *optional_parts(work))
+    check_sources_unseen([work.texts for work in works])
     cases = Cases(works, order.sparsities)
     return _search(
         cases, order.folder, order.settings, order.storage, order.refit, given=order.given
@@ -193,7 +195,9 @@ def _search(
     observer = cases.works[0].observer
     cases.check()
     for work in cases.works:
-        work.texts.of("calibration")
+        if test and work.texts.has("test"):
+            check_windows_unseen(work.texts)
+    shared_text = told(doubt for work in cases.works for doubt in judged_doubts(work.texts))
     called = _called(cases)
     identity = cases.identity(settings, refit)
     if Path(storage).exists():
@@ -209,7 +213,7 @@ def _search(
         measuring = figures_of(cases, study, refit, test)
         for one in measuring:
             one.try_dense()
-        for doubt in dense_doubts(measuring):
+        for doubt in (*shared_text, *dense_doubts(measuring)):
             observer.note(doubt)
         of_candidates = refit_of_candidates(refit)
         after = "" if of_candidates == refit.in_words else of_candidates
@@ -264,7 +268,7 @@ def _search(
         )
         for doubt in later:
             observer.note(doubt)
-        warnings = told([*dense_doubts(measuring), *later])
+        warnings = told([*shared_text, *dense_doubts(measuring), *later])
     several = told_cases(measuring, perplexities, best) if cases.count > 1 else ()
     return Found(
         output_dir=str(folder),

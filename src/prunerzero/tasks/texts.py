@@ -48,6 +48,10 @@ class Texts:
                     f'no {part} text is named; pass `{part}=FILE` or `dataset="wikitext2"`.'
                 )
 
+    def sources(self, part: Part) -> tuple[Source, ...]:
+        """What was read of a part, before it is cut into windows; empty where nothing was."""
+        return tuple(self._sources.get(part, ()))
+
     def has(self, part: Part) -> bool:
         """Whether the user named a text for this part."""
         return bool(self._setup.files(part) or self._setup.corpora)

@@ -45,6 +45,7 @@ from prunerzero.tasks.tuning.workbench import (
     open_ledger,
     question_of,
 )
+from prunerzero.tasks.unseen import check_sources_unseen, check_windows_unseen
 from prunerzero.tasks.workspace import Workspace
 
 RESULT = "tune.json"
@@ -234,6 +235,7 @@ def _open(
     texts, split = cut_parts(setup, folder / TEXTS)
     work = Workspace(setup, observer)
     work.texts.read(*(part for part in PARTS if part not in texts))
+    check_sources_unseen([work.texts])
     if pattern is not None:
         work.check_widths(pattern)
     loaded = work.language_model
@@ -248,6 +250,7 @@ def _open(
         work.language_model = loaded
         for part in PARTS:
             work.texts.of(part)
+        check_windows_unseen(work.texts)
     except BaseException:
         if not (folder / RUN / IDENTITY).is_file():  # leave nothing behind
             shutil.rmtree(folder / TEXTS, ignore_errors=True)

@@ -24,6 +24,7 @@ from prunerzero.tasks.tune_result import (
 )
 from prunerzero.tasks.tuning.limit import allowed_on
 from prunerzero.tasks.tuning.workbench import Workbench
+from prunerzero.tasks.unseen import judged_doubts
 
 SENSITIVITY_WINDOWS = 4
 SENSITIVITY_SECONDS = 60.0
@@ -105,7 +106,7 @@ def _figures(
 
 def part_doubts(bench: Workbench, metric: Metric, sparsity: Sparsity) -> tuple[str, ...]:
     """What cannot be right about the figures of any text of either part."""
-    doubts = []
+    doubts: list[str | None] = [*judged_doubts(bench.work.texts)]
     both: tuple[Part, ...] = ("validation", "test")
     for place in (place for part in both for place in bench.work.texts.places(part)):
         dense, pruned = bench.dense(place), bench.pruned(metric, sparsity, place)
