@@ -27,9 +27,11 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
+from unittest.mock import patch
 
 import prunerzero
 from benchmarks.commands import in_one_sentence
+from examples.metrics.ahead import judged_by_lead, ranking
 from examples.metrics.pool import Task, end, positive, run_all
 from examples.metrics.results import (
     COMPARISON,
@@ -41,11 +43,13 @@ from examples.metrics.results import (
     result_of,
     searched,
 )
-from prunerzero import Setup
+from prunerzero import InputError, Setup
 from prunerzero.metrics import MetricError
 from prunerzero.metrics.catalog import find_metric
 from prunerzero.metrics.sparsity import Group
 from prunerzero.pruning.refit import Update
+from prunerzero.tasks import cases
+from prunerzero.tasks.begin_with import formulas
 from prunerzero.tasks.options import RefitOptions, SearchOptions, SearchRefitOptions
 
 COMPETITIONS: dict[str, tuple[str, Group]] = {
@@ -68,8 +72,12 @@ KNOWN = {
     "power-law": "power-law",
     "W · G^¾": "W * G ** 0.75",
     "W · √X · G": "W * sqrt(X) * G",
+    "W · G": "W * G",
 }
-
+RIVALS = ("wanda", "ria", "gblm", "fisher", "obs", "power-law", "W · G^¾", "W · G", "W · √X · G")
+"""Of the known ones those that some model prefers, which a metric has to be ahead of."""
+LEADING = 40
+"""How many metrics are kept of a search for a lead, where others keep their finalists."""
 
 KEPT = (
     *("answer", "metric", "origin", "name", "evaluations", "seconds", "perplexity", "ratio"),
@@ -102,6 +110,9 @@ class Search:
     seed: int | str
     budget: SearchOptions
     folder: Path
+    begin_with: tuple[str, ...] = ()
+    ahead: bool = False
+    chunk_tokens: int = 1024
 
     @property
     def name(self) -> str:
@@ -114,11 +125,27 @@ class Search:
         asked = replace(self.budget, operators="extended")
         if isinstance(self.seed, str):  # LAWS
             return replace(asked, strategy="powerlaw")
-        return replace(asked, seed_metrics="catalog", seed=self.seed)
+        return replace(asked, seed_metrics="catalog", seed=self.seed, begin_with=self.begin_with)
 
     def run(self, device: str) -> Any:
-        sparsity, group = COMPETITIONS[self.competition]
         folder = self.folder / self.name.replace(" | ", "_").replace(":", "of")
+        with patch.object(cases, "_CHUNK_TOKENS", self.chunk_tokens):
+            return self.search_ahead(folder, device) if self.ahead else self.search(folder, device)
+
+    def search_ahead(self, folder: Path, device: str) -> dict[str, Any]:
+        """The same, and the metrics that are ahead of the known ones by most as its finalists."""
+        folder.mkdir()
+        log = folder / "excess.jsonl"
+        with judged_by_lead([KNOWN[name] for name in RIVALS], log):
+            found = self.search(folder / "run", device)
+        leading = ranking(log, chunks=16)
+        known = {str(find_metric(name).expression) for name in KNOWN.values()}
+        kept = [one for one in leading if one["metric"] not in known][:LEADING]
+        return found | {"metric": kept[0]["metric"], "origin": "evolved", "finalists": kept}
+
+    def search(self, folder: Path, device: str) -> dict[str, Any]:
+        """What the search found, as it is kept."""
+        sparsity, group = COMPETITIONS[self.competition]
         found = prunerzero.search(
             [replace(setup, device=device) for setup in self.setups],
             sparsity,
@@ -224,6 +251,24 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=positive, default=300, help="of each search")
     parser.add_argument("--evaluations", type=positive, default=100_000, help="of each search")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument(
+        "--begin-with",
+        nargs="*",
+        type=Path,
+        default=[],
+        help="results of other searches: theirs of the same competition and update come first",
+    )
+    parser.add_argument(
+        "--ahead",
+        action="store_true",
+        help="judge candidates by how far they are ahead of every known metric on each model",
+    )
+    parser.add_argument(
+        "--chunk-tokens",
+        type=positive,
+        default=1024,
+        help="of each of the 16 chunks that a race reads; more tells small leads from noise",
+    )
     parser.add_argument("--laws", action="store_true", help="search power laws too")
     parser.add_argument("--fitted", type=positive, default=128, help="windows of calibration")
     parser.add_argument(
@@ -308,8 +353,35 @@ def searches(options: argparse.Namespace) -> Iterator[Task]:
         for texts in [texts_of(options, model)]
     )
     seeds = [*([LAWS] if options.laws else []), *options.seeds]
+    before = [load([path], (SEARCH, COMPARISON)) for path in options.begin_with]
     for update, seed, competition in product(options.updates, seeds, options.competitions):
-        yield Search(setups, competition, update, seed, budget, folder)
+        begin_with = found_before(before, competition, update)
+        yield Search(setups, competition, update, seed, budget, folder, begin_with, options.ahead)
+
+
+def found_before(
+    before: Sequence[dict[str, Any]], competition: str, update: str
+) -> tuple[str, ...]:
+    """What other searches found for the same, of each its result and first finalist, as far as a
+    search can propose it.
+
+    Args:
+        before: the results of each file, in which searches of one name are not the same.
+        competition, update: what they have to be for.
+    """
+    found = []
+    for name, one in (item for of_file in before for item in of_file.items()):
+        if kind_of(name) == SEARCH and name.split(" | ")[2:4] == [competition, update]:
+            found += [one["metric"], *evolved(one)[:1]]
+    proposable = []
+    for metric in dict.fromkeys(found):
+        try:
+            asked = SearchOptions(operators="extended", begin_with=(metric,))
+            formulas(asked, "extended", COMPETITIONS[competition][1])
+        except InputError:
+            continue
+        proposable.append(metric)
+    return tuple(proposable)
 
 
 def comparisons(
