@@ -72,9 +72,8 @@ KNOWN = {
     "power-law": "power-law",
     "W · G^¾": "W * G ** 0.75",
     "W · √X · G": "W * sqrt(X) * G",
-    "W · G": "W * G",
 }
-RIVALS = ("wanda", "ria", "gblm", "fisher", "obs", "power-law", "W · G^¾", "W · G", "W · √X · G")
+RIVALS = ("wanda", "ria", "gblm", "fisher", "obs", "pruner-zero", "power-law", "W · G^¾")
 """Of the known ones those that some model prefers, which a metric has to be ahead of."""
 LEADING = 40
 """How many metrics are kept of a search for a lead, where others keep their finalists."""
