@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from collections.abc import Generator, Iterator
 from math import log, sqrt
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from examples.metrics import ablations, common, one_or_many, pool, results, run
+from examples.metrics import ablations, ahead, common, one_or_many, pool, results, run
 from examples.smollm2 import run as smollm2
+from prunerzero import evolution
 from prunerzero.errors import InputError
+from prunerzero.metrics import Expression
 
 RESULTS = Path(run.__file__).parent / "results.json"
 MODELS = ("A", "B")
@@ -251,6 +254,7 @@ def test_searches_go_update_by_update(
         (["--jobs", "0"], "invalid positive value: '0'"),
         (["--foreign", "C"], "--foreign C is none of --models"),
         (["--foreign", "A"], "needs two of calibration and validation"),
+        (["--ahead", "--models", "A"], "--ahead is for several --models"),
         (["--unseen", "elsewhere/A"], "two models are called A"),
         (["--test", "none.txt"], "there is no text none.txt"),
         (["--test", "other/validation.txt"], "two texts are called validation"),
@@ -399,3 +403,62 @@ def test_the_exponents_of_what_was_found_are_a_table() -> None:
     head, _, row = common.exponents(found, 1).splitlines()
     assert row.count(" | ") == head.count(" | ")
     assert row == "| all, model, none, 0 | 0.50 | 1.00 |  | `W * X ** 0.5 * G` |"
+
+
+class Table:
+    """A fitness whose losses are written down: of each metric those of its chunks."""
+
+    def __init__(self, losses: dict[str, list[float]]) -> None:
+        self._losses = {str(Expression.parse(metric)): one for metric, one in losses.items()}
+        self.chunks = self.total_chunks = len(next(iter(losses.values())))
+
+    def losses(
+        self, expression: Expression, start: int = 0, stop: int | None = None
+    ) -> Iterator[float]:
+        yield from self._losses[str(expression)][start:stop]
+
+
+def ahead_of(tmp_path: Path, *tables: dict[str, list[float]]) -> ahead.Ahead:
+    """How far metrics are ahead of Wanda and W · G on each of these."""
+    cases = [evolution.Case(Table(one), [0.0] * len(next(iter(one.values())))) for one in tables]
+    known = [Expression.parse(text) for text in ("W * X", "W * G")]
+    return ahead.Ahead(cases, known, tmp_path / "excess.jsonl")
+
+
+def test_a_metric_is_judged_by_the_model_on_which_it_is_ahead_by_least(tmp_path: Path) -> None:
+    known = {"W * X": [3.0, 3.0], "W * G": [2.5, 2.9]}
+    of_two = ahead_of(
+        tmp_path,
+        known | {"W": [2.4, 2.8], "X": [2.0, 2.0], "G": [2.49, 2.89]},
+        {"W * X": [1.0, 2.0], "W * G": [1.5, 2.5], "W": [0.9, 1.9], "X": [1.1, 2.1], "G": [1, 1.9]},
+    )
+    found = {metric: fmean(of_two.losses(Expression.parse(metric))) for metric in ("W", "X", "G")}
+    assert found["W"] == pytest.approx(-0.1)  # ahead by as much on both
+    assert 0.1 - log(2) / ahead.STEEPNESS <= found["X"] <= 0.1
+    assert -0.01 - log(2) / ahead.STEEPNESS <= found["G"] < 0
+    assert [one["metric"] for one in ahead.ranking(tmp_path / "excess.jsonl", 2)] == ["W", "G", "X"]
+
+
+def test_metrics_that_were_raced_out_are_not_ranked(tmp_path: Path) -> None:
+    losses = {"W * X": [1.0, 1.0, 1.0], "W * G": [1.5, 1.5, 1.5], "W": [0.5, 0.7, 0.9]}
+    of_one = ahead_of(tmp_path, losses | {"X": [0.1, 0.1, 0.1]})
+    raced = of_one.losses(Expression.parse("X"))
+    next(raced)
+    assert isinstance(raced, Generator)
+    raced.close()
+    list(of_one.losses(Expression.parse("W"), 0, 2))
+    list(of_one.losses(Expression.parse("W"), 2, 3))  # as a finalist
+    assert ahead.ranking(tmp_path / "excess.jsonl", 2) == [{"metric": "W", "excess": [-0.3]}]
+
+
+def test_a_search_begins_with_what_others_found_for_the_same() -> None:
+    before = [
+        {
+            "search | all | rows | none | 0": search("W * G", result="W + G"),
+            "search | all | rows | least-squares | 0": search("W * D"),
+        },
+        {"search | all | rows | none | 0": search("W * sqrt(X)", result="sqrt(2)")},
+    ]
+    assert run.found_before(before, "rows", "none") == ("W + G", "W * G", "W * sqrt(X)")
+    assert run.found_before(before, "rows", "least-squares") == ("W * D",)
+    assert run.found_before(before, "2:4", "none") == ()

@@ -12,6 +12,9 @@ finalists: the result is the smallest of those that are as good within the noise
 which is which. A found one is ahead only where it beats each known one on each model and on each
 text that no search has read.
 
+``--ahead`` judges candidates in another way: by how far they are ahead of every known metric on the
+model where that is least, so that what is found is ahead on each.
+
 Where a task fails the others go on, and the exit code is 1.
 """
 
@@ -308,6 +311,8 @@ def known_metric(text: str) -> str:
 
 def disagreement(options: argparse.Namespace) -> str | None:
     """What would fail, or overwrite a result of another name, after the first searches."""
+    if options.ahead and len(options.models) < 2:
+        return "--ahead is for several --models, on each of which a metric has to be ahead"
     if foreign := set(options.foreign) - set(options.models):
         return f"--foreign {min(foreign)} is none of --models"
     if twice := repeated([Path(model).name for model in (*options.models, *options.unseen)]):
