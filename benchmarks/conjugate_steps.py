@@ -102,7 +102,8 @@ def losses(
             if on_gpu:
                 torch.cuda.synchronize()
             seconds.append(clock() - begun)
-            [loss] = fitness._read(0, 1)
+            [read] = fitness._read(0, 1)
+            loss = read()
             found.append(loss if loss == loss else float("inf"))
         except ScoreError:
             found.append(float("inf"))

@@ -73,7 +73,7 @@ def recorded(fitness: PrunedLoss) -> Callable[[], None]:
         first = 0
         while first < fitness.total_chunks:
             _, last = fitness._batch_of(first)
-            fitness._read(first, last)
+            fitness._read(first, last)[-1]()  # waits for all of them
             first = last
 
     for _ in range(RECORDED):

@@ -64,6 +64,22 @@ def test_each_gives_the_losses_that_it_gives_alone_however_turns_are_taken(
         assert torch.equal(layer.weight, dense[name])
 
 
+def test_chunks_that_are_all_begun_before_any_is_waited_for_have_the_losses_they_have_alone(
+    measure, layers
+):
+    metrics = [CATALOG[name].expression for name in ("wanda", "fisher", "magnitude")]
+    alone = [list(measure(s).losses(e)) for s, e in zip(SPARSITIES, metrics, strict=True)]
+    dense = {name: layer.weight.clone() for name, layer in layers.items()}
+    first = measure(SPARSITIES[0])
+    fitnesses = [first, *map(first.at, SPARSITIES[1:])]
+    begun = [f.begun(e) for f, e in zip(fitnesses, metrics, strict=True)]
+    waits = list(zip(*begun, strict=True))
+    for name, layer in layers.items():
+        assert torch.equal(layer.weight, dense[name])
+    found = [[wait() for wait in chunk] for chunk in reversed(waits)]
+    assert [list(losses) for losses in zip(*reversed(found), strict=True)] == alone
+
+
 def test_the_fitness_of_several_is_the_mean_of_what_brute_force_measures(measure, model):
     first = measure(SPARSITIES[0])
     dense = perplexity(model, WINDOWS)

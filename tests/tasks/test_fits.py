@@ -94,7 +94,7 @@ def check(workplace, monkeypatch):
         monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=host))
         setup = Setup(str(workplace / "model"))
         try:
-            fits.check_room([setup], 1, "WXG", refit, ["cuda:0"] * workers)
+            fits.check_room(fits.needs_of([setup], 1, "WXG", refit), ["cuda:0"] * workers)
         except ModelError as error:
             return str(error)
         return ""
@@ -142,7 +142,7 @@ def planned(workplace, monkeypatch):
         monkeypatch.setattr(fits, "_free", lambda _: device)
         monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=host))
         setups = [Setup(f"{workplace}/{n}", dtype="bfloat16") for n in range(models)]
-        return fits.check_room(setups, sparsities, "WXG", refit, devices)
+        return fits.check_room(fits.needs_of(setups, sparsities, "WXG", refit), devices)
 
     return decide
 

@@ -40,7 +40,7 @@ def setups(tmp_path_factory: pytest.TempPathFactory, workplace: Path) -> Callabl
 @pytest.fixture
 def crowded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From now on the models of a search do not fit on the device together."""
-    return lambda: monkeypatch.setattr("prunerzero.tasks.search.check_room", lambda *_: CROWDED)
+    return lambda: monkeypatch.setattr("prunerzero.tasks.places.check_room", lambda *_: CROWDED)
 
 
 @pytest.fixture

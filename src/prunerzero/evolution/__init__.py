@@ -3,6 +3,7 @@
 This package knows the language of metrics and nothing of models: a ``Fitness`` measures the loss.
 """
 
+from prunerzero.evolution.at_once import AtOnce, Placed
 from prunerzero.evolution.by_turns import ByTurns
 from prunerzero.evolution.errors import StudyMismatchError
 from prunerzero.evolution.fitness import Fitness
@@ -16,12 +17,14 @@ from prunerzero.evolution.several import Case, Several
 from prunerzero.evolution.study import SearchStudy
 
 __all__ = [
+    "AtOnce",
     "ByTurns",
     "Case",
     "EvaluationRecord",
     "Finalist",
     "Fitness",
     "Jobs",
+    "Placed",
     "Population",
     "Progress",
     "SearchResult",

@@ -45,13 +45,17 @@ def read(
     """
     losses = fitness.losses(expression, start, stop)
     try:
-        for loss in losses:
-            if not math.isfinite(loss):
-                raise ArithmeticError(f"a loss of {loss} cannot be ranked.")
-            yield float(loss)
+        yield from map(finite, losses)
     finally:
         if isinstance(losses, Generator):
             losses.close()
+
+
+def finite(loss: float) -> float:
+    """The loss. Raises ArithmeticError where it is not finite, so that it cannot be ranked."""
+    if not math.isfinite(loss):
+        raise ArithmeticError(f"a loss of {loss} cannot be ranked.")
+    return float(loss)
 
 
 def read_all(fitness: Fitness, expression: Expression, start: int, stop: int) -> list[float]:

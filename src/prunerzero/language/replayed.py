@@ -55,19 +55,19 @@ class Replayed:
 
     def _record(self, windows: Tensor) -> None:
         """Keep a graph for windows of this shape if it returns the same as the function, sooner."""
-        stream = torch.cuda.current_stream(windows.device)
-        try:
-            with torch.cuda.device(windows.device):
+        with torch.cuda.device(windows.device):
+            stream = torch.cuda.current_stream()
+            try:
                 with _no_waiting():  # a recording that fails leaves torch's random numbers unusable
                     self._function(windows)
                 replay = self._recorded(windows.roll(1, 1))  # the check below then sees other ids
                 taken, expected = _timed(self._function, windows)
                 taken_replayed, replayed = _timed(replay, windows)
-        except RuntimeError:  # it cannot be recorded, or does not fit beside the model
-            torch.cuda.set_stream(stream)  # a recording that fails leaves it changed
-            self._refused = True
-            torch.cuda.empty_cache()
-            return
+            except RuntimeError:  # it cannot be recorded, or does not fit beside the model
+                torch.cuda.set_stream(stream)  # a recording that fails leaves it changed
+                self._refused = True
+                torch.cuda.empty_cache()
+                return
         if torch.equal(replayed, expected) and taken_replayed <= self._worth * taken:
             self._replays[windows.shape] = replay
 

@@ -7,8 +7,9 @@ are computed and reduced for some tokens at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,18 +65,30 @@ class WindowLoss:
         Raises:
             torch.OutOfMemoryError: a single window does not fit.
         """
+        return self.begin(windows)()
+
+    def begin(self, windows: Tensor) -> Callable[[], Tensor]:
+        """Have a GPU begin to read; the function given waits for it and returns the losses.
+
+        Several models on GPUs of their own are read at the same time so.
+
+        Raises:
+            torch.OutOfMemoryError: as above.
+        """
         with torch.inference_mode():
             if not self._checked:
                 self._head, self._checked = plain_head(self._model, windows[:1, :8]), True
             try:
-                losses = self._read(windows.to(self._device))
-                return losses.cpu().mean(1, dtype=torch.float64)  # Apple's GPUs have no float64
+                # from pinned memory a GPU takes them when it is done with what it is at
+                there = windows.to(self._device, non_blocking=windows.is_pinned())
+                return partial(_means, self._read(there))
             except torch.OutOfMemoryError:
                 if len(windows) == 1:
                     raise
         torch.cuda.empty_cache()
         half = (len(windows) + 1) // 2
-        return torch.cat([self(part) for part in windows.split(half)])
+        parts = [self.begin(part) for part in windows.split(half)]
+        return lambda: torch.cat([losses() for losses in parts])
 
     def _losses(self, windows: Tensor) -> Tensor:
         """The loss of each predicted token, fp32 [count, length - 1]."""
@@ -99,6 +112,12 @@ class WindowLoss:
         tokens = max(LEAST_TOKENS, logits_at_once // self._head.weight.shape[0])
         for some, target in zip(hidden.split(tokens), targets.flatten().split(tokens), strict=True):
             yield self._head(some), target
+
+
+def _means(losses: Tensor) -> Tensor:
+    """Of each window, in float64, which Apple's GPUs do not have."""
+    with torch.inference_mode():
+        return losses.cpu().mean(1, dtype=torch.float64)
 
 
 @contextmanager

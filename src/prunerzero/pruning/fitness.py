@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from copy import copy
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -75,6 +77,8 @@ class PrunedLoss:
         self._windows = windows[self._order]
         tokens = windows_per_chunk * windows.shape[1]
         device = next(model.parameters()).device
+        if device.type == "cuda":  # which takes them from there while the CPU goes on
+            self._windows = self._windows.pin_memory()
         most = max(1, _BATCH_TOKENS.get(device.type, 1) // tokens)
         self._most = 1 << (most.bit_length() - 1)  # a power of two, as each batch is
         self._visitor = visitor
@@ -100,6 +104,20 @@ class PrunedLoss:
         Raises:
             ScoreError: the metric gives NaN on a layer; names the layer.
             ValueError: the device's memory does not suffice for the refit or one chunk.
+        """
+        with closing(self.begun(expression, start, stop)) as begun:
+            for loss in begun:
+                yield loss()
+
+    def begun(
+        self, expression: Expression, start: int = 0, stop: int | None = None
+    ) -> Generator[Callable[[], float], None, None]:
+        """The same as functions, each of which waits for a chunk that a GPU has begun to read.
+
+        The CPU waits for a GPU while scores are compared, and not for refits in a few steps.
+
+        Raises:
+            ScoreError, ValueError: as ``losses``, when a chunk is to be begun.
         """
         stop = self.total_chunks if stop is None else min(stop, self.total_chunks)
         try:
@@ -128,10 +146,19 @@ class PrunedLoss:
             return first, min(first + size, self.chunks)
         return max(first, self.chunks), min(first + size, self.total_chunks)
 
-    def _read(self, first: int, last: int) -> list[float]:
+    def _read(self, first: int, last: int) -> list[Callable[[], float]]:
+        """Begin to read a batch; what waits for each of its chunks."""
         per_chunk = len(self._windows) // self.total_chunks
-        losses = self._loss(self._windows[first * per_chunk : last * per_chunk])
-        return losses.reshape(last - first, per_chunk).mean(1).tolist()
+        losses = self._loss.begin(self._windows[first * per_chunk : last * per_chunk])
+
+        @cache
+        def means() -> list[float]:
+            return losses().reshape(last - first, per_chunk).mean(1).tolist()
+
+        def mean(chunk: int) -> float:
+            return means()[chunk]
+
+        return [partial(mean, chunk) for chunk in range(last - first)]
 
 
 def _shuffled(count: int, turns: int) -> Tensor:

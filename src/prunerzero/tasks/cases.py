@@ -145,10 +145,12 @@ class Cases:
         if refit.refit and not by_turns:
             for work in self.works:  # whatever else is large comes first
                 work.calibration.statistics(terminals)
-            place_grams(self.works, len(self.sparsities), refit.refit)
+            for device in self._devices:
+                there = [work for work in self.works if work.setup.device == device]
+                place_grams(there, len(self.sparsities), refit.refit)
         if self.count == 1:
             return fitness_of(self.works[0], self.sparsities[0], terminals, refit)
-        cases: list[evolution.Case] = []
+        cases: list[evolution.Placed] = []
         chunks = min(_chunks(work) for work in self.works)
         for work in self.works:
             losses = work.dense_figures("validation").losses
@@ -159,9 +161,16 @@ class Cases:
                 )
             first = fitness_of(work, self.sparsities[0], terminals, refit, chunks)
             dense = first.in_chunks(losses)
-            cases += [evolution.Case(first, dense)]
-            cases += [evolution.Case(first.at(other), dense) for other in self.sparsities[1:]]
-        return evolution.ByTurns(cases) if by_turns else evolution.Several(cases)
+            each = [first, *(first.at(other) for other in self.sparsities[1:])]
+            cases += [evolution.Placed(one, dense, work.setup.device) for one in each]
+        if by_turns:
+            return evolution.ByTurns(cases)
+        return evolution.AtOnce(cases) if len(self._devices) > 1 else evolution.Several(cases)
+
+    @property
+    def _devices(self) -> list[str]:
+        """Those of the models: one for all, or several where each stays on its own."""
+        return list(dict.fromkeys(work.setup.device for work in self.works))
 
     def samples(self, terminals: Collection[str]) -> list[tuple[list[Probe], Sparsity]]:
         """Samples of each model's layers, which show which metrics rank alike, per sparsity."""

@@ -66,7 +66,7 @@ def fits(setup: Setup, metric: Metric, refit: RefitOptions = RefitOptions()) -> 
 
 
 @dataclass(frozen=True)
-class _Need:
+class Need:
     """Bytes that models of a search need all the time.
 
     Attributes:
@@ -86,10 +86,28 @@ class _Need:
     waiting: int = 0
 
 
-def _need(setup: Setup, sparsities: int, terminals: Collection[str], refit: RefitOptions) -> _Need:
+def needs_of(
+    setups: Sequence[Setup], sparsities: int, terminals: Collection[str], refit: RefitOptions
+) -> tuple[Need, ...]:
+    """What each model of a search needs.
+
+    Counted is what stays there all the time: the weights, a copy of those that are pruned, and
+    another for each of several sparsities; G in fp32; Gram matrices where weights are refitted. The
+    bundled model and GGUF files count as nothing.
+
+    Args:
+        setups: the models.
+        sparsities: how many there are.
+        terminals: what metrics may read.
+        refit: what is done with masks.
+    """
+    return tuple(_need(setup, sparsities, terminals, refit) for setup in setups)
+
+
+def _need(setup: Setup, sparsities: int, terminals: Collection[str], refit: RefitOptions) -> Need:
     model = None if setup.model == BUNDLED else empty_model_of(setup)
     if model is None:
-        return _Need()
+        return Need()
     stored = model.config.get_text_config().dtype or torch.float32
     item = compute_dtype(setup.dtype, stored, find_devices(setup.device)[0]).itemsize
     layers = prunable_layers(model, tuple(setup.ignore), tuple(setup.target))
@@ -98,7 +116,7 @@ def _need(setup: Setup, sparsities: int, terminals: Collection[str], refit: Refi
     whole = [parameter.numel() for parameter in model.parameters()]
     alone = item * sum(whole) + (item + with_G) * sum(sizes)
     aside = sum(host_bytes(item * size) for size in sizes)
-    return _Need(
+    return Need(
         device=alone + item * sum(sizes) * (sparsities if sparsities > 1 else 0),
         alone=alone,
         pruned=item * sum(sizes),
@@ -110,29 +128,29 @@ def _need(setup: Setup, sparsities: int, terminals: Collection[str], refit: Refi
     )
 
 
-def check_room(
-    setups: Sequence[Setup],
-    sparsities: int,
-    terminals: Collection[str],
-    refit: RefitOptions,
-    devices: Sequence[str],
-) -> str:
+def on_device(needs: Sequence[Need]) -> int:
+    """Bytes that these models take on one device, without Gram matrices."""
+    return sum(need.device for need in needs)
+
+
+def has_room(needs: Sequence[Need], free: int, workers: int = 1) -> bool:
+    """Whether so many bytes of a GPU hold these models, and what the reading of text takes."""
+    copy = max((need.pruned for need in needs), default=0)
+    return workers * (on_device(needs) + copy) <= _ROOM * free
+
+
+def check_room(needs: Sequence[Need], devices: Sequence[str]) -> str:
     """Decide whether the models of a search take turns on its device.
 
-    Counted is what stays there all the time: the weights, a copy of those that are pruned, and
-    another for each of several sparsities; G in fp32; Gram matrices where weights are refitted. A
-    GPU that has no room for these has them in host memory (``place_grams``), where they must fit.
-    The bundled model and GGUF files count as nothing.
+    A GPU that has no room for Gram matrices has them in host memory (``place_grams``), where they
+    must fit.
 
     Several models take turns on a GPU that has no room for all with a tenth of it, and one more
     copy of the largest one's pruned weights, left to the reading of text. The others wait in host
     memory, and so do Gram matrices and, for each sparsity, what a candidate has pruned.
 
     Args:
-        setups: the models.
-        sparsities: how many there are.
-        terminals: what metrics may read.
-        refit: what is done with masks.
+        needs: of each model.
         devices: of each worker, every one of which has all the models, at once or by turns.
 
     Returns:
@@ -141,21 +159,19 @@ def check_room(
     Raises:
         ModelError: they do not fit on the device, not even by turns.
     """
-    needs = [_need(setup, sparsities, terminals, refit) for setup in setups]
-    together = sum(need.device for need in needs)
+    together = on_device(needs)
     grams = sum(need.grams for need in needs)
     in_host = sum(need.grams_on_host for need in needs)
-    copy = max(need.pruned for need in needs)
     crowded = ""
     for device in dict.fromkeys(devices):
         workers, found = devices.count(device), find_devices(device)
         free, is_gpu = _free(found), found[0].type == "cuda"
         least = workers * (together if is_gpu else together + grams)
-        names = "the model needs" if len(setups) == 1 else f"the {len(setups)} models together need"
+        names = "the model needs" if len(needs) == 1 else f"the {len(needs)} models together need"
         if workers > 1:
-            models = "the model" if len(setups) == 1 else f"{len(setups)} models"
+            models = "the model" if len(needs) == 1 else f"{len(needs)} models"
             names = f"{workers} workers with {models} each need"
-        if is_gpu and len(setups) > 1 and least + workers * copy > _ROOM * free:
+        if is_gpu and len(needs) > 1 and not has_room(needs, free, workers):
             _check_turns(needs, workers, len(devices), free)
             crowded = crowded or (
                 f"{names} about {least / 1e9:.1f} GB, and the device has {free / 1e9:.1f} GB free: "
@@ -167,7 +183,7 @@ def check_room(
                 f"{names} about {least / 1e9:.1f} GB, and the device has {free / 1e9:.1f} GB free; "
                 f"{_FEWER}."
             )
-        host = _free_of_host()
+        host = free_of_host()
         if is_gpu and least + workers * grams > free and workers * in_host > host:
             raise ModelError(
                 f"{names} about {least / 1e9:.1f} GB on the device, which has {free / 1e9:.1f} GB "
@@ -178,7 +194,7 @@ def check_room(
     return crowded
 
 
-def _check_turns(needs: Sequence[_Need], here: int, workers: int, free: int) -> None:
+def _check_turns(needs: Sequence[Need], here: int, workers: int, free: int) -> None:
     """Raise ModelError where models do not fit by turns either.
 
     Args:
@@ -196,14 +212,15 @@ def _check_turns(needs: Sequence[_Need], here: int, workers: int, free: int) -> 
             f"{_FEWER}."
         )
     waiting = workers * sum(need.waiting + need.grams_on_host for need in needs)
-    if waiting > (host := _free_of_host()):
+    if waiting > (host := free_of_host()):
         raise ModelError(
             f"{by_turns} they need about {waiting / 1e9:.1f} GB of host memory, where "
             f"{host / 1e9:.1f} GB are free; {_FEWER}."
         )
 
 
-def _free_of_host() -> int:
+def free_of_host() -> int:
+    """Bytes of host memory that are free."""
     return int(psutil.virtual_memory().available)
 
 
@@ -266,6 +283,11 @@ def _unused(device: torch.device) -> int:
 def _in_host(layers: Mapping[str, Matrix]) -> int:
     """Bytes of host memory that Gram matrices of all these layers take, if none is shared."""
     return sum(host_bytes(gram.size_of(layer)) for layer in layers.values())
+
+
+def free_on(device: str) -> int:
+    """Bytes that are free on a device of that name. Raises ModelError."""
+    return _free(find_devices(device))
 
 
 def _free(devices: Sequence[torch.device]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from prunerzero.tasks.setup import Setup
 
 @dataclass(frozen=True)
 class Order:
-    """What every worker of a search is told; all but the device is the same for all.
+    """What every worker of a search is told; all but the devices is the same for all.
 
     Attributes:
         by_turns: whether the models are on the device one at a time.
@@ -30,11 +30,7 @@ class Order:
     by_turns: bool = False
     given: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def device(self) -> str:
-        """The worker's, for all models."""
-        return self.setups[0].device
-
-    def on(self, device: str) -> Order:
-        """The same for the worker of another device."""
-        return replace(self, setups=tuple(replace(setup, device=device) for setup in self.setups))
+    def on(self, devices: Sequence[str]) -> Order:
+        """The same for the worker that has each model on one of these devices."""
+        placed = zip(self.setups, devices, strict=True)
+        return replace(self, setups=tuple(replace(one, device=device) for one, device in placed))

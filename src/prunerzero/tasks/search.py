@@ -29,7 +29,7 @@ from prunerzero.tasks.cases import (
 )
 from prunerzero.tasks.doubts import one_text_doubt, told
 from prunerzero.tasks.duration import parse_duration
-from prunerzero.tasks.fits import check_room
+from prunerzero.tasks.fits import needs_of
 from prunerzero.tasks.known_metrics import KnownMetrics
 from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.observer import Observer
@@ -37,12 +37,13 @@ from prunerzero.tasks.operators import operators_told, operators_under
 from prunerzero.tasks.options import RefitOptions, SearchOptions, SearchRefitOptions
 from prunerzero.tasks.order import Order
 from prunerzero.tasks.output import check_run, check_study
+from prunerzero.tasks.places import places_of
 from prunerzero.tasks.search_result import Found, mean_ratios, measured_as
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.shared_study import SharedRatios, open_study
 from prunerzero.tasks.twins import Twins
 from prunerzero.tasks.unseen import check_sources_unseen, check_windows_unseen, judged_doubts
-from prunerzero.tasks.workers import devices_for, run_workers
+from prunerzero.tasks.workers import devices_for, gpus_of, run_workers
 from prunerzero.tasks.workspace import Workspace
 
 JOURNAL = "journal.log"
@@ -116,23 +117,26 @@ def search(
         )
     except ValueError as error:
         raise InputError(str(error)) from None
-    crowded = check_room(setups, len(sparsities), settings.terminals, refit.whole, devices)
+    needs = needs_of(setups, len(sparsities), settings.terminals, refit.whole)
+    wanted = None if options.workers == "auto" else len(devices)
+    places = places_of(needs, devices, gpus_of(device), wanted)
     observer = observer or Observer()
     if told_of_operators := operators_told(refit.update, options.operators):
         observer.note(told_of_operators)
-    if crowded:
-        observer.note(crowded)
-    order = Order(setups, sparsities, folder, settings, storage, refit.whole, bool(crowded), given)
-    order = order.on(devices[0])
-    if len(devices) == 1:
-        if device == "auto" and (gpus := torch.cuda.device_count()) > 1:
+    if places.told:
+        observer.note(places.told)
+    order = Order(
+        setups, sparsities, folder, settings, storage, refit.whole, places.by_turns, given
+    ).on(places.workers[0])
+    if len(places.workers) == 1:
+        if devices == ["auto"] and (gpus := torch.cuda.device_count()) > 1:
             observer.note(f'1 of {gpus} GPUs is used; `workers="auto"` uses all.')
         found, result = run_order(order, observer)
     else:
         with open_study(storage) as study:  # refused here, it is refused once
             if study.arrival:
                 observer.note(study.arrival)
-        found, result = run_workers(run_order, order, devices, observer)
+        found, result = run_workers(run_order, order, places.workers, observer)
     _write(folder, found, result)
     return found
 

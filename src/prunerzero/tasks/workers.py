@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.resource_tracker import ensure_running
@@ -39,6 +39,12 @@ LAST_WORDS = ("found", "refused", "crashed", "interrupted")
 """What a worker may end with; one that ends with none of them was killed."""
 
 
+def gpus_of(device: str) -> list[str]:
+    """All GPUs, where the user's word for the device stands for them; else none."""
+    count = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    return [f"cuda:{number}" for number in range(count)]
+
+
 def devices_for(workers: int | str, device: str) -> list[str]:
     """The device of each worker.
 
@@ -49,7 +55,7 @@ def devices_for(workers: int | str, device: str) -> list[str]:
     Raises:
         InputError: ``workers`` is neither "auto" nor a positive number.
     """
-    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    gpus = len(gpus_of(device))
     if workers == "auto":
         count = max(1, gpus)
     else:
@@ -64,26 +70,34 @@ def devices_for(workers: int | str, device: str) -> list[str]:
     return [f"cuda:{i % gpus}" for i in range(count)]
 
 
-def run_workers(run: Run, order: Order, devices: list[str], observer: Observer) -> Outcome:
-    """Run ``run(order, …)`` in a process for each device; what one of those found that finished.
+def run_workers(
+    run: Run, order: Order, places: Sequence[Sequence[str]], observer: Observer
+) -> Outcome:
+    """Run ``run(order, …)`` in several processes; what one of those found that finished.
+
+    Args:
+        run: a worker's part.
+        order: what all are told.
+        places: of each worker, the device of each model.
+        observer: receives what they tell.
 
     Raises:
         InputError: a worker refused the order, or all of them died.
         KeyboardInterrupt: Ctrl-C, before anything was measured.
     """
-    return _Crew(run, order, devices, observer).work()
+    return _Crew(run, order, places, observer).work()
 
 
 class _Worker:
-    def __init__(self, number: int, device: str) -> None:
-        self.name = f"worker {number} ({device})"
-        self.device = device
+    def __init__(self, number: int, devices: Sequence[str]) -> None:
+        self.name = f"worker {number} ({' and '.join(sorted(set(devices)))})"
+        self.devices = devices
         self.deaths = 0
 
     def start(self, run: Run, order: Order, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.inbox, outbox = context.Pipe(duplex=False)
-        own = order.on(self.device)
+        own = order.on(self.devices)
         self.process = context.Process(target=_work, args=(run, own, threads, outbox), daemon=True)
         ensure_running()  # what start() does where it must, and unblocks signals
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
@@ -101,12 +115,14 @@ class _Worker:
 
 
 class _Crew:
-    def __init__(self, run: Run, order: Order, devices: list[str], observer: Observer) -> None:
+    def __init__(
+        self, run: Run, order: Order, places: Sequence[Sequence[str]], observer: Observer
+    ) -> None:
         self.run = run
         self.order = order
         self.observer = observer
-        self.workers = [_Worker(n, device) for n, device in enumerate(devices, start=1)]
-        self.threads = max(1, torch.get_num_threads() // len(devices))
+        self.workers = [_Worker(n, devices) for n, devices in enumerate(places, start=1)]
+        self.threads = max(1, torch.get_num_threads() // len(places))
         self.at_work: list[_Worker] = []
         self.outcomes: list[Outcome] = []
         self.refusal: str | None = None
@@ -232,7 +248,7 @@ def _how_it_ended(code: int | None) -> str:
 def _work(run: Run, order: Order, threads: int, outbox: Connection) -> None:
     for number in STOPS:
         signal.signal(number, _interrupt_once)
-    device = order.device
+    device = order.setups[0].device
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         torch.set_num_threads(threads)
