@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from tiny_model import tiny_model
 
-from prunerzero.evolution import Case, Several
+from prunerzero.evolution import AtOnce, Case, Placed, Several
 from prunerzero.language.perplexity import perplexity
 from prunerzero.metrics import CATALOG, Expression, ScoreError, Sparsity
+from prunerzero.pruning.blocks import prunable_layers
 from prunerzero.pruning.fitness import PrunedLoss
 from prunerzero.pruning.gram import collect_grams
 from prunerzero.pruning.refit import Refit
@@ -78,6 +82,38 @@ def test_chunks_that_are_all_begun_before_any_is_waited_for_have_the_losses_they
         assert torch.equal(layer.weight, dense[name])
     found = [[wait() for wait in chunk] for chunk in reversed(waits)]
     assert [list(losses) for losses in zip(*reversed(found), strict=True)] == alone
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs")
+@pytest.mark.parametrize("group", ["row", "layer", "model"])
+def test_on_two_gpus_models_that_are_read_at_once_have_the_losses_they_have_alone(refit, group):
+    """Models so large that a GPU is behind the CPU, which does not wait between begun chunks."""
+    windows = torch.randint(0, 32, (48, 60), generator=torch.Generator().manual_seed(1))
+    refit = replace(refit, solver_steps=8) if refit else refit
+    sparsities = [Sparsity(0.5, group=group), Sparsity(0.6, group=group)]
+
+    def cases(devices: list[str]) -> list[Placed]:
+        found = []
+        for seed, device in enumerate(devices):
+            model = tiny_model(seed, hidden_size=1024, intermediate_size=2048).to(device).bfloat16()
+            layers = prunable_layers(model)
+            first = PrunedLoss(
+                model, layers, collect_statistics(model, layers, windows[:8]), sparsities[0],
+                windows, windows_per_chunk=2, race_chunks=16, refit=refit,
+                grams=collect_grams(model, layers, windows[:8]) if refit else None,
+            )  # fmt: skip
+            each = [first, first.at(sparsities[1])]
+            found += [Placed(one, [0.0] * first.total_chunks, device) for one in each]
+        return found
+
+    one_gpu, two_gpus = Several(cases(["cuda:0"] * 2)), AtOnce(cases(["cuda:0", "cuda:1"]))
+    for name in ("wanda", "fisher", "pruner-zero"):
+        metric = CATALOG[name].expression
+        assert list(two_gpus.losses(metric)) == list(one_gpu.losses(metric))
+        reading = two_gpus.losses(metric)  # left in the midst, it leaves dense models
+        next(reading)
+        reading.close()
+    assert torch.cuda.current_device() == 0
 
 
 def test_the_fitness_of_several_is_the_mean_of_what_brute_force_measures(measure, model):

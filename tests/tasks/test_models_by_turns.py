@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from moved_tensors import Moves, poisoned_moves
-from tiny_model import tiny_gemma, tiny_model, tiny_tokenizer
+from tiny_model import tiny_model, tiny_tokenizer
+from two_models import results, two_models
 
 from prunerzero import InputError, Setup, search
 from prunerzero.tasks.observer import Observer
@@ -26,15 +26,7 @@ CROWDED = "the 2 models together need more than there is"
 
 @pytest.fixture(scope="module")
 def setups(tmp_path_factory: pytest.TempPathFactory, workplace: Path) -> Callable[..., list[Setup]]:
-    folder = tmp_path_factory.mktemp("models")
-    for name, model in (("llama", tiny_model(4)), ("gemma", tiny_gemma())):
-        model.save_pretrained(folder / name)
-        tiny_tokenizer().save_pretrained(folder / name)
-    texts = {part: workplace / f"{part}.txt" for part in ("calibration", "validation", "test")}
-    few = {"max_seq_length": 16, "num_calibration_samples": 16}
-    return lambda **more: [
-        Setup(model=str(folder / name), **few, **texts, **more) for name in ("llama", "gemma")
-    ]
+    return two_models(tmp_path_factory.mktemp("models"), workplace)
 
 
 @pytest.fixture
@@ -48,16 +40,6 @@ def moves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Moves]:
     monkeypatch.setenv("PRUNERZERO_CACHE", str(tmp_path / "cache"))
     with poisoned_moves() as moves:
         yield moves
-
-
-def results(folder: Path) -> Any:
-    """All that a search tells, without what depends on the clock and the folder."""
-    best = json.loads((folder / "best.json").read_text())
-    history = json.loads((folder / "history.json").read_text())
-    for told in (best, *history):
-        for clock in ("seconds", "took", "output_dir", "interrupted"):
-            told.pop(clock, None)
-    return best, history
 
 
 FEW = {"evaluations": 12, "seed": 3}
