@@ -94,9 +94,9 @@ class SearchOptions(Options):
     )
     workers: int | str = option(
         "1",
-        "Processes on this host, one for each GPU; auto: as many as GPUs are visible, or fewer with "
-        "several each where models do not fit on one together. A Python program that asks for "
-        "several must guard its main module.",
+        "Processes on this host, one for each GPU; auto: as many as GPUs are visible, or fewer "
+        "with several each where models do not fit on one together. A Python program that asks "
+        "for several must guard its main module.",
         AS_GIVEN,
         metavar="auto|K",
     )
