@@ -1,6 +1,6 @@
 """Evolve metrics for SmolLM2-135M from scratch, several seeds at once on all GPUs of the machine.
 
-    python -m examples.smollm2.run --model SmolLM2-135M-Instruct.Q4_1.gguf --text wikitext2 \\
+    python -m examples.smollm2.run --model SmolLM2-135M-Instruct.Q4_1.gguf --text texts/wikitext2 \\
         --output-dir smollm2 --seconds 420
 
 ``--text`` is a folder with ``calibration.txt`` and ``validation.txt``; what was found is judged on
