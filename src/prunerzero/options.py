@@ -106,6 +106,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 def takes(cls: type[Options], parameter: str = "options") -> Callable[[F], F]:
     """Let a function that takes an instance of ``cls`` take each of its options as a keyword too.
 
+    Where the function has ``**keywords: Unpack[...]``, that tells type checkers which these are; it
+    is given nothing.
+
     >>> @dataclass(frozen=True)
     ... class Budget(Options):
     ...     evaluations: int = option(500, "At most this many evaluations.", whole_number(1))
@@ -117,7 +120,10 @@ def takes(cls: type[Options], parameter: str = "options") -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
-        own = inspect.signature(function)
+        declared = inspect.signature(function)
+        own = declared.replace(
+            parameters=[p for p in declared.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        )
         named = {one.name: one for one in options_of(cls)}
 
         @functools.wraps(function)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -29,6 +29,7 @@ from prunerzero.tasks.benching.measure import measure_models
 from prunerzero.tasks.benching.rivals import make_rivals
 from prunerzero.tasks.benching.subject import Plan, Subject
 from prunerzero.tasks.duration import parse_duration
+from prunerzero.tasks.keywords import BenchKeywords
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import BenchOptions
 from prunerzero.tasks.workspace import DEFAULT_WINDOW_LENGTH
@@ -74,6 +75,7 @@ def bench(
     *,
     output_dir: str | Path | None = None,
     observer: Observer | None = None,
+    **keywords: Unpack[BenchKeywords],
 ) -> BenchResult:
     """Measure models side by side on this machine, each in a process of its own.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from prunerzero.arguments import choice, kind, paths, whole
 from prunerzero.arguments import texts as several
@@ -21,6 +21,7 @@ from prunerzero.pruning.pruner import check_differs
 from prunerzero.pruning.statistics import Statistics
 from prunerzero.tasks.by_block import parts_read
 from prunerzero.tasks.doubts import dense_doubt, one_text_doubt, pruned_doubt, told
+from prunerzero.tasks.keywords import RefitKeywords
 from prunerzero.tasks.methods import prune_by, read_methods
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
@@ -88,6 +89,7 @@ def compare(
     stride: int | None = None,
     samples: int = 0,
     methods: str | Sequence[str] = (),
+    **keywords: Unpack[RefitKeywords],
 ) -> Comparison:
     """Prune with each metric and each method in turn, measure, and restore.
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from prunerzero.arguments import path, paths
 from prunerzero.arguments import texts as several
@@ -26,6 +26,7 @@ from prunerzero.report import packed_card
 from prunerzero.report.model_card import UNPACKED_CARD
 from prunerzero.tasks.checkpoint import Checkpoint, as_transformers_writes
 from prunerzero.tasks.evaluate import evaluate
+from prunerzero.tasks.keywords import PackKeywords
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import PackOptions
 from prunerzero.tasks.output import check_output
@@ -92,6 +93,7 @@ def pack(
     datasets: str | Sequence[str] = (),
     texts: str | Path | Sequence[str | Path] = (),
     calibration: str | Path | Sequence[str | Path] = (),
+    **keywords: Unpack[PackKeywords],
 ) -> PackResult:
     """Pack a pruned model into a folder that ``from_pretrained`` loads after ``import prunerzero``.
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Unpack
 
 from prunerzero.arguments import path
 from prunerzero.errors import InputError
@@ -23,6 +23,7 @@ from prunerzero.pruning.by_block.partial_checkpoint import PartialCheckpoint, is
 from prunerzero.pruning.pruner import check_differs
 from prunerzero.tasks.by_block import BlockByBlock, Way, parts_read, prune_blocks
 from prunerzero.tasks.fits import fits
+from prunerzero.tasks.keywords import RefitKeywords
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions
@@ -50,6 +51,7 @@ def prune(
     group: Group | None = None,
     recipe: Mapping[str, Any] | None = None,
     push_to_hub: str | None = None,
+    **keywords: Unpack[RefitKeywords],
 ) -> Pruned:
     """Prune a model with a metric and save it.
 

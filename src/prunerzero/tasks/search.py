@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Unpack
 
 import torch
 
@@ -30,6 +31,7 @@ from prunerzero.tasks.cases import (
 from prunerzero.tasks.doubts import one_text_doubt, told
 from prunerzero.tasks.duration import parse_duration
 from prunerzero.tasks.fits import needs_of
+from prunerzero.tasks.keywords import SearchKeywords
 from prunerzero.tasks.known_metrics import KnownMetrics
 from prunerzero.tasks.metric_sources import BEST, HISTORY
 from prunerzero.tasks.observer import Observer
@@ -63,6 +65,7 @@ def search(
     *,
     group: Group | None = None,
     observer: Observer | None = None,
+    **keywords: Unpack[SearchKeywords],
 ) -> Found:
     """Evolve a metric and write ``best.json`` to the run's folder; the same call again resumes.
 

@@ -6,7 +6,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from prunerzero import evolution
 from prunerzero.arguments import path
@@ -20,6 +20,7 @@ from prunerzero.options import takes
 from prunerzero.report import tell_speed, tune_words, write_tune_report
 from prunerzero.report.phrases import Language
 from prunerzero.tasks.duration import in_minutes, parse_duration
+from prunerzero.tasks.keywords import TuneKeywords
 from prunerzero.tasks.metric_sources import sparsity_of
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import TuneOptions
@@ -72,6 +73,7 @@ def tune(
     options: TuneOptions = TuneOptions(),
     *,
     observer: Observer | None = None,
+    **keywords: Unpack[TuneKeywords],
 ) -> TuneResult:
     """Find the highest sparsity that keeps a limit, with a metric chosen or evolved for it.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from safetensors import safe_open
 from torch import Tensor
@@ -22,6 +22,7 @@ from prunerzero.packed.layout import matrix_of, unpack_matrix
 from prunerzero.packed.tensor_file import Form, Header, write_tensors
 from prunerzero.report.model_card import PACKED_TAG, UNPACKED_CARD
 from prunerzero.tasks.checkpoint import Checkpoint, as_transformers_writes
+from prunerzero.tasks.keywords import FilesKeywords
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import FilesOptions
 from prunerzero.tasks.output import check_output
@@ -55,6 +56,7 @@ def unpack(
     output_dir: str | Path,
     observer: Observer | None = None,
     options: FilesOptions = FilesOptions(),
+    **keywords: Unpack[FilesKeywords],
 ) -> UnpackResult:
     """Write the ordinary checkpoint of a packed model, one matrix in memory at a time.
 
