@@ -272,6 +272,25 @@ def test_a_pattern_is_answered_with_yes_or_no():
     assert headline(case_page("a pattern that does not")).startswith("No: the 2:4 pattern does")
 
 
+@pytest.mark.parametrize(
+    ("case", "language", "words"),
+    [
+        ("a share that keeps it", "en", "Yes: 50 % of the weights can go within your limit"),
+        ("a share that does not", "en", "No: with 50 % of the weights gone, your limit of"),
+        ("a share that keeps it", "ja", "可能です。重みの 50 % を削除しても、許容範囲"),
+        ("a share that does not", "ja", "できません。重みの 50 % を削除すると、許容範囲"),
+    ],
+)
+def test_a_share_that_was_asked_about_is_answered_with_yes_or_no_and_is_no_pattern(
+    case, language, words
+):
+    html = case_page(case, language)
+    assert headline(html).startswith(words)
+    assert not re.search("pattern|パターン", visible(html))
+    tile = {"en": "of the weights of all layers together", "ja": "全層を通した重みのうち"}
+    assert tile[language] in visible(html)
+
+
 def test_a_task_is_answered_with_its_score():
     html = case_page("a limit of a task")
     assert headline(html) == (
@@ -317,6 +336,7 @@ def test_every_string_is_used():
         "opening_",
         "pattern_",
         "step_",
+        "share_",
         "packed_pays_",
         "packed_rounded_",
         "part_",

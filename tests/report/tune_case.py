@@ -127,6 +127,12 @@ def in_a_pattern(kept: bool) -> dict[str, Any]:
     return result
 
 
+def at_a_share(kept: bool) -> dict[str, Any]:
+    result = in_a_pattern(kept) | {"pattern_asked": "0.5", "pattern": "0.5", "group": "model"}
+    result["curve"] = [_point(0.5, "wanda", 18.9, 0.29, step="bracket")]
+    return result
+
+
 def by_perplexity() -> dict[str, Any]:
     result = tuned()
     result["limit"] |= {"kind": "perplexity", "value": 18.5, "max_perplexity": 18.5}
@@ -245,6 +251,8 @@ CASES = {
     "not reached": not_reached,
     "a pattern that keeps it": lambda: in_a_pattern(True),
     "a pattern that does not": lambda: in_a_pattern(False),
+    "a share that keeps it": lambda: at_a_share(True),
+    "a share that does not": lambda: at_a_share(False),
     "a limit of perplexity": by_perplexity,
     "a limit of a task": by_task,
     "a known metric": lambda: tuned(metric={**tuned()["metric"], "name": "power-law"}),

@@ -255,6 +255,35 @@ def test_a_pattern_is_answered_yes_or_no(in_workplace, workplace):
     assert no["parts"]["test"]["pruned"] > 0 and no["layers"]
 
 
+def test_a_share_is_answered_yes_or_no_within_the_group_that_keeps_most(in_workplace, workplace):
+    asked = ["tune", *MINE, *FEW_WINDOWS, "--evaluations", "0", "--samples", "0", "--json"]
+    asked += ["--max-degradation", "900%", "--pattern", "30%"]
+    best = json.loads(in_workplace(*asked, "--output-dir", "share").stdout)
+    assert best["answer"].startswith("Yes: at 30 % sparsity")
+    assert best["pattern_asked"] == "30%" and best["pattern"] == "0.3"
+    choices = [p for p in best["curve"] if p["step"] == "choice"]
+    assert {p["group"] for p in choices} == {"row", "layer", "model"}
+    model = AutoModelForCausalLM.from_pretrained(workplace / "share" / "model")
+    weights = [w for name, w in model.named_parameters() if "_proj" in name]
+    zeros = sum(int((w == 0).sum()) for w in weights)
+    assert zeros / sum(w.numel() for w in weights) == pytest.approx(0.3, abs=0.05)
+    again = in_workplace(*asked, "--group", "layer", "--output-dir", "share-of-layers")
+    layers = json.loads(again.stdout)
+    assert {p["group"] for p in layers["curve"]} == {layers["group"]} == {"layer"}
+
+
+def test_a_sparsity_that_says_where_scores_compete_is_asked_about_there(in_workplace, workplace):
+    setup = prunerzero.Setup(
+        "model", validation="mine.txt", num_validation_samples=4, num_test_samples=4
+    )
+    how = {"max_degradation": "900%", "evaluations": 0, "samples": 0, "update": "none"}
+    of_layers = prunerzero.Sparsity(ratio=0.3, group="layer")
+    found = prunerzero.tune(setup, "share-that-says", pattern=of_layers, **how)
+    assert found.group == "layer" and "--group layer" in found.commands[0]
+    with pytest.raises(prunerzero.InputError, match="group"):
+        prunerzero.tune(setup, "share-that-says", pattern="0.3", **how)
+
+
 def test_a_limit_that_nothing_keeps_is_answered_with_no(in_workplace, workplace, tuned):
     limit = str(tuned["dense"] * 1.000001)
     done = in_workplace(

@@ -128,9 +128,7 @@ def _limit(result: dict[str, Any], say: Say) -> str:
 
 def _headline(result: dict[str, Any], say: Say) -> str:
     """The answer in two sentences, and no better than it is."""
-    key = ("pattern_" if result["pattern_asked"] else "") + (
-        "reached" if result["reached"] else "not_reached"
-    )
+    key = tune_words.asked_about(result) + ("reached" if result["reached"] else "not_reached")
     sparsity = sparsity_text(result["pattern"])
     limit = _limit(result, say)
     answer = say(key, sparsity=sparsity, pattern=result["pattern"], limit=limit)
@@ -152,7 +150,7 @@ def _headline(result: dict[str, Any], say: Say) -> str:
 
 def _tiles(result: dict[str, Any], name: str, say: Say) -> list[tuple[str, str, str]]:
     """(what, figure, remark) for the row of tiles."""
-    within = result["group"] if result["pattern_asked"] is None else "pattern"
+    within = "pattern" if ":" in result["pattern"] else result["group"]
     tiles = [
         (say("tile_sparsity"), sparsity_text(result["pattern"]), say(f"tile_{within}_note")),
     ]

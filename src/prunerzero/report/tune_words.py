@@ -28,7 +28,7 @@ def answer(result: Mapping[str, Any], language: Language = "en") -> str:
     if name not in ("evolved", formula):
         named = say("metric_named", name=name, formula=formula)
     opening = say(
-        f"opening_{_kind(result)}",
+        f"opening_{asked_about(result)}{'reached' if result['reached'] else 'not_reached'}",
         amount=_percent(result["sparsity"]),
         pattern=result["pattern"],
     )
@@ -158,10 +158,11 @@ def _measured(figures: Mapping[str, Any], say: Say) -> dict[str, Any]:
     return {"sure": sure, **amount, **_change(figures, say)}
 
 
-def _kind(result: Mapping[str, Any]) -> str:
-    if result["pattern_asked"] is not None:
-        return "yes" if result["reached"] else "no"
-    return "at" if result["reached"] else "even_at"
+def asked_about(result: Mapping[str, Any]) -> str:
+    """How keys of phrases begin where a pattern or a share alone was asked about."""
+    if result["pattern_asked"] is None:
+        return ""
+    return "pattern_" if ":" in result["pattern"] else "share_"
 
 
 def _costs(result: Mapping[str, Any], say: Say) -> str:

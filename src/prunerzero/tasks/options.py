@@ -218,7 +218,10 @@ class TuneOptions(Options):
         panel=_LIMIT,
     )
     pattern: str | float | Sparsity | None = option(
-        None, "Ask about this pattern alone, such as 2:4: is it within the limit?", AS_GIVEN
+        None,
+        "Ask about this sparsity alone, N:M such as 2:4 or a share such as 0.5: is it within the "
+        "limit?",
+        AS_GIVEN,
     )
     group: GroupChoice = option(
         "auto",

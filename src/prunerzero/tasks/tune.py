@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -99,11 +100,14 @@ def tune(
     wish = Wish.of(options.max_degradation, options.max_perplexity, options.task_metric)
     group, pattern, samples = options.group, options.pattern, options.samples
     language, push_to_hub, seed = options.language, options.push_to_hub, options.seed
-    wanted = None
+    if isinstance(pattern, Sparsity) and group == "auto" and pattern.group != "row":
+        group = pattern.group  # it says so itself
+    groups = GROUPS if group == "auto" else (group,)
+    patterns: tuple[Sparsity, ...] = ()
     if pattern is not None:
         wanted = sparsity_of("pattern", pattern, None if group == "auto" else group)
+        patterns = (wanted,) if wanted.of else tuple(replace(wanted, group=one) for one in groups)
         pattern = pattern if isinstance(pattern, str) else str(wanted)
-    groups = GROUPS if group == "auto" else (group,)
     evaluations, time = options.evaluations, options.time
     if evaluations is None and time is None:
         evaluations = DEFAULT_EVALUATIONS
@@ -116,7 +120,7 @@ def tune(
     answered = (folder / RESULT).is_file()
     tasks = load_tasks([wish.task]) if wish.task is not None and not answered else None
     with writing(folder, _GOES_ON):
-        work, split = _open(setup, folder, wanted, observer)
+        work, split = _open(setup, folder, patterns, observer)
         budget = {"evaluations": evaluations, "time": time, "seed": seed}
         asked = {"pattern": pattern, "group": group, "samples": samples, **budget}
         how = {"update": options.update, "refine": options.refine, "steps": options.steps}
@@ -132,12 +136,12 @@ def tune(
                 seed=seed, evaluations=evaluations, seconds=seconds, seed_metrics="catalog"
             )
         course = Course(bench, limit, options.ways)
-        seconds = course.about_seconds(wanted, len(groups), search)
+        seconds = course.about_seconds(patterns, len(groups), search)
         seconds += figures.SENSITIVITY_SECONDS + ABOUT_SECONDS
         work.observer.note(f"about {in_minutes(seconds)} in all, less what was measured before")
-        found = course.run(wanted, groups, search, folder / RUN)
+        found = course.run(patterns, groups, search, folder / RUN)
         metric, sparsity, bench = found.metric, found.sparsity, course.curve.bench
-        if wanted is None:
+        if not patterns:
             course.outline(metric, sparsity)
         parts = {
             "validation": figures.part_figures(bench, metric, sparsity, "validation", limit),
@@ -226,7 +230,7 @@ def _delivered(
 
 
 def _open(
-    setup: Setup, folder: Path, pattern: Sparsity | None, observer: Observer | None
+    setup: Setup, folder: Path, patterns: Sequence[Sparsity], observer: Observer | None
 ) -> tuple[Workspace, dict[str, Any]]:
     """The workspace with its three parts, and how they came about."""
     setup = replace(
@@ -238,7 +242,7 @@ def _open(
     work = Workspace(setup, observer)
     work.texts.read(*(part for part in PARTS if part not in texts))
     check_sources_unseen([work.texts])
-    if pattern is not None:
+    for pattern in patterns:
         work.check_widths(pattern)
     loaded = work.language_model
     try:

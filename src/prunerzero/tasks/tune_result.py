@@ -269,7 +269,7 @@ class TuneResult:
         model: as the user named it.
         output_dir: the folder of the result.
         limit: the loss accepted.
-        pattern_asked: ``2:4`` where a pattern was asked for, else None.
+        pattern_asked: ``2:4``, or a share, where that alone was asked about, else None.
         sparsity: the chosen share of weights, or the pattern's; where the limit cannot be kept, the
             lowest that was tried.
         pattern: the same as it is written.

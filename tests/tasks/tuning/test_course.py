@@ -81,7 +81,7 @@ def test_the_better_metric_answers_within_the_limit_or_beyond_it(limit, evolved,
     found = a_metric_evolved()
     monkeypatch.setattr(course, "search_in", lambda *args, **options: (found, None))
     asked = course.Course(Workbench(evolved), Limit("degradation", limit, 10 * (1 + limit)))
-    answer = asked.run(PATTERN, ["row"], SearchSettings(evaluations=3), Path("unused"))
+    answer = asked.run([PATTERN], ["row"], SearchSettings(evaluations=3), Path("unused"))
     assert (answer.metric.name == course.EVOLVED) == (evolved < 40)
     assert answer.reached == (min(evolved, 40) / 10 - 1 <= limit)
 
@@ -107,7 +107,7 @@ def test_metrics_are_evolved_under_the_update_where_that_is_all_that_is_done_wit
     monkeypatch.setattr(course, "search_in", search_in)
     ways = TuneOptions(**options).ways
     asked = course.Course(Workbench(40), Limit("degradation", 5.0, 60), ways)
-    asked.run(PATTERN, ["row"], SearchSettings(evaluations=3), Path("unused"))
+    asked.run([PATTERN], ["row"], SearchSettings(evaluations=3), Path("unused"))
     assert asked_for == [judged]
 
 
@@ -122,7 +122,7 @@ def test_metrics_are_evolved_under_the_update_where_that_is_all_that_is_done_wit
 def test_weights_are_refitted_only_where_no_validation_text_loses_by_it(factors, taken):
     ways = TuneOptions(refine="none").ways
     asked = course.Course(Workbench(40, factors), Limit("degradation", 5.0, 60), ways)
-    asked.run(PATTERN, ["row"], None, Path("unused"))
+    asked.run([PATTERN], ["row"], None, Path("unused"))
     assert asked.curve.bench.refit.update == taken
 
 
@@ -131,7 +131,7 @@ def test_a_refit_that_is_asked_for_is_taken_whatever_it_costs():
     asked = course.Course(
         Workbench(40, {"a.txt": 1.2, "b.txt": 1.2}), Limit("degradation", 5, 60), ways
     )
-    asked.run(PATTERN, ["row"], None, Path("unused"))
+    asked.run([PATTERN], ["row"], None, Path("unused"))
     assert asked.curve.bench.refit.update == "least-squares"
 
 
@@ -153,7 +153,7 @@ class Rising(Workbench):
 def test_what_is_answered_is_within_the_limit_and_the_most_that_is(slope, update):
     ways = TuneOptions(update=update, refine="none").ways
     asked = course.Course(Rising(40, {"mine.txt": slope}), Limit("degradation", 0.2, 12), ways)
-    answer = asked.run(None, ["row"], None, Path("unused"))
+    answer = asked.run([], ["row"], None, Path("unused"))
     taken = slope if asked.curve.bench.refit.update != "none" else 1.0
     assert taken == (min(slope, 1.0) if update == "auto" else slope)
     assert answer.reached == (taken * 0.005 <= 0.2)
@@ -190,10 +190,10 @@ def test_under_an_update_the_known_metric_answers_that_is_best_under_it(
     ways = TuneOptions(update=update, refine="none").ways
     within = Limit("degradation", 0.12, 11.2)  # fisher would miss it, so the answer would be no
     asked = course.Course(Swapping(40), within, ways)
-    answer = asked.run(PATTERN, ["row"], search, Path("unused"))
+    answer = asked.run([PATTERN], ["row"], search, Path("unused"))
     assert (answer.metric.name, answer.reached) == ("obs", True)
     asked = course.Course(Swapping(40), within, ways)
-    answer = asked.run(None, ["row"], search, Path("unused"))
+    answer = asked.run([], ["row"], search, Path("unused"))
     assert (answer.metric.name, answer.reached) == ("obs", True)
     assert answer.sparsity.fraction == 0.6, "as much as obs keeps: fisher keeps 0.2"
 
@@ -206,5 +206,29 @@ def test_where_the_update_is_not_all_that_is_done_masks_alone_tell_metrics_apart
 ):
     """After ADMM metrics hardly differ, and each would take seconds."""
     asked = course.Course(Swapping(40), Limit("degradation", 9, 100), TuneOptions(**options).ways)
-    assert asked.run(PATTERN, ["row"], None, Path("unused")).metric.name == "fisher"
+    assert asked.run([PATTERN], ["row"], None, Path("unused")).metric.name == "fisher"
     assert not judged_under_update
+
+
+class Apart(Workbench):
+    """Whatever is pruned, each group keeps what it is given."""
+
+    def __init__(self, perplexities: dict[str, float]) -> None:
+        super().__init__(40)
+        self.perplexities = perplexities
+
+    def pruned(self, metric, sparsity, part: str, windows: int | None = None, **_) -> Measured:
+        return Measured((log(self.perplexities[sparsity.group]),), 0.0)
+
+    def refitted(self, refit: RefitOptions) -> Workbench:
+        return self
+
+
+@pytest.mark.parametrize("best", ["row", "layer", "model"])
+def test_of_a_share_that_may_be_within_several_groups_the_best_answers(best):
+    groups = ("row", "layer", "model")
+    bench = Apart(dict.fromkeys(groups, 30.0) | {best: 12.0})
+    asked = course.Course(bench, Limit("degradation", 0.5, 15))
+    shares = [Sparsity(ratio=0.5, group=group) for group in groups]
+    answer = asked.run(shares, groups, None, Path("unused"))
+    assert (answer.reached, answer.sparsity.group) == (True, best)

@@ -77,6 +77,12 @@ def test_a_pattern_is_answered_with_yes_or_no(result):
     assert answer(missed).endswith("The limit is missed on that text.")
 
 
+def test_a_share_that_was_asked_about_is_answered_with_yes_or_no(result):
+    asked = replace(result, pattern_asked="50%", pattern="0.5", sparsity=0.5, group="model")
+    assert answer(asked).startswith("Yes: at 50 % sparsity, weights of the whole model being kept")
+    assert answer(replace(asked, reached=False)).startswith("No: at 50 % sparsity, weights of")
+
+
 def test_no_sparsity_is_told_as_such(result):
     told = answer(replace(result, reached=False, sparsity=0.005, decision=None))
     assert told.startswith("No: even at 0.5 % sparsity, ")

@@ -123,21 +123,24 @@ class Course:
         self.evaluations = 0
 
     def about_seconds(
-        self, pattern: Sparsity | None, groups: int, search: evolution.SearchSettings | None
+        self,
+        patterns: Sequence[Sparsity],
+        groups: int,
+        search: evolution.SearchSettings | None,
     ) -> float:
         """How long a course takes, judged by how long the dense model was read."""
         whole = self.curve.bench.dense("validation")
         n, a_window = len(whole.losses), whole.seconds / len(whole.losses)
         windows = 5 * n  # what is told of the metric in the end
         windows += len(self._ways) * (n + _REFIT_WINDOWS)
-        windows += n if pattern is not None else 3 * BRACKET_WINDOWS * groups + 8 * n
-        windows += _windows_to_choose(groups if pattern is None else 1, n)
+        windows += n if patterns else 3 * BRACKET_WINDOWS * groups + 8 * n
+        windows += _windows_to_choose(len(patterns) or groups, n)
         under_update = any(_judged_after(way).refit for way in self._ways) and all(
             way.refine == "none" for way in self._ways
         )
         if under_update:  # of the same pattern nothing is judged again
             windows += _windows_to_choose(1, n, under_update=True)
-        if search is not None and pattern is None:  # once more, beside the evolved metric
+        if search is not None and len(patterns) != 1:  # once more, beside the evolved metric
             windows += _windows_to_choose(1, n, under_update=under_update)
         seconds = a_window * windows
         if search is not None and search.seconds is not None:
@@ -148,14 +151,15 @@ class Course:
 
     def run(
         self,
-        pattern: Sparsity | None,
+        patterns: Sequence[Sparsity],
         groups: Sequence[Group],
         search: evolution.SearchSettings | None,
         folder: Path,
     ) -> Answer:
-        """Answer for a pattern, or find the highest sparsity within one of the groups."""
-        if pattern is not None:
-            return self._try(pattern, search, folder)
+        """Answer for the best of these patterns, or, where there are none, find the highest
+        sparsity within one of the groups."""
+        if patterns:
+            return self._try(patterns, search, folder)
         first = self._first_step(groups)
         metric, sparsity = self._choose([at_step(max(first, 1), group) for group in groups])
         group = sparsity.group
@@ -183,9 +187,9 @@ class Course:
         return best
 
     def _try(
-        self, pattern: Sparsity, search: evolution.SearchSettings | None, folder: Path
+        self, patterns: Sequence[Sparsity], search: evolution.SearchSettings | None, folder: Path
     ) -> Answer:
-        known, _ = self._choose([pattern])
+        known, pattern = self._choose(patterns)
         if self._take_way(known, pattern):
             known = self._best_under_update(known, pattern)
         metric = self._evolve(known, pattern, search, folder)
