@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from examples.metrics import ablations, ahead, common, one_or_many, pool, results, run
+from examples.metrics import ablations, ahead, common, leads, one_or_many, pool, results, run
 from examples.smollm2 import run as smollm2
 from prunerzero import evolution
 from prunerzero.errors import InputError
@@ -462,3 +462,40 @@ def test_a_search_begins_with_what_others_found_for_the_same() -> None:
     assert run.found_before(before, "rows", "none") == ("W + G", "W * G", "W * sqrt(X)")
     assert run.found_before(before, "rows", "least-squares") == ("W * D",)
     assert run.found_before(before, "2:4", "none") == ()
+
+
+def test_the_metric_that_is_ahead_on_each_model_is_told_with_its_lead_on_unread_text() -> None:
+    def of_seed(*found: tuple[str, float, float]) -> dict[str, Any]:
+        finalists = [{"metric": metric, "excess": [a, b]} for metric, a, b in found]
+        return search("W", *MODELS) | {"finalists": finalists}
+
+    compared = {"dense": 10.0, "wanda": 20.0, "obs": 25.0, "W + X": 16.0, "W * G": 10.0}
+    found = {
+        "search | all | 2:4 | none | 0": of_seed(("W * G", -0.5, 0.1), ("W + G", -0.01, -0.01)),
+        "search | all | 2:4 | none | 1": of_seed(("W + X", -0.1, -0.2)),
+        "comparison | B | 2:4 | none": {
+            "perplexity": {"/t/test_1.txt": compared, "/t/validation.txt": {"dense": 1.0}}
+        },
+    }
+    title, _, row = leads.table(found, ["test"]).splitlines()
+    heads = [cell.strip() for cell in title.strip("|").split("|")]
+    assert heads[3:] == ["A: read", "unread", "B: read", "unread"]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["2:4, none", "2", "`W + X`", "+10.5", "", "+22.1", "+25.0"]
+    with pytest.raises(InputError, match="no search for a lead; name one"):
+        leads.table(three_seeds(), ["test"])
+
+
+def test_the_committed_leads_are_those_of_the_page() -> None:
+    page = (RESULTS.parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    committed = results.load([RESULTS.with_name("ahead.json")], ("search", "comparison"))
+    for row in leads.table(committed, ["python_test", "manual_test"]).splitlines()[2:]:
+        _, _, metric, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        (line,) = (line for line in page.splitlines() if f"| {metric} |" in line)
+        told = [
+            w.strip(" *").replace("−", "-") for w in line.split(metric)[1].strip(" |").split("|")
+        ]
+        told = [word.strip(" *") for cell in told for word in cell.split(",")]
+        assert [float(c) if c else None for c in cells] == [
+            None if word == "not measured" else float(word) for word in told
+        ]
