@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from prunerzero.report import bench_tables, bench_words, write_bench_report
+from prunerzero.report import bench_answer, bench_tables, bench_words, write_bench_report
 from prunerzero.report.bench_charts import bytes_chart, speed_chart
 from prunerzero.report.bench_words import best, frontier
 from prunerzero.report.phrases import strings_of
@@ -36,7 +36,7 @@ def figures(name: str, size: int, speed: float, perplexity: float | None, **more
         "libraries_bytes": 400_000_000,
         "spread": {
             "prefill": {"512": [19 * speed, 21 * speed]},
-            "decode": {"1": [0.9 * speed, 1.1 * speed], "4": [1, 2], "16": [3, 4]},
+            "decode": {"1": [0.98 * speed, 1.03 * speed], "4": [1, 2], "16": [3, 4]},
         },
         "runs": {"load_seconds": [1.23], "prefill": {}, "decode": {"1": [speed]}},
         "runtime": "transformers",
@@ -133,6 +133,46 @@ def test_the_headline_says_which_is_best_in_what(tmp_path, result):
     ) in visible(page_of(tmp_path, result))
 
 
+def quartiles(result: dict[str, Any], **given: Any) -> dict[str, Any]:
+    """The result with these quartiles of writing one text, by the model's short name."""
+    for model in result["models"]:
+        name = model["model"].rpartition("/")[2].replace(" ", "_")
+        model["spread"]["decode"]["1"] = given.get(name, model["spread"]["decode"]["1"])
+    return result
+
+
+def test_models_whose_quartiles_touch_are_not_told_apart(tmp_path, result):
+    apart = quartiles(result, packed=[47.0, 52.0], torch_int8=[43.0, 46.9])
+    assert "the fastest is packed (51.2 tokens" in bench_answer(apart)
+    touching = quartiles(result, packed=[47.0, 52.0], torch_int8=[43.0, 47.0])
+    told = (
+        "the smallest is torch int8 (163 MB), packed and torch int8 cannot be told apart as the "
+        "fastest (51.2 and 44.1 tokens a second, one text; their quartiles overlap), dense has"
+    )
+    assert told in bench_answer(touching)
+    assert told in visible(page_of(tmp_path, touching))
+    japanese = visible(page_of(tmp_path, touching, "ja"))
+    assert "packed と torch int8 が最も速く、互いに差があるとは言えません" in japanese
+
+
+def test_whoever_reaches_the_quartiles_of_the_fastest_is_named_whatever_lies_between(result):
+    wide = quartiles(result, packed=[47.0, 52.0], torch_int8=[44.0, 44.2], dense=[20.0, 48.0])
+    assert "packed and dense cannot be told apart" in bench_answer(wide)
+    wide = quartiles(result, packed=[26.0, 52.0])
+    assert "packed and torch int8 and dense cannot be told apart" in bench_answer(wide)
+
+
+def test_what_was_measured_once_is_called_so(result):
+    once = quartiles(result, packed=None, torch_int8=None, dense=None, slower_and_worse=None)
+    assert "fastest is packed (51.2 tokens a second, one text, measured once)" in bench_answer(once)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_on_a_gpu_the_answer_is_of_speeds_in_graphs(on_gpu, language):
+    touching = quartiles(on_gpu, packed=[44.0, 52.0])
+    assert "CUDA" in bench_answer(touching, language)
+
+
 def test_a_model_by_itself_is_not_called_the_best(tmp_path, result):
     result["models"] = result["models"][:1]
     text = visible(page_of(tmp_path, result))
@@ -204,7 +244,7 @@ def test_both_languages_say_the_same_things_and_every_phrase_is_used(result):
         return {name for _, name, _, _ in string.Formatter().parse(text) if name}
 
     report = Path(bench_words.__file__).parent
-    code = (report / "bench_page.py").read_text()
+    code = (report / "bench_page.py").read_text() + (report / "bench_words.py").read_text()
     code += (report / "templates" / "bench.html.j2").read_text()
     columns = {f"column_{name}" for name, _ in bench_words.columns_of(result)}
     for key, text in english.items():

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from prunerzero.language.loading import load_model
 from prunerzero.language.perplexity import perplexity
 from prunerzero.language.source import ModelSource
 from prunerzero.memory import cache_folder
+from prunerzero.tasks.bench import BenchResult
+from prunerzero.tasks.benching.figures import ModelFigures
 from prunerzero.tasks.benching.measure import measure_models
 from prunerzero.tasks.benching.subject import Plan, Subject
 from prunerzero.tasks.observer import Observer
@@ -141,8 +144,20 @@ def test_results_and_page_are_written_and_the_page_again_in_japanese(measured, p
     assert json.loads((place / "out" / "results.json").read_text()) == measured
     page = place / "out" / "report.html"
     assert "torch int4" in page.read_text()
+    assert f"<h1>{measured['answer']}</h1>" in page.read_text()
     assert InProcess(place).json("report", "out", "--language", "ja")["of"] == "bench"
     assert '<html lang="ja">' in page.read_text()
+
+
+def test_a_terminal_has_the_sentence_below_the_tables(measured, in_workplace, monkeypatch):
+    models = tuple(ModelFigures(**figures) for figures in measured["models"])
+    found = BenchResult(**{**measured, "models": models})
+    monkeypatch.setattr("prunerzero.tasks.bench.bench", lambda *_, **__: found)
+    assert measured["answer"].startswith("Of these models, the smallest is")
+    assert f"\n{measured['answer']}\n" in in_workplace("bench", "model", "packed").stdout
+    alone = replace(found, models=models[:1], answer="")
+    monkeypatch.setattr("prunerzero.tasks.bench.bench", lambda *_, **__: alone)
+    assert "Of these models" not in in_workplace("bench", "model").stdout
 
 
 def test_one_model_can_be_measured_by_a_program(place):

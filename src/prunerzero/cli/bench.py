@@ -67,6 +67,8 @@ def bench(
     else:
         console = out()
         console.print(*bench_tables(asdict(result)), sep="\n")
+        if len(result.models) > 1:
+            console.print(result.answer, markup=False, soft_wrap=True)
         if result.protocol["in_graphs"]:
             console.print(f"[bold]{IN_GRAPHS}[/]", soft_wrap=True)
         console.print(f"Protocol: {result.protocol['words']}.", markup=False, soft_wrap=True)

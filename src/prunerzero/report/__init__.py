@@ -5,6 +5,7 @@ from a finished run without the model, without torch and without the rest of thi
 """
 
 from .bench_page import write_bench_report
+from .bench_words import answer as bench_answer
 from .bench_words import gpu_text
 from .comparison import comparison
 from .model_card import model_card, packed_card, tell_speed
@@ -13,6 +14,7 @@ from .tables import bench_tables, cases_table, perplexity_table, texts_table
 from .tune_page import write_tune_report
 
 __all__ = [
+    "bench_answer",
     "bench_tables",
     "cases_table",
     "comparison",

@@ -6,9 +6,10 @@ from typing import Any
 
 from . import bench_charts, charts
 from .bench_words import (
+    PHRASES,
     Column,
     Figures,
-    best,
+    answer,
     cells,
     columns_of,
     frontier,
@@ -21,9 +22,7 @@ from .bench_words import (
 )
 from .phrases import Language, Say, say_in
 from .rendering import render, write_page
-from .wording import MISSING, bytes_text, finite, perplexity_text, speed_text
-
-_PAGE = "bench_"
+from .wording import MISSING, bytes_text, finite
 
 
 def write_bench_report(result: Mapping[str, Any], path: Path, language: Language = "en") -> None:
@@ -38,7 +37,7 @@ def write_bench_report(result: Mapping[str, Any], path: Path, language: Language
 
 
 def _render(result: Mapping[str, Any], language: Language) -> str:
-    say = say_in(language, _PAGE)
+    say = say_in(language, PHRASES)
     models: list[Figures] = list(result["models"])
     short = short_names(models)
     columns, graphs = columns_of(result), in_graphs(result)
@@ -55,7 +54,7 @@ def _render(result: Mapping[str, Any], language: Language) -> str:
         result=result,
         language=language,
         say=say,
-        headline=_headline(models, short, say, graphs),
+        headline=answer(result, language),
         columns=_columns(columns, say),
         rows=[(model, cells(model, columns)) for model in models],
         in_graphs=graphs,
@@ -74,26 +73,6 @@ def _render(result: Mapping[str, Any], language: Language) -> str:
         # plotly writes "<" inside JSON as \u003c, so that no name can end the script.
         figures={name: figure.to_json() for name, figure in figures.items()},
     )
-
-
-def _headline(models: Sequence[Figures], short: Mapping[str, str], say: Say, graphs: bool) -> str:
-    """Which model is best in what, and no more than was measured."""
-    fastest = "fastest_in_graphs" if graphs else "fastest"
-    found = {
-        "smallest": (best(models, lambda m: finite(m["file_bytes"])), "file_bytes", bytes_text),
-        fastest: (best(models, speed_of, highest=True), None, speed_text),
-        "nearest": (best(models, lambda m: finite(m["perplexity"])), "perplexity", perplexity_text),
-    }
-    said = [
-        say(
-            key,
-            model=short[model["model"]],
-            value=told(speed_of(model) if name is None else model[name]),
-        )
-        for key, (model, name, told) in found.items()
-        if model is not None
-    ]
-    return say("headline", each=say("list_comma").join(said)) if said else say("headline_alone")
 
 
 def _names(models: Sequence[Figures], short: Mapping[str, str], say: Say) -> str:

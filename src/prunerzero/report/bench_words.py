@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .phrases import Language, Say, say_in
 from .wording import (
     bytes_text,
     finite,
@@ -11,6 +12,9 @@ from .wording import (
     speed_text,
     spread_text,
 )
+
+PHRASES = "bench_"
+"""Begins the names of the catalogues."""
 
 Figures = Mapping[str, Any]
 """What ``results.json`` has of one model."""
@@ -63,6 +67,61 @@ def gpu_text(machine: Mapping[str, Any]) -> str | None:
         return None
     driver = f"driver {gpu['driver']}, " if gpu["driver"] else ""
     return f"{gpu['name']} ({driver}CUDA {gpu['cuda']}, torch {gpu['torch']})"
+
+
+def answer(result: Mapping[str, Any], language: Language = "en") -> str:
+    """Which model is best in what, in a sentence, and no more than was measured.
+
+    Args:
+        result: what ``results.json`` holds.
+        language: of the sentence.
+    """
+    say = say_in(language, PHRASES)
+    models: Sequence[Figures] = result["models"]
+    short = short_names(models)
+    said = []
+    if smallest := best(models, lambda m: finite(m["file_bytes"])):
+        value = bytes_text(smallest["file_bytes"])
+        said.append(say("smallest", model=short[smallest["model"]], value=value))
+    if first := fastest(models):
+        said.append(_speed_told(first, short, say, graphs=in_graphs(result)))
+    if nearest := best(models, lambda m: finite(m["perplexity"])):
+        value = perplexity_text(nearest["perplexity"])
+        said.append(say("nearest", model=short[nearest["model"]], value=value))
+    return say("headline", each=say("list_comma").join(said)) if said else say("headline_alone")
+
+
+def _speed_told(
+    first: Sequence[Figures], short: Mapping[str, str], say: Say, *, graphs: bool
+) -> str:
+    """Which model is the fastest, or which ones cannot be told apart."""
+    names = say("list_and").join(short[model["model"]] for model in first)
+    values = say("list_and").join(speed_text(speed_of(model)) for model in first)
+    where = say("where_in_graphs") if graphs else ""
+    key = "fastest" if _quartiles(first[0]) is not None else "fastest_once"
+    return say(key if len(first) == 1 else "alike", models=names, values=values, where=where)
+
+
+def fastest(models: Sequence[Figures]) -> list[Figures]:
+    """The model that continues one text the fastest, and after it those whose quartiles overlap
+    with its own, or touch them; none where fewer than two have a speed.
+
+    A speed that was measured once has no quartiles, and stands for them.
+    """
+    top = best(models, speed_of, highest=True)
+    if top is None:
+        return []
+    known = [(speed, model) for model in models if (speed := speed_of(model)) is not None]
+    spread = {id(model): _quartiles(model) or (speed, speed) for speed, model in known}
+    low, _ = spread[id(top)]
+    others = [(s, m) for s, m in known if m is not top and spread[id(m)][1] >= low]
+    return [top, *(model for _, model in sorted(others, key=lambda pair: -pair[0]))]
+
+
+def _quartiles(figures: Figures) -> tuple[float, float] | None:
+    """Those of ``speed_of``."""
+    found = figures["spread"]["decode"].get("1")
+    return None if found is None else (found[0], found[1])
 
 
 def best(

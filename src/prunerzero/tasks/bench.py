@@ -22,7 +22,7 @@ from prunerzero.language.loading import outline_of
 from prunerzero.language.models import LanguageModel
 from prunerzero.language.source import BUNDLED, ModelSource
 from prunerzero.options import takes
-from prunerzero.report import write_bench_report
+from prunerzero.report import bench_answer, write_bench_report
 from prunerzero.tasks.benching.figures import ModelFigures
 from prunerzero.tasks.benching.machine import machine, versions
 from prunerzero.tasks.benching.measure import measure_models
@@ -57,6 +57,8 @@ class BenchResult:
         versions: of what ran the models.
         settings: the options.
         interrupted: whether it was stopped before everything was measured.
+        answer: which model is best in what, in a sentence; models whose quartiles overlap are not
+            told apart.
     """
 
     models: tuple[ModelFigures, ...]
@@ -66,6 +68,7 @@ class BenchResult:
     versions: dict[str, str]
     settings: dict[str, Any]
     interrupted: bool = False
+    answer: str = ""
 
 
 @takes(BenchOptions)
@@ -129,6 +132,7 @@ def bench(
     def keep(figures: list[ModelFigures]) -> None:
         nonlocal result
         result = replace(result, models=tuple(figures))
+        result = replace(result, answer=bench_answer(asdict(result)))
         if folder is not None and any(one.has_speed for one in figures):
             write_json(folder / RESULTS, asdict(result))
 
