@@ -1,5 +1,8 @@
 """A GGUF file is a model like any other, and once pruned an ordinary checkpoint."""
 
+from types import SimpleNamespace
+
+import gguf
 import pytest
 import torch
 from tiny_gguf import save_tiny_gguf
@@ -7,7 +10,8 @@ from tiny_model import some_text
 from transformers import AutoModelForCausalLM
 
 from prunerzero import ModelError, Setup, prune
-from prunerzero.language.loading import load_model
+from prunerzero.language import gguf_once
+from prunerzero.language.loading import load_model, outline_of
 from prunerzero.language.source import ModelSource
 
 
@@ -35,3 +39,33 @@ def test_a_damaged_gguf_file_is_refused(tmp_path):
     (tmp_path / "tiny.gguf").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match="tiny.gguf"):
         load_model(ModelSource(str(tmp_path / "tiny.gguf")))
+
+
+@pytest.mark.parametrize("load", [load_model, outline_of])
+def test_a_gguf_file_is_read_once(tmp_path, monkeypatch, load):
+    save_tiny_gguf(tmp_path / "tiny.gguf")
+    read, usual = [], gguf.GGUFReader
+
+    def reader(path):
+        read.append(path)
+        return usual(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", reader)
+    load(ModelSource(str(tmp_path / "tiny.gguf"), device="cpu"))
+    assert len(read) == 1
+    assert gguf.GGUFReader is reader  # nothing of it is kept: the file may change
+
+
+def test_what_gguf_is_comes_back_where_loading_fails(tmp_path):
+    usual = gguf.GGUFReader, gguf.get_tensor_name_map
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match="tiny.gguf"):
+        load_model(ModelSource(str(tmp_path / "tiny.gguf")))
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == usual
+
+
+def test_a_gguf_package_without_these_functions_is_left_alone(monkeypatch):
+    other = SimpleNamespace()
+    monkeypatch.setattr(gguf_once, "_library", lambda: other)
+    with gguf_once.gguf_once({"gguf_file": "a.gguf"}):
+        assert vars(other) == {}

@@ -16,6 +16,7 @@ from prunerzero import identity
 from prunerzero.errors import ModelError, first_line
 from prunerzero.language.checkpoint_files import CheckpointFiles
 from prunerzero.language.devices import compute_dtype, find_devices
+from prunerzero.language.gguf_once import gguf_once
 from prunerzero.language.hub import cache_refusal
 from prunerzero.language.kinds import auto_class, check_config, check_inputs, empty_model
 from prunerzero.language.locate import locate
@@ -93,18 +94,19 @@ def read_model(
     where, options = locate(source)
     is_gguf = "gguf_file" in options
     try:
-        config = AutoConfig.from_pretrained(where, **options)
-        check_config(name, config, from_gguf=is_gguf)
-        before = copy.deepcopy(config)  # loading changes it
-        tokenizer = _read_tokenizer(name, where, options)
-        stored = config.get_text_config().dtype or config.dtype or torch.float32
-        model, report = auto_class(config).from_pretrained(
-            where,
-            use_safetensors=None if is_gguf or source.allow_pickle else True,
-            output_loading_info=True,
-            **more_options(config, stored),
-            **options,
-        )
+        with gguf_once(options):
+            config = AutoConfig.from_pretrained(where, **options)
+            check_config(name, config, from_gguf=is_gguf)
+            before = copy.deepcopy(config)  # loading changes it
+            tokenizer = _read_tokenizer(name, where, options)
+            stored = config.get_text_config().dtype or config.dtype or torch.float32
+            model, report = auto_class(config).from_pretrained(
+                where,
+                use_safetensors=None if is_gguf or source.allow_pickle else True,
+                output_loading_info=True,
+                **more_options(config, stored),
+                **options,
+            )
     except ModelError:
         raise
     except Exception as error:  # a broken model makes transformers raise almost anything
@@ -164,9 +166,10 @@ def outline_of(source: ModelSource) -> LanguageModel:
 
     where, options = locate(source)
     try:
-        config = AutoConfig.from_pretrained(where, **options)
-        check_config(source.model, config, from_gguf="gguf_file" in options)
-        tokenizer = _read_tokenizer(source.model, where, options)
+        with gguf_once(options):
+            config = AutoConfig.from_pretrained(where, **options)
+            check_config(source.model, config, from_gguf="gguf_file" in options)
+            tokenizer = _read_tokenizer(source.model, where, options)
         model = empty_model(config, source.trust_remote_code)
     except ModelError:
         raise
