@@ -34,8 +34,9 @@ from prunerzero.tasks.tune_file import read_result
 from prunerzero.tasks.tune_result import ChosenMetric, TuneResult
 from prunerzero.tasks.tuning import figures
 from prunerzero.tasks.tuning.course import GROUPS, Course
+from prunerzero.tasks.tuning.estimate import about_seconds
 from prunerzero.tasks.tuning.limit import Wish, limit_on
-from prunerzero.tasks.tuning.packing import ABOUT_SECONDS, pack_and_measure
+from prunerzero.tasks.tuning.packing import pack_and_measure
 from prunerzero.tasks.tuning.repeat import commands
 from prunerzero.tasks.tuning.texts import cut_parts, fitting_length, write_parts
 from prunerzero.tasks.tuning.workbench import (
@@ -136,8 +137,7 @@ def tune(
                 seed=seed, evaluations=evaluations, seconds=seconds, seed_metrics="catalog"
             )
         course = Course(bench, limit, options.ways)
-        seconds = course.about_seconds(patterns, len(groups), search)
-        seconds += figures.SENSITIVITY_SECONDS + ABOUT_SECONDS
+        seconds = about_seconds(bench, options.ways, patterns, groups, search)
         work.observer.note(f"about {in_minutes(seconds)} in all, less what was measured before")
         found = course.run(patterns, groups, search, folder / RUN)
         metric, sparsity, bench = found.metric, found.sparsity, course.curve.bench

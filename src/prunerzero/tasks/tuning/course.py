@@ -39,12 +39,6 @@ _FIRST = 60
 _FIRST_METRIC = {"row": "power-law", "layer": "power-law", "model": "fisher"}
 """A known metric that is never far from the best within such a group, as measured on two models."""
 
-_REFIT_WINDOWS = 60
-"""A refit with ADMM takes as long as reading so many windows: the bundled model, on two cores."""
-
-_QUICK_REFIT_WINDOWS = 5
-"""The same of the refit that candidates are judged after."""
-
 _ABOVE = 0.2
 """So far above the sparsity found the curve is drawn."""
 
@@ -74,7 +68,7 @@ def at_step(step: int, group: Group) -> Sparsity:
     return Sparsity(ratio=step / STEPS, group=group)
 
 
-def _judged_after(way: RefitOptions) -> RefitOptions:
+def judged_after(way: RefitOptions) -> RefitOptions:
     """What is done with masks before an evolved metric is judged: the update, where that is all.
 
     After ADMM, metrics hardly differ, not even as the update alone tells them apart, and each
@@ -88,17 +82,6 @@ def _metric_of(found: Found) -> Metric:
     if found.origin == "known":
         return known_metrics()[found.name]
     return Metric(EVOLVED, Expression.parse(found.metric), "evolved for this model and text")
-
-
-def _windows_to_choose(groups: int, whole: int, *, under_update: bool = False) -> int:
-    """As long as it takes to read so many windows, a known metric is chosen within these groups,
-    the best few on the ``whole`` text."""
-    windows, left = 0, len(known_metrics()) * groups
-    quick, full = (_QUICK_REFIT_WINDOWS, _REFIT_WINDOWS) if under_update else (0, 0)
-    for read, kept, refit in (*((*one, quick) for one in ROUNDS), (whole, 1, full)):
-        windows += left * (min(read, whole) + 1 + refit)  # pruning takes about as long as a window
-        left = kept
-    return windows
 
 
 class Course:
@@ -121,33 +104,6 @@ class Course:
         self.limit = limit
         self._ways = ways
         self.evaluations = 0
-
-    def about_seconds(
-        self,
-        patterns: Sequence[Sparsity],
-        groups: int,
-        search: evolution.SearchSettings | None,
-    ) -> float:
-        """How long a course takes, judged by how long the dense model was read."""
-        whole = self.curve.bench.dense("validation")
-        n, a_window = len(whole.losses), whole.seconds / len(whole.losses)
-        windows = 5 * n  # what is told of the metric in the end
-        windows += len(self._ways) * (n + _REFIT_WINDOWS)
-        windows += n if patterns else 3 * BRACKET_WINDOWS * groups + 8 * n
-        windows += _windows_to_choose(len(patterns) or groups, n)
-        under_update = any(_judged_after(way).refit for way in self._ways) and all(
-            way.refine == "none" for way in self._ways
-        )
-        if under_update:  # of the same pattern nothing is judged again
-            windows += _windows_to_choose(1, n, under_update=True)
-        if search is not None and len(patterns) != 1:  # once more, beside the evolved metric
-            windows += _windows_to_choose(1, n, under_update=under_update)
-        seconds = a_window * windows
-        if search is not None and search.seconds is not None:
-            seconds += search.seconds
-        elif search is not None:  # a race reads about half of its windows
-            seconds += a_window * (search.evaluations or 0) * min(n, BRACKET_WINDOWS) / 2
-        return seconds
 
     def run(
         self,
@@ -272,7 +228,7 @@ class Course:
         Where the update is all that is done with masks, the candidates are told apart under it, and
         by their masks everywhere else.
         """
-        judged = _judged_after(self.curve.bench.refit)
+        judged = judged_after(self.curve.bench.refit)
         masks_alone = self.curve.masks_alone
         judges = {s: Judge(masks_alone, s, judged) for s in sparsities if judged.refit}
         bench = self.curve.bench if judges else masks_alone
@@ -297,7 +253,7 @@ class Course:
     def _best_under_update(self, metric: Metric, sparsity: Sparsity) -> Metric:
         """This metric, which was chosen by its masks, or the known one that is best under the
         update, where that is all that is done with masks: ranks swap under it."""
-        if not _judged_after(self.curve.bench.refit).refit:
+        if not judged_after(self.curve.bench.refit).refit:
             return metric
         return self._better(metric, self._choose([sparsity])[0], sparsity)
 
@@ -323,7 +279,7 @@ class Course:
             return known
         work = self.curve.bench.work
         work.observer.stage(f"evolving a metric at {sparsity.in_words}")
-        refit = _judged_after(self.curve.bench.refit)
+        refit = judged_after(self.curve.bench.refit)
         name = f"search-{sparsity.in_words}".replace(":", "-").replace(" ", "-")
         if refit.in_words:
             name += f"-{refit.in_words}"
