@@ -205,6 +205,22 @@ def test_the_headline_of_several_cases_tells_each_test_text(tmp_path, best, run,
     assert told[len(texts)] in aside
 
 
+@pytest.mark.parametrize("texts", [["validation"], ["validation: a.txt", "validation: b.txt"]])
+def test_beside_an_evolved_metric_each_of_several_validation_texts_has_the_best_known_one(
+    tmp_path, best, run, texts
+):
+    best |= {"origin": "evolved", "name": "evolved", "best_known": "wanda"}
+    figures = {"dense": 20.0, "evolved": 40.0, "wanda": 41.0}
+    best["perplexity"] = {place: figures for place in ["validation", *texts]}
+    aside = re.search(r'<p class="aside">(.*?)</p>', page(tmp_path / "r.html", best, run))[1]
+    told = {
+        1: "On all of that text: 40.00, dense 20.00.",  # the headline has Wanda's figure
+        2: "On each of those texts: a.txt 40.00, Wanda 41.00, dense 20.00; b.txt 40.00, Wanda "
+        "41.00, dense 20.00.",
+    }
+    assert told[len(texts)] in aside
+
+
 def test_the_page_of_several_interrupted_cases_has_the_figures_of_the_race(tmp_path, best, run):
     case = {"model": "a", "sparsity": "0.5", "perplexity": {"test": {"dense": 9.0}}, "ratio": {}}
     best |= {"cases": [case, case | {"sparsity": "2:4"}], "ratio": {}, "perplexity": {}}

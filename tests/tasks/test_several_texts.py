@@ -216,6 +216,8 @@ def test_a_search_is_judged_by_the_mixture_and_shows_each_text(printed, in_workp
         found["perplexity"][place]["dense"] for place in list(found["perplexity"])[:3]
     )
     assert mixture == pytest.approx((each[0] * each[1]) ** 0.5), "of equally many windows"
+    for figures in found["perplexity"].values():
+        assert set(figures) == {"dense", "evolved", found["best_known"]}
     assert found["settings"]["windows"]["validation"] == 62
     shown = in_workplace("search", *texts, "--evaluations", "8", "--output-dir", "mixed-run").stdout
     assert "on the whole mixture of the validation texts" in found["answer"]

@@ -192,7 +192,10 @@ def _missing_refit(found: dict[str, Any]) -> str:
 
 
 def _on_other_text(found: dict[str, Any], origin: str) -> list[str]:
-    """A sentence on text that no search reads, else on the whole of what this one read."""
+    """A sentence on text that no search reads, else on the whole of what this one read.
+
+    With the best known metric beside an evolved one, unless the headline has its figure.
+    """
     if found.get("cases"):
         ratios = found.get("ratio") or {}
         tests = places_of(ratios, "test")
@@ -207,7 +210,8 @@ def _on_other_text(found: dict[str, Any], origin: str) -> list[str]:
     perplexity = found.get("perplexity") or {}
     for part in ("test", "validation"):
         places = places_of(perplexity, part)
-        known = known_beside(found) if part == "test" else ""
+        in_headline = part == "validation" and len(places) == 1
+        known = "" if in_headline else known_beside(found)
         found_there = [_pruned_and_dense(perplexity[p], origin, known) for p in places]
         if any(found_there):
             told = [figure or MISSING for figure in found_there]

@@ -44,24 +44,22 @@ class CaseFigures:
     ) -> dict[str, dict[str, float]]:
         """Of the unpruned model, the result and, where it was evolved, the best known metric.
 
-        The best known one is measured on the test texts for it; on the others it is told where it
-        was measured. Where interrupted, nothing is measured, and what is not told after the refit
-        that the choice was made after is left out.
+        Each is measured on every text by itself, as a mixture can hide on which of its texts a
+        metric is ahead. Where interrupted, nothing is measured, and what is not told after the
+        refit that the choice was made after is left out.
 
         Args:
             best: the result.
             named: what the names of known metrics stand for.
             interrupted: whether the search was.
         """
+        wanted = {best.name: best.expression}
         shown: dict[str, str | Expression] = {best.origin: best.expression}
         if best.origin == "evolved" and best.best_known:
-            shown[best.best_known] = named[best.best_known]
+            wanted[best.best_known] = shown[best.best_known] = named[best.best_known]
         found: dict[str, dict[str, float]] = {}
         for place in self.places:
             if not interrupted:
-                wanted = {best.name: best.expression}
-                if _is_test(place) and best.best_known:
-                    wanted[best.best_known] = named[best.best_known]
                 self.shared.dense(place)
                 self.shared.pruned(place, wanted)
             told: dict[str, str | Expression] = {"dense": "dense"}

@@ -29,9 +29,8 @@ class Found:
         interrupted: whether Ctrl-C ended it before its budget did.
         perplexity: part → ``dense``, the metric's under its ``origin``, and beside an evolved one
             that of ``best_known`` under its name, on all windows of the part; what was not measured
-            is absent. Of several texts each has
-            an entry such as ``test: mine.txt``, and ``validation`` is their mixture. Of several
-            cases ``cases`` has them.
+            is absent. Of several texts each has an entry such as ``test: mine.txt``, and
+            ``validation`` is their mixture. Of several cases ``cases`` has them.
         finalists: the best evolved metrics, judged on the whole validation part, the best first;
             ``same_as`` names the known metric that ranks weights as it does, if one does.
         pareto: the metrics that none is both smaller and better than, the smallest first; with
