@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, median
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -98,6 +99,51 @@ def test_a_resumed_search_is_the_same_as_an_uninterrupted_one(journal: Path, ahe
     assert course(rest) == course(whole)
     assert rest.finalists == whole.finalists
     assert rest.duplicates_skipped == whole.duplicates_skipped
+
+
+class Timed(ToyFitness):
+    """Each chunk takes a second, and nothing else takes any time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        clock = SimpleNamespace(monotonic=lambda: float(self.read), sleep=time.sleep)
+        monkeypatch.setattr(loop, "time", clock)
+
+
+def test_the_time_of_a_search_is_that_of_all_its_sessions_together(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Timed(monkeypatch)
+    assert run_search(first, 30, journal).seconds == first.read
+    again = Timed(monkeypatch)
+    assert run_search(again, 30, journal).seconds == first.read and again.read == 0
+    more = Timed(monkeypatch)
+    later = run_search(more, 40, journal)
+    assert later.seconds == first.read + more.read
+    ends = [e.seconds for e in later.evaluations]
+    assert ends == sorted(ends) and ends[29] < first.read < ends[30]
+
+
+def test_the_time_of_judging_that_was_cut_short_is_kept(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.phase == "judging":
+            raise KeyboardInterrupt
+
+    first = Timed(monkeypatch)
+    assert run_search(first, 30, journal, on_progress=interrupt).seconds == first.read
+    rest = Timed(monkeypatch)
+    assert run_search(rest, 30, journal).seconds == first.read + rest.read
+
+
+def test_a_finished_search_of_a_given_time_has_none_left_when_run_again(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run_search(Timed(monkeypatch), None, journal, seconds=150)  # type: ignore[arg-type]
+    again = Timed(monkeypatch)
+    after = run_search(again, None, journal, seconds=150)  # type: ignore[arg-type]
+    assert again.read == 0 and course(after) == course(before)
 
 
 def test_a_finished_search_measures_nothing_when_run_again(journal: Path) -> None:

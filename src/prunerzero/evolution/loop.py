@@ -119,7 +119,7 @@ class _Search:
         self._chunk_seconds: float | None = None
         self._paces: deque[float] = deque(maxlen=SLOWNESS_OF)
         self._start = time.monotonic()
-        self._earlier = 0.0
+        self._earlier = study.seconds
         study.refresh()
         self._take_in()
         self.resumed_from = self._taken_in
@@ -139,12 +139,13 @@ class _Search:
                     break
             if not self.interrupted:
                 self._await(self.study.in_flight)
-                self.judging.run(lambda: self._report("judging"))
+                self.judging.run(self._judged)
         except KeyboardInterrupt:
             self.interrupted = True
             self.proposals.settle()
             self.study.drop()
             self._take_in()
+        self.study.keep_seconds(self.seconds)
         return self._result()
 
     # Searching
@@ -235,6 +236,11 @@ class _Search:
             self._taken_in += 1
 
     # Reporting
+
+    def _judged(self) -> None:
+        """Keep the time: that of an evaluation is kept with it, that of judging is not."""
+        self.study.keep_seconds(self.seconds)
+        self._report("judging")
 
     def _report(self, phase: Literal["searching", "judging"]) -> None:
         if self.on_progress is None:

@@ -165,6 +165,18 @@ class SearchStudy:
             raise StudyMismatchError(f"the study was begun with {different}.")
 
     @property
+    def seconds(self) -> float:
+        """What ``keep_seconds`` has kept; 0 of a new study."""
+        with interrupts_wait(), storage_errors():
+            return float(self.optuna_study.user_attrs.get("seconds", 0.0))
+
+    def keep_seconds(self, seconds: float) -> None:
+        """Keep how long the search has taken by now, where no worker has kept more."""
+        with interrupts_wait(), storage_errors():
+            if seconds > self.seconds:
+                self.optuna_study.set_user_attr("seconds", round(seconds, 3))
+
+    @property
     def in_flight(self) -> frozenset[int]:
         """The numbers of the trials that other workers evaluate."""
         own = self._presence.worker
