@@ -51,6 +51,10 @@ def prune(
     Refitted, half of the whole model: [bold]prunerzero prune --metric fisher --sparsity 0.5
     --group model --update least-squares --refine admm --output-dir pruned[/]
 
+    With the metric of a search, in the folder run, and the update that it was judged with, which
+    has to be named again: [bold]prunerzero prune --metric run --update least-squares
+    --output-dir pruned[/]
+
     Larger than memory: [bold]prunerzero prune --model ORG/NAME --dataset c4 --block-by-block
     --device cuda:0,cuda:1 --output-dir pruned[/]
     """
