@@ -65,6 +65,17 @@ def search(
         raise KeyboardInterrupt
 
 
+def _times(search: float, command: float) -> str:
+    """How long the search took, in all its sessions, and this command.
+
+    >>> _times(300, 310), _times(300, 5)  # the second of a search that is resumed
+    ('300 s of search, 310 s for the whole command',
+     '300 s of search in all its sessions, 5 s for the whole command')
+    """
+    sessions = " in all its sessions" if search > command else ""
+    return f"{search:.0f} s of search{sessions}, {command:.0f} s for the whole command"
+
+
 def _print_search(found: Any, setups: list[Setup], refit: RefitOptions, seconds: float) -> None:
     from prunerzero.metrics import Sparsity
     from prunerzero.report import cases_table, perplexity_table
@@ -88,8 +99,7 @@ def _print_search(found: Any, setups: list[Setup], refit: RefitOptions, seconds:
         console.print(perplexity_table(figures, title, in_race=in_race))
     console.print(
         f"{found.evaluations} evaluations ({found.raced_out} raced out, {found.failed} failed), "
-        f"{found.duplicates_skipped} duplicates skipped; {found.seconds:.0f} s of search, "
-        f"{seconds:.0f} s for the whole command."
+        f"{found.duplicates_skipped} duplicates skipped; {_times(found.seconds, seconds)}."
     )
     if found.judged_on == "race":
         after = f" after {refit.in_words} in full" if found.refit != refit.in_words else ""

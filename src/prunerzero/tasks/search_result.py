@@ -25,7 +25,7 @@ class Found:
         sparsity, group, seed: as asked; several sparsities with commas between.
         evaluations: metrics measured, ``raced_out`` and ``failed`` ones included.
         duplicates_skipped: proposals that were known already, by text or by ranking.
-        seconds: of search, pauses left out.
+        seconds: of search, in all its sessions together.
         interrupted: whether Ctrl-C ended it before its budget did.
         perplexity: part → ``dense``, the metric's under its ``origin``, and beside an evolved one
             that of ``best_known`` under its name, on all windows of the part; what was not measured
