@@ -189,6 +189,16 @@ def test_bad_input_is_refused_in_one_sentence(in_workplace, arguments, words):
     assert all(word in done.stderr for word in words), done.stderr
 
 
+def test_a_text_that_is_named_for_a_part_that_is_not_measured_is_told(printed):
+    few = ["--model", "bundled", "--num-test-samples", "1", "--num-validation-samples", "1"]
+    few += ["--validation", "other.txt"]  # which is of no language
+    (word,) = printed("eval", *few)["warnings"]
+    assert word.startswith("what is measured is python-docs (test), and not other.txt")
+    assert 'pass `part="validation"` to measure that.' in word
+    for more in (["--test", "test.txt"], ["--text", "test.txt"], ["--part", "validation"]):
+        assert not any("what is measured" in w for w in printed("eval", *few, *more)["warnings"])
+
+
 def test_models_of_different_tokenizers_are_not_compared(in_workplace, workplace):
     if not (workplace / "stranger").exists():
         tiny_model().save_pretrained(workplace / "stranger")

@@ -19,7 +19,7 @@ from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.language.zero_shot import TaskScore, load_tasks, score_tasks
 from prunerzero.tasks.doubts import model_doubt, told
 from prunerzero.tasks.observer import Observer
-from prunerzero.tasks.own_texts import Source
+from prunerzero.tasks.own_texts import Source, unread_doubt
 from prunerzero.tasks.protocol import protocol_of
 from prunerzero.tasks.settings import describe
 from prunerzero.tasks.setup import Setup
@@ -132,6 +132,9 @@ def evaluate(
         raise InputError("samples are shown side by side; name the other model: `reference=MODEL`.")
     sources = sources_of(setup, part, datasets, texts, required=not tasks)
     own = not datasets and not texts
+    unread = unread_doubt(setup, part) if own else None
+    if unread is not None and observer is not None:
+        observer.note(unread)
     loaded_tasks = load_tasks(tasks) if tasks else None
     before = None
     if reference is not None:
@@ -159,7 +162,7 @@ def evaluate(
         ),
         protocol=protocol_of(bench.work, stride),
         settings={**describe(bench.work), "part": part, "stride": stride},
-        warnings=told([*(before.doubts if before else []), *after.doubts]),
+        warnings=told([unread, *(before.doubts if before else []), *after.doubts]),
     )
 
 

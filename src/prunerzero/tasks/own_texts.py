@@ -27,6 +27,20 @@ def own_sources(setup: Setup, part: Part) -> list[Source]:
     return [Source(f"{name} ({part})", read_corpus(name, part)) for name in setup.corpora]
 
 
+def unread_doubt(setup: Setup, part: Part) -> str | None:
+    """That files are named for another part, where the bundled model's own text is measured."""
+    others: tuple[Part, ...] = ("validation", "test")
+    named = [other for other in others if other != part and setup.files(other)]
+    if not named or setup.files(part) or setup.dataset:
+        return None
+    files = " and ".join(map(str, setup.files(named[0])))
+    own = " and ".join(source.name for source in own_sources(setup, part))
+    return (
+        f"what is measured is {own}, and not {files}, which `{named[0]}` names; pass "
+        f'`part="{named[0]}"` to measure that.'
+    )
+
+
 def limited(texts: list[Text], count: int | None) -> tuple[Text, ...]:
     """Texts of a part, each by itself: at most so many windows in all, shared as in a mixture.
 
