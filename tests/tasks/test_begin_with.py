@@ -95,6 +95,24 @@ def test_each_is_begun_with_once():
 
 
 @pytest.mark.parametrize(
+    "given",
+    ["W * min(X, D)", "W * sqrt(max(D, X)) + W * G", "W * max(D, X * 0.001)", "max(W, D) * X"]
+    + ["W * sqrt(max(X, D * 1.2))", "W * sqrt(G * sqrt(max(D, X)))", "W * max(G, 0.00001)"],
+)
+@pytest.mark.parametrize("group", ["row", "layer", "model"])
+def test_what_ranks_as_a_known_one_on_some_scales_alone_is_not_called_so(given: str, group: Any):
+    (name,) = formulas(SearchOptions(begin_with=[given]), "extended", group)
+    assert Expression.parse(name) == canonical(Expression.parse(given), group)
+
+
+@pytest.mark.parametrize("name", [*CATALOG])
+@pytest.mark.parametrize("group", ["row", "layer", "model"])
+def test_a_known_one_is_called_so_in_another_form_too(name: str, group: Any):
+    other = f"sqrt(3 * ({CATALOG[name].expression}))"
+    assert [*formulas(SearchOptions(begin_with=[other]), "extended", group)] == [name]
+
+
+@pytest.mark.parametrize(
     ("given", "name"),
     [
         ("Fisher", "fisher"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -76,6 +76,22 @@ def synthetic_probe(seed: int = 0) -> Probe:
     G = (normal(64, 256).abs() + 0.1) * (0.5 * normal(64, 1) + 0.5 * normal(1, 256)).exp() * 0.1
     D = X.sqrt() * (-normal(1, 256).abs()).exp()  # never more than the norm of the input
     return Probe(W, X, G, D)
+
+
+def mixed_probes() -> list[Probe]:
+    """Synthetic probes in which each of W, X, G and D in turn is far below and far above the rest.
+
+    One probe alone does not tell ``max(D, X)`` from X where D is smaller everywhere.
+    """
+    plain = synthetic_probe()
+    return [
+        plain,
+        *(
+            replace(plain, **{name: getattr(plain, name) * scale})
+            for name in ("W", "X", "G", "D")
+            for scale in (1e-6, 1e6)
+        ),
+    ]
 
 
 def probe_scores(expression: Expression, probe: Probe) -> Tensor:

@@ -6,7 +6,7 @@ from prunerzero.errors import InputError
 from prunerzero.evolution.variation import Limits, OperatorSet, PrimitiveSet
 from prunerzero.metrics import Expression, Metric, NotationError, Sparsity, canonical, known_metrics
 from prunerzero.metrics.sparsity import Group
-from prunerzero.scoring.ranking import synthetic_probe
+from prunerzero.scoring.ranking import mixed_probes
 from prunerzero.tasks.best_of_all import EVOLVED
 from prunerzero.tasks.metric_sources import read_metric
 from prunerzero.tasks.options import SearchOptions
@@ -31,7 +31,8 @@ def formulas(
     _refuse_where_nothing_is_varied(options)
     primitives = PrimitiveSet.of(operators)
     by_name = {name: metric.expression for name, metric in known_metrics().items()}
-    known = Twins(by_name, [([synthetic_probe()], Sparsity(ratio=0.5, group=group))])
+    half = Sparsity(ratio=0.5, group=group)
+    known = Twins(by_name, [([probe], half) for probe in mixed_probes()])
     found: dict[str, str] = {}
     for text in options.begin_with:
         metric = read_metric(text)
