@@ -19,7 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.commands import in_one_sentence
-from examples.metrics.results import COMPARISON, SEARCH, kind_of, load
+from examples.metrics.results import COMPARISON, SEARCH, is_for_a_lead, kind_of, load
 from examples.metrics.run import KNOWN, RIVALS, comparison_name
 from prunerzero.errors import InputError
 
@@ -47,7 +47,7 @@ def table(results: dict[str, Any], texts: Sequence[str]) -> str:
     """
     searches: dict[tuple[str, str], list[Any]] = {}
     for name, one in results.items():
-        if kind_of(name) == SEARCH and all("excess" in found for found in one["finalists"]):
+        if kind_of(name) == SEARCH and is_for_a_lead(one):
             _, _, competition, update, _ = name.split(" | ")
             searches.setdefault((competition, update), []).append(one)
     if not searches:

@@ -31,6 +31,7 @@ from examples.metrics.results import (
     COMPARISON,
     SEARCH,
     evolved,
+    is_for_a_lead,
     kind_of,
     load,
     model_and_how,
@@ -63,7 +64,7 @@ def on_validation(results: dict[str, Any]) -> str:
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
     for name, one in results.items():
         kind, on, competition, update, seed = (*name.split(" | "), "")[:5]
-        if kind == SEARCH and seed.isdigit():
+        if kind == SEARCH and seed.isdigit() and not is_for_a_lead(one):
             of_models = found.setdefault((f"{competition}, {update}", on), {})
             for model, ratio in validated(one, on).items():
                 of_models.setdefault(model, []).append(log(ratio))

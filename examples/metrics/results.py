@@ -73,6 +73,11 @@ def result_of(search: dict[str, Any]) -> str:
     return metric
 
 
+def is_for_a_lead(search: dict[str, Any]) -> bool:
+    """Whether ``run --ahead`` made it, which keeps no figures of what the search itself chose."""
+    return any("excess" in one for one in search["finalists"])
+
+
 def evolved(search: dict[str, Any]) -> list[str]:
     """The finalists of a search that it was not given to begin with, the best first.
 

@@ -26,11 +26,10 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
-from unittest.mock import patch
 
 import prunerzero
 from benchmarks.commands import in_one_sentence
@@ -47,13 +46,14 @@ from examples.metrics.results import (
     searched,
 )
 from prunerzero import InputError, Setup
-from prunerzero.metrics import MetricError
+from prunerzero.metrics import Expression, MetricError, Sparsity
 from prunerzero.metrics.catalog import find_metric
 from prunerzero.metrics.sparsity import Group
 from prunerzero.pruning.refit import Update
-from prunerzero.tasks import cases
+from prunerzero.scoring.ranking import mixed_probes
 from prunerzero.tasks.begin_with import formulas
 from prunerzero.tasks.options import RefitOptions, SearchOptions, SearchRefitOptions
+from prunerzero.tasks.twins import Twins
 
 COMPETITIONS: dict[str, tuple[str, Group]] = {
     "rows": ("0.5", "row"),
@@ -114,7 +114,6 @@ class Search:
     folder: Path
     begin_with: tuple[str, ...] = ()
     ahead: bool = False
-    chunk_tokens: int = 1024
 
     @property
     def name(self) -> str:
@@ -131,8 +130,7 @@ class Search:
 
     def run(self, device: str) -> Any:
         folder = self.folder / self.name.replace(" | ", "_").replace(":", "of")
-        with patch.object(cases, "_CHUNK_TOKENS", self.chunk_tokens):
-            return self.search_ahead(folder, device) if self.ahead else self.search(folder, device)
+        return self.search_ahead(folder, device) if self.ahead else self.search(folder, device)
 
     def search_ahead(self, folder: Path, device: str) -> dict[str, Any]:
         """The same, and the metrics that are ahead of the known ones by most as its finalists."""
@@ -140,10 +138,23 @@ class Search:
         log = folder / "excess.jsonl"
         with judged_by_lead([KNOWN[name] for name in RIVALS], log):
             found = self.search(folder / "run", device)
-        leading = ranking(log, chunks=16)
-        known = {str(find_metric(name).expression) for name in KNOWN.values()}
-        kept = [one for one in leading if one["metric"] not in known][:LEADING]
-        return found | {"metric": kept[0]["metric"], "origin": "evolved", "finalists": kept}
+        group = COMPETITIONS[self.competition][1]
+        known = {name: find_metric(formula).expression for name, formula in KNOWN.items()}
+        half = Sparsity(ratio=0.5, group=group)
+        twins = Twins(known, [([probe], half) for probe in mixed_probes()])
+        leading = (
+            one
+            for one in ranking(log, chunks=16)
+            if twins.of(Expression.parse(one["metric"])) is None
+        )
+        finalists = [*islice(leading, LEADING)]
+        if not finalists:
+            raise InputError("no metric but known ones was read to the end; allow more evaluations")
+        cases = [{name: case[name] for name in ("model", "sparsity")} for case in found["cases"]]
+        # what the search itself chose, by another measure, and its figures are left out
+        kept = {name: found[name] for name in ("evaluations", "seconds", "known", "history")}
+        best = {"metric": finalists[0]["metric"], "origin": "evolved", "name": "evolved"}
+        return best | kept | {"cases": cases, "finalists": finalists}
 
     def search(self, folder: Path, device: str) -> dict[str, Any]:
         """What the search found, as it is kept."""
@@ -264,12 +275,6 @@ def parse_options() -> argparse.Namespace:
         "--ahead",
         action="store_true",
         help="judge candidates by how far they are ahead of every known metric on each model",
-    )
-    parser.add_argument(
-        "--chunk-tokens",
-        type=positive,
-        default=1024,
-        help="of each of the 16 chunks that a race reads; more tells small leads from noise",
     )
     parser.add_argument("--laws", action="store_true", help="search power laws too")
     parser.add_argument("--fitted", type=positive, default=128, help="windows of calibration")
