@@ -134,6 +134,12 @@ REFUSED = {
     "a folder without a search": (["explain", "broken/no-search"], ["best.json"]),
     "no metric": ([*COMPARE, "--metrics", " , "], ["--metrics"]),
     "an unknown setting": ([*PRUNE, "--config", "broken/settings.yaml"], ["sparsty", "sparsity"]),
+    "a search at nothing": ([*SEARCH, "--sparsity", "0"], ["--sparsity is 0"]),
+    "a search of no time": ([*SEARCH, "--time", "0s"], ["0s", "no time at all"]),
+    "a tuning at nothing": (
+        ["tune", *SEARCH[1:], "--max-degradation", "5%", "--pattern", "0"],
+        ["--pattern is 0"],
+    ),
     "no evaluations": ([*SEARCH, "--evaluations", "0"], ["evaluations", "at least 1"]),
     "a demo without evaluations": (["demo", "--evaluations", "0"], ["--evaluations", "at least 1"]),
     "fewer samples than none": (

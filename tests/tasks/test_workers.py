@@ -31,7 +31,7 @@ def test_lengths_of_time_are_written_as_people_do(text: str, seconds: float) -> 
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "h", "-5m", "1m2h", "2 hours"])
+@pytest.mark.parametrize("text", ["", "soon", "h", "-5m", "1m2h", "2 hours", "0", "0h0m"])
 def test_other_lengths_of_time_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="write 90s, 15m, 2h or 1h30m"):
         parse_duration(text)

@@ -63,6 +63,8 @@ def sparsities_of(given: Any, group: Group | None) -> tuple[Sparsity, ...]:
     if not sparsities:
         raise InputError("`sparsity` names none.")
     _refuse_twice("sparsity", [str(sparsity) for sparsity in sparsities])
+    if not all(sparsity.fraction for sparsity in sparsities):
+        raise InputError("`sparsity` is 0, at which all metrics are one; name a larger one.")
     groups = {sparsity.group for sparsity in sparsities}
     if len(groups) > 1:
         raise InputError(

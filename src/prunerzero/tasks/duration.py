@@ -17,13 +17,16 @@ def parse_duration(text: str | float) -> float:
     5400.0
 
     Raises:
-        InputError: it is none of these.
+        InputError: it is none of these, or nothing.
     """
     found = _PATTERN.fullmatch(str(text).strip().lower())
     if found is None or not any(found.groups()):
         raise InputError(f"'{text}' is no length of time; write 90s, 15m, 2h or 1h30m.")
     parts = zip(found.groups(), _UNITS.values(), strict=True)
-    return float(sum(float(number or 0) * unit for number, unit in parts))
+    seconds = float(sum(float(number or 0) * unit for number, unit in parts))
+    if not seconds:
+        raise InputError(f"'{text}' is no time at all; write 90s, 15m, 2h or 1h30m.")
+    return seconds
 
 
 def in_minutes(seconds: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 from prunerzero import evolution
 from prunerzero.arguments import path
+from prunerzero.errors import InputError
 from prunerzero.files import make_folder, write_json, write_text, writing
 from prunerzero.language.corpora import PARTS
 from prunerzero.language.source import BUNDLED
@@ -107,6 +108,8 @@ def tune(
     patterns: tuple[Sparsity, ...] = ()
     if pattern is not None:
         wanted = sparsity_of("pattern", pattern, None if group == "auto" else group)
+        if not wanted.fraction:
+            raise InputError("`pattern` is 0, which prunes nothing; name a larger share, or 2:4.")
         patterns = (wanted,) if wanted.of else tuple(replace(wanted, group=one) for one in groups)
         pattern = pattern if isinstance(pattern, str) else str(wanted)
     evaluations, time = options.evaluations, options.time
