@@ -107,9 +107,9 @@ def test_the_dense_weights_are_back_however_the_reading_ends(fitness, layers):
 
 
 def test_chunks_are_read_in_growing_batches_that_a_race_ends_with(monkeypatch, fitness):
-    batches, read = [], fitness._loss
+    batches, begin = [], fitness._loss.begin
     monkeypatch.setattr(
-        fitness, "_loss", lambda windows: batches.append(len(windows)) or read(windows)
+        fitness._loss, "begin", lambda windows: batches.append(len(windows)) or begin(windows)
     )
     monkeypatch.setattr(fitness, "_most", 4)
     list(fitness.losses(Expression.parse("W"), 0, fitness.chunks))
@@ -122,10 +122,10 @@ def test_chunks_are_read_in_growing_batches_that_a_race_ends_with(monkeypatch, f
 def test_a_model_too_large_for_one_window_fails_as_a_metric_that_cannot_be_measured(
     monkeypatch, fitness
 ):
-    def read(windows):
+    def begin(windows):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(fitness, "_loss", read)
+    monkeypatch.setattr(fitness._loss, "begin", begin)
     with pytest.raises(ValueError, match="memory"):
         list(fitness.losses(Expression.parse("W")))
 

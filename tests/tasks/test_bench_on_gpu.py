@@ -100,7 +100,7 @@ def test_every_speed_is_measured_in_graphs_and_without(place, like_on_gpu):
 
 
 def test_the_terminal_tells_which_speeds_are_in_graphs(place, like_on_gpu):
-    told = InProcess(place).run("bench", "packed", *LITTLE).stdout
+    told = " ".join(InProcess(place).run("bench", "packed", *LITTLE).stdout.split())  # titles wrap
     assert "Tokens a second, in CUDA graphs" in told
     assert "Tokens a second without CUDA graphs, as generate() runs a model by itself" in told
     assert "generate() by itself runs them without" in told
