@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn, Protocol
@@ -48,22 +47,16 @@ class AtOnce(Several):
         earlier = [devices[:place].count(device) for place, device in enumerate(devices)]
         self._order = sorted(range(len(cases)), key=earlier.__getitem__)
 
-    def losses(
-        self, expression: Expression, start: int = 0, stop: int | None = None
-    ) -> Iterator[float]:
-        """The mean rise of the loss of a token (nats) in chunks ``start`` to ``stop`` - 1.
+    def _readings(
+        self, expression: Expression, start: int, stop: int
+    ) -> Iterator[Generator[Loss, None, None]]:
+        return (case.fitness.begun(expression, start, stop) for case in self._placed)
 
-        Raises:
-            ArithmeticError, ValueError, MemoryError: it cannot be measured on one of the cases.
-        """
-        stop = self.total_chunks if stop is None else min(stop, self.total_chunks)
-        with ExitStack() as open_until_here:
-            readings = [
-                open_until_here.enter_context(closing(c.fitness.begun(expression, start, stop)))
-                for c in self._placed
-            ]
-            for chunk in range(start, stop):
-                yield self._mean_rise(chunk, self._next(readings))
+    def _mean_rises(
+        self, readings: Sequence[Iterator[Loss]], start: int, stop: int
+    ) -> Iterator[float]:
+        for chunk in range(start, stop):
+            yield self._mean_rise(chunk, self._next(readings))
 
     def _next(self, readings: Sequence[Iterator[Loss]]) -> list[float]:
         """The losses of the next chunk."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from prunerzero.evolution.fitness import Fitness, read
 from prunerzero.metrics.expression import Expression
@@ -52,18 +53,24 @@ class Several:
         stop = self.total_chunks if stop is None else min(stop, self.total_chunks)
         with ExitStack() as open_until_here:
             readings = [
-                open_until_here.enter_context(closing(read(c.fitness, expression, start, stop)))
-                for c in self._cases
+                open_until_here.enter_context(closing(reading))
+                for reading in self._readings(expression, start, stop)
             ]
             yield from self._mean_rises(readings, start, stop)
 
+    def _readings(
+        self, expression: Expression, start: int, stop: int
+    ) -> Iterator[Generator[Any, None, None]]:
+        """What reads each case chunk by chunk; a subclass may wait for the losses later."""
+        return (read(case.fitness, expression, start, stop) for case in self._cases)
+
     def _mean_rises(
-        self, readings: Sequence[Iterator[float]], start: int, stop: int
+        self, readings: Sequence[Iterator[Any]], start: int, stop: int
     ) -> Iterator[float]:
         """Those of chunks ``start`` to ``stop`` - 1; a subclass may read in another order.
 
         Args:
-            readings: the losses of these chunks in each case, in the order of the cases.
+            readings: of each case, in their order, what ``_readings`` gives.
         """
         for chunk, losses in enumerate(zip(*readings, strict=True), start):
             yield self._mean_rise(chunk, losses)
