@@ -132,7 +132,7 @@ def evaluate(
         raise InputError("samples are shown side by side; name the other model: `reference=MODEL`.")
     sources = sources_of(setup, part, datasets, texts, required=not tasks)
     own = not datasets and not texts
-    unread = unread_doubt(setup, part) if own else None
+    unread = unread_doubt(setup, part, sources) if own else None
     if unread is not None and observer is not None:
         observer.note(unread)
     loaded_tasks = load_tasks(tasks) if tasks else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunerzero.language.corpora import Part, Text, mixed, read_corpus, read_file
@@ -27,14 +28,20 @@ def own_sources(setup: Setup, part: Part) -> list[Source]:
     return [Source(f"{name} ({part})", read_corpus(name, part)) for name in setup.corpora]
 
 
-def unread_doubt(setup: Setup, part: Part) -> str | None:
-    """That files are named for another part, where the bundled model's own text is measured."""
+def unread_doubt(setup: Setup, part: Part, measured: Sequence[Source]) -> str | None:
+    """That files are named for another part, where the bundled model's own text is measured.
+
+    Args:
+        setup: names the files.
+        part: that is measured.
+        measured: the setup's own texts of it.
+    """
     others: tuple[Part, ...] = ("validation", "test")
     named = [other for other in others if other != part and setup.files(other)]
     if not named or setup.files(part) or setup.dataset:
         return None
     files = " and ".join(map(str, setup.files(named[0])))
-    own = " and ".join(source.name for source in own_sources(setup, part))
+    own = " and ".join(source.name for source in measured)
     return (
         f"what is measured is {own}, and not {files}, which `{named[0]}` names; pass "
         f'`part="{named[0]}"` to measure that.'
