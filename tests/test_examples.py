@@ -436,7 +436,7 @@ def test_a_metric_is_judged_by_the_model_on_which_it_is_ahead_by_least(tmp_path:
     assert found["W"] == pytest.approx(-0.1)  # ahead by as much on both
     assert 0.1 - log(2) / ahead.STEEPNESS <= found["X"] <= 0.1
     assert -0.01 - log(2) / ahead.STEEPNESS <= found["G"] < 0
-    assert [one["metric"] for one in ahead.ranking(tmp_path / "excess.jsonl", 2)] == ["W", "G", "X"]
+    assert [one["metric"] for one in ahead.ranking(tmp_path / "excess.jsonl")] == ["W", "G", "X"]
 
 
 def test_metrics_that_were_raced_out_are_not_ranked(tmp_path: Path) -> None:
@@ -448,7 +448,7 @@ def test_metrics_that_were_raced_out_are_not_ranked(tmp_path: Path) -> None:
     raced.close()
     list(of_one.losses(Expression.parse("W"), 0, 2))
     list(of_one.losses(Expression.parse("W"), 2, 3))  # as a finalist
-    assert ahead.ranking(tmp_path / "excess.jsonl", 2) == [{"metric": "W", "excess": [-0.3]}]
+    assert ahead.ranking(tmp_path / "excess.jsonl") == [{"metric": "W", "excess": [-0.3]}]
 
 
 def test_a_search_begins_with_what_others_found_for_the_same() -> None:

@@ -33,8 +33,8 @@ class Ahead(evolution.Several):
     Args:
         cases: as for ``Several``.
         known: formulas to be ahead of; they are measured first.
-        log: gets a line for each metric: its formula, the first chunk, and of every chunk that was
-            read the excess in each case.
+        log: gets a line for each metric: its formula, the first chunk, of every chunk that was read
+            the excess in each case, and how many chunks a race reads.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Ahead(evolution.Several):
             yield from super().losses(expression, start, stop)
         finally:
             line = {"metric": str(expression), "start": start, "excess": self._excess}
+            line["race"] = self.chunks
             with self._log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
@@ -88,19 +89,20 @@ def judged_by_lead(known: Sequence[str], log: Path) -> Iterator[None]:
         yield
 
 
-def ranking(log: Path, chunks: int) -> list[dict[str, Any]]:
+def ranking(log: Path) -> list[dict[str, Any]]:
     """The metrics that were read to the end of the race, that which is ahead by most first.
 
     Args:
-        log: that searches wrote.
-        chunks: how many a race reads.
+        log: that a search wrote.
 
     Returns:
         For each its formula, and its excess in each case (nats a token, below 0 where it is ahead).
     """
     read: dict[str, dict[int, list[float]]] = defaultdict(dict)
+    race = 0
     for line in log.read_text(encoding="utf-8").splitlines():
         one = json.loads(line)
+        race = one["race"]
         read[one["metric"]].update(enumerate(one["excess"], one["start"]))
     found = [
         {
@@ -108,7 +110,7 @@ def ranking(log: Path, chunks: int) -> list[dict[str, Any]]:
             "excess": [round(fmean(case), 5) for case in zip(*excess.values(), strict=True)],
         }
         for metric, excess in read.items()
-        if len(excess) >= chunks
+        if len(excess) >= race
     ]
     return sorted(found, key=lambda one: max(one["excess"]))
 

@@ -142,11 +142,7 @@ class Search:
         known = {name: find_metric(formula).expression for name, formula in KNOWN.items()}
         half = Sparsity(ratio=0.5, group=group)
         twins = Twins(known, [([probe], half) for probe in mixed_probes()])
-        leading = (
-            one
-            for one in ranking(log, chunks=16)
-            if twins.of(Expression.parse(one["metric"])) is None
-        )
+        leading = (one for one in ranking(log) if twins.of(Expression.parse(one["metric"])) is None)
         finalists = [*islice(leading, LEADING)]
         if not finalists:
             raise InputError("no metric but known ones was read to the end; allow more evaluations")
