@@ -44,12 +44,12 @@ STEPS = (0, 1, 2, 4, 8, 16, 32)
 """0 for masks alone; after these the refit in full is measured, which every result has."""
 
 IN_FULL = "in full"
-TERMINALS = "WXG"
+TERMINALS = "WXGD"
 
 
 def metrics(work: Workspace, sparsity: Sparsity, count: int, seed: int) -> list[Expression]:
     """So many metrics of which no two rank alike: known ones, their offspring, random trees."""
-    rng, primitives, limits = Random(seed), PrimitiveSet.of("published"), Limits()
+    rng, primitives, limits = Random(seed), PrimitiveSet.of("extended"), Limits()
     known = [m.expression for m in CATALOG.values() if m.expression.terminals <= {*TERMINALS}]
     probes = probes_of(work.layers, work.calibration.statistics(TERMINALS))
     found: dict[str, Expression] = {}

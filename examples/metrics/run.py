@@ -439,8 +439,9 @@ def on_unseen(options: argparse.Namespace, results: dict[str, Any]) -> Iterator[
         ]
         if not validated:
             continue
+        shared = set.intersection(*(set(perplexity) for perplexity in validated)) - {"dense"}
         metrics = sorted(
-            (name for name in validated[0] if name != "dense"),
+            (name for name in validated[0] if name in shared),
             key=lambda name: sum(math.log(perplexity[name]) for perplexity in validated),
         )
         if update != "none":

@@ -50,7 +50,8 @@ def check(work: Workspace, sparsity: Sparsity, folder: Path, **settings: Any) ->
     asked = SearchSettings(**settings)
     found, _ = search_in(work, sparsity, folder, asked)
     readable = {n: m for n, m in CATALOG.items() if m.expression.terminals <= {*asked.terminals}}
-    assert readable.keys() == CATALOG.keys() - ({"obs"} if asked.operators == "published" else {})
+    reading_d = {"obs", "fisher-obs"} if asked.operators == "published" else set()
+    assert readable.keys() == CATALOG.keys() - reading_d
     known = {n: perplexity(work, m.expression, sparsity) for n, m in readable.items()}
     result = perplexity(work, Expression.from_json(found.tree), sparsity)
     best = min(known, key=known.__getitem__)

@@ -49,7 +49,8 @@ def test_asked_for_the_papers_it_says_what_is_left_out(searched: Any) -> None:
     best, said = searched(*UPDATE, "--operators", "published")
     assert best["settings"]["search"]["operators"] == "published"
     assert "obs" not in best["known"]
-    assert "the published operators cannot read D: obs (W * D); pass --operators extended" in said
+    assert "the published operators cannot read D: obs (W * D), fisher-obs (W * G ** 0.75" in said
+    assert said.index("fisher-obs") < said.index("pass --operators extended to have them")
 
 
 def test_what_was_asked_for_is_taken() -> None:

@@ -81,6 +81,12 @@ CATALOG: dict[str, Metric] = {
             "abs(W * W) * mms(G)",
             "Dong et al., ICML 2024, arXiv 2406.02924, as published",
         ),
+        _entry(
+            "fisher-obs",
+            "W * G ** 0.75 * sqrt(1.47 + min(0, zsn(D * W)))",
+            "evolved by this project on three models, 2026-11-27, for half of the whole model "
+            "refitted by least squares, and written shorter (docs/metrics.md)",
+        ),
         power_law(),
     )
 }

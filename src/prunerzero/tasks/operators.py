@@ -34,5 +34,5 @@ def operators_told(update: Update, asked: OperatorChoice) -> str | None:
     ]
     return (
         f"Left out of the known metrics, since the {asked} operators cannot read D: "
-        f'{", ".join(out)}; pass `operators="extended"` to have it.'
+        f'{", ".join(out)}; pass `operators="extended"` to have them.'
     )
