@@ -83,7 +83,7 @@ CATALOG: dict[str, Metric] = {
         ),
         _entry(
             "fisher-obs",
-            "W * G ** 0.75 * sqrt(1.47 + min(0, zsn(D * W)))",
+            "W * G ** 0.75 * sqrt(2 + min(0, zsn(rownorm(D * W))))",
             "evolved by this project on three models, 2026-11-27, for half of the whole model "
             "refitted by least squares, and written shorter (docs/metrics.md)",
         ),
