@@ -179,8 +179,12 @@ def _wait() -> None:
 
 
 def write_model(folder: Path, shape: dict[str, int], device: torch.device) -> float:
-    """A Llama of random bf16 weights, a shard a block; returns GiB."""
-    from tokenizers import Tokenizer, models
+    """A Llama of random bf16 weights, a shard a block, whose tokens are the words w1, w2, …
+
+    Returns:
+        GiB.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
     config = LlamaConfig(**shape, dtype="bfloat16", tie_word_embeddings=False)
@@ -209,7 +213,9 @@ def write_model(folder: Path, shape: dict[str, int], device: torch.device) -> fl
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    vocabulary = {"?": 0} | {f"w{number}": number for number in range(1, shape["vocab_size"])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?").save_pretrained(folder)
     return size / GIB
 

@@ -76,6 +76,28 @@ def test_a_benchmark_that_is_not_asked_for_a_file_leaves_none(tmp_path: Path) ->
     assert done.returncode == 0 and named.is_file() and not list(folder.iterdir())
 
 
+def test_a_search_on_a_shape_on_disk_tells_its_parts_its_pace_and_its_memory(
+    tmp_path: Path,
+) -> None:
+    few = ["--evaluations", "12", "--update", "least-squares", "--device", "cpu"]
+    done = run(tmp_path, "benchmarks.large_search", "--tiny", "--output", "one.json", "--", *few)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "one.json").read_text())
+    names = [part for part, _ in found["parts"]]
+    for part in ("start", "loading model-1", "statistics", "Gram matrices", "refitting"):
+        assert part in names
+    assert found["candidates"] == 12 and found["candidates_an_hour"] > 0 < found["host_gib"]
+    assert sum(seconds for _, seconds in found["parts"]) == pytest.approx(found["seconds"])
+    assert "| candidates an hour | " in done.stdout
+    assert not list(tmp_path.glob("tmp*"))
+
+
+def test_a_search_that_is_refused_ends_the_benchmark_in_a_sentence(tmp_path: Path) -> None:
+    done = run(tmp_path, "benchmarks.large_search", "--tiny", "--", "--sparsity", "2")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Error: the search failed, as it says above")
+
+
 def test_powers_stand_beside_as_many_other_operators(tmp_path: Path) -> None:
     from prunerzero.metrics import Expression
 

@@ -1,0 +1,236 @@
+"""A search on a Llama-7B of random weights, from a folder on disk, and what each part of it takes.
+
+    python -m benchmarks.large_search --output search_7b.json -- --time 10m
+    python -m benchmarks.large_search -- --time 10m --update least-squares
+    python -m benchmarks.large_search --models 2 -- --time 2m --workers auto
+    python -m benchmarks.large_search --tiny -- --time 5s --device cpu
+
+Behind ``--`` stand options of ``prunerzero search``, which runs as a user would run it: in bf16,
+half of each row, the known metrics first, 16 windows of 2048 tokens of calibration and as many of
+validation, unless they say otherwise. With ``--models 2`` it has two models of that shape.
+
+Tells seconds of each part, candidates an hour, and the most memory that was taken: of each GPU, by
+all that runs there, and of the search's processes in the host (what each has for itself alone).
+Weights and text are random, so losses mean nothing: metrics that differ in a real model are as good
+as each other here, and more of them are refitted in full at the end than there would be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import psutil
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks.commands import in_one_sentence, refuse
+from benchmarks.large_model import GIB, write_model
+from prunerzero.files import write_json
+
+LLAMA_7B = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+}
+TINY = LLAMA_7B | {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "vocab_size": 128,
+}
+WINDOWS = 16
+
+
+class Memory:
+    """The most memory in use while it is open, in GiB."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process, self._done = process, Event()
+        self.host = 0.0
+        self.gpus = [0.0] * torch.cuda.device_count()
+
+    def __enter__(self) -> Memory:
+        self._thread = Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.2):
+            own = 0
+            with suppress(psutil.Error):
+                for one in (self._process, *self._process.children(recursive=True)):
+                    with suppress(psutil.Error):
+                        held = one.memory_info()
+                        own += held.rss - held.shared
+            self.host = max(self.host, own / GIB)
+            for gpu in range(len(self.gpus)):
+                free, all_of = torch.cuda.mem_get_info(gpu)
+                self.gpus[gpu] = max(self.gpus[gpu], (all_of - free) / GIB)
+
+
+def prepare(folder: Path, count: int, shape: dict[str, int], length: int) -> list[Path]:
+    """So many models, of which no two are the same, and the texts."""
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    models = [folder / f"model-{number}" for number in range(1, count + 1)]
+    write_model(models[0], shape, device)
+    for number, other in enumerate(models[1:], start=2):
+        other.mkdir()
+        for file in models[0].iterdir():
+            os.link(file, other / file.name)
+        for file in other.glob("*.safetensors"):
+            if "model.norm.weight" in (tensors := load_file(file)):
+                file.unlink()
+                tensors["model.norm.weight"] *= number
+                save_file(tensors, file, metadata={"format": "pt"})
+    words = random.Random(0)
+    for part in ("calibration", "validation"):
+        count = (WINDOWS + 1) * length
+        text = " ".join(f"w{words.randrange(1, shape['vocab_size'])}" for _ in range(count))
+        (folder / f"{part}.txt").write_text(text)
+    return models
+
+
+def part_of(line: str) -> str | None:
+    """What begins or goes on by a line of progress; None where it tells something else.
+
+    >>> part_of("refitting: 56 of 224 layers, 0:31 left"), part_of("statistics D (112 windows) …")
+    ('refitting', 'statistics D')
+    >>> part_of("24 evaluations (0.3/s), 43 duplicates skipped, 4 raced out, 0:00 left · best 7: W")
+    'candidates'
+    >>> part_of("wanda, model-1 at 0.5, validation text (16 windows) …")
+    'a metric on the whole text'
+    >>> part_of("Best metric: W")
+    """
+    if " evaluations (" in line and " left" in line:
+        return "candidates"
+    if ", validation text (" in line and not line.startswith("dense"):
+        return "a metric on the whole text"
+    if line.endswith(" …"):
+        return line.removesuffix(" …").split(" (")[0]
+    return line.split(": ")[0] if line.endswith(" left") else None
+
+
+def parts(lines: list[tuple[float, str]]) -> list[tuple[str, float]]:
+    """Seconds of each part in its order, from lines and the seconds at which they came."""
+    begun = [(at, part) for at, line in lines if (part := part_of(line)) is not None]
+    ends = [*(at for at, _ in begun[1:]), lines[-1][0] if lines else 0.0]
+    found: list[tuple[str, float]] = [("start", begun[0][0])] if begun else []
+    for (at, part), end in zip(begun, ends, strict=True):
+        if part == found[-1][0]:
+            found[-1] = (part, found[-1][1] + end - at)
+        else:
+            found.append((part, end - at))
+    return found
+
+
+@in_one_sentence()
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", type=int, default=1, choices=(1, 2), help="of that shape")
+    parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
+    parser.add_argument("--folder", type=Path, help="where models are written, and deleted again")
+    parser.add_argument("--output", type=Path, help="JSON file")
+    parser.add_argument("more", nargs="*", metavar="OPTION", help="of the search, behind --")
+    options = parser.parse_args()
+    length = 64 if options.tiny else 2048
+    with tempfile.TemporaryDirectory(dir=options.folder, ignore_cleanup_errors=True) as place:
+        folder = Path(place)
+        models = prepare(folder, options.models, TINY if options.tiny else LLAMA_7B, length)
+        command = [
+            sys.executable,
+            "-m",
+            "prunerzero",
+            "search",
+            "--output-dir",
+            str(folder / "run"),
+        ]
+        for model in models:
+            command += ["--model", str(model)]
+        for part in ("calibration", "validation"):
+            command += [f"--{part}", str(folder / f"{part}.txt")]
+            command += [f"--num-{part}-samples", str(WINDOWS)]
+        command += ["--max-seq-length", str(length), "--dtype", "bfloat16"]
+        command += ["--seed-metrics", "catalog", *options.more]
+        results = measured(command, folder / "run" / "best.json")
+    results |= {
+        "options": [f"--models {options.models}", *options.more],
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+    if options.output:
+        write_json(options.output, results)
+    print(table(results))
+
+
+def measured(command: list[str], best: Path) -> dict[str, Any]:
+    """The search's figures; what it says goes on to standard error with its seconds."""
+    begun, lines = time.monotonic(), []
+    environment = os.environ | {
+        "PRUNERZERO_CACHE": str(best.parents[1] / "cache"),
+        "COLUMNS": "250",
+    }
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    assert running.stdout is not None
+    with Memory(psutil.Process(running.pid)) as memory:
+        for line in running.stdout:
+            told = line.rstrip().replace(f"{best.parents[1]}/", "")
+            lines.append((time.monotonic() - begun, told))
+            print(f"{lines[-1][0]:7.1f} {told}", file=sys.stderr, flush=True)
+        running.wait()
+    lines.append((time.monotonic() - begun, ""))
+    if running.returncode:
+        refuse("the search failed, as it says above; what stands behind -- goes to it as it is.")
+    found = json.loads(best.read_text(encoding="utf-8"))
+    return {
+        "seconds": lines[-1][0],
+        "parts": parts(lines),
+        "candidates": found["evaluations"],
+        "seconds_of_search": found["seconds"],
+        "candidates_an_hour": 3600 * found["evaluations"] / found["seconds"],
+        "gpu_gib": memory.gpus,
+        "host_gib": memory.host,
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    rows = [(part, f"{seconds:.1f} s") for part, seconds in results["parts"] if seconds >= 0.05]
+    rows += [
+        ("all of it", f"{results['seconds']:.1f} s"),
+        ("candidates", f"{results['candidates']} in {results['seconds_of_search']:.0f} s"),
+        ("candidates an hour", f"{results['candidates_an_hour']:,.0f}"),
+        ("memory of each GPU, most", ", ".join(f"{gib:.1f} GiB" for gib in results["gpu_gib"])),
+        ("memory of the host, most", f"{results['host_gib']:.1f} GiB"),
+    ]
+    told = f"{results['device']}, torch {results['torch']}, {' '.join(results['options'])}"
+    return "\n".join(
+        ["", told, "", "| | |", "| --- | ---: |", *(f"| {a} | {b} |" for a, b in rows)]
+    )
+
+
+if __name__ == "__main__":
+    main()
