@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,18 +47,22 @@ def main() -> None:
     results = load(options.results, (SEARCH, COMPARISON, ARM))
     if all(kind_of(name) == COMPARISON for name in results):
         raise InputError("these files hold comparisons alone: name those of searches.")
-    print(frequencies(results))
+    print(frequencies([load([path], (SEARCH, COMPARISON, ARM)) for path in options.results]))
     print(exponents(results, options.layers))
 
 
-def frequencies(results: dict[str, Any]) -> str:
-    """What the better tenth of each kind of search reads and applies, beside all of it."""
+def frequencies(files: Sequence[dict[str, Any]]) -> str:
+    """What the better tenth of each kind of search reads and applies, beside all of it.
+
+    Args:
+        files: the results of each file, in which searches of one name are not the same.
+    """
     lines = [
         "| models, competition, update | finished | reads X | G | D | more frequent in the best |",
         "| --- | ---: | --- | --- | --- | --- |",
     ]
     kinds: dict[str, list[list[Any]]] = {}
-    for name, found in results.items():
+    for name, found in (item for of_file in files for item in of_file.items()):
         if kind_of(name) == SEARCH:
             _, on, competition, update, _ = name.split(" | ")
             kinds.setdefault(f"{on}, {competition}, {update}", []).append(found["history"])
