@@ -26,8 +26,6 @@ from prunerzero import bench, pack
 from prunerzero.report import bench_tables
 from prunerzero.tasks.options import BenchOptions, PackOptions
 
-WORDS = 400
-
 
 @in_one_sentence()
 def main() -> None:
@@ -48,9 +46,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as place:
         folder = Path(place)
         write_model(folder / "dense", shape, device)
-        save_tokenizer(folder / "dense")
         text = folder / "text.txt"
-        text.write_text(" ".join(random.Random(0).choices([f"w{n}" for n in range(WORDS)], k=9000)))
+        words = [f"w{number}" for number in range(1, min(400, shape["vocab_size"]))]
+        text.write_text(" ".join(random.Random(0).choices(words, k=9000)))
         asked = {name: PACKED[name] for name in options.models}
         for pattern in dict.fromkeys(pattern for pattern, _ in asked.values()):
             remove(folder / "dense", folder / "pruned", pattern, device)
@@ -67,17 +65,6 @@ def main() -> None:
     console = Console(width=160)
     console.print(*bench_tables(result.__dict__ | {"models": [vars(m) for m in result.models]}))
     print(result.machine, *(f"{m.model}: {m.notes}" for m in result.models if m.notes), sep="\n")
-
-
-def save_tokenizer(folder: Path) -> None:
-    """A tokenizer of words, in the place of the one of a single token."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = {"?": 0} | {f"w{number}": number + 1 for number in range(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?").save_pretrained(folder)
 
 
 def remove(model: Path, pruned: Path, pattern: str, device: torch.device) -> None:

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Measures what the pages tell of GPUs, on this machine's: scripts/measure_on_gpus.sh MODELS TEXTS RESULTS
+# MODELS holds the folders SmolLM2-135M and Qwen2.5-Coder-1.5B, TEXTS what examples.metrics.texts makes. One
+# thing after the other, each with a log and JSON in RESULTS; what needs more GPUs than there are is left out.
+# STEPS names some of them, as in STEPS="tests search_7b".
+set -uo pipefail
+cd "$(dirname "$0")/.."
+models=$1 texts=$2 results=$3
+mkdir -p "$results"
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+calibration=$texts/wikitext2/calibration.txt validation=$texts/wikitext2/validation.txt
+step() {
+    local name=$1 needed=$2
+    shift 2
+    [ -z "${STEPS:-}" ] || [[ " $STEPS " = *" $name "* ]] || return 0
+    [ "$gpus" -ge "$needed" ] || { echo "$name needs $needed GPUs; here are $gpus: left out"; return 0; }
+    local begun=$SECONDS
+    "$@" >"$results/$name.log" 2>&1 || echo "$name failed: $results/$name.log"
+    echo "$name took $((SECONDS - begun)) s"
+}
+# where memory and instructions of the packed products stand, and what their warps wait for
+profile() {
+    ncu --graph-profiling node --kernel-name 'regex:^(streams|two_four)' --launch-skip 40 --launch-count 12 \
+        --section SpeedOfLight --section SchedulerStats --section WarpStateStats --section Occupancy \
+        python3 -m benchmarks.packed_cuda --shapes 11008x4096 --batches "$1" --passes 1
+}
+large() {
+    local name=$1
+    shift
+    python3 -m benchmarks.large_search --output "$results/$name.json" "$@"
+}
+step tests 1 python3 -m pytest -q tests/pruning tests/scoring tests/packed tests/tasks -k "gpu or cuda"
+step search_7b 1 large search_7b -- --time 10m --operators extended
+step search_7b_refitted 1 large search_7b_refitted -- --time 10m --update least-squares
+step search_7b_two_workers 2 large search_7b_two_workers -- --time 5m --operators extended --workers 2
+step two_models 2 large two_models --models 2 -- --time 5m --workers auto
+step two_models_by_turns 1 large two_models_by_turns --models 2 -- --time 5m --device cuda:0
+step workers 2 python3 -m benchmarks.search_scaling --model "$models/SmolLM2-135M" --calibration "$calibration" \
+    --validation "$validation" --workers 1 2 --time 60 --num-validation-samples 22 --dtype bfloat16 \
+    --operators extended --no-changes --output "$results/workers.json"
+step profile_1 1 profile 1
+step profile_16 1 profile 16
+step products 1 python3 -m benchmarks.packed_cuda --batches 1 4 8 16 --passes 8 --output "$results/products.json"
+step packed_7b 1 python3 -m benchmarks.packed_cuda_model --output "$results/packed_7b.json"
+step bench 1 python3 -m benchmarks.packed_cuda_bench --layers 4 --output "$results/bench"
+step benchmarks 1 python3 -m benchmarks --device cuda --output "$results/benchmarks.json"
+step steps_of_a_refit 1 python3 -m benchmarks.conjugate_steps --model "$models/Qwen2.5-Coder-1.5B" --device cuda \
+    --dtype bfloat16 --sparsities 2:4 --metrics 24 --best 10 --windows 8 --num-calibration-samples 24 \
+    --calibration "$calibration" --validation "$validation" --output "$results/steps_of_a_refit.json"
+step tune 1 scripts/tune_smollm2.sh "$models/SmolLM2-135M" "$texts/wikitext2" "$results/tune"
