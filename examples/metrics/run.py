@@ -23,12 +23,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, product
 from pathlib import Path
 from statistics import fmean
+from tempfile import mkdtemp
 from typing import Any, get_args
 
 import prunerzero
@@ -341,9 +341,8 @@ def texts_of(options: argparse.Namespace, model: str) -> Texts:
 
 def searches(options: argparse.Namespace) -> Iterator[Task]:
     """The models together in each competition; under the update that was named first, first."""
-    folder = options.work / "runs"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    options.work.mkdir(parents=True, exist_ok=True)
+    folder = Path(mkdtemp(prefix="runs-", dir=options.work))
     budget = SearchOptions(time=f"{options.seconds}s", evaluations=options.evaluations)
     setups = tuple(
         Setup(
