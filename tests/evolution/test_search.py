@@ -374,6 +374,20 @@ def test_progress_tells_where_the_search_stands(toy: ToyFitness) -> None:
     assert last.best_perplexity == pytest.approx(math.exp(last.best_loss or 0))
 
 
+def test_finalists_whose_race_read_the_whole_text_are_not_pruned_for_again() -> None:
+    class Watched(ToyFitness):
+        begun: list[int] = []
+
+        def losses(
+            self, expression: Expression, start: int = 0, stop: int | None = None
+        ) -> Iterator[float]:
+            self.begun.append(start)
+            return super().losses(expression, start, stop)
+
+    result = run_search(Watched(chunks=6, total=6), 30)
+    assert result.finalists and {*Watched.begun} == {0}
+
+
 def test_a_budget_of_time_ends_the_search_and_keeps_time_to_judge(toy: ToyFitness) -> None:
     result = run_search(toy, None, seconds=0.5)  # type: ignore[arg-type]
     assert 0 < result.seconds < 2

@@ -125,6 +125,7 @@ def describe(progress: SearchProgress) -> str:
     workers = f", {progress.workers} workers" if progress.workers > 1 else ""
     times = " times dense" if progress.is_rise else ""
     after = f" after {progress.after}" if progress.after else ""
+    judging = ", judging the best" if progress.phase == "judging" else ""
     best = (
         ""
         if progress.best_perplexity is None
@@ -132,8 +133,8 @@ def describe(progress: SearchProgress) -> str:
     )
     return (
         f"{progress.evaluations} evaluations ({_rate(progress.evaluations_per_second)}{workers}), "
-        f"{progress.duplicates_skipped} duplicates skipped, {progress.raced_out} raced out{left}"
-        f"{best}"
+        f"{progress.duplicates_skipped} duplicates skipped, {progress.raced_out} raced out"
+        f"{judging}{left}{best}"
     )
 
 

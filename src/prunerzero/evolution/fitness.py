@@ -59,7 +59,13 @@ def finite(loss: float) -> float:
 
 
 def read_all(fitness: Fitness, expression: Expression, start: int, stop: int) -> list[float]:
-    """The losses of these chunks; empty where one of them cannot be measured."""
+    """The losses of these chunks; empty where one of them cannot be measured.
+
+    Where there are none to read, as of a finalist whose race read the whole text, the model is not
+    pruned for it.
+    """
+    if start >= stop:
+        return []
     try:
         return list(read(fitness, expression, start, stop))
     except UNMEASURABLE:
