@@ -78,7 +78,10 @@ def test_a_formula_is_a_metric_named_by_itself(formula):
         ("wandda", "there is no metric named 'wandda'; did you mean 'wanda'?"),
         ("pruner_zero", "did you mean 'pruner-zero'?"),
         ("Magnitud", "did you mean 'magnitude'?"),
-        ("xyzzy", "known are magnitude, wanda, ria, gblm, fisher, obs, pruner-zero, fisher-obs, power"),
+        (
+            "xyzzy",
+            "known are magnitude, wanda, ria, gblm, fisher, obs, pruner-zero, fisher-obs, power",
+        ),
         ("WX", "there is no metric named 'WX'"),
         ("power-law(a,b)", "must hold two or three numbers"),
         ("power-law(nan,1)", "must hold two or three numbers"),
