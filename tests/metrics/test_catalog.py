@@ -80,7 +80,8 @@ def test_a_formula_is_a_metric_named_by_itself(formula):
         ("Magnitud", "did you mean 'magnitude'?"),
         (
             "xyzzy",
-            "known are magnitude, wanda, ria, gblm, fisher, obs, pruner-zero, fisher-obs, power",
+            "known are magnitude, wanda, ria, gblm, fisher, obs, pruner-zero, fisher-obs, "
+            "power-law.",
         ),
         ("WX", "there is no metric named 'WX'"),
         ("power-law(a,b)", "must hold two or three numbers"),
