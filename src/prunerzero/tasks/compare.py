@@ -112,6 +112,9 @@ def compare(
         methods: published methods, ``"sparsegpt"`` and ``"alps"``, that change the weights that
             stay too; each prunes every layer by the same share, whatever the group.
 
+    A metric that gives NaN on some layer, as ``zsn`` does where all weights are equal, is left out,
+    which ``warnings`` tell, as long as something else can be compared.
+
     Raises:
         InputError, MetricError: nothing was written.
     """
@@ -241,10 +244,18 @@ def compare_on(
     measure("dense")
     for name, text in texts.items():
         references[name] = work.logits_of(text, f"dense logits, {name}", MEMORY // len(texts))
+    without_rank: dict[str, ScoreError] = {}
     for label, metric in metrics.items():
         with work.pruned_for_now():
-            prune_loaded(work, metric.expression, sparsity, refit)
+            try:
+                prune_loaded(work, metric.expression, sparsity, refit)
+            except ScoreError as error:
+                without_rank[label] = error
+                doubts.append(f"{label!r} is left out, as it cannot rank all weights: {error}")
+                continue
             measure(label)
+    if without_rank and len(without_rank) == len(metrics) and not methods:
+        raise next(iter(without_rank.values()))
     for method in methods:
         with work.pruned_for_now():
             prune_by(work, method, sparsity)
@@ -262,7 +273,7 @@ def compare_on(
         group=sparsity.group,
         perplexity=perplexities,
         divergence=divergence,
-        formulas={name: str(metric.expression) for name, metric in metrics.items()},
+        formulas={n: str(m.expression) for n, m in metrics.items() if n not in without_rank},
         samples=tuple(
             Continued(loaded.tokenizer.decode(ids, skip_special_tokens=True), by_name)
             for ids, by_name in zip(prompts, continued, strict=True)
