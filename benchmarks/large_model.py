@@ -32,7 +32,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import safe_open
@@ -152,7 +152,7 @@ class TimedRecord:
 class HostMemory:
     """Peaks of this process: memory of its own, and pages of files, which can be dropped."""
 
-    def __enter__(self) -> HostMemory:
+    def __enter__(self) -> Self:
         self.peak = {"own": 0.0, "files": 0.0}
         self._done = Event()
         self._thread = Thread(target=self._watch, daemon=True)

@@ -27,7 +27,6 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import psutil
@@ -35,45 +34,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.commands import in_one_sentence, refuse
-from benchmarks.large_model import GIB, write_model
+from benchmarks.large_model import GIB, HostMemory, write_model
+from benchmarks.packed_cuda_model import SHAPE, TINY
 from prunerzero.files import write_json
 
-LLAMA_7B = {
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "vocab_size": 32000,
-    "max_position_embeddings": 2048,
-}
-TINY = LLAMA_7B | {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "vocab_size": 128,
-}
 WINDOWS = 16
 
 
-class Memory:
-    """The most memory in use while it is open, in GiB."""
+class Memory(HostMemory):
+    """The most memory in use while it is open, in GiB: "own", of the processes; of each GPU."""
 
     def __init__(self, process: psutil.Process) -> None:
-        self._process, self._done = process, Event()
-        self.host = 0.0
+        self._process = process
         self.gpus = [0.0] * torch.cuda.device_count()
-
-    def __enter__(self) -> Memory:
-        self._thread = Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
 
     def _watch(self) -> None:
         while not self._done.wait(0.2):
@@ -83,7 +56,7 @@ class Memory:
                     with suppress(psutil.Error):
                         held = one.memory_info()
                         own += held.rss - held.shared
-            self.host = max(self.host, own / GIB)
+            self.peak["own"] = max(self.peak["own"], own / GIB)
             for gpu in range(len(self.gpus)):
                 free, all_of = torch.cuda.mem_get_info(gpu)
                 self.gpus[gpu] = max(self.gpus[gpu], (all_of - free) / GIB)
@@ -158,7 +131,7 @@ def main() -> None:
     length = 64 if options.tiny else 2048
     with tempfile.TemporaryDirectory(dir=options.folder, ignore_cleanup_errors=True) as place:
         folder = Path(place)
-        models = prepare(folder, options.models, TINY if options.tiny else LLAMA_7B, length)
+        models = prepare(folder, options.models, TINY if options.tiny else SHAPE, length)
         command = [
             sys.executable,
             "-m",
@@ -213,7 +186,7 @@ def measured(command: list[str], best: Path) -> dict[str, Any]:
         "seconds_of_search": found["seconds"],
         "candidates_an_hour": 3600 * found["evaluations"] / found["seconds"],
         "gpu_gib": memory.gpus,
-        "host_gib": memory.host,
+        "host_gib": memory.peak["own"],
     }
 
 
