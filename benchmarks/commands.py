@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from prunerzero.errors import InputError, ModelError
@@ -39,6 +40,32 @@ def require(names: str) -> None:
 def no_command(instead: str) -> NoReturn:
     """Of a module that others import, run by itself: say what to run instead."""
     refuse(f"this module is a part of other benchmarks: run `{instead}`.")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """An argument's type: a number that is no less."""
+
+    def number(text: str) -> int:
+        if (found := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return found
+
+    return number
+
+
+def new_file(text: str) -> Path:
+    """An argument's type: a file to write, whose folder is there."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
+
+
+def folder(text: str) -> Path:
+    """An argument's type: a folder that is there."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return Path(text)
 
 
 def sparsity_text(text: str) -> str:

@@ -15,14 +15,13 @@ import argparse
 import json
 import time
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 from statistics import fmean, median
 from typing import Any
 
 import torch
 
-from benchmarks.commands import in_one_sentence, require, sparsity_text
+from benchmarks.commands import at_least, in_one_sentence, new_file, require, sparsity_text
 from prunerzero.evolution.variation import (
     Limits,
     PrimitiveSet,
@@ -145,11 +144,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, help="JSON file")
+    parser.add_argument("--output", type=new_file, help="JSON file")
     parser.add_argument("--sparsities", nargs="+", type=sparsity_text, default=["0.5", "2:4"])
-    parser.add_argument("--metrics", type=int, default=100)
-    parser.add_argument("--best", type=int, default=20)
-    parser.add_argument("--windows", type=int, default=16, help="of the validation text")
+    parser.add_argument("--metrics", type=at_least(3), default=100)
+    parser.add_argument("--best", type=at_least(2), default=20)
+    parser.add_argument("--windows", type=at_least(1), default=16, help="of the validation text")
     parser.add_argument("--seed", type=int, default=0)
     for name in ("model", "device", "calibration", "validation", "dtype"):
         parser.add_argument(f"--{name}")

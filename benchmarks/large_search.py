@@ -21,24 +21,30 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from benchmarks.commands import in_one_sentence, refuse
+from benchmarks.commands import folder, in_one_sentence, new_file, refuse
 from benchmarks.large_model import GIB, HostMemory, write_model
 from benchmarks.packed_cuda_model import SHAPE, TINY
 from prunerzero.files import write_json
 
 WINDOWS = 16
+DENSE, CANDIDATES = "dense loss, known metrics of the race", "candidates"
+OWN = ("--model", "--output-dir", "--calibration", "--validation", "--config")
+"""Options of a search that this script gives itself."""
 
 
 class Memory(HostMemory):
@@ -62,10 +68,10 @@ class Memory(HostMemory):
                 self.gpus[gpu] = max(self.gpus[gpu], (all_of - free) / GIB)
 
 
-def prepare(folder: Path, count: int, shape: dict[str, int], length: int) -> list[Path]:
+def prepare(place: Path, count: int, shape: dict[str, int], length: int) -> list[Path]:
     """So many models, of which no two are the same, and the texts."""
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    models = [folder / f"model-{number}" for number in range(1, count + 1)]
+    models = [place / f"model-{number}" for number in range(1, count + 1)]
     write_model(models[0], shape, device)
     for number, other in enumerate(models[1:], start=2):
         other.mkdir()
@@ -80,7 +86,7 @@ def prepare(folder: Path, count: int, shape: dict[str, int], length: int) -> lis
     for part in ("calibration", "validation"):
         count = (WINDOWS + 1) * length
         text = " ".join(f"w{words.randrange(1, shape['vocab_size'])}" for _ in range(count))
-        (folder / f"{part}.txt").write_text(text)
+        (place / f"{part}.txt").write_text(text)
     return models
 
 
@@ -92,29 +98,35 @@ def part_of(line: str) -> str | None:
     >>> part_of("24 evaluations (0.3/s), 43 duplicates skipped, 4 raced out, 0:00 left · best 7: W")
     'candidates'
     >>> part_of("wanda, model-1 at 0.5, validation text (16 windows) …")
-    'a metric on the whole text'
+    'metrics on the whole text'
     >>> part_of("Best metric: W")
     """
     if " evaluations (" in line and " left" in line:
-        return "candidates"
-    if ", validation text (" in line and not line.startswith("dense"):
-        return "a metric on the whole text"
+        return CANDIDATES
+    if line.startswith("dense, "):
+        return DENSE
+    if ", validation text" in line:
+        return "metrics on the whole text"
     if line.endswith(" …"):
         return line.removesuffix(" …").split(" (")[0]
     return line.split(": ")[0] if line.endswith(" left") else None
 
 
-def parts(lines: list[tuple[float, str]]) -> list[tuple[str, float]]:
-    """Seconds of each part in its order, from lines and the seconds at which they came."""
+def parts(lines: list[tuple[float, str]], search: float) -> dict[str, float]:
+    """Seconds of each part, in the order in which they begin.
+
+    Args:
+        lines: of progress, with the seconds at which they came.
+        search: seconds that the search counts for its candidates. It tells of them every ten
+            seconds, so the first ones have no line; before them it reads the known metrics.
+    """
     begun = [(at, part) for at, line in lines if (part := part_of(line)) is not None]
     ends = [*(at for at, _ in begun[1:]), lines[-1][0] if lines else 0.0]
-    found: list[tuple[str, float]] = [("start", begun[0][0])] if begun else []
+    found = {"start": begun[0][0]} if begun else {}
     for (at, part), end in zip(begun, ends, strict=True):
-        if part == found[-1][0]:
-            found[-1] = (part, found[-1][1] + end - at)
-        else:
-            found.append((part, end - at))
-    return found
+        found[part] = found.get(part, 0.0) + end - at
+    both = found.pop(DENSE, 0.0) + found.pop(CANDIDATES, 0.0)
+    return found | {DENSE: max(0.0, both - search), CANDIDATES: min(both, search)}
 
 
 @in_one_sentence()
@@ -124,30 +136,27 @@ def main() -> None:
     )
     parser.add_argument("--models", type=int, default=1, choices=(1, 2), help="of that shape")
     parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
-    parser.add_argument("--folder", type=Path, help="where models are written, and deleted again")
-    parser.add_argument("--output", type=Path, help="JSON file")
+    parser.add_argument("--folder", type=folder, help="where models are written, and deleted again")
+    parser.add_argument("--output", type=new_file, help="JSON file")
     parser.add_argument("more", nargs="*", metavar="OPTION", help="of the search, behind --")
     options = parser.parse_args()
     length = 64 if options.tiny else 2048
     with tempfile.TemporaryDirectory(dir=options.folder, ignore_cleanup_errors=True) as place:
-        folder = Path(place)
-        models = prepare(folder, options.models, TINY if options.tiny else SHAPE, length)
-        command = [
-            sys.executable,
-            "-m",
-            "prunerzero",
-            "search",
-            "--output-dir",
-            str(folder / "run"),
-        ]
+        there = Path(place)
+        try:
+            models = prepare(there, options.models, TINY if options.tiny else SHAPE, length)
+        except (OSError, SafetensorError) as error:
+            refuse(f"the model cannot be written to {there.parent}: {error}; pass --folder.")
+        command = [sys.executable, "-m", "prunerzero", "search", "--output-dir", str(there / "run")]
         for model in models:
             command += ["--model", str(model)]
         for part in ("calibration", "validation"):
-            command += [f"--{part}", str(folder / f"{part}.txt")]
+            command += [f"--{part}", str(there / f"{part}.txt")]
             command += [f"--num-{part}-samples", str(WINDOWS)]
         command += ["--max-seq-length", str(length), "--dtype", "bfloat16"]
-        command += ["--seed-metrics", "catalog", *options.more]
-        results = measured(command, folder / "run" / "best.json")
+        if not any(one.startswith(("--strategy", "--seed-metrics")) for one in options.more):
+            command += ["--seed-metrics", "catalog"]
+        results = measured([*command, *options.more], there / "run" / "best.json")
     results |= {
         "options": [f"--models {options.models}", *options.more],
         "torch": str(torch.__version__),
@@ -168,20 +177,18 @@ def measured(command: list[str], best: Path) -> dict[str, Any]:
     running = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     )
-    assert running.stdout is not None
     with Memory(psutil.Process(running.pid)) as memory:
-        for line in running.stdout:
+        for line in lines_of(running):
             told = line.rstrip().replace(f"{best.parents[1]}/", "")
             lines.append((time.monotonic() - begun, told))
             print(f"{lines[-1][0]:7.1f} {told}", file=sys.stderr, flush=True)
-        running.wait()
     lines.append((time.monotonic() - begun, ""))
-    if running.returncode:
+    if running.returncode and not best.is_file():
         refuse("the search failed, as it says above; what stands behind -- goes to it as it is.")
     found = json.loads(best.read_text(encoding="utf-8"))
     return {
         "seconds": lines[-1][0],
-        "parts": parts(lines),
+        "parts": parts(lines, found["seconds"]),
         "candidates": found["evaluations"],
         "seconds_of_search": found["seconds"],
         "candidates_an_hour": 3600 * found["evaluations"] / found["seconds"],
@@ -190,11 +197,24 @@ def measured(command: list[str], best: Path) -> dict[str, Any]:
     }
 
 
+def lines_of(running: subprocess.Popen[str]) -> Iterator[str]:
+    """What a process says until it ends. Ctrl-C reaches it too: it then ends by itself."""
+    assert running.stdout is not None
+    while running.poll() is None:
+        try:
+            yield from running.stdout
+            running.wait()
+        except KeyboardInterrupt:
+            running.send_signal(signal.SIGINT)
+
+
 def table(results: dict[str, Any]) -> str:
-    rows = [(part, f"{seconds:.1f} s") for part, seconds in results["parts"] if seconds >= 0.05]
+    rows = [
+        (part, f"{seconds:.1f} s") for part, seconds in results["parts"].items() if seconds >= 0.05
+    ]
     rows += [
         ("all of it", f"{results['seconds']:.1f} s"),
-        ("candidates", f"{results['candidates']} in {results['seconds_of_search']:.0f} s"),
+        ("evaluated", f"{results['candidates']} in {results['seconds_of_search']:.0f} s"),
         ("candidates an hour", f"{results['candidates_an_hour']:,.0f}"),
         ("memory of each GPU, most", ", ".join(f"{gib:.1f} GiB" for gib in results["gpu_gib"])),
         ("memory of the host, most", f"{results['host_gib']:.1f} GiB"),

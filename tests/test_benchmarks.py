@@ -83,11 +83,18 @@ def test_a_search_on_a_shape_on_disk_tells_its_parts_its_pace_and_its_memory(
     done = run(tmp_path, "benchmarks.large_search", "--tiny", "--output", "one.json", "--", *few)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "one.json").read_text())
-    names = [part for part, _ in found["parts"]]
-    for part in ("start", "loading model-1", "statistics", "Gram matrices", "refitting"):
-        assert part in names
+    for part in (
+        "start",
+        "loading model-1",
+        "statistics",
+        "Gram matrices",
+        "refitting",
+        "candidates",
+    ):
+        assert found["parts"][part] > 0
     assert found["candidates"] == 12 and found["candidates_an_hour"] > 0 < found["host_gib"]
-    assert sum(seconds for _, seconds in found["parts"]) == pytest.approx(found["seconds"])
+    assert sum(found["parts"].values()) == pytest.approx(found["seconds"])
+    assert found["parts"]["candidates"] == pytest.approx(found["seconds_of_search"])
     assert "| candidates an hour | " in done.stdout
     assert not list(tmp_path.glob("tmp*"))
 
@@ -207,6 +214,16 @@ def assert_runs(command: str) -> None:
         ("strategies", ["--output", "s.json", "--variants", "evolutoin"], "'evolution, extended'"),
         ("large_model", ["--tiny", "--device", "cpu", "--runs", "wanda@0.5@obs"], "obs is unknown"),
         ("large_model", ["--tiny", "--device", "cpu", "--runs", "wander@0.5"], "named 'wander'"),
+        ("large_search", ["--tiny", "--folder", "none"], "there is no folder none"),
+        ("large_search", ["--tiny", "--output", "none/a.json"], "there is no folder none"),
+        (
+            "large_search",
+            ["--tiny", "--", "--model", "bundled"],
+            "--model is given to the search by",
+        ),
+        ("conjugate_steps", ["--metrics", "1"], "1 is less than 3"),
+        ("conjugate_steps", ["--windows", "0"], "0 is less than 1"),
+        ("conjugate_steps", ["--output", "none/a.json"], "there is no folder none"),
         ("packed_model", ["--rivals", "int6"], "'int8', 'int4'"),
         ("engine_overhead", ["--wait", "0.1", "--output", "o.json"], "--wait takes no --output"),
         ("refit", ["--test", "none.txt"], "text file 'none.txt' cannot be read"),

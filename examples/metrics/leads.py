@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from math import exp, inf, log
+from math import exp, log
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from benchmarks.commands import in_one_sentence
 from examples.metrics.results import COMPARISON, SEARCH, is_for_a_lead, kind_of, load
-from examples.metrics.run import KNOWN, RIVALS, comparison_name
+from examples.metrics.run import KNOWN, RIVALS, comparison_name, repeated
 from prunerzero.errors import InputError
 
 
@@ -32,6 +32,10 @@ def main() -> None:
     parser.add_argument("results", nargs="+", type=Path)
     parser.add_argument("--texts", nargs="+", required=True, help="unread ones, as they begin")
     options = parser.parse_args()
+    files = [load([path], (SEARCH, COMPARISON)) for path in options.results]
+    searches = [name for results in files for name in results if kind_of(name) == SEARCH]
+    if (twice := repeated(searches)) is not None:
+        raise InputError(f"two of these files hold {twice!r}; name one of them.")
     print(table(load(options.results, (SEARCH, COMPARISON)), options.texts))
 
 
@@ -43,8 +47,19 @@ def table(results: dict[str, Any], texts: Sequence[str]) -> str:
         texts: how the names of those begin that no search has read.
 
     Raises:
-        InputError: no search was for a lead.
+        InputError: no search was for a lead, or no text that was compared on is called so.
     """
+    compared_on = {
+        Path(text).name
+        for name, one in results.items()
+        if kind_of(name) == COMPARISON
+        for text in one["perplexity"]
+    }
+    for begin in texts:
+        if compared_on and not any(name.startswith(begin) for name in compared_on):
+            raise InputError(
+                f"no text is called {begin}; there are {', '.join(sorted(compared_on))}."
+            )
     searches: dict[tuple[str, str], list[Any]] = {}
     for name, one in results.items():
         if kind_of(name) == SEARCH and is_for_a_lead(one):
@@ -74,19 +89,21 @@ def table(results: dict[str, Any], texts: Sequence[str]) -> str:
 
 
 def excess_on(compared: dict[str, Any], texts: Sequence[str], metric: str) -> float | None:
-    """ln(perplexity / the best known metric's) on these texts; None where it was not compared."""
+    """ln(perplexity / the best known metric's) on these texts; None where it was not compared, or
+    not with all known ones."""
     chosen = [
         found
         for text, found in compared["perplexity"].items()
         if Path(text).name.startswith(tuple(texts)) and metric in found
     ]
-    if not chosen:
+    rivals = {KNOWN[name] for name in RIVALS}
+    if not chosen or not all(rivals <= found.keys() for found in chosen):
         return None
 
     def loss(name: str) -> float:
-        return fmean(log(found[name]) if name in found else inf for found in chosen)
+        return fmean(log(found[name]) for found in chosen)
 
-    return loss(metric) - min(loss(KNOWN[name]) for name in RIVALS)
+    return loss(metric) - min(map(loss, rivals))
 
 
 def _ahead(excess: float) -> str:

@@ -86,6 +86,31 @@ def test_figures_before_and_after_stand_with_their_windows(recipe, figures):
     assert "`python-docs (calibration)`, 64 windows of 512 tokens" in card
 
 
+@pytest.mark.parametrize(
+    "metric, told",
+    [
+        (
+            "W * sqrt(X)",
+            "where `W` is the magnitude of a weight and `X` the squared norm of its in",
+        ),
+        (
+            "W * D",
+            "`W` is the magnitude of a weight and `D` the part of its input that the layer's",
+        ),
+        (
+            "exp(G) / X",
+            "where `X` is the squared norm of its input and `G` the magnitude of the gr",
+        ),
+        ("W", "where `W` is the magnitude of a weight; there was the calibration text: "),
+    ],
+)
+def test_what_the_metric_reads_is_explained_and_nothing_else(recipe, figures, metric, told):
+    card = model_card({**recipe, "metric": metric}, figures)
+    assert told in card
+    for letter in {*"XDG"} - {*metric}:
+        assert f"`{letter}`" not in card
+
+
 def test_a_metric_of_the_weights_alone_needs_no_calibration_text(recipe, figures):
     del recipe["texts"]["calibration"]
     card = model_card({**recipe, "metric": "W"}, figures)

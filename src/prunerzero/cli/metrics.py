@@ -58,6 +58,8 @@ def explain_(
         console.print(f"Prunes the same weights as: [bold]{escape(told.simplified)}[/]")
     console.print(escape(told.tree))
     for name in told.same_as:
+        if name == metric.strip().lower():
+            continue
         console.print(f"Ranks weights exactly as [bold]{name}[/] does.")
     table = Table("metric", "pruned in common at 50 %")
     for name, share in sorted(told.agreement.items(), key=lambda item: -item[1]):

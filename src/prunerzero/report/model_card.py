@@ -63,6 +63,7 @@ def model_card(
         name=Path(model).name or model,
         pattern=pattern,
         sparsity=sparsity_text(recipe.get("sparsity", figures.get("sparsity", MISSING))),
+        where=_where(recipe),
         calibration=_calibration(recipe),
         parts=_parts(recipe, figures),
         length=figures.get("window_length", recipe.get("max_seq_length", MISSING)),
@@ -144,6 +145,22 @@ def _front_matter(model: str, inherited: dict[str, Any], *tags: str) -> str:
     return f"---\n{ModelCardData(**fields).to_yaml()}\n---"
 
 
+def _where(recipe: dict[str, Any]) -> str:
+    """What the letters of the metric's formula stand for, of those that it reads."""
+    of = "loss" if recipe.get("gradient", "full") == "full" else "block's output norm"
+    meanings = {
+        "W": "the magnitude of a weight",
+        "X": "the squared norm of its input",
+        "D": "the part of its input that the layer's other inputs cannot replace",
+        "G": f"the magnitude of the gradient of the {of} by the weight",
+    }
+    letters = re.findall(r"\b[WXDG]\b", str(recipe.get("metric", "")))
+    read = [letter for letter in meanings if letter in letters] or [*meanings]
+    first, *others = (f"`{letter}` {meanings[letter]}" for letter in read)
+    phrases = [first.replace("` ", "` is ", 1), *others]
+    return " and ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
+
+
 def _calibration(recipe: dict[str, Any]) -> str:
     texts = recipe.get("texts") or {}
     text = texts.get("calibration")
@@ -152,10 +169,12 @@ def _calibration(recipe: dict[str, Any]) -> str:
     count = (recipe.get("windows") or {}).get("calibration", MISSING)
     length = recipe.get("max_seq_length", MISSING)
     amount = f"{_inline(count)} windows of {_inline(length)} tokens"
+    over = " over" if re.search(r"\b[XDG]\b", str(recipe.get("metric", ""))) else "; there were"
     if several := [name for place, name in texts.items() if place.startswith("calibration: ")]:
         names = ", ".join(map(_code, several))
-        return f" over {len(several)} calibration texts: {names}, {amount} in equal shares"
-    return f" over the calibration text: {_code(text)}, {amount}"
+        return f"{over} {len(several)} calibration texts: {names}, {amount} in equal shares"
+    over = over.replace("were", "was")
+    return f"{over} the calibration text: {_code(text)}, {amount}"
 
 
 def _parts(recipe: dict[str, Any], figures: dict[str, Any]) -> list[dict[str, Any]]:
