@@ -198,6 +198,7 @@ def test_metrics_and_explain_speak_of_the_catalog(in_workplace):
         "fisher",
         "obs",
         "pruner-zero",
+        "fisher-obs",
         "power-law",
     } == names
     assert all(row["source"] for row in listed)
