@@ -140,6 +140,8 @@ def main() -> None:
     parser.add_argument("--output", type=new_file, help="JSON file")
     parser.add_argument("more", nargs="*", metavar="OPTION", help="of the search, behind --")
     options = parser.parse_args()
+    if own := [one for one in options.more if one.split("=")[0] in OWN]:
+        parser.error(f"{own[0]} is given to the search by this script; leave it out")
     length = 64 if options.tiny else 2048
     with tempfile.TemporaryDirectory(dir=options.folder, ignore_cleanup_errors=True) as place:
         there = Path(place)
