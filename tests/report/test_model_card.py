@@ -86,6 +86,11 @@ def test_figures_before_and_after_stand_with_their_windows(recipe, figures):
     assert "`python-docs (calibration)`, 64 windows of 512 tokens" in card
 
 
+def test_a_warning_stands_as_words_without_the_marks_of_code(recipe, figures):
+    card = model_card(recipe, {**figures, "warnings": ["give `calibration` several times."]})
+    assert "**give calibration several times.**" in card
+
+
 @pytest.mark.parametrize(
     "metric, told",
     [

@@ -8,6 +8,7 @@ from typing import Protocol
 from prunerzero import identity
 from prunerzero.errors import TextError
 from prunerzero.language.corpora import Part, Text, mixed, part_of, places_of, shares_of
+from prunerzero.language.source import BUNDLED
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.own_texts import Source, limited, own_sources
 from prunerzero.tasks.setup import Setup
@@ -44,8 +45,11 @@ class Texts:
                 continue
             self._sources[part] = own_sources(self._setup, part)
             if not self._sources[part]:
+                model = self._setup.model
+                corpus = "python-docs" if model == BUNDLED else "wikitext2"
                 raise TextError(
-                    f'no {part} text is named; pass `{part}=FILE` or `dataset="wikitext2"`.'
+                    f"no {part} text is named for {model!r}; pass `{part}=FILE` or "
+                    f'`dataset="{corpus}"`.'
                 )
 
     def sources(self, part: Part) -> tuple[Source, ...]:
