@@ -7,7 +7,7 @@
 
 Behind ``--`` stand options of ``prunerzero search``, which runs as a user would run it: in bf16,
 half of each row, the known metrics first, 16 windows of 2048 tokens of calibration and as many of
-validation, unless they say otherwise. With ``--models 2`` it has two models of that shape.
+validation, unless they say otherwise. With ``--models 2`` it has two models of that shape, and so on.
 
 Tells seconds of each part, candidates an hour, and the most memory that was taken: of each GPU, by
 all that runs there, and of the search's processes in the host (what each has for itself alone).
@@ -36,7 +36,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from benchmarks.commands import folder, in_one_sentence, new_file, refuse
+from benchmarks.commands import at_least, folder, in_one_sentence, new_file, refuse
 from benchmarks.large_model import GIB, HostMemory, write_model
 from benchmarks.packed_cuda_model import SHAPE, TINY
 from prunerzero.files import write_json
@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", type=int, default=1, choices=(1, 2), help="of that shape")
+    parser.add_argument("--models", type=at_least(1), default=1, help="of that shape")
     parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
     parser.add_argument("--folder", type=folder, help="where models are written, and deleted again")
     parser.add_argument("--output", type=new_file, help="JSON file")

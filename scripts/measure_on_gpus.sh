@@ -33,8 +33,10 @@ step tests 1 python3 -m pytest -q tests/pruning tests/scoring tests/packed tests
 step search_7b 1 large search_7b -- --time 10m --operators extended
 step search_7b_refitted 1 large search_7b_refitted -- --time 10m --update least-squares
 step search_7b_two_workers 2 large search_7b_two_workers -- --time 5m --operators extended --workers 2
-step two_models 2 large two_models --models 2 -- --time 5m --workers auto
-step two_models_by_turns 1 large two_models_by_turns --models 2 -- --time 5m --device cuda:0
+# as many models as do not fit on one GPU: two on 80 GB, three on 141
+many=$([ "$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -1)" -gt 100000 ] 2>/dev/null && echo 3 || echo 2)
+step models_on_gpus "$many" large models_on_gpus --models "$many" -- --time 5m --workers auto
+step models_by_turns 1 large models_by_turns --models "$many" -- --time 5m --device cuda:0
 step workers 2 python3 -m benchmarks.search_scaling --model "$models/SmolLM2-135M" --calibration "$calibration" \
     --validation "$validation" --workers 1 2 --time 60 --num-validation-samples 22 --dtype bfloat16 \
     --operators extended --no-changes --output "$results/workers.json"
