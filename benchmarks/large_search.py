@@ -7,7 +7,7 @@
 
 Behind ``--`` stand options of ``prunerzero search``, which runs as a user would run it: in bf16,
 half of each row, the known metrics first, 16 windows of 2048 tokens of calibration and as many of
-validation, unless they say otherwise. With ``--models 2`` it has two models of that shape, and so on.
+validation, unless they say otherwise. ``--models`` says how many models of that shape it has.
 
 Tells seconds of each part, candidates an hour, and the most memory that was taken: of each GPU, by
 all that runs there, and of the search's processes in the host (what each has for itself alone).
