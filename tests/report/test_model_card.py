@@ -106,7 +106,7 @@ def test_a_warning_stands_as_words_without_the_marks_of_code(recipe, figures):
             "exp(G) / X",
             "where `X` is the squared norm of its input and `G` the magnitude of the gr",
         ),
-        ("W", "where `W` is the magnitude of a weight; there was the calibration text: "),
+        ("W", "where `W` is the magnitude of a weight; this one does not read the calib"),
     ],
 )
 def test_what_the_metric_reads_is_explained_and_nothing_else(recipe, figures, metric, told):

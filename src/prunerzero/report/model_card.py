@@ -154,11 +154,16 @@ def _where(recipe: dict[str, Any]) -> str:
         "D": "the part of its input that the layer's other inputs cannot replace",
         "G": f"the magnitude of the gradient of the {of} by the weight",
     }
-    letters = re.findall(r"\b[WXDG]\b", str(recipe.get("metric", "")))
+    letters = _letters(recipe)
     read = [letter for letter in meanings if letter in letters] or [*meanings]
     first, *others = (f"`{letter}` {meanings[letter]}" for letter in read)
     phrases = [first.replace("` ", "` is ", 1), *others]
     return " and ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
+
+
+def _letters(recipe: dict[str, Any]) -> set[str]:
+    """What the metric's formula reads, of W, X, D and G."""
+    return {*re.findall(r"\b[WXDG]\b", str(recipe.get("metric", "")))}
 
 
 def _calibration(recipe: dict[str, Any]) -> str:
@@ -169,11 +174,10 @@ def _calibration(recipe: dict[str, Any]) -> str:
     count = (recipe.get("windows") or {}).get("calibration", MISSING)
     length = recipe.get("max_seq_length", MISSING)
     amount = f"{_inline(count)} windows of {_inline(length)} tokens"
-    over = " over" if re.search(r"\b[XDG]\b", str(recipe.get("metric", ""))) else "; there were"
+    over = "; this one does not read" if _letters(recipe) == {"W"} else " over"
     if several := [name for place, name in texts.items() if place.startswith("calibration: ")]:
         names = ", ".join(map(_code, several))
         return f"{over} {len(several)} calibration texts: {names}, {amount} in equal shares"
-    over = over.replace("were", "was")
     return f"{over} the calibration text: {_code(text)}, {amount}"
 
 
