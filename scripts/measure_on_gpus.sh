@@ -4,9 +4,10 @@
 # thing after the other, each with a log and JSON in RESULTS; what needs more GPUs than there are is left out.
 # STEPS names some of them, as in STEPS="tests search_7b".
 set -uo pipefail
+[ $# = 3 ] && [ -d "$1" ] && [ -d "$2" ] || { echo "Error: name the folder of models, that of texts, and one for results." >&2; exit 2; }
+mkdir -p "$3" || exit 2
+models=$(realpath "$1") texts=$(realpath "$2") results=$(realpath "$3")
 cd "$(dirname "$0")/.."
-models=$1 texts=$2 results=$3
-mkdir -p "$results"
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
 calibration=$texts/wikitext2/calibration.txt validation=$texts/wikitext2/validation.txt
 step() {
