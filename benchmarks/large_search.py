@@ -84,8 +84,8 @@ def prepare(place: Path, count: int, shape: dict[str, int], length: int) -> list
                 save_file(tensors, file, metadata={"format": "pt"})
     words = random.Random(0)
     for part in ("calibration", "validation"):
-        count = (WINDOWS + 1) * length
-        text = " ".join(f"w{words.randrange(1, shape['vocab_size'])}" for _ in range(count))
+        tokens = range((WINDOWS + 1) * length)
+        text = " ".join(f"w{words.randrange(1, shape['vocab_size'])}" for _ in tokens)
         (place / f"{part}.txt").write_text(text)
     return models
 
@@ -125,7 +125,9 @@ def parts(lines: list[tuple[float, str]], search: float) -> dict[str, float]:
     found = {"start": begun[0][0]} if begun else {}
     for (at, part), end in zip(begun, ends, strict=True):
         found[part] = found.get(part, 0.0) + end - at
-    both = found.pop(DENSE, 0.0) + found.pop(CANDIDATES, 0.0)
+        if part == DENSE:
+            found.setdefault(CANDIDATES, 0.0)  # they come next, whether or not a line tells
+    both = found.get(DENSE, 0.0) + found.get(CANDIDATES, 0.0)
     return found | {DENSE: max(0.0, both - search), CANDIDATES: min(both, search)}
 
 
