@@ -249,6 +249,20 @@ def test_on_a_gpu_a_kernel_takes_the_steps():
     torch.testing.assert_close(found, exact, rtol=0.01, atol=0.01)  # TF32 holds 10 bits
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_tf32_of_a_gpu_costs_less_than_what_a_refit_stops_at():
+    torch.manual_seed(0)
+    common = torch.randn(4096, 24) @ torch.randn(24, 1024)  # inputs that are much alike
+    rows, weight = common + torch.randn(4096, 1024), torch.randn(256, 1024)
+    layer = weight.cuda(), (rows.T @ rows).cuda(), (torch.rand(256, 1024) < 0.5).cuda()
+    before = torch.backends.cuda.matmul.allow_tf32
+    found = errors(settled(*layer), *layer[:2]).sum()
+    assert torch.backends.cuda.matmul.allow_tf32 == before
+    weight, gram, mask = (one.cpu() for one in layer)
+    exact = errors(settled(weight, gram, mask), weight, gram).sum()
+    assert float(found) == pytest.approx(float(exact), rel=SETTLED / 2)
+
+
 @given(layers())
 def test_without_a_mask_nothing_changes(layer):
     weight, gram, _ = layer

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunerzero.metrics import Sparsity
 from prunerzero.pruning.gram import collect_grams
-from prunerzero.pruning.refit import Refit, budgets_of, output_error, refit_layer, refit_model
+from prunerzero.pruning.refit import Refit, budgets_of, output_errors, refit_layer, refit_model
 from prunerzero.scoring import prune_mask
 
 ALL = [Refit(update, refine) for update in ("none", "least-squares") for refine in ("none", "admm")]
@@ -70,6 +70,6 @@ def test_a_model_is_refitted_layer_by_layer(model, layers, pattern, refit):
             dense[name], grams[name], masks[name], refit, budgets_of(sparsity)
         )
         assert torch.equal(layer.weight, expected)
-        assert errors[name].refitted == output_error(dense[name], expected, grams[name])
+        assert [errors[name].refitted] == output_errors(dense[name], [expected], grams[name])
         if refit.update != "none":
             assert errors[name].refitted < errors[name].mask

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.carried import carried
-from prunerzero.pruning.conjugate import Course, step_on
+from prunerzero.pruning.conjugate import Course, quick_products, step_on
 from prunerzero.pruning.gram import DAMPING, Grams
 from prunerzero.pruning.least_squares import scaled_grams
 
@@ -132,7 +131,7 @@ def _batches(
 
 def _solve(target: Tensor, matrix: Tensor, kept: Tensor, steps: int) -> Tensor:
     """Scaled weights [n, rows, in] after so many steps from the dense ones, zero where not kept."""
-    with _quick_products():
+    with quick_products():
         values = torch.where(kept, target, 0.0)
         residual = ((target - values) @ matrix).mul_(kept)
         course = Course.begin(values, residual, kept)
@@ -140,14 +139,3 @@ def _solve(target: Tensor, matrix: Tensor, kept: Tensor, steps: int) -> Tensor:
         for _ in range(steps):
             take_step(course, course.direction @ matrix)
     return values
-
-
-@contextmanager
-def _quick_products() -> Iterator[None]:
-    """Products of a GPU in TF32: their errors are far below what tells candidates apart."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before

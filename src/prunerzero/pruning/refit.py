@@ -129,9 +129,7 @@ def refit_layer(
     gram = gram.to(dense.device)
     weights = refit_weights(dense, gram, mask, refit, budgets, stored)
     alone = dense.masked_fill(mask, 0)
-    return weights, OutputChange(
-        output_error(dense, alone, gram), output_error(dense, weights, gram)
-    )
+    return weights, OutputChange(*output_errors(dense, (alone, weights), gram))
 
 
 @torch.no_grad()
@@ -158,11 +156,14 @@ def refit_in_place(
     return error
 
 
-def output_error(dense: Tensor, weights: Tensor, gram: Tensor) -> float:
-    """‖X(W - T)ᵀ‖² / ‖XTᵀ‖² from the Gram matrix of X; zero where no token came."""
-    moved, target = weights.float() - dense.float(), dense.float()
-    whole = ((target @ gram) * target).sum()
-    return float(((moved @ gram) * moved).sum() / whole) if whole > 0 else 0.0
+def output_errors(dense: Tensor, made: Iterable[Tensor], gram: Tensor) -> list[float]:
+    """‖X(W - T)ᵀ‖² / ‖XTᵀ‖² of each W from the Gram matrix of X; zero where no token came."""
+    target = dense.float()
+    sizes = [
+        float(((rows @ gram) * rows).sum())
+        for rows in (target, *(weights.float() - target for weights in made))
+    ]
+    return [size / sizes[0] if sizes[0] > 0 else 0.0 for size in sizes[1:]]
 
 
 def memory(layers: Mapping[str, Matrix], refit: Refit) -> int:

@@ -25,7 +25,7 @@ from prunerzero.pruning.by_block.prune_blocks import Plan, prune_by_block
 from prunerzero.pruning.by_block.shards import ShardWriter
 from prunerzero.pruning.gram import collect_grams, collect_inverse_diagonals
 from prunerzero.pruning.pruner import is_unreached, masks, prune_model
-from prunerzero.pruning.refit import Refit, budgets_of, output_error, refit_layer, refit_model
+from prunerzero.pruning.refit import Refit, budgets_of, output_errors, refit_layer, refit_model
 from prunerzero.pruning.statistics import LayerStatistics, collect_statistics
 
 CPU = torch.device("cpu")
@@ -335,7 +335,7 @@ def test_the_error_told_is_that_of_the_weights_kept(folder, tmp_path):
     for row in (row for rows in kept.layers.values() for row in rows):
         layer = layers[row.name]
         found = layer.oriented(after[names[id(layer.stored)]])
-        error = output_error(layer.weight, found, dense_grams(folder)[row.name])
+        [error] = output_errors(layer.weight, [found], dense_grams(folder)[row.name])
         assert row.error == pytest.approx(error, rel=1e-4)
         assert row.error < row.error_of_mask
 
