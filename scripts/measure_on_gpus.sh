@@ -19,9 +19,9 @@ step() {
     "$@" >"$results/$name.log" 2>&1 || echo "$name failed: $results/$name.log"
     echo "$name took $((SECONDS - begun)) s"
 }
-# where memory and instructions of the packed products stand, and what their warps wait for
+# where memory and instructions of the packed products stand, and what their warps wait for: of every 25th launch
 profile() {
-    ncu --graph-profiling node --kernel-name 'regex:^(streams|two_four)' --launch-skip 40 --launch-count 12 \
+    ncu --clock-control none --kernel-id '::regex:^(streams|two_four)$:.*(00|25|50|75)' \
         --section SpeedOfLight --section SchedulerStats --section WarpStateStats --section Occupancy \
         python3 -m benchmarks.packed_cuda --shapes 11008x4096 --batches "$1" --passes 1
 }
