@@ -26,6 +26,7 @@ _LEAVES = {
     "identity",
     "memory",
     "options",
+    "tensor_file",
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -35,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "memory": {"errors", "files"},
     "identity": {"errors", "files", "memory"},
     "arguments": {"documents", "errors"},
+    "tensor_file": {"errors"},
     "options": {"arguments", "errors"},
     "metrics": {"errors"},
     "scoring": {"metrics"},

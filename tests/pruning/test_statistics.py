@@ -1,3 +1,4 @@
+import errno
 import random
 import subprocess
 import sys
@@ -8,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from conformance import brute_force
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny_model import tiny_model
 
@@ -301,9 +301,9 @@ def test_a_full_disk_costs_the_cache_alone(model, layers, tmp_path, monkeypatch,
     monkeypatch.setenv("PRUNERZERO_CACHE", str(tmp_path))
 
     def full(*_):
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(statistics_module, "save_file", full)
+    monkeypatch.setattr(statistics_module, "write_tensors", full)
     assert cached_statistics({}, layers, lambda: collect_statistics(model, layers, WINDOWS))
     (told,) = caplog.messages
     assert "no space left on device" in told and "PRUNERZERO_CACHE" in told

@@ -24,7 +24,7 @@ from prunerzero.packed.layout import (
     groups_of,
     steps_of,
 )
-from prunerzero.packed.tensor_file import Form
+from prunerzero.tensor_file import Form
 
 METHOD = "prunerzero"
 """``quant_method`` in a config."""

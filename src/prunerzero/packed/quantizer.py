@@ -21,7 +21,7 @@ from prunerzero.packed.linear import (
     packed_layers,
     replace_layers,
 )
-from prunerzero.packed.tensor_file import Form, read_header
+from prunerzero.tensor_file import Form, read_header
 
 
 class PackedConfig(QuantizationConfigMixin):  # type: ignore[misc]

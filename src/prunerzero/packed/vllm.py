@@ -24,7 +24,7 @@ from prunerzero.errors import ModelError
 from prunerzero.packed import kernels
 from prunerzero.packed.files import METHOD, Facts, check_stored, facts_of
 from prunerzero.packed.layout import ROWS, VALUE_TYPES, PackedMatrix, matrix_of
-from prunerzero.packed.tensor_file import Form
+from prunerzero.tensor_file import Form
 
 _INSTEAD = "unpack the model with `prunerzero unpack`, and serve that."
 _QKV = {"q": 0, "k": 1, "v": 2}

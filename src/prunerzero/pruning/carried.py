@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -13,6 +13,23 @@ def to_host(matrix: Tensor) -> Tensor:
     """A copy in host memory, which a GPU reads without the CPU's help where there is one."""
     kept = torch.empty(matrix.shape, dtype=matrix.dtype, pin_memory=torch.cuda.is_available())
     return kept.copy_(matrix)
+
+
+def in_host_memory(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Each of some tensors of one dtype in host memory, by its name.
+
+    Those of a device come one after the other to the same place, which is made once: what was given
+    may be read until the next is asked for.
+    """
+    moved = [tensor for tensor in tensors.values() if tensor.device.type != "cpu"]
+    if moved:
+        place = max(moved, key=Tensor.numel)
+        room = to_host(place).flatten()
+    for name, tensor in tensors.items():
+        if tensor.device.type == "cpu":
+            yield name, tensor
+        else:
+            yield name, room[: tensor.numel()].view(tensor.shape).copy_(tensor)
 
 
 def host_bytes(size: int) -> int:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from prunerzero.memory import cached
@@ -20,10 +19,12 @@ from prunerzero.pruning.block_gradients import from_each_block
 from prunerzero.pruning.blocks import Matrix
 from prunerzero.pruning.calibration import CalibrationRun
 from prunerzero.pruning.calibration_pass import CalibrationPass
+from prunerzero.pruning.carried import in_host_memory
 from prunerzero.pruning.deterministic import deterministically
 from prunerzero.pruning.gradients import watch_gradients
 from prunerzero.pruning.gram import Grams, gram_and_squares, take_inverse_diagonals
 from prunerzero.scoring.ranking import Probe
+from prunerzero.tensor_file import Form, Header, write_tensors
 
 _VERSION = 4
 """Part of the cache key; to raise when the meaning of the numbers changes."""
@@ -173,13 +174,16 @@ def cached_statistics(
 
 
 def _save(statistics: Statistics, path: Path) -> None:
-    named = {
-        f"{name}/{field}": getattr(layer, field)
+    """One tensor after the other: all of them, as large as the model in fp32, may not fit in host
+    memory, and take longer to get there than to be written."""
+    tensors = {
+        f"{name}/{field}": tensor
         for name, layer in statistics.items()
         for field in _FIELDS
+        if (tensor := getattr(layer, field)) is not None
     }
-    tensors = {name: t.cpu().contiguous() for name, t in named.items() if t is not None}
-    save_file(tensors, path)
+    header = Header({name: Form.of(tensor) for name, tensor in tensors.items()}, {})
+    write_tensors(path, header, in_host_memory(tensors))
 
 
 def _load(path: Path, device: torch.device) -> Statistics:

@@ -16,8 +16,8 @@ from prunerzero.files import real, write_text
 from prunerzero.language.checkpoint_files import INDEX, SINGLE, weight_files
 from prunerzero.language.download import checkpoint_folder
 from prunerzero.language.source import ModelSource
-from prunerzero.packed.tensor_file import Form, Header, read_header
 from prunerzero.report.wording import bytes_text
+from prunerzero.tensor_file import Form, Header, read_header
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from prunerzero.language.quiet import quiet_transformers
 from prunerzero.language.source import ModelSource
 from prunerzero.options import takes
 from prunerzero.packed.files import is_packed
-from prunerzero.packed.tensor_file import Header, write_tensors
 from prunerzero.pruning.gram import Grams
 from prunerzero.report import packed_card
 from prunerzero.report.model_card import UNPACKED_CARD
@@ -35,6 +34,7 @@ from prunerzero.tasks.packable import destinations_of
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.sources import sources_of
 from prunerzero.tasks.workspace import Workspace
+from prunerzero.tensor_file import Header, write_tensors
 
 
 @dataclass(frozen=True)

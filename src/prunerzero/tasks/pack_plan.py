@@ -25,11 +25,11 @@ from prunerzero.packed.layout import (
     unpack_matrix,
 )
 from prunerzero.packed.rounding import round_to_grid
-from prunerzero.packed.tensor_file import Form, Header
 from prunerzero.pruning.gram import damped
 from prunerzero.tasks.checkpoint import Checkpoint
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.packable import NOT_PRUNED, Place
+from prunerzero.tensor_file import Form, Header
 
 _MIB = 1 << 20
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

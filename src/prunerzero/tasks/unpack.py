@@ -19,7 +19,6 @@ from prunerzero.language.download import copy_others
 from prunerzero.options import takes
 from prunerzero.packed.files import Facts, check_stored, facts_of, is_packed
 from prunerzero.packed.layout import matrix_of, unpack_matrix
-from prunerzero.packed.tensor_file import Form, Header, write_tensors
 from prunerzero.report.model_card import PACKED_TAG, UNPACKED_CARD
 from prunerzero.tasks.checkpoint import Checkpoint, as_transformers_writes
 from prunerzero.tasks.keywords import FilesKeywords
@@ -28,6 +27,7 @@ from prunerzero.tasks.options import FilesOptions
 from prunerzero.tasks.output import check_output
 from prunerzero.tasks.pack_plan import Done
 from prunerzero.tasks.setup import Setup
+from prunerzero.tensor_file import Form, Header, write_tensors
 
 
 @dataclass(frozen=True)
