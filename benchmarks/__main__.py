@@ -110,12 +110,12 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    from benchmarks.commands import require
+    from benchmarks.commands import new_file, require
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sections", nargs="*", help="which to run; all by default")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--output", type=Path, help="where to write JSON")
+    parser.add_argument("--output", type=new_file, help="where to write JSON")
     parser.add_argument("--quick", action="store_true", help="small sizes, to try it out")
     options = parser.parse_args()
     require(options.device)

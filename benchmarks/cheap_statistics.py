@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.commands import in_one_sentence, require
+from benchmarks.commands import in_one_sentence, new_file, require
 from prunerzero.metrics import Sparsity, find_metric
 from prunerzero.pruning.by_block.block_passes import BlockPasses, Resources
 from prunerzero.pruning.by_block.held_blocks import HeldBlocks
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--max-seq-length", type=int, default=None)
     parser.add_argument("--sparsities", default="0.5,2:4")
     parser.add_argument("--seconds", type=float, default=3600, help="begin no row after these")
-    parser.add_argument("--output", type=Path, default=None, help="JSON file")
+    parser.add_argument("--output", type=new_file, help="JSON file")
     args = parser.parse_args()
     require(args.device)
     work = Workspace(

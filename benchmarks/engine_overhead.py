@@ -25,7 +25,7 @@ from typing import Any, get_args
 
 import torch
 
-from benchmarks.commands import refuse
+from benchmarks.commands import new_file, refuse
 from prunerzero.evolution import Progress, SearchSettings, SearchStudy, search
 from prunerzero.evolution.breeding import Breeder
 from prunerzero.evolution.variation import OperatorSet
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--storage", help="URL of a database; a journal if left out")
     parser.add_argument("--operators", choices=get_args(OperatorSet), default="published")
     parser.add_argument("--wait", type=float, nargs="+", help="seconds for each chunk")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=new_file)
     options = parser.parse_args()
     if options.wait and (options.output or options.storage):
         refuse("--wait takes no --output and no --storage: it prints what it measures.")

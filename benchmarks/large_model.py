@@ -39,7 +39,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.commands import in_one_sentence, refuse, require
+from benchmarks.commands import in_one_sentence, new_file, refuse, require
 from prunerzero.language.loading import load_model
 from prunerzero.language.source import ModelSource
 from prunerzero.language.streaming import open_streamed
@@ -377,7 +377,7 @@ def main() -> None:
     parser.add_argument("--no-whole", action="store_true", help="do not hold the whole model")
     parser.add_argument("--seconds", type=float, default=240, help="begin no run after these")
     parser.add_argument("--folder", type=Path, default=None, help="where models are written")
-    parser.add_argument("--output", type=Path, default=None, help="JSON file")
+    parser.add_argument("--output", type=new_file, help="JSON file")
     args = parser.parse_args()
     require(args.device)
     plans = [plan_of(run) for run in args.runs]

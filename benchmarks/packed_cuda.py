@@ -19,7 +19,6 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -28,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from benchmarks.__main__ import machine, table
-from benchmarks.commands import require
+from benchmarks.commands import new_file, require
 from prunerzero.packed import gpu
 from prunerzero.packed.device_order import DeviceMatrix, to_device_order
 from prunerzero.packed.layout import VALUE_TYPES, pack_matrix
@@ -158,7 +157,7 @@ if __name__ == "__main__":
     parser.add_argument("--shapes", nargs="+", type=_shape, default=SHAPES)
     parser.add_argument("--batches", nargs="+", type=int, default=(1, 4, 16))
     parser.add_argument("--passes", type=int, default=20)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=new_file)
     options = parser.parse_args()
     require("cuda")
     device = torch.cuda.current_device()

@@ -18,7 +18,6 @@ import gc
 import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.__main__ import machine, table
-from benchmarks.commands import require
+from benchmarks.commands import new_file, require
 from prunerzero.packed.layout import VALUE_TYPES, pack_matrix
 from prunerzero.packed.linear import PackedLinear, replace_layers
 from prunerzero.tasks.options import Values
@@ -212,7 +211,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=(1, 4, 16))
     parser.add_argument("--prompts", nargs="+", type=int, default=(512, 2048))
     parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=new_file)
     options = parser.parse_args()
     require("cuda")
     device, rows = torch.device("cuda"), []

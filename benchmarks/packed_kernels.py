@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from benchmarks.__main__ import machine, table
+from benchmarks.commands import new_file
 from prunerzero.packed import kernels
 from prunerzero.packed.build import COMMON_FLAGS, SOURCES, TORCH, find_compiler, flags_of
 from prunerzero.packed.layout import ROWS, VALUE_TYPES, PackedMatrix, pack_matrix
@@ -202,7 +203,7 @@ if __name__ == "__main__":
     parser.add_argument("--copies", type=int, default=8, help="of each matrix")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--ahead", action="store_true", help="of ordinary processes; root alone")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=new_file)
     arguments = parser.parse_args()
     with torch.inference_mode():
         rows = run(arguments.size, arguments.copies, arguments.rounds, arguments.ahead)

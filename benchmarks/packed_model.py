@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from benchmarks.__main__ import machine, table
+from benchmarks.commands import new_file
 from benchmarks.dense_steps import DenseSteps
 from benchmarks.large_model import write_model
 from prunerzero import pack
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--no-own-dense", action="store_true", help="no dense kernel of our style")
     parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
     parser.add_argument("--folder", type=Path, help="where the models are written (14 GB)")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=new_file)
     options = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory(dir=options.folder) as place:

@@ -24,7 +24,7 @@ from typing import Any, get_args
 
 import optuna
 
-from benchmarks.commands import in_one_sentence, refuse, require, sparsity_text
+from benchmarks.commands import in_one_sentence, new_file, refuse, require, sparsity_text
 from prunerzero import evolution
 from prunerzero.evolution.racing import Race
 from prunerzero.evolution.records import Candidate, Individual
@@ -117,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, help="JSON file")
+    parser.add_argument("--output", type=new_file, help="JSON file")
     parser.add_argument("--replay", type=Path, nargs="+", help="journals of searches")
     parser.add_argument("--sparsities", nargs="+", type=sparsity_text, default=["0.5", "2:4"])
     parser.add_argument("--operators", choices=get_args(OperatorSet), default="extended")

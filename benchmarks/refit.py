@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 
-from benchmarks.commands import in_one_sentence, require
+from benchmarks.commands import in_one_sentence, new_file, require
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.catalog import find_metric
 from prunerzero.metrics.operators import TERMINALS
@@ -57,7 +56,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--max-seq-length", type=int)
     parser.add_argument("--windows", type=int, help="of calibration, and of the tests, at most")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=new_file)
     options = parser.parse_args()
     require(options.device)
     named = {name: getattr(options, name) for name in ("dataset", "calibration", "test")}

@@ -40,6 +40,7 @@ from typing import Any
 import torch
 
 from benchmarks import study_figures as figures
+from benchmarks.commands import new_file
 from benchmarks.study_figures import Study
 from prunerzero.files import write_json
 from prunerzero.language.loading import load_model
@@ -271,7 +272,7 @@ def parse_options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--changes", action=argparse.BooleanOptionalAction, default=True,
                         help="of workers: one joins late, one is killed")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="JSON file")
+    parser.add_argument("--output", type=new_file, help="JSON file")
     return parser.parse_known_args()
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.commands import in_one_sentence, sparsity_text
+from benchmarks.commands import in_one_sentence, new_file, sparsity_text
 from prunerzero.evolution import SearchSettings
 from prunerzero.metrics import Expression, Sparsity
 from prunerzero.tasks.search import search_in
@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=new_file, required=True)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--evaluations", type=int, default=400)
     parser.add_argument("--seconds", type=float, help="of each search")

@@ -48,6 +48,7 @@ def run(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProce
         ("benchmarks.conjugate_steps", ["--device", "cuda"]),
         ("benchmarks.large_model", ["--tiny", "--device", "cuda:0,cuda:1"]),
         ("benchmarks.refit", ["--device", "cuda"]),
+        ("benchmarks.quick_products", ["--device", "cuda"]),
         ("benchmarks.racing", ["--device", "cuda"]),
         ("benchmarks.cheap_statistics", ["--device", "cuda"]),
     ],
@@ -74,6 +75,19 @@ def test_a_benchmark_that_is_not_asked_for_a_file_leaves_none(tmp_path: Path) ->
     named = tmp_path / "steps.json"
     done = run(folder, "benchmarks.conjugate_steps", *few, "--output", str(named))
     assert done.returncode == 0 and named.is_file() and not list(folder.iterdir())
+
+
+def test_on_a_cpu_products_in_tf32_are_imitated(tmp_path: Path) -> None:
+    named = tmp_path / "products.json"
+    few = ["--windows", "2", "--max-seq-length", "32", "--device", "cpu", "--output", str(named)]
+    done = run(tmp_path, "benchmarks.quick_products", *few)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(named.read_text())["rows"]
+    assert len(rows) == 3
+    for row in rows:
+        assert row["perplexity, TF32"] != row["fp32"], "it is another refit"
+        assert row["perplexity, TF32"] == pytest.approx(row["fp32"], rel=0.05)
+        assert "seconds, TF32" not in row
 
 
 def test_a_search_on_a_shape_on_disk_tells_its_parts_its_pace_and_its_memory(
@@ -227,6 +241,7 @@ def assert_runs(command: str) -> None:
         ("packed_model", ["--rivals", "int6"], "'int8', 'int4'"),
         ("engine_overhead", ["--wait", "0.1", "--output", "o.json"], "--wait takes no --output"),
         ("refit", ["--test", "none.txt"], "text file 'none.txt' cannot be read"),
+        ("quick_products", ["--output", "none/a.json"], "there is no folder none"),
     ],
 )
 def test_what_is_misspelled_is_refused_before_anything_is_measured(

@@ -251,7 +251,7 @@ def test_searches_go_update_by_update(
         (["--competitions", "row"], "invalid choice: 'row'"),
         (["--dtype", "bf16"], "invalid choice: 'bf16'"),
         (["--known", "wander"], "there is no metric named 'wander'"),
-        (["--jobs", "0"], "invalid positive value: '0'"),
+        (["--jobs", "0"], "0 is less than 1"),
         (["--foreign", "C"], "--foreign C is none of --models"),
         (["--foreign", "A"], "needs two of calibration and validation"),
         (["--ahead", "--models", "A"], "--ahead is for several --models"),

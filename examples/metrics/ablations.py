@@ -28,8 +28,8 @@ from typing import Any
 from unittest.mock import patch
 
 import prunerzero
-from benchmarks.commands import in_one_sentence
-from examples.metrics.pool import Task, end, positive, run_all
+from benchmarks.commands import at_least, in_one_sentence, new_file
+from examples.metrics.pool import Task, end, run_all
 from examples.metrics.results import ARM, load
 from examples.metrics.run import COMPETITIONS, KNOWN, UPDATES
 from prunerzero import Setup
@@ -198,10 +198,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=new_file, required=True)
     parser.add_argument("--work", type=Path, default=Path("/tmp/prunerzero-ablations"))
-    parser.add_argument("--jobs", type=positive, default=2, help="at once")
-    parser.add_argument("--evaluations", type=positive, default=300, help="of each search")
+    parser.add_argument("--jobs", type=at_least(1), default=2, help="at once")
+    parser.add_argument("--evaluations", type=at_least(1), default=300, help="of each search")
     parser.add_argument(
         "--seeds", type=int, choices=range(1, max(STUDENT) + 1), default=3, help="so many"
     )

@@ -23,8 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.commands import in_one_sentence
-from examples.metrics.pool import positive
+from benchmarks.commands import at_least, in_one_sentence
 from examples.metrics.results import ARM, COMPARISON, SEARCH, kind_of, load, result_of
 from prunerzero.errors import InputError
 from prunerzero.metrics import Expression
@@ -42,7 +41,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", nargs="+", type=Path)
-    parser.add_argument("--layers", type=positive, default=6, help="so many of the model")
+    parser.add_argument("--layers", type=at_least(1), default=6, help="so many of the model")
     options = parser.parse_args()
     results = load(options.results, (SEARCH, COMPARISON, ARM))
     if all(kind_of(name) == COMPARISON for name in results):

@@ -72,13 +72,6 @@ def end(failed: Sequence[str]) -> None:
         )
 
 
-def positive(text: str) -> int:
-    """An argument's type: how many of something there are."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
-
-
 def write(output: Path, results: dict[str, Any]) -> None:
     """Write the results so that a reader never sees half of them."""
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -32,9 +32,9 @@ from tempfile import mkdtemp
 from typing import Any, get_args
 
 import prunerzero
-from benchmarks.commands import in_one_sentence
+from benchmarks.commands import at_least, in_one_sentence, new_file
 from examples.metrics.ahead import judged_by_lead, ranking
-from examples.metrics.pool import Task, end, positive, run_all
+from examples.metrics.pool import Task, end, run_all
 from examples.metrics.results import (
     COMPARISON,
     SEARCH,
@@ -248,7 +248,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--unseen", nargs="*", default=[], help="models to compare on alone")
     for part in ("calibration", "validation", "test"):
         parser.add_argument(f"--{part}", nargs="+", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=new_file, required=True)
     parser.add_argument(
         "--also", nargs="*", type=Path, default=[], help="results of other searches, to compare too"
     )
@@ -257,8 +257,8 @@ def parse_options() -> argparse.Namespace:
         "--competitions", nargs="+", choices=[*COMPETITIONS], default=[*COMPETITIONS]
     )
     parser.add_argument("--updates", nargs="+", choices=UPDATES, default=[*UPDATES])
-    parser.add_argument("--seconds", type=positive, default=300, help="of each search")
-    parser.add_argument("--evaluations", type=positive, default=100_000, help="of each search")
+    parser.add_argument("--seconds", type=at_least(1), default=300, help="of each search")
+    parser.add_argument("--evaluations", type=at_least(1), default=100_000, help="of each search")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument(
         "--begin-with",
@@ -273,11 +273,11 @@ def parse_options() -> argparse.Namespace:
         help="judge candidates by how far they are ahead of every known metric on each model",
     )
     parser.add_argument("--laws", action="store_true", help="search power laws too")
-    parser.add_argument("--fitted", type=positive, default=128, help="windows of calibration")
+    parser.add_argument("--fitted", type=at_least(1), default=128, help="windows of calibration")
     parser.add_argument(
-        "--windows", type=positive, help="of validation, for a search; all by default"
+        "--windows", type=at_least(1), help="of validation, for a search; all by default"
     )
-    parser.add_argument("--measured", type=positive, help="windows of each text; all by default")
+    parser.add_argument("--measured", type=at_least(1), help="windows of each text; all by default")
     parser.add_argument(
         "--finalists", type=int, default=2, help="of each search, to compare beside its result"
     )
@@ -288,7 +288,9 @@ def parse_options() -> argparse.Namespace:
         "--own-update", action="store_true", help="compare under an update what it evolved, alone"
     )
     parser.add_argument("--fewer", type=int, default=6, help="metrics on unseen models, refitted")
-    parser.add_argument("--jobs", type=positive, default=3, help="at once on each GPU, or in all")
+    parser.add_argument(
+        "--jobs", type=at_least(1), default=3, help="at once on each GPU, or in all"
+    )
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto"
     )

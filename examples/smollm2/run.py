@@ -28,8 +28,8 @@ from typing import Any, get_args
 
 import torch
 
-from benchmarks.commands import in_one_sentence, refuse, sparsity_text
-from examples.metrics.pool import end, positive, run_all
+from benchmarks.commands import at_least, in_one_sentence, refuse, sparsity_text
+from examples.metrics.pool import end, run_all
 from prunerzero.evolution.variation import OperatorSet
 from prunerzero.language.loading import load_model
 from prunerzero.language.source import ModelSource
@@ -149,13 +149,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("/tmp/prunerzero-smollm2"))
     parser.add_argument("--seconds", type=float, default=840, help="of each search")
-    parser.add_argument("--evaluations", type=positive, default=100_000, help="of each search")
+    parser.add_argument("--evaluations", type=at_least(1), default=100_000, help="of each search")
     parser.add_argument("--sparsities", nargs="+", type=sparsity_text, default=["0.5", "2:4"])
     parser.add_argument(
         "--operators", nargs="+", choices=get_args(OperatorSet), default=["extended"]
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--per-gpu", type=positive, default=3, help="searches at once on a GPU")
+    parser.add_argument("--per-gpu", type=at_least(1), default=3, help="searches at once on a GPU")
     parser.add_argument("--window", type=int, default=2048, help="tokens")
     parser.add_argument("--dtype", default="bfloat16", help="of the searches")
     parser.add_argument("more", nargs="*", help="after --: further options for prunerzero")
