@@ -46,22 +46,20 @@ def run(
 ) -> list[dict[str, Any]]:
     rows = []
     for outputs, inputs in shapes:
-        dense = _copies(torch.randn(outputs, inputs, device="cuda").bfloat16())
+        dense = copies(torch.randn(outputs, inputs, device="cuda").bfloat16())
         packed = {
-            (pattern, values): _copies(_packed(outputs, inputs, pattern, values))
+            (pattern, values): copies(packed_matrix(outputs, inputs, pattern, values))
             for pattern, values in PATTERNS
         }
         for batch in batches:
             vectors = torch.randn(batch, inputs, device="cuda").bfloat16()
-            theirs = [
-                _seconds(linear, vectors, dense, between, passes) for between in (False, True)
-            ]
+            theirs = [seconds(linear, vectors, dense, between, passes) for between in (False, True)]
             size = dense[0].nbytes
             rows.append(_row((outputs, inputs), batch, "cuBLAS bf16", theirs[0], size, size))
             for (pattern, values), weights in packed.items():
                 multiply = gpu.multiply if batch <= FEW else gpu.dense_product
                 ours = [
-                    _seconds(lambda x, w: multiply(x, w, None), vectors, weights, between, passes)
+                    seconds(lambda x, w: multiply(x, w, None), vectors, weights, between, passes)
                     for between in (False, True)
                 ]
                 row = _row(
@@ -86,7 +84,7 @@ def _row(
     }
 
 
-def _seconds(
+def seconds(
     multiply: Callable[[Tensor, Any], Tensor],
     inputs: Tensor,
     weights: Sequence[Any],
@@ -123,7 +121,7 @@ def _seconds(
     return median(found)
 
 
-def _packed(outputs: int, inputs: int, pattern: str, values: str) -> DeviceMatrix:
+def packed_matrix(outputs: int, inputs: int, pattern: str, values: str) -> DeviceMatrix:
     weight = torch.randn(outputs, inputs, device="cuda")
     if pattern == "2:4":
         order = torch.rand(outputs, inputs // 4, 4, device="cuda").argsort(dim=2)
@@ -133,7 +131,7 @@ def _packed(outputs: int, inputs: int, pattern: str, values: str) -> DeviceMatri
     return to_device_order(pack_matrix(weight, VALUE_TYPES[values]))
 
 
-def _copies(weight: Any) -> list[Any]:
+def copies(weight: Any) -> list[Any]:
     size = weight.bytes if isinstance(weight, DeviceMatrix) else weight.nbytes
     count = max(2, round(ROTATED / size))
     return [weight, *(_copy(weight) for _ in range(count - 1))]
@@ -145,7 +143,7 @@ def _copy(weight: Any) -> Any:
     return weight.clone()
 
 
-def _shape(text: str) -> tuple[int, int]:
+def shape(text: str) -> tuple[int, int]:
     outputs, inputs = text.split("x")
     return int(outputs), int(inputs)
 
@@ -154,7 +152,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shapes", nargs="+", type=_shape, default=SHAPES)
+    parser.add_argument("--shapes", nargs="+", type=shape, default=SHAPES)
     parser.add_argument("--batches", nargs="+", type=int, default=(1, 4, 16))
     parser.add_argument("--passes", type=int, default=20)
     parser.add_argument("--output", type=new_file)

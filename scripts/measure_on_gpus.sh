@@ -44,6 +44,7 @@ step workers 2 python3 -m benchmarks.search_scaling --model "$models/SmolLM2-135
 step profile_1 1 profile 1
 step profile_16 1 profile 16
 step products 1 python3 -m benchmarks.packed_cuda --batches 1 4 8 16 --passes 8 --output "$results/products.json"
+step cuts 1 python3 -m benchmarks.packed_cuts --output "$results/cuts.json"
 step packed_7b 1 python3 -m benchmarks.packed_cuda_model --output "$results/packed_7b.json"
 step bench 1 python3 -m benchmarks.packed_cuda_bench --layers 4 --output "$results/bench"
 step benchmarks 1 python3 -m benchmarks --device cuda --output "$results/benchmarks.json"

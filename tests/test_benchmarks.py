@@ -43,6 +43,7 @@ def run(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProce
     [
         ("benchmarks", ["--device", "cuda"]),
         ("benchmarks.packed_cuda", []),
+        ("benchmarks.packed_cuts", []),
         ("benchmarks.packed_cuda_model", ["--tiny"]),
         ("benchmarks.packed_cuda_bench", ["--tiny"]),
         ("benchmarks.conjugate_steps", ["--device", "cuda"]),
