@@ -27,7 +27,13 @@ def test_every_catalog_metric_is_the_same_as_itself_alone(name):
     explanation = explain(CATALOG[name])
     assert explanation.same_as == (name,)
     assert explanation.agreement[name] == 1.0
+    assert explanation.source == CATALOG[name].source
     assert all(0 <= share <= 1 for share in explanation.agreement.values())
+
+
+@pytest.mark.parametrize("formula", ["X * W", "X * W * G", str(CATALOG["fisher-obs"].expression)])
+def test_what_is_only_written_in_another_order_is_not_told_as_simpler(formula):
+    assert explain(Expression.parse(formula)).simplified == formula
 
 
 def test_a_metric_that_ranks_like_a_known_one_is_recognised():

@@ -47,13 +47,16 @@ def explain_(
 
     Example: [bold]prunerzero explain "exp(W * W * sqrt(X))"[/]
     """
-    told = explain(read_metric(metric))
+    read = read_metric(metric)
+    told = explain(read)
     if json:
         print_json(asdict(told))
         return
     console = out()
     console.print(Panel(escape(told.formula), title=escape(metric)))
     console.print(escape(told.words))
+    if read.name in CATALOG:
+        console.print(f"Source: {escape(told.source)}.")
     if told.simplified != told.formula:
         console.print(f"Prunes the same weights as: [bold]{escape(told.simplified)}[/]")
     console.print(escape(told.tree))

@@ -16,7 +16,9 @@ class Explanation:
     Attributes:
         formula: as given.
         words: what a weight's score is.
-        simplified: the shortest form found that prunes the same weights.
+        source: where it comes from.
+        simplified: the shortest form found that prunes the same weights; ``formula`` itself where
+            none is shorter.
         tree: the formula drawn with indentation.
         same_as: catalog metrics that rank every weight of the probe alike.
         agreement: for each catalog metric, the share of weights pruned at 50 % per row that both
@@ -25,6 +27,7 @@ class Explanation:
 
     formula: str
     words: str
+    source: str
     simplified: str
     tree: str
     same_as: tuple[str, ...]
@@ -37,13 +40,17 @@ def explain(metric: Metric | Expression) -> Explanation:
     Raises:
         ScoreError: the metric is constant or not finite, so that it ranks nothing.
     """
-    e = metric.expression if isinstance(metric, Metric) else metric
+    if isinstance(metric, Expression):
+        metric = Metric(str(metric), metric, "given as an expression")
+    e = metric.expression
+    shortest = simplify(e)
     probe, half = synthetic_probe(), Sparsity(ratio=0.5)
     key = ranking_key(e, [probe], half)
     return Explanation(
         formula=str(e),
         words=f"A weight is kept when this is large: {in_words(e)}.",
-        simplified=str(simplify(e)),
+        source=metric.source,
+        simplified=str(shortest if shortest.size < e.size else e),
         tree=draw_tree(e),
         same_as=tuple(
             name
