@@ -18,7 +18,7 @@ from examples.metrics import ablations, ahead, common, leads, one_or_many, pool,
 from examples.smollm2 import run as smollm2
 from prunerzero import evolution
 from prunerzero.errors import InputError
-from prunerzero.metrics import Expression
+from prunerzero.metrics import CATALOG, Expression
 
 RESULTS = Path(run.__file__).parent / "results.json"
 MODELS = ("A", "B")
@@ -379,6 +379,12 @@ def test_an_arm_whose_search_has_no_finalist_asks_for_more_evaluations(
     run = ablations.Run("from the known metrics", "rows", 0, 3, tmp_path)
     with pytest.raises(InputError, match="none of 3 evaluations gave a finalist; allow more"):
         run.run("cpu")
+
+
+def test_an_arm_begins_with_nothing_that_searches_on_its_model_found() -> None:
+    with ablations.changed(ablations.ARMS["from the known metrics"]):
+        assert "fisher-obs" not in CATALOG and "fisher" in CATALOG
+    assert "fisher-obs" in CATALOG
 
 
 def test_tasks_that_failed_are_counted() -> None:
