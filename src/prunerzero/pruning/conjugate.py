@@ -72,10 +72,10 @@ def step_on(device: torch.device) -> Callable[[Course, Tensor], None]:
 
 @contextmanager
 def quick_products() -> Iterator[None]:
-    """Products of a GPU are in TF32 inside this context, seven times as quick as in fp32.
+    """Products of a GPU are in TF32 inside this context, several times as quick as in fp32.
 
-    TF32 holds ten bits of a factor. Errors of a product are far below what a refit of a model
-    stops at, and what tells candidates apart (``docs/refit.md``).
+    TF32 holds ten bits of a factor. What that changes is as small as what a refit of a model leaves
+    undone where it stops, and far below what tells candidates apart (``docs/refit.md``).
     """
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
