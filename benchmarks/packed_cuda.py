@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from benchmarks.__main__ import machine, table
-from benchmarks.commands import new_file, require
+from benchmarks.commands import at_least, new_file, require
 from prunerzero.packed import gpu
 from prunerzero.packed.device_order import DeviceMatrix, to_device_order
 from prunerzero.packed.layout import VALUE_TYPES, pack_matrix
@@ -148,20 +148,26 @@ def shape(text: str) -> tuple[int, int]:
     return int(outputs), int(inputs)
 
 
-if __name__ == "__main__":
+def asked(description: str, batches: Sequence[int], passes: int) -> argparse.Namespace:
+    """The options of a benchmark of products, where a GPU runs the kernels."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shapes", nargs="+", type=shape, default=SHAPES)
-    parser.add_argument("--batches", nargs="+", type=int, default=(1, 4, 16))
-    parser.add_argument("--passes", type=int, default=20)
-    parser.add_argument("--output", type=new_file)
+    parser.add_argument("--batches", nargs="+", type=at_least(1), default=batches)
+    parser.add_argument("--passes", type=at_least(1), default=passes)
+    parser.add_argument("--output", type=new_file, help="JSON file")
     options = parser.parse_args()
     require("cuda")
     device = torch.cuda.current_device()
     for values in ("bfloat16", "int8"):
         if not gpu.trusted(device, values, torch.bfloat16):
             raise SystemExit("this GPU does not run the kernels.")
+    return options
+
+
+if __name__ == "__main__":
+    options = asked(__doc__, batches=(1, 4, 16), passes=20)
     with torch.inference_mode():
         rows = run(options.shapes, options.batches, options.passes)
     found = {"machine": machine("cuda"), "products": rows}

@@ -10,7 +10,6 @@ each cut are compiled first, a second or two each.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,8 +20,8 @@ from typing import Any
 import torch
 
 from benchmarks.__main__ import machine, table
-from benchmarks.commands import at_least, in_one_sentence, new_file, require
-from benchmarks.packed_cuda import PATTERNS, SHAPES, copies, packed_matrix, seconds, shape
+from benchmarks.commands import in_one_sentence
+from benchmarks.packed_cuda import PATTERNS, asked, copies, packed_matrix, seconds
 from prunerzero.files import write_json
 from prunerzero.packed import gpu
 from prunerzero.packed.cuts import Tuning
@@ -82,19 +81,7 @@ def row_of(found: dict[str, Any]) -> dict[str, Any]:
 
 @in_one_sentence()
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shapes", nargs="+", type=shape, default=SHAPES)
-    parser.add_argument("--batches", nargs="+", type=at_least(1), default=(1, 16))
-    parser.add_argument("--passes", type=at_least(1), default=8)
-    parser.add_argument("--output", type=new_file, help="JSON file")
-    options = parser.parse_args()
-    require("cuda")
-    device = torch.cuda.current_device()
-    for values in ("bfloat16", "int8"):
-        if not gpu.trusted(device, values, torch.bfloat16):
-            raise SystemExit("this GPU does not run the kernels.")
+    options = asked(__doc__, batches=(1, 16), passes=8)
     rows: list[dict[str, Any]] = []
     with torch.inference_mode():
         count = len(options.shapes) * len(PATTERNS) * len(options.batches)

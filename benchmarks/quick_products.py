@@ -9,7 +9,6 @@ rounded to its ten bits, which gives the errors and no time. The model is comput
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -22,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from benchmarks.commands import at_least, in_one_sentence, new_file, require
+from benchmarks.commands import in_one_sentence
+from benchmarks.refit import asked
 from prunerzero.files import write_json
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.catalog import find_metric
@@ -32,7 +32,6 @@ from prunerzero.pruning.pruner import LayerSparsity
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.prune_loaded import prune_loaded
 from prunerzero.tasks.settings import describe
-from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
 
 ROWS = (("obs", "2:4", "row"), ("obs", "0.5", "row"), ("W * G ** 0.75", "0.5", "model"))
@@ -77,11 +76,11 @@ def pruned(
 ) -> tuple[float, tuple[LayerSparsity, ...], list[float]]:
     """Seconds of pruning and refitting, what is told of layers, perplexities on the tests."""
     metric, sparsity, group = row
-    asked = Sparsity.parse(sparsity, group)  # type: ignore[arg-type]
+    amount = Sparsity.parse(sparsity, group)  # type: ignore[arg-type]
     with work.pruned_for_now(), patch.object(refit, "settle", solver):
         begun = time.perf_counter()
         found = prune_loaded(
-            work, find_metric(metric).expression, asked, RefitOptions("least-squares")
+            work, find_metric(metric).expression, amount, RefitOptions("least-squares")
         )
         if work.language_model.device.type == "cuda":
             torch.cuda.synchronize()
@@ -91,32 +90,7 @@ def pruned(
 
 @in_one_sentence()
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="bundled")
-    parser.add_argument(
-        "--calibration", action="append", default=[], help="of the bundled, its own"
-    )
-    parser.add_argument("--test", action="append", default=[])
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--max-seq-length", type=at_least(2))
-    parser.add_argument("--windows", type=at_least(1), default=16, help="of each part, at most")
-    parser.add_argument("--output", type=new_file, help="JSON file")
-    options = parser.parse_args()
-    require(options.device)
-    named = {name: getattr(options, name) for name in ("calibration", "test")}
-    work = Workspace(
-        Setup(
-            model=options.model,
-            device=options.device,
-            dtype="float32",
-            max_seq_length=options.max_seq_length,
-            num_calibration_samples=options.windows,
-            num_test_samples=options.windows,
-            **{name: value for name, value in named.items() if value},
-        )
-    )
+    options, work = asked(__doc__)
     work.calibration.statistics("WXGD")
     work.calibration.grams  # noqa: B018 (made once)
     on_gpu = work.language_model.device.type == "cuda"

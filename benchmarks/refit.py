@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.commands import in_one_sentence, new_file, require
+from benchmarks.commands import at_least, in_one_sentence, new_file, require
 from prunerzero.metrics import Sparsity
 from prunerzero.metrics.catalog import find_metric
 from prunerzero.metrics.operators import TERMINALS
@@ -44,23 +44,25 @@ ROWS = (
 WAYS = (RefitOptions(), RefitOptions("least-squares"), RefitOptions("least-squares", "admm"))
 
 
-@in_one_sentence()
-def main() -> None:
+def asked(description: str) -> tuple[argparse.Namespace, Workspace]:
+    """The options of a benchmark of refits, and the model and texts that they name, in fp32."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--dataset", action="append", default=[])
     parser.add_argument("--calibration", action="append", default=[])
     parser.add_argument("--test", action="append", default=[])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--max-seq-length", type=int)
-    parser.add_argument("--windows", type=int, help="of calibration, and of the tests, at most")
-    parser.add_argument("--output", type=new_file)
+    parser.add_argument("--max-seq-length", type=at_least(2))
+    parser.add_argument(
+        "--windows", type=at_least(1), help="of calibration, and of the tests, at most"
+    )
+    parser.add_argument("--output", type=new_file, help="JSON file")
     options = parser.parse_args()
     require(options.device)
     named = {name: getattr(options, name) for name in ("dataset", "calibration", "test")}
-    work = Workspace(
+    return options, Workspace(
         Setup(
             model=options.model,
             device=options.device,
@@ -71,6 +73,11 @@ def main() -> None:
             **{name: value for name, value in named.items() if value},
         )
     )
+
+
+@in_one_sentence()
+def main() -> None:
+    options, work = asked(__doc__)
     places = work.texts.places("test")
     rows: list[dict[str, Any]] = []
 
@@ -87,16 +94,16 @@ def main() -> None:
     for formula, sparsity, group in ROWS:
         for how in WAYS:
             with work.pruned_for_now():
-                asked = Sparsity.parse(sparsity, group)  # type: ignore[arg-type]
+                amount = Sparsity.parse(sparsity, group)  # type: ignore[arg-type]
                 metric = find_metric(formula).expression
                 seconds, layers = _wait(
-                    work, lambda m=metric, s=asked, h=how: prune_loaded(work, m, s, h)
+                    work, lambda m=metric, s=amount, h=how: prune_loaded(work, m, s, h)
                 )
                 errors = [layer.error for layer in layers if layer.error is not None]
                 tell(
                     {
                         "metric": formula,
-                        "sparsity": asked.in_words,
+                        "sparsity": amount.in_words,
                         "refit": how.in_words,
                         "seconds": round(seconds, 1),
                         "error": round(fmean(errors), 4) if errors else None,
@@ -104,9 +111,9 @@ def main() -> None:
                 )
     for name, method in METHODS.items():
         for sparsity in ("0.5", "2:4"):
-            asked = Sparsity.parse(sparsity)
+            amount = Sparsity.parse(sparsity)
             with work.pruned_for_now():
-                seconds, _ = _wait(work, lambda m=method, s=asked: prune_by(work, m, s))
+                seconds, _ = _wait(work, lambda m=method, s=amount: prune_by(work, m, s))
                 tell({"metric": name, "sparsity": sparsity, "seconds": round(seconds, 1)})
 
 
