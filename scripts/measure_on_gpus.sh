@@ -48,6 +48,9 @@ step cuts 1 python3 -m benchmarks.packed_cuts --output "$results/cuts.json"
 step packed_7b 1 python3 -m benchmarks.packed_cuda_model --output "$results/packed_7b.json"
 step bench 1 python3 -m benchmarks.packed_cuda_bench --layers 4 --output "$results/bench"
 step benchmarks 1 python3 -m benchmarks --device cuda --output "$results/benchmarks.json"
+step quick_products 1 python3 -m benchmarks.quick_products --model "$models/Qwen2.5-Coder-1.5B" --device cuda \
+    --calibration "$calibration" --test "$validation" --windows 24 --max-seq-length 1024 \
+    --output "$results/quick_products.json"
 step steps_of_a_refit 1 python3 -m benchmarks.conjugate_steps --model "$models/Qwen2.5-Coder-1.5B" --device cuda \
     --dtype bfloat16 --sparsities 2:4 --metrics 24 --best 10 --windows 8 --num-calibration-samples 24 \
     --calibration "$calibration" --validation "$validation" --output "$results/steps_of_a_refit.json"
