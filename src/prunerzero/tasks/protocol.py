@@ -21,8 +21,9 @@ def protocol_of(work: Workspace, stride: int | None = None) -> dict[str, Any]:
         f"windows of {length} tokens that slide by {stride}, each counting its {stride} new tokens "
         f"(the first all {length - 1})"
         if sliding
-        else f"consecutive windows of {length} tokens, each counting {length - 1}"
+        else f"windows of {length} tokens without overlap, each counting {length - 1}"
     )
+    windows += ", evenly spaced over a text of which not all are read"
     return {
         "window_length": length,
         "stride": stride if sliding else length - (begin is not None),

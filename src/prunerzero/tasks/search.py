@@ -19,7 +19,7 @@ from prunerzero.metrics.sparsity import Group
 from prunerzero.options import takes
 from prunerzero.pruning.turns import Turns
 from prunerzero.tasks.begin_with import formulas
-from prunerzero.tasks.best_of_all import Known, choose, choose_now
+from prunerzero.tasks.best_of_all import Choice, Known, choose, choose_now
 from prunerzero.tasks.case_figures import dense_doubts, figures_of, told_cases
 from prunerzero.tasks.cases import (
     Cases,
@@ -52,6 +52,9 @@ JOURNAL = "journal.log"
 """The study, in the folder of a run: population, log and queue."""
 
 _DEFAULT_EVALUATIONS = 500
+
+_Figures = dict[str, dict[str, float]]
+"""Perplexities of metrics, by text and name."""
 
 
 @takes(SearchOptions)
@@ -245,22 +248,34 @@ def _search(
         )
         if lost := study.lost - lost_before:
             observer.note(f"in flight with workers that died, and lost: {lost}")
-        decide = choose_now if result.interrupted else choose
         each = [one.shared for one in measuring]
         shared = each[0] if len(each) == 1 else SharedRatios(each)
         twins = Twins(known.named, [(probes, sparsity), *also])
         named = Known(known, twins, after)
-        best = decide(result, study.population, named, shared, called, cases.count)
-        if best is None:
+
+        def judged(
+            result: evolution.SearchResult,
+        ) -> tuple[Choice, list[_Figures]]:
+            decide = choose_now if result.interrupted else choose
+            best = decide(result, study.population, named, shared, called, cases.count)
+            if best is None:
+                if result.interrupted:
+                    raise KeyboardInterrupt
+                raise InputError(
+                    f"none of {len(result.evaluations)} metrics could be measured; "
+                    "allow more evaluations."
+                )
+            return best, [
+                one.perplexities(best, known.named, result.interrupted) for one in measuring
+            ]
+
+        try:
+            best, perplexities = judged(result)
+        except KeyboardInterrupt:
             if result.interrupted:
-                raise KeyboardInterrupt
-            raise InputError(
-                f"none of {len(result.evaluations)} metrics could be measured; "
-                "allow more evaluations."
-            )
-        perplexities = [
-            one.perplexities(best, known.named, result.interrupted) for one in measuring
-        ]
+                raise
+            result = replace(result, interrupted=True)  # all candidates are there, and kept
+            best, perplexities = judged(result)
         calibrated = [t.name for work in cases.works for t in work.texts.each("calibration")]
         later = told(
             [
