@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -251,3 +252,17 @@ def test_a_metric_that_float32_makes_constant_is_refused(in_workplace, workplace
 def test_an_empty_metric_is_no_folder(nothing):
     with pytest.raises(NotationError, match="the formula is empty"):
         read_metric(nothing)
+
+
+@pytest.mark.parametrize("named", ["nowhere/run", "./nowhere", "/nonexist/dir", "W/Y"])
+def test_a_path_where_nothing_is_and_no_formula_is_told_as_such(here, named):
+    with pytest.raises(NotationError, match=re.escape(f"there is no file or folder '{named}'")):
+        read_metric(named)
+
+
+@pytest.mark.parametrize("formula", ["W/X", "W / Y", "(W/Y)"])
+def test_a_formula_that_divides_is_told_as_a_formula(here, formula):
+    try:
+        read_metric(formula)
+    except NotationError as refusal:
+        assert "file" not in str(refusal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -101,7 +102,12 @@ def read_metric_and_origin(
     path = _path(text) if text.strip() else None
     if path is not None and (isinstance(named, os.PathLike) or not _goes_before(text, path)):
         return _read_path(path, text)
-    return find_metric(text), Origin(text)
+    try:
+        return find_metric(text), Origin(text)
+    except NotationError as error:
+        if re.fullmatch(r"[^\s()*+,]*[/\\][^\s()*+,]*", text):
+            raise NotationError(f"there is no file or folder '{text}', and {error}") from None
+        raise
 
 
 def settle(

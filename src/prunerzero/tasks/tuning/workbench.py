@@ -84,7 +84,7 @@ def open_ledger(folder: Path, question: Identity) -> Memory:
             raise OutputError(f"'{path}' does not hold what a tuning leaves; {remedy}.")
         if different := difference(found, question):
             raise OtherRunError(
-                f"folder '{folder.parent}' holds the answer to another question, with {different}; "
+                f"folder '{folder.parent}' belongs to another question, with {different}; "
                 "name another `output_dir`."
             )
     else:
