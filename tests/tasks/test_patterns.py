@@ -21,4 +21,4 @@ def test_a_target_that_no_layer_has_is_told(in_workplace):
         *("--output-dir", "none", "--target", "*.qproj"),
     )
     assert done.exit_code == 2
-    assert "no linear layer of the model is left to prune" in done.stderr
+    assert "no linear layer of the model is left to prune by --target and --ignore" in done.stderr

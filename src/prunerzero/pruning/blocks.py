@@ -166,7 +166,8 @@ def prunable_layers(
                 layers[matrix.name] = matrix
     if not layers:
         like = f"; its layers have names such as {example!r}" if example else ""
-        raise ModelError(f"no linear layer of the model is left to prune{like}.")
+        asked = " by `target` and `ignore`" if ignore or target else ""
+        raise ModelError(f"no linear layer of the model is left to prune{asked}{like}.")
     return layers
 
 

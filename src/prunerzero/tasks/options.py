@@ -64,7 +64,11 @@ class SearchOptions(Options):
         whole_number(1),
     )
     time: str | float | None = option(
-        None, "At most this long: 90s, 15m, 2h, 1h30m.", AS_GIVEN, metavar="DURATION"
+        None,
+        "Evaluate at most this long: 90s, 15m, 2h, 1h30m. Judging the result comes after it, and "
+        "is long where known metrics are refitted in full.",
+        AS_GIVEN,
+        metavar="DURATION",
     )
     seed: int = option(0, "Another seed, another search.", whole_number())
     strategy: Strategy = option(

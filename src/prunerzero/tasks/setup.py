@@ -70,13 +70,13 @@ class TextOptions(Options):
     )
     num_validation_samples: int | None = option(
         None,
-        "Validation windows at most, of all texts together; all by default.",
+        "Validation windows at most, of all texts together, evenly spaced; all by default.",
         whole_number(1),
         panel=_AMOUNTS,
     )
     num_test_samples: int | None = option(
         None,
-        "Test windows at most, of all texts together; all by default.",
+        "Test windows at most, of all texts together, evenly spaced; all by default.",
         whole_number(1),
         panel=_AMOUNTS,
     )
