@@ -16,7 +16,12 @@ from hypothesis import strategies as st
 from prunerzero import Expression, InputError, MetricError, Setup, Sparsity
 from prunerzero.metrics import CATALOG, NotationError
 from prunerzero.scoring.ranking import check_ranks
-from prunerzero.tasks.metric_sources import read_metric, read_metric_and_origin, settle
+from prunerzero.tasks.metric_sources import (
+    read_metric,
+    read_metric_and_origin,
+    settle,
+    split_metrics,
+)
 from prunerzero.tasks.observer import Observer
 
 TEXTS = ["--calibration", "calibration.txt", "--validation", "validation.txt"]
@@ -266,3 +271,16 @@ def test_a_formula_that_divides_is_told_as_a_formula(here, formula):
         read_metric(formula)
     except NotationError as refusal:
         assert "file" not in str(refusal)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("wanda,fisher", ["wanda", "fisher"]),
+        (" wanda , max(D, X) ", ["wanda", "max(D, X)"]),
+        ("power-law(0.5,0.25),run", ["power-law(0.5,0.25)", "run"]),
+        (",,", []),
+    ],
+)
+def test_commas_outside_parentheses_part_metrics(text, named):
+    assert split_metrics(text) == named

@@ -220,7 +220,7 @@ def compare(
     with observer.shown():
         result = run(
             setup,
-            split_metrics(metrics),
+            metrics,
             sparsity,
             observer=observer,
             refit=refit,
@@ -229,7 +229,7 @@ def compare(
             texts=text,
             stride=stride,
             samples=samples,
-            methods=split_metrics(methods),
+            methods=[name.strip() for name in methods.split(",") if name.strip()],
         )
     if json:
         print_json(asdict(result))
@@ -260,15 +260,3 @@ def compare(
         )
     for sample in result.samples:
         console.print(_sample_table(sample.prompt, sample.continuations))
-
-
-def split_metrics(text: str) -> list[str]:
-    """Split at the commas that stand outside parentheses."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character == "(") - (character == ")")
-        if character == "," and depth <= 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [part.strip() for part in parts if part.strip()]

@@ -23,7 +23,7 @@ from prunerzero.tasks.by_block import parts_read
 from prunerzero.tasks.doubts import dense_doubt, one_text_doubt, pruned_doubt, told
 from prunerzero.tasks.keywords import RefitKeywords
 from prunerzero.tasks.methods import prune_by, read_methods
-from prunerzero.tasks.metric_sources import read_metric_and_origin, settle
+from prunerzero.tasks.metric_sources import read_metric_and_origin, settle, split_metrics
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.protocol import protocol_of
@@ -95,7 +95,8 @@ def compare(
 
     Args:
         setup: model and texts, or the model alone where it brings its text.
-        metrics: catalog names, formulas, JSON files or folders of searches; or metrics themselves.
+        metrics: catalog names, formulas, JSON files or folders of searches; or metrics themselves;
+            or names and formulas in one text, with commas between.
         sparsity: ``0.5``, ``"0.5"``, ``"50%"``, ``"2:4"`` …; None for what the metrics of runs were
             evolved for, and else 0.5.
         parts: which texts to measure; by default validation and test, those that are named.
@@ -118,7 +119,8 @@ def compare(
     Raises:
         InputError, MetricError: nothing was written.
     """
-    named = [metrics] if isinstance(metrics, str | Path | Metric | Expression) else metrics
+    named = split_metrics(metrics) if isinstance(metrics, str) else metrics
+    named = [named] if isinstance(named, Path | Metric | Expression) else named
     if not isinstance(named, Sequence):
         raise InputError(f"`metrics` must be a list of metrics, not {kind(named)}.")
     beside = read_methods(methods)

@@ -74,6 +74,18 @@ def read_metric(named: str | os.PathLike[str] | Metric | Expression) -> Metric:
     return read_metric_and_origin(named)[0]
 
 
+def split_metrics(text: str) -> list[str]:
+    """Split at the commas that stand outside parentheses."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
 def read_metric_and_origin(
     named: str | os.PathLike[str] | Metric | Expression,
 ) -> tuple[Metric, Origin]:
