@@ -102,6 +102,13 @@ def test_what_gave_no_number_comes_last_as_a_dash():
     assert table[1:] == [["wanda", "33.00", "0.00 %"], ["a", "—", "—"], ["b", "—", "—"]]
 
 
+def test_wanda_alone_is_not_compared_with_itself():
+    alone: dict[str, Any] = {"test": {"dense": 20.0, "wanda": 33.0}}
+    assert lines(perplexity_table(alone, "50 %"))[0] == ["metric", "test"]
+    alone["test"]["fisher"] = 32.0
+    assert lines(perplexity_table(alone, "50 %"))[0] == ["metric", "test", "vs Wanda"]
+
+
 def test_a_formula_with_brackets_is_printed_as_it_is():
     console = Console(width=80, record=True, file=StringIO())
     console.print(perplexity_table({"test": {"[bold]W[/bold]": 40.0}}, "[red]title[/red]"))

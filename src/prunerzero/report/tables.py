@@ -32,7 +32,8 @@ def perplexity_table(
     """Dense first, then the metrics from best to worst, the evolved one in bold.
 
     A part that was not measured has no column, and one with several texts has one for each, behind
-    that of their mixture if there is one. Without Wanda nothing is compared with it.
+    that of their mixture if there is one. Without Wanda, and another metric beside it,
+    nothing is compared with it.
     ``divergence`` from dense is shown on the part that metrics are compared on; ``refitted`` is by
     name the perplexity there of models whose weights that stay were refitted. ``in_race`` is by
     name what an interrupted search had read of metrics.
@@ -43,7 +44,8 @@ def perplexity_table(
         perplexity = {**perplexity, "validation": of_validation}
     parts = [p for part in ("validation", "test") for p in _columns(perplexity, part)]
     rows = comparison_rows(perplexity)
-    with_wanda = any(row.name == "wanda" and row.judged is not None for row in rows)
+    others = {row.name for row in rows} - {"dense", "wanda"}
+    with_wanda = others and any(row.name == "wanda" and row.judged is not None for row in rows)
 
     # Text, not str: a formula such as [W] is no markup.
     table = Table(title=Text(title), title_justify="left", caption="perplexity, lower is better")
