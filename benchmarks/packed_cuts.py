@@ -83,6 +83,7 @@ def row_of(found: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     options = asked(__doc__, batches=(1, 16), passes=8)
     rows: list[dict[str, Any]] = []
+    here = machine("cuda")
     with torch.inference_mode():
         count = len(options.shapes) * len(PATTERNS) * len(options.batches)
         for found in run(options.shapes, options.batches, options.passes):
@@ -90,8 +91,8 @@ def main() -> None:
             told = json.dumps(row_of(found), ensure_ascii=False)
             print(f"{len(rows)} of {count}: {told}", file=sys.stderr, flush=True)
             if options.output:
-                write_json(options.output, {"machine": machine("cuda"), "products": rows})
-    print(machine("cuda"))
+                write_json(options.output, {"machine": here, "products": rows})
+    print(here)
     print(table([row_of(found) for found in rows]))
 
 

@@ -3,8 +3,9 @@
     python -m benchmarks.quick_products --model ORG/NAME --calibration a.txt --test b.txt \\
         --device cuda --output quick_products.json
 
-On a GPU both refits are timed, by turns. A CPU has no TF32: there the factors of each product are
-rounded to its ten bits, which gives the errors and no time. The model is computed in fp32.
+On a GPU both refits are timed, one after the other. A CPU has no TF32: there the factors of each
+product are rounded to its ten bits, which gives the errors and no time. The model is computed in
+fp32.
 """
 
 from __future__ import annotations

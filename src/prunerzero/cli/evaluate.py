@@ -229,7 +229,7 @@ def compare(
             texts=text,
             stride=stride,
             samples=samples,
-            methods=[name.strip() for name in methods.split(",") if name.strip()],
+            methods=methods,
         )
     if json:
         print_json(asdict(result))

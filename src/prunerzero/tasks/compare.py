@@ -111,7 +111,8 @@ def compare(
             windows side by side.
         samples: how many continuations to show side by side.
         methods: published methods, ``"sparsegpt"`` and ``"alps"``, that change the weights that
-            stay too; each prunes every layer by the same share, whatever the group.
+            stay too, in one text with commas or in a list; each prunes every layer by the same
+            share, whatever the group.
 
     A metric that gives NaN on some layer, as ``zsn`` does where all weights are equal, is left out,
     which ``warnings`` tell, as long as something else can be compared.
@@ -123,7 +124,7 @@ def compare(
     named = [named] if isinstance(named, Path | Metric | Expression) else named
     if not isinstance(named, Sequence):
         raise InputError(f"`metrics` must be a list of metrics, not {kind(named)}.")
-    beside = read_methods(methods)
+    beside = read_methods(split_metrics(methods) if isinstance(methods, str) else methods)
     if not named and not beside:
         raise InputError(
             'no metric and no method is named; pass for example `metrics=["magnitude", "wanda"]` '

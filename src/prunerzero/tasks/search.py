@@ -253,9 +253,7 @@ def _search(
         twins = Twins(known.named, [(probes, sparsity), *also])
         named = Known(known, twins, after)
 
-        def judged(
-            result: evolution.SearchResult,
-        ) -> tuple[Choice, list[_Figures]]:
+        def judged(result: evolution.SearchResult) -> tuple[Choice, list[_Figures]]:
             decide = choose_now if result.interrupted else choose
             best = decide(result, study.population, named, shared, called, cases.count)
             if best is None:
@@ -274,7 +272,8 @@ def _search(
         except KeyboardInterrupt:
             if result.interrupted:
                 raise
-            result = replace(result, interrupted=True)  # all candidates are there, and kept
+            # every candidate is measured and kept: answer from that, without measuring more
+            result = replace(result, interrupted=True)
             best, perplexities = judged(result)
         calibrated = [t.name for work in cases.works for t in work.texts.each("calibration")]
         later = told(
