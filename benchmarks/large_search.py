@@ -3,11 +3,14 @@
     python -m benchmarks.large_search --output search_7b.json -- --time 10m
     python -m benchmarks.large_search -- --time 10m --update least-squares
     python -m benchmarks.large_search --models 2 -- --time 2m --workers auto
+    python -m benchmarks.large_search --beside search_7b.json -- --time 10m --workers 2
     python -m benchmarks.large_search --tiny -- --time 5s --device cpu
 
 Behind ``--`` stand options of ``prunerzero search``, which runs as a user would run it: in bf16,
 half of each row, the known metrics first, 16 windows of 2048 tokens of calibration and as many of
 validation, unless they say otherwise. ``--models`` says how many models of that shape it has.
+``--beside`` names the JSON of a search by one worker, and tells how many times as much is measured
+here: by candidates, by chunks of text, and by the work, which is the time that they take there.
 
 Tells seconds of each part, candidates an hour, and the most memory that was taken: of each GPU, by
 all that runs there, and of the search's processes in the host (what each has for itself alone).
@@ -36,6 +39,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from benchmarks import study_figures as figures
 from benchmarks.commands import at_least, folder, in_one_sentence, new_file, refuse
 from benchmarks.large_model import GIB, HostMemory, write_model
 from benchmarks.packed_cuda_model import SHAPE, TINY
@@ -90,6 +94,15 @@ def prepare(place: Path, count: int, shape: dict[str, int], length: int) -> list
     return models
 
 
+def measured_before(text: str) -> dict[str, Any]:
+    """An argument's type: what this script wrote."""
+    try:
+        found: dict[str, Any] = json.loads(Path(text).read_text(encoding="utf-8"))
+        return {"cost": found["cost"], "rates": found["rates"]}
+    except (OSError, ValueError, KeyError):
+        raise argparse.ArgumentTypeError(f"{text} is no JSON of this script") from None
+
+
 def part_of(line: str) -> str | None:
     """What begins or goes on by a line of progress; None where it tells something else.
 
@@ -140,6 +153,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
     parser.add_argument("--folder", type=folder, help="where models are written, and deleted again")
     parser.add_argument("--output", type=new_file, help="JSON file")
+    parser.add_argument("--beside", type=measured_before, help="JSON of a search by one worker")
     parser.add_argument("more", nargs="*", metavar="OPTION", help="of the search, behind --")
     options = parser.parse_args()
     if own := [one for one in options.more if one.split("=")[0] in OWN]:
@@ -160,7 +174,7 @@ def main() -> None:
         command += ["--max-seq-length", str(length), "--dtype", "bfloat16"]
         if not any(one.startswith(("--strategy", "--seed-metrics")) for one in options.more):
             command += ["--seed-metrics", "catalog"]
-        results = measured([*command, *options.more], there / "run" / "best.json")
+        results = measured([*command, *options.more], there / "run" / "best.json", options.beside)
     results |= {
         "options": [f"--models {options.models}", *options.more],
         "torch": str(torch.__version__),
@@ -171,8 +185,11 @@ def main() -> None:
     print(table(results))
 
 
-def measured(command: list[str], best: Path) -> dict[str, Any]:
-    """The search's figures; what it says goes on to standard error with its seconds."""
+def measured(command: list[str], best: Path, one: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The search's figures, also in times those of ``one``.
+
+    What it says goes on to standard error with its seconds.
+    """
     begun, lines = time.monotonic(), []
     environment = os.environ | {
         "PRUNERZERO_CACHE": str(best.parents[1] / "cache"),
@@ -190,12 +207,22 @@ def measured(command: list[str], best: Path) -> dict[str, Any]:
     if running.returncode and not best.is_file():
         refuse("the search failed, as it says above; what stands behind -- goes to it as it is.")
     found = json.loads(best.read_text(encoding="utf-8"))
+    trials = figures.Study(best.with_name("journal.log")).measured()
+    cost = figures.cost(trials)
+    rates = {
+        "candidates": figures.per_hour(trials),
+        "chunks": figures.per_hour(trials, figures.chunks),
+        "work": figures.work(one["cost"] if one else cost, trials),
+    }
     return {
         "seconds": lines[-1][0],
         "parts": parts(lines, found["seconds"]),
         "candidates": found["evaluations"],
         "seconds_of_search": found["seconds"],
         "candidates_an_hour": 3600 * found["evaluations"] / found["seconds"],
+        "rates": rates,
+        "cost": cost,
+        "times": {what: rate / one["rates"][what] for what, rate in rates.items()} if one else {},
         "gpu_gib": memory.gpus,
         "host_gib": memory.peak["own"],
     }
@@ -220,6 +247,12 @@ def table(results: dict[str, Any]) -> str:
         ("all of it", f"{results['seconds']:.1f} s"),
         ("evaluated", f"{results['candidates']} in {results['seconds_of_search']:.0f} s"),
         ("candidates an hour", f"{results['candidates_an_hour']:,.0f}"),
+        ("chunks of text an hour", f"{results['rates']['chunks']:,.0f}"),
+        ("a candidate, and each chunk", "{:.3f} s, {:.3f} s".format(*results["cost"])),
+        *(
+            (f"times as much, by {what}", f"{value:.2f}")
+            for what, value in results["times"].items()
+        ),
         ("memory of each GPU, most", ", ".join(f"{gib:.1f} GiB" for gib in results["gpu_gib"])),
         ("memory of the host, most", f"{results['host_gib']:.1f} GiB"),
     ]

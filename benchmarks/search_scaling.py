@@ -9,14 +9,16 @@ There is a worker for each GPU, or they share the CPU. Options that are not know
 GGUF file is dequantised once. The clock of a search runs once the model is there and the statistics
 are, which the first crew computes (in its start) and the others read.
 
-Told of each number of workers: how many candidates (and chunks, which do not depend on how many
-candidates were raced out) are measured an hour, how that compares with as many times one worker
-(efficiency), the share of the workers' time that is not spent measuring (engine), and the best
-perplexity on the race's chunks after a quarter, half and all of the time; and the seconds of each
-part: to start, to measure the dense model and the named metrics, to search, to judge finalists, to
-measure the metric found. Then one worker searches alone, a second is started on its study after a
-quarter of the time, and the first is killed when both have been at work for a quarter; after
-another quarter Ctrl-C ends the second. ``--no-changes`` leaves that out.
+Told of each number of workers: how many candidates and chunks are measured an hour, how that
+compares with as many times one worker (efficiency), the share of the workers' time that is not
+spent measuring (engine), and the best perplexity on the race's chunks after a quarter, half and all
+of the time; and the seconds of each part: to start, to measure the dense model and the named
+metrics, to search, to judge finalists, to measure the metric found. Searches race out different
+shares of their candidates, and both rates change with that, so efficiency is told by the work too:
+the time that these candidates and chunks take the first crew. Then one worker searches alone, a
+second is started on its study after a quarter of the time, and the first is killed when both have
+been at work for a quarter; after another quarter Ctrl-C ends the second. ``--no-changes`` leaves
+that out.
 
 What happens is told on standard error with the seconds since the start, and the JSON is written
 after every step: of a benchmark that is killed everything is kept that had been measured.
@@ -73,7 +75,8 @@ def main() -> None:
             for done, workers in enumerate(options.workers):
                 left = estimate(results["crews"], options, len(options.workers) - done)
                 say(f"{workers} at work; the whole will take about {left:.0f} s from here")
-                crew = measure_crew(command, runs, workers, options.time)
+                first = results["crews"][0]["cost"] if results["crews"] else None
+                crew = measure_crew(command, runs, workers, options.time, first)
                 results["crews"].append(crew)
                 compare(results["crews"])
                 say(row(crew))
@@ -104,7 +107,14 @@ def estimate(crews: list[dict[str, Any]], options: argparse.Namespace, left: int
     return float(left * (outside + options.time) + changes)
 
 
-def measure_crew(command: list[str], runs: Path, workers: int, seconds: float) -> dict[str, Any]:
+def measure_crew(
+    command: list[str],
+    runs: Path,
+    workers: int,
+    seconds: float,
+    first: tuple[float, float] | None,
+) -> dict[str, Any]:
+    """The figures of so many workers; ``first`` is what measuring takes the first crew."""
     folder = runs / f"crew-{workers}"
     search = Search(command, folder, "--time", f"{seconds}s", "--workers", str(workers))
     search.finish()
@@ -117,6 +127,8 @@ def measure_crew(command: list[str], runs: Path, workers: int, seconds: float) -
         "evaluations": len(trials),
         "per_hour": figures.per_hour(trials),
         "chunks_per_hour": figures.per_hour(trials, figures.chunks),
+        "cost": (cost := figures.cost(trials)),
+        "work": figures.work(first or cost, trials),
         "engine_share": figures.engine_share(trials),
         "seconds_a_chunk": figures.seconds_a_chunk(trials),
         "best_after": {
@@ -132,7 +144,11 @@ def measure_crew(command: list[str], runs: Path, workers: int, seconds: float) -
 def compare(crews: list[dict[str, Any]]) -> None:
     """What the last of these is of as many workers like those of the first."""
     first, crew = crews[0], crews[-1]
-    for rate, name in (("per_hour", "efficiency"), ("chunks_per_hour", "efficiency_chunks")):
+    for rate, name in (
+        ("per_hour", "efficiency"),
+        ("chunks_per_hour", "efficiency_chunks"),
+        ("work", "efficiency_work"),
+    ):
         crew[name] = crew[rate] / (first[rate] / first["workers"] * crew["workers"])
 
 
@@ -231,8 +247,8 @@ def device_name() -> str:
 
 
 COLUMNS = (
-    "workers  evaluations   an hour  efficiency  by chunks  engine   best after 25%/50%/100%   "
-    "perplexity | start  known  search  judging  end, s"
+    "workers  evaluations   an hour  efficiency  by chunks  by work  engine   "
+    "best after 25%/50%/100%   perplexity | start  known  search  judging  end, s"
 )
 
 
@@ -241,6 +257,7 @@ def row(crew: dict[str, Any]) -> str:
     return (
         f"{crew['workers']:7}  {crew['evaluations']:11}  {crew['per_hour']:8.0f}  "
         f"{crew['efficiency']:10.0%}  {crew['efficiency_chunks']:9.0%}  "
+        f"{crew['efficiency_work']:7.0%}  "
         f"{crew['engine_share']:6.1%}   {best:23}   {crew['perplexity']:10.3f} | "
         f"{crew['start']:5.1f}  {crew['known']:5.1f}  {crew['search']:6.1f}  "
         f"{crew['judging']:7.1f}  {crew['end']:3.1f}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
@@ -72,10 +73,31 @@ def chunks(trial: FrozenTrial) -> int:
 
 
 def per_hour(
-    trials: Sequence[FrozenTrial], count: Callable[[FrozenTrial], int] = lambda _: 1
+    trials: Sequence[FrozenTrial], count: Callable[[FrozenTrial], float] = lambda _: 1
 ) -> float:
     """Of all workers, each from its first proposal to its last record; candidates if not told."""
     return sum(3600 * sum(map(count, own)) / _wall(own) for own in by_worker(trials).values())
+
+
+def cost(trials: Sequence[FrozenTrial]) -> tuple[float, float]:
+    """Seconds that a candidate takes beside its chunks (masks, restoring), and that a chunk takes.
+
+    By least squares, so that together they are what measuring these candidates took.
+    """
+    read = np.array([[1.0, chunks(trial)] for trial in trials])
+    each, chunk = np.linalg.lstsq(read, np.array(list(map(_took, trials))))[0]
+    return float(each), float(chunk)
+
+
+def work(cost: tuple[float, float], trials: Sequence[FrozenTrial]) -> float:
+    """How much measuring these workers do in a second, in seconds at this cost.
+
+    It is the share of the time that is spent measuring where measuring takes what the cost says.
+    Searches race out different shares of their candidates, and rates of candidates or of chunks
+    change with that; this does not.
+    """
+    each, chunk = cost
+    return per_hour(trials, lambda trial: each + chunk * chunks(trial)) / 3600
 
 
 def engine_share(trials: Sequence[FrozenTrial]) -> float:

@@ -33,7 +33,8 @@ large() {
 step tests 1 python3 -m pytest -q tests/pruning tests/scoring tests/packed tests/tasks -k "gpu or cuda"
 step search_7b 1 large search_7b -- --time 10m --operators extended
 step search_7b_refitted 1 large search_7b_refitted -- --time 10m --update least-squares
-step search_7b_two_workers 2 large search_7b_two_workers -- --time 5m --operators extended --workers 2
+one=$results/search_7b.json
+step search_7b_two_workers 2 large search_7b_two_workers $([ ! -f "$one" ] || echo "--beside $one") -- --time 5m --operators extended --workers 2
 # as many models as do not fit on one GPU: two on 80 GB, three on 141
 many=$([ "$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -1)" -gt 100000 ] 2>/dev/null && echo 3 || echo 2)
 step models_on_gpus "$many" large models_on_gpus --models "$many" -- --time 5m --workers auto

@@ -10,13 +10,16 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from optuna.trial import FrozenTrial, create_trial
 
 from benchmarks import __main__ as benchmarks
+from benchmarks import study_figures as figures
 
 ROOT = Path(__file__).parents[1]
 
@@ -112,6 +115,13 @@ def test_a_search_on_a_shape_on_disk_tells_its_parts_its_pace_and_its_memory(
     assert found["parts"]["candidates"] == pytest.approx(found["seconds_of_search"])
     assert "| candidates an hour | " in done.stdout
     assert not list(tmp_path.glob("tmp*"))
+
+    beside = ("--output", "two.json", "--beside", "one.json")
+    done = run(tmp_path, "benchmarks.large_search", "--tiny", *beside, "--", *few)
+    assert done.returncode == 0, done.stderr
+    times = json.loads((tmp_path / "two.json").read_text())["times"]
+    assert list(times) == ["candidates", "chunks", "work"] and min(times.values()) > 0
+    assert f"| times as much, by work | {times['work']:.2f} |" in done.stdout
 
 
 def test_a_search_that_is_refused_ends_the_benchmark_in_a_sentence(tmp_path: Path) -> None:
@@ -236,6 +246,7 @@ def assert_runs(command: str) -> None:
         ("large_model", ["--tiny", "--device", "cpu", "--runs", "wander@0.5"], "named 'wander'"),
         ("large_search", ["--tiny", "--folder", "none"], "there is no folder none"),
         ("large_search", ["--tiny", "--output", "none/a.json"], "there is no folder none"),
+        ("large_search", ["--beside", "none.json"], "none.json is no JSON of this script"),
         (
             "large_search",
             ["--tiny", "--", "--model", "bundled"],
@@ -261,3 +272,42 @@ def test_what_is_misspelled_is_refused_before_anything_is_measured(
     assert ended.value.code == 2
     assert sentence in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_work_does_not_depend_on_how_many_candidates_are_raced_out() -> None:
+    """One worker reads half to the end; two others, as quick, race out all but a few."""
+    one = worker_that_takes(0.25, 0.5, reads=[1, 8] * 50, idle=0.1)
+    cost = figures.cost(one)
+    assert cost == pytest.approx((0.25, 0.5))
+    few = [1] * 90 + [8] * 10
+    two = [
+        trial
+        for name in "ab"
+        for trial in worker_that_takes(0.25, 0.5, reads=few, idle=0.1, name=name)
+    ]
+    share = figures.work(cost, one)
+    assert share == pytest.approx(1 - figures.engine_share(one))
+    assert figures.work(cost, two) == pytest.approx(2 * (1 - figures.engine_share(two)))
+    assert figures.per_hour(two) > 3 * figures.per_hour(one)
+    assert figures.per_hour(two, figures.chunks) < 2 * figures.per_hour(one, figures.chunks)
+
+
+def worker_that_takes(
+    each: float, chunk: float, *, reads: list[int], idle: float, name: str = "a"
+) -> list[FrozenTrial]:
+    """Its trials: so many chunks read by each, and so long proposing the next."""
+    now, trials = datetime(2026, 1, 1), []
+    for read in reads:
+        begun, took = now, each + chunk * read
+        now += timedelta(seconds=took + idle)
+        trials.append(
+            create_trial(
+                value=1.0,
+                user_attrs={
+                    "proposal": {"worker": name},
+                    "measured": {"chunks_read": read, "took": took},
+                },
+            )
+        )
+        trials[-1].datetime_start, trials[-1].datetime_complete = begun, now
+    return trials
