@@ -29,7 +29,7 @@ from prunerzero.packed.nvrtc import GPUError
 
 STREAMS = tuple(
     Tuning(warps=warps, cluster=cluster)
-    for warps, cluster in product((2, 4, 8, 16), (1, 2, 3, 4, 6, 8))
+    for warps, cluster in product((2, 3, 4, 6, 8, 12, 16, 24, 32), (1, 2, 3, 4))
 )
 TWO_FOUR = tuple(
     Tuning(tall, warps, ahead, cluster)

@@ -74,14 +74,14 @@ def test_two_of_four_means_of_each_four():
     assert not is_two_four(torch.tensor([[0, 1, 2, 3]]))
 
 
-@pytest.mark.parametrize("kind, bits", [("bfloat16", 9), ("int8", 5)])
-def test_bits_a_weight(kind, bits):
+@pytest.mark.parametrize("kind, bits, at_most", [("bfloat16", 9, 9.6), ("int8", 5, 5.6)])
+def test_bits_a_weight(kind, bits, at_most):
     rows, columns = 1024, 2048
     kind = VALUE_TYPES[kind]
     two_four = to_device_order(pack_matrix(sparse(rows, columns, "two of four", 0), kind))
     assert two_four.weights.nbytes * 8 == bits * rows * columns
     streams = to_device_order(pack_matrix(sparse(rows, columns, "half", 0), kind))
-    assert bits < streams.bytes * 8 / (rows * columns) < bits * 1.07
+    assert bits < streams.bytes * 8 / (rows * columns) < at_most
 
 
 # As the kernels read it: lane by lane, as NVIDIA's manual of PTX has the operands of mma.sp
@@ -127,13 +127,13 @@ def test_each_lane_reads_its_weights_from_streams_of_its_own(kind):
     there = to_device_order(pack_matrix(weight, kind))
     per = 4 if kind.scaled else 2
     count = 32 * per
-    found = torch.zeros(96, 512, dtype=kind.storage)
+    found = torch.zeros(96, 384, dtype=kind.storage)
     for index, offset in enumerate(there.offsets[:-1].tolist()):
-        tile, chunk = divmod(index, 2)
+        tile, chunk = divmod(index, 3)
         job = there.weights[offset * 64 : int(there.offsets[index + 1]) * 64].clone()
-        masks = job[:1024].view(8, 32, 4).int()  # step, lane, row of the lane
-        second_columns = job[1024 : 1024 + count].tolist()
-        words = job[1024 + count :].view(kind.storage).view(-1, count)
+        masks = job[:512].view(4, 32, 4).int()  # step, lane, row of the lane
+        second_columns = job[512 : 512 + count].tolist()
+        words = job[512 + count :].view(kind.storage).view(-1, count)
         ends = [0] * count  # of first halves
         for half in range(2):
             for stream in range(count):
@@ -141,13 +141,13 @@ def test_each_lane_reads_its_weights_from_streams_of_its_own(kind):
                 g, t = divmod(lane, 4)
                 column = second_columns[stream] if half else stream
                 place = ends[column] if half else 0
-                for step in range(4 * half, 4 * half + 4):
+                for step in range(2 * half, 2 * half + 2):
                     for r in range(first, 4, per):
                         for bit in range(8):
                             if int(masks[step, lane, r]) >> bit & 1:
                                 at = step * 32 + bit // 2 * 8 + t * 2 + bit % 2
                                 value = int(words[place, column])
-                                found[tile * 32 + r * 8 + g, chunk * 256 + at] = value
+                                found[tile * 32 + r * 8 + g, chunk * 128 + at] = value
                                 place += 1
                 if not half:
                     ends[stream] = place
@@ -160,5 +160,5 @@ def test_columns_of_streams_are_about_equally_long():
     for seed in range(3):
         there = to_device_order(pack_matrix(sparse(64, 2048, "half", seed), kind))
         kept = int(stored_numbers(sparse(64, 2048, "half", seed), kind)[0].count_nonzero())
-        words = len(there.weights) // 64 - 16 * (1024 + 64) // 64
-        assert kept <= words * 32 <= 1.06 * kept
+        words = len(there.weights) // 64 - 32 * (512 + 64) // 64
+        assert kept <= words * 32 <= 1.07 * kept

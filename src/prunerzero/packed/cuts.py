@@ -56,7 +56,7 @@ def launch_of(card: Card, work: Work, tuning: Tuning | None) -> tuple[Launch, in
 
 
 def cut_two_four(card: Card, work: Work) -> Tuning:
-    """What was fastest on an H100 with the matrices of a Llama of 7 billion, or within 12 % of it.
+    """What was fastest on an H100 with the matrices of a Llama of 7 billion, or within 8 % of it.
 
     Of few rows, blocks are no more than the card's processors, and more warps read for each. From 9
     inputs on, taller blocks pay: they share the inputs. int8 takes shorter to read, and wants more
@@ -64,10 +64,11 @@ def cut_two_four(card: Card, work: Work) -> Tuning:
     """
     few, integers = _few_rows(card, work), work.integers
     if work.batch > 8:
-        return Tuning(tall=4, warps=8 if few else 4, cluster=2)
+        ahead = 2 if few or integers else 1
+        return Tuning(tall=4, warps=8 if few else 4, ahead=ahead, cluster=2)
     if work.batch == 1:
         if few:
-            return Tuning(tall=1, warps=16, ahead=2) if integers else Tuning(warps=16)
+            return Tuning(tall=1 if integers else 2, warps=16, ahead=2)
         return Tuning(ahead=2 if integers else 1)
     if integers:
         return Tuning(warps=16) if few else Tuning(tall=4, cluster=2)
@@ -91,15 +92,14 @@ def _two_four(card: Card, work: Work, tuning: Tuning) -> tuple[Launch, int]:
 
 
 def cut_streams(card: Card, work: Work) -> Tuning:
-    """What was fastest there of matrices at 50 %, or within 5 % of it."""
-    one, integers = work.batch == 1, work.integers
+    """What was fastest there of matrices at 50 %, or within 10 % of it."""
     if _few_rows(card, work):
-        return Tuning(warps=16, cluster=2 if integers and one else 1)
+        return Tuning(warps=16, cluster=1 if work.batch > 8 else 2)
     if work.batch > 8:
-        return Tuning(warps=4, cluster=2) if integers else Tuning(warps=8)
-    if integers:
-        return Tuning(warps=8, cluster=2 if one else 1)
-    return Tuning(warps=4, cluster=2)
+        return Tuning(warps=8 if work.integers else 6)
+    if work.batch > 1 and not work.integers:
+        return Tuning(warps=8, cluster=2)
+    return Tuning(warps=12)
 
 
 def _few_rows(card: Card, work: Work) -> bool:
@@ -120,7 +120,7 @@ def _streams(card: Card, work: Work, tuning: Tuning) -> tuple[Launch, int]:
     return Launch(f"streams<{arguments}>", blocks, warps * 32, shared, cluster, True), room
 
 
-TABLE, _LINE, DENSE_WARPS = 128, 528, 4
+TABLE, _LINE, DENSE_WARPS = 128, JOB_INPUTS * 2 + 16, 4
 """As in ``cuda/streams.cu``: bytes of the table, bytes of a vector of inputs, and warps."""
 
 

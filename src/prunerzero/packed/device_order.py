@@ -32,8 +32,10 @@ BIAS = 128
 TILE, UNIT = 16, 64
 """Rows and inputs of a unit of the order ``two_four``."""
 
-JOB_ROWS, JOB_INPUTS = 32, 256
+JOB_ROWS, JOB_INPUTS = 32, 128
 """Of a job of the order ``streams``."""
+_STEPS = JOB_INPUTS // 64
+"""Steps of 32 inputs in half of a job."""
 _UNIT = 64
 """Bytes: jobs begin at multiples of them."""
 _AT_ONCE = 1 << 23
@@ -191,7 +193,8 @@ def _arrange_tiles(numbers: Tensor) -> tuple[Tensor, Tensor, int]:
     count = 32 * per
     # rows: tile, r of a stream, stream, g; inputs: job, half, step, q, t, of a pair
     ordered = _padded(numbers, JOB_ROWS, JOB_INPUTS)
-    ordered = ordered.view(-1, 4 // per, per, 8, -(-numbers.shape[1] // JOB_INPUTS), 2, 4, 4, 4, 2)
+    chunks = ordered.shape[1] // JOB_INPUTS
+    ordered = ordered.view(-1, 4 // per, per, 8, chunks, 2, _STEPS, 4, 4, 2)
     kept = ordered != 0
     # the mask: job, step, lane (g, t), a byte for each row (r, stream), bits (q, of a pair)
     bits = kept.permute(0, 4, 5, 6, 3, 8, 1, 2, 7, 9).reshape(-1, JOB_ROWS * JOB_INPUTS // 8, 8)
@@ -249,8 +252,8 @@ def restore_streams(
         table = weights.view(-1, _UNIT)[starts[:, None] + spread].flatten(1)
         kept = ((table[:, :masked, None] >> bits) & 1).bool()
         # job, half, step, g, t, r, stream, q, of a pair → as streams
-        kept = kept.view(-1, 2, 4, 8, 4, 4 // per, per, 4, 2).permute(0, 3, 4, 6, 1, 2, 5, 7, 8)
-        kept = kept.reshape(len(starts), count, 2, -1)
+        kept = kept.view(-1, 2, _STEPS, 8, 4, 4 // per, per, 4, 2)
+        kept = kept.permute(0, 3, 4, 6, 1, 2, 5, 7, 8).reshape(len(starts), count, 2, -1)
         taken = kept.cumsum(3, dtype=torch.int16)
         column = table[:, masked:].long()
         above = taken[:, :, 0, -1].long().gather(1, column)
@@ -258,7 +261,7 @@ def restore_streams(
         stored = weights.view(storage)
         values = torch.zeros(kept.shape, dtype=storage, device=weights.device)
         values[kept] = stored[(places[..., None] + (taken.long() - 1) * count)[kept]]
-        values = values.view(last - tile, chunks, 8, 4, per, 2, 4, 4 // per, 4, 2)
+        values = values.view(last - tile, chunks, 8, 4, per, 2, _STEPS, 4 // per, 4, 2)
         values = values.permute(0, 7, 4, 2, 1, 5, 6, 8, 3, 9)
         values = values.reshape((last - tile) * JOB_ROWS, chunks * JOB_INPUTS)
         found[tile * JOB_ROWS : last * JOB_ROWS] = values[:, :columns]

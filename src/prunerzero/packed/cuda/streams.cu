@@ -1,4 +1,4 @@
-// Products with weights of which any are kept. A job is 32 rows × 256 inputs, which a warp expands
+// Products with weights of which any are kept. A job is 32 rows × 128 inputs, which a warp expands
 // to the operands of the tensor cores. Lane 4 g + t has the rows g, g + 8, g + 16 and g + 24, and
 // of each 8 inputs those at 2 t and 2 t + 1, as the tensor cores want them.
 //
@@ -6,7 +6,7 @@
 // have two rows each, or 4 of integers, which have one. The k-th values of a lane's streams are the
 // k-th of its words of 32 bits, and the words of the 32 lanes lie beside each other, in the banks of
 // shared memory: loads never conflict, wherever each lane is. A stream may be longer than another:
-// its values of the last 128 inputs follow in the column of whichever stream has room, as the job
+// its values of the last 64 inputs follow in the column of whichever stream has room, as the job
 // says, so that the columns are about equally long.
 //
 // Bits of the mask are read four at a time, two pairs of weights: a table has, for each pair, how
@@ -15,7 +15,7 @@
 // A job in memory: the mask, a word a lane for each 32 inputs, a byte for each of its rows; for each
 // stream a byte, the column of its second half; then the words.
 
-constexpr int ROWS = 32, INPUTS = 256;  // of a job
+constexpr int ROWS = 32, INPUTS = 128;  // of a job
 constexpr int STEP = 32;  // inputs that are expanded at once
 constexpr int LINE = INPUTS * 2 + 16;  // bytes of a vector of inputs; rows in turn meet other banks
 constexpr int TABLE = 128;  // bytes
@@ -148,9 +148,11 @@ __global__ void __launch_bounds__(WARPS * 32) streams(
         vectors[w] = shared_address(staged) + min(w * 8 + lane % 8, batch - 1) * LINE + lane / 8 * 16;
 
     for (; chunk < last; chunk += WARPS) {
-        for (int n = 0; n < batch; ++n)
-            copy_inputs(staged + n * LINE + lane * 16, inputs + static_cast<u64>(n) * columns,
-                        chunk * INPUTS + lane * 8, columns);
+        for (int i = lane; i < batch * (INPUTS / 8); i += 32) {
+            const int n = i / (INPUTS / 8), eight = i % (INPUTS / 8);
+            copy_inputs(staged + n * LINE + eight * 16, inputs + static_cast<u64>(n) * columns,
+                        chunk * INPUTS + eight * 8, columns);
+        }
         const int later = chunk + WARPS;
         const Place next = place_of(offsets, tile * chunks + (later < last ? later : chunk));
         wait_for_copies();
