@@ -40,6 +40,7 @@ def cached(
     make: Callable[[], T],
     read: Callable[[Path], T],
     write: Callable[[T, Path], None],
+    worth: Callable[[T], bool] = lambda value: True,
 ) -> T:
     """The value of ``key`` from the cache; where it is missing, it is made and stored.
 
@@ -53,6 +54,7 @@ def cached(
         make: computes the value.
         read: reads it from a file; raises OSError or ValueError where that is not possible.
         write: writes it to a new file.
+        worth: whether a value that was just made is stored.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     path = cache_folder() / kind / name
@@ -68,6 +70,8 @@ def cached(
         if (found := known()) is not None:
             return found[0]
         value = make()
+        if not worth(value):
+            return value
         partial = path.with_name(f"{name}.partial")
         try:
             write(value, partial)

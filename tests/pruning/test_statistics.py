@@ -256,6 +256,23 @@ def test_a_cache_file_cut_short_is_computed_again(model, layers, tmp_path, monke
     assert load_file(file)
 
 
+def test_statistics_that_are_measured_sooner_than_read_are_not_kept(
+    model, layers, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PRUNERZERO_CACHE", str(tmp_path))
+    monkeypatch.setattr(statistics_module, "_PACE", 1.0)
+    calls = []
+
+    def collect():
+        calls.append(1)
+        return collect_statistics(model, layers, WINDOWS)
+
+    for _ in range(2):
+        cached_statistics({}, layers, collect)
+    assert len(calls) == 2
+    assert not [path for path in (tmp_path / "statistics").iterdir() if path.suffix != ".lock"]
+
+
 def test_several_workers_at_once_compute_statistics_once(model, layers, tmp_path, monkeypatch):
     monkeypatch.setenv("PRUNERZERO_CACHE", str(tmp_path))
     whole = collect_statistics(model, layers, WINDOWS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ _VERSION = 4
 """Part of the cache key; to raise when the meaning of the numbers changes."""
 
 _FIELDS = ("X", "G", "D")
+
+_PACE = 1e9
+"""Bytes a second that the cache is worth: 26 GB of a 7B model were written in 24 s on a host with a
+GPU that measures them in 4 (2026-11-27, ``docs/performance.md``)."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,10 @@ def watch(
 def cached_statistics(
     key: dict[str, Any], layers: Mapping[str, Matrix], collect: Callable[[], Statistics]
 ) -> Statistics:
-    """Statistics from the cache, or else from ``collect`` and written to the cache.
+    """Statistics from the cache, or else from ``collect``.
+
+    They are written to the cache, unless writing and reading them takes longer than to measure them
+    again, as of a large model on a fast GPU.
 
     Args:
         key: everything that they depend on: model, text, settings.
@@ -169,19 +177,37 @@ def cached_statistics(
         collect: measures them.
     """
     device = next(iter(layers.values())).weight.device
+    took = 0.0
+
+    def timed() -> Statistics:
+        nonlocal took
+        began = time.monotonic()
+        found = collect()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        took = time.monotonic() - began
+        return found
+
+    def worth(found: Statistics) -> bool:
+        return sum(tensor.nbytes for tensor in _tensors(found).values()) < took * _PACE
+
     whole = {**key, "version": _VERSION}
-    return cached("statistics", whole, collect, partial(_load, device=device), _save)
+    return cached("statistics", whole, timed, partial(_load, device=device), _save, worth)
 
 
-def _save(statistics: Statistics, path: Path) -> None:
-    """One tensor after the other: all of them, as large as the model in fp32, may not fit in host
-    memory, and take longer to get there than to be written."""
-    tensors = {
+def _tensors(statistics: Statistics) -> dict[str, Tensor]:
+    return {
         f"{name}/{field}": tensor
         for name, layer in statistics.items()
         for field in _FIELDS
         if (tensor := getattr(layer, field)) is not None
     }
+
+
+def _save(statistics: Statistics, path: Path) -> None:
+    """One tensor after the other: all of them, as large as the model in fp32, may not fit in host
+    memory, and take longer to get there than to be written."""
+    tensors = _tensors(statistics)
     header = Header({name: Form.of(tensor) for name, tensor in tensors.items()}, {})
     write_tensors(path, header, in_host_memory(tensors))
 
