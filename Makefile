@@ -1,4 +1,4 @@
-# make demo   evolve a metric on the bundled model, compare, prune, report (3 minutes after setup)
+# make demo   evolve a metric on the bundled model, compare, prune, report (3 to 4 minutes after setup)
 # make test   run the tests
 # make benchmarks  time the usual way and ours side by side (DEVICE=cuda on a GPU)
 # make check  run the linter and the type checker
