@@ -184,6 +184,23 @@ def test_the_same_search_resumes_with_several_workers_and_keeps_to_its_budget(
     assert set(best["perplexity"]["test"]) == {"dense", best["origin"]} | beside
 
 
+def test_what_workers_note_is_told_once_and_in_its_unit(
+    forked: Forked, workplace: Path, texts: list[str]
+) -> None:
+    command = ["search", *texts, "--workers", "2", "--output-dir", "noted", "--json"]
+    command += ["--update", "least-squares", "--evaluations", "4"]
+    done = forked.run(*command, first=copy_workers)
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stderr.split())
+    assert told.count("Candidates are judged after") == 1, done.stderr
+    warnings = json.loads(done.stdout)["warnings"]
+    assert len(warnings) == 3
+    for warning in warnings:  # options are named as flags
+        assert told.count(warning.split(";")[0]) == 1, done.stderr
+    assert " windows) …" in told and not re.search(r"recognising[^…]*windows", told)
+    assert "joined" not in told and "resumed" not in told
+
+
 def limit_files() -> None:
     """Cut writing short where a file becomes that large, as a full disk does: in evaluations."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (14_000, resource.RLIM_INFINITY))

@@ -142,13 +142,20 @@ def search(
         with open_study(storage) as study:  # refused here, it is refused once
             if study.arrival:
                 observer.note(study.arrival)
-        found, result = run_workers(run_order, order, places.workers, observer)
+        found, result = run_workers(run_part, order, places.workers, observer)
     _write(folder, found, result)
     return found
 
 
-def run_order(order: Order, observer: Observer) -> tuple[Found, evolution.SearchResult]:
-    """Read the models and the texts in a new process, then search: a worker's part."""
+def run_part(order: Order, observer: Observer) -> tuple[Found, evolution.SearchResult]:
+    """What one of several workers does; what the study held before has been told."""
+    return run_order(order, observer, tell_arrival=False)
+
+
+def run_order(
+    order: Order, observer: Observer, *, tell_arrival: bool = True
+) -> tuple[Found, evolution.SearchResult]:
+    """Read the models and the texts, then search."""
     turns = Turns() if order.by_turns else None
     works = tuple(Workspace(setup, observer, turns=turns) for setup in order.setups)
     for work in works:
@@ -156,7 +163,13 @@ def run_order(order: Order, observer: Observer) -> tuple[Found, evolution.Search
     check_sources_unseen([work.texts for work in works])
     cases = Cases(works, order.sparsities)
     return _search(
-        cases, order.folder, order.settings, order.storage, order.refit, given=order.given
+        cases,
+        order.folder,
+        order.settings,
+        order.storage,
+        order.refit,
+        given=order.given,
+        tell_arrival=tell_arrival,
     )
 
 
@@ -201,6 +214,7 @@ def _search(
     *,
     test: bool = True,
     given: Mapping[str, str] = {},
+    tell_arrival: bool = True,
 ) -> tuple[Found, evolution.SearchResult]:
     observer = cases.works[0].observer
     cases.check()
@@ -217,7 +231,7 @@ def _search(
     fitness = cases.fitness(settings.terminals, refit)
     make_folder(folder)
     with open_study(storage, identity) as study:
-        if study.arrival:
+        if tell_arrival and study.arrival:
             observer.note(study.arrival)
         lost_before = study.lost
         measuring = figures_of(cases, study, refit, test)

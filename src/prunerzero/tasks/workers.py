@@ -187,6 +187,9 @@ class _Crew:
             case "stage" if content not in self._shown:
                 self._shown.add(content)
                 self.observer.stage(content)
+            case "note" if content not in self._shown:
+                self._shown.add(content)
+                self.observer.note(content)
             case "count":
                 self._count(worker, *content)
             case "found":
@@ -197,10 +200,10 @@ class _Crew:
             case "crashed":
                 self.observer.note(f"{worker.name} failed:\n{content}")
 
-    def _count(self, worker: _Worker, what: str, total: int, done: int | None) -> None:
+    def _count(self, worker: _Worker, what: str, total: int, unit: str, done: int | None) -> None:
         key = (worker.name, what)
         if key not in self._counts:
-            shown = self.observer.count(what, total)
+            shown = self.observer.count(what, total, unit)
             self._counts[key] = shown, shown.__enter__()
         if done is None:
             self._counts.pop(key)[0].__exit__(None, None, None)
@@ -287,15 +290,18 @@ class _Messenger(Observer):
     def stage(self, what: str) -> None:
         self._send("stage", what)
 
+    def note(self, what: str) -> None:
+        self._send("note", what)
+
     @contextmanager
     def count(
         self, what: str, total: int, unit: str = "windows"
     ) -> Iterator[Callable[[int], None]]:
-        self._send("count", (what, total, 0))
+        self._send("count", (what, total, unit, 0))
         try:
-            yield lambda done: self._send("count", (what, total, done))
+            yield lambda done: self._send("count", (what, total, unit, done))
         finally:
-            self._send("count", (what, total, None))
+            self._send("count", (what, total, unit, None))
 
     def search(self, progress: Progress) -> None:
         self._send("search", progress)
