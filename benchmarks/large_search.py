@@ -159,6 +159,7 @@ def main() -> None:
     if own := [one for one in options.more if one.split("=")[0] in OWN]:
         parser.error(f"{own[0]} is given to the search by this script; leave it out")
     length = 64 if options.tiny else 2048
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # models are deleted then too
     with tempfile.TemporaryDirectory(dir=options.folder, ignore_cleanup_errors=True) as place:
         there = Path(place)
         try:
@@ -231,12 +232,16 @@ def measured(command: list[str], best: Path, one: dict[str, Any] | None = None) 
 def lines_of(running: subprocess.Popen[str]) -> Iterator[str]:
     """What a process says until it ends. Ctrl-C reaches it too: it then ends by itself."""
     assert running.stdout is not None
-    while running.poll() is None:
-        try:
-            yield from running.stdout
-            running.wait()
-        except KeyboardInterrupt:
-            running.send_signal(signal.SIGINT)
+    try:
+        while running.poll() is None:
+            try:
+                yield from running.stdout
+                running.wait()
+            except KeyboardInterrupt:
+                running.send_signal(signal.SIGINT)
+    finally:  # it does not outlive this script
+        running.terminate()
+        running.wait()
 
 
 def table(results: dict[str, Any]) -> str:

@@ -124,6 +124,24 @@ def test_a_search_on_a_shape_on_disk_tells_its_parts_its_pace_and_its_memory(
     assert f"| times as much, by work | {times['work']:.2f} |" in done.stdout
 
 
+def test_a_large_search_that_is_ended_leaves_no_models(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.large_search", "--tiny", "--folder", str(tmp_path)]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        [*command, "--", "--time", "1h", "--device", "cpu"],
+        env=os.environ | {"PYTHONPATH": paths},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        told = next(line for line in process.stderr if " evaluations (" in line)
+        assert list(tmp_path.glob("tmp*/model-1")), told
+        process.terminate()
+    assert process.returncode == 143
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_search_that_is_refused_ends_the_benchmark_in_a_sentence(tmp_path: Path) -> None:
     done = run(tmp_path, "benchmarks.large_search", "--tiny", "--", "--sparsity", "2")
     assert done.returncode == 2 and "Traceback" not in done.stderr
