@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -121,6 +122,7 @@ def _write(answers: TextIO, answer: dict[str, Any]) -> None:
 
 def main() -> None:
     """Answer each line of standard input, the first of which names the model."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # else it is lost in a destructor
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
     worker: Worker | None = None
