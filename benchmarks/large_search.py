@@ -110,11 +110,13 @@ def part_of(line: str) -> str | None:
     ('refitting', 'statistics D')
     >>> part_of("24 evaluations (0.3/s), 43 duplicates skipped, 4 raced out, 0:00 left · best 7: W")
     'candidates'
+    >>> part_of("1 evaluation (0.3/s), 0 duplicates skipped, 0 raced out, 1:00 left")
+    'candidates'
     >>> part_of("wanda, model-1 at 0.5, validation text (16 windows) …")
     'metrics on the whole text'
     >>> part_of("Best metric: W")
     """
-    if " evaluations (" in line and " left" in line:
+    if (" evaluations (" in line or " evaluation (" in line) and " left" in line:
         return CANDIDATES
     if line.startswith("dense, "):
         return DENSE

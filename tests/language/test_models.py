@@ -109,6 +109,12 @@ def test_a_path_that_is_not_there_is_refused_without_asking_the_hub(name):
         load(name)
 
 
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(folder):
+    for name in (folder, "bundled"):
+        with pytest.raises(ModelError, match="has no revisions; leave out `revision`"):
+            load(name, revision="main")
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "model.onnx").touch()
     with pytest.raises(ModelError, match=r"not a \.gguf file"):

@@ -35,7 +35,7 @@ def demo(
 
     Example: [bold]prunerzero demo --output-dir demo --seed 1[/]
     """
-    from prunerzero.cli.terminal import TerminalObserver
+    from prunerzero.cli.terminal import TerminalObserver, count_of
     from prunerzero.report import perplexity_table
     from prunerzero.tasks.demo import run_demo
     from prunerzero.tasks.duration import parse_duration
@@ -64,10 +64,19 @@ def demo(
     )
     for pattern, perplexity in summary["patterns"].items():
         console.print(perplexity_table(perplexity, f"Sparsity {pattern}, the same metric"))
+        by_name = {name: value for name, value in perplexity["test"].items() if name != "dense"}
+        best = min(by_name, key=by_name.__getitem__)
+        if best != "evolved":
+            console.print(
+                f"At {pattern} {best} is ahead of the evolved metric, which was evolved for "
+                f"{summary['sparsity']}: search with the sparsity that you need.",
+                markup=False,
+            )
     console.print(f"Best metric: [bold]{escape(summary['metric'])}[/]")
     console.print(escape(summary["answer"]))
     console.print(
-        f"{summary['evaluations']} evaluations and {summary['duplicates_skipped']} duplicates "
-        f"skipped; {summary['seconds']:.0f} s in all."
+        f"{count_of(summary['evaluations'], 'evaluation')} and "
+        f"{count_of(summary['duplicates_skipped'], 'duplicate')} skipped; "
+        f"{summary['seconds']:.0f} s in all."
     )
     console.print(f"Report: {output_dir / 'report.html'}   Pruned model: {output_dir / 'model'}")

@@ -77,6 +77,7 @@ def _times(search: float, command: float) -> str:
 
 
 def _print_search(found: Any, setups: list[Setup], refit: RefitOptions, seconds: float) -> None:
+    from prunerzero.cli.terminal import count_of
     from prunerzero.metrics import Sparsity
     from prunerzero.report import cases_table, perplexity_table
     from prunerzero.tasks.commands import prune_command
@@ -98,8 +99,10 @@ def _print_search(found: Any, setups: list[Setup], refit: RefitOptions, seconds:
         in_race = found.judged if found.judged_on == "race" else None
         console.print(perplexity_table(figures, title, in_race=in_race))
     console.print(
-        f"{found.evaluations} evaluations ({found.raced_out} raced out, {found.failed} failed), "
-        f"{found.duplicates_skipped} duplicates skipped; {_times(found.seconds, seconds)}."
+        f"{count_of(found.evaluations, 'evaluation')} ({found.raced_out} raced out, "
+        f"{found.failed} failed), "
+        f"{count_of(found.duplicates_skipped, 'duplicate')} skipped; "
+        f"{_times(found.seconds, seconds)}."
     )
     if found.judged_on == "race":
         after = f" after {refit.in_words} in full" if found.refit != refit.in_words else ""

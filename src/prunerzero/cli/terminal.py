@@ -131,11 +131,20 @@ def describe(progress: SearchProgress) -> str:
         if progress.best_perplexity is None
         else f" · best {progress.best_perplexity:.3f}{times}{after}: {progress.best_expression}"
     )
+    done = count_of(progress.evaluations, "evaluation")
+    skipped = count_of(progress.duplicates_skipped, "duplicate")
     return (
-        f"{progress.evaluations} evaluations ({_rate(progress.evaluations_per_second)}{workers}), "
-        f"{progress.duplicates_skipped} duplicates skipped, {progress.raced_out} raced out"
-        f"{judging}{left}{best}"
+        f"{done} ({_rate(progress.evaluations_per_second)}{workers}), {skipped} skipped, "
+        f"{progress.raced_out} raced out{judging}{left}{best}"
     )
+
+
+def count_of(count: int, what: str) -> str:
+    """
+    >>> count_of(1, "evaluation"), count_of(2, "evaluation")
+    ('1 evaluation', '2 evaluations')
+    """
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _rate(per_second: float) -> str:

@@ -18,13 +18,18 @@ def locate(source: ModelSource) -> tuple[str, dict[str, Any]]:
     """The folder or hub id to pass to ``from_pretrained`` of transformers, and its options.
 
     Raises:
-        ModelError: there is no such model, or a folder that holds none.
+        ModelError: there is no such model, a folder that holds none, or a revision of what is not
+            on the hub.
     """
     name = source.model
     options: dict[str, Any] = {"trust_remote_code": source.trust_remote_code}
+    path = path_of(name)
+    if source.revision is not None and (name == BUNDLED or os.path.exists(path)):
+        raise ModelError(
+            f"model {name!r} is not on the hub, so it has no revisions; leave out `revision`."
+        )
     if name == BUNDLED:
         return str(files("prunerzero.bundled") / "model"), options
-    path = path_of(name)
     if os.path.isfile(path):  # unlike Path.is_file, False for a name too long for a file
         if path.suffix.lower() != ".gguf":
             raise ModelError(f"model file {name!r} is not a .gguf file; pass a folder instead.")
