@@ -121,7 +121,9 @@ class TerminalObserver(Observer):
 
 def describe(progress: SearchProgress) -> str:
     """One line: how far, how fast, what was skipped, how long still, and the best so far."""
-    left = "" if progress.seconds_left is None else f", {_clock(progress.seconds_left)} left"
+    # what is measured on whole texts afterwards takes its own time
+    seconds = progress.seconds_left
+    left = "" if seconds is None else f", {_clock(seconds)} left of the search"
     workers = f", {progress.workers} workers" if progress.workers > 1 else ""
     times = " times dense" if progress.is_rise else ""
     after = f" after {progress.after}" if progress.after else ""
