@@ -135,6 +135,14 @@ REFUSED = {
     "no metric": ([*COMPARE, "--metrics", " , "], ["--metrics"]),
     "an unknown setting": ([*PRUNE, "--config", "broken/settings.yaml"], ["sparsty", "sparsity"]),
     "a search at nothing": ([*SEARCH, "--sparsity", "0"], ["--sparsity is 0"]),
+    "a pruning at two sparsities": (
+        [*PRUNE, "--sparsity", "0.4", "--sparsity", "0.6"],
+        ["--sparsity is given 2 times, and only search takes several"],
+    ),
+    "a limit of 1 without a percent sign": (
+        ["tune", *SEARCH[1:], "--max-degradation", "1"],
+        ["--max-degradation 1 must be a share such as 5% or 0.05", "did you mean 1%?"],
+    ),
     "a search of no time": ([*SEARCH, "--time", "0s"], ["0s", "no time at all"]),
     "a tuning at nothing": (
         ["tune", *SEARCH[1:], "--max-degradation", "5%", "--pattern", "0"],

@@ -38,6 +38,13 @@ def test_a_model_worse_than_token_frequencies_is_told_and_a_better_one_is_not():
     assert dense_doubt("validation", 30.0, windows) is None
 
 
+def test_of_a_few_tokens_nothing_is_told():
+    """Their own frequencies are better than any model: 7 tokens that differ are worth 7."""
+    assert dense_doubt("test", 50.0, torch.arange(8)[None]) is None
+    assert dense_doubt("test", 250.0, torch.arange(200)[None]) is None
+    assert dense_doubt("test", 1e6, torch.arange(201)[None]) is not None
+
+
 def test_a_pruned_model_better_than_the_dense_by_more_than_noise_is_told():
     dense = [3.0 + 0.1 * (i % 5) for i in range(20)]
     assert pruned_doubt("test", dense, [loss - 0.2 for loss in dense]) is not None

@@ -199,6 +199,15 @@ def test_a_text_that_is_named_for_a_part_that_is_not_measured_is_told(printed):
         assert not any("what is measured" in w for w in printed("eval", *few, *more)["warnings"])
 
 
+def test_a_text_that_is_named_for_the_part_beside_those_to_measure_is_told(in_workplace):
+    few = ["--model", "bundled", "--num-test-samples", "1", "--text", "test.txt"]
+    told = in_workplace("eval", *few, "--test", "other.txt").stderr
+    assert "is measured is what --text and --dataset name, and not other.txt" in told
+    compared = ["compare", *few, "--num-calibration-samples", "2", "--metrics", "magnitude"]
+    assert "and not other.txt" in in_workplace(*compared, "--test", "other.txt").stderr
+    assert "and not other.txt" not in in_workplace(*compared).stderr
+
+
 def test_models_of_different_tokenizers_are_not_compared(in_workplace, workplace):
     if not (workplace / "stranger").exists():
         tiny_model().save_pretrained(workplace / "stranger")

@@ -99,6 +99,12 @@ def test_another_text_that_is_named_is_allowed_and_shows(place, repeat):
     assert "calibration calibration.txt, here other.txt" in done.stdout
 
 
+def test_another_sparsity_that_is_asked_for_shows(place, repeat):
+    done = repeat("--sparsity", "0.25")
+    assert done.exit_code == 0
+    assert "(sparsity 2:4, here 0.25)" in " ".join(done.stdout.split())
+
+
 def test_a_model_that_has_changed_is_refused(place, repeat):
     model = tiny_model(seed=5).to(torch.float32)
     model.save_pretrained(place / "model")

@@ -206,6 +206,7 @@ def test_after_an_interruption_the_same_command_goes_on(forked, in_workplace, wo
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
+    assert "is kept: the same command again goes on." in " ".join(errors.split())
     kept = ledger.read_text()
     with ledger.open("a") as file:  # as a power cut leaves it
         file.write('{"key": "torn')

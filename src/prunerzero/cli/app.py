@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 import prunerzero
+from prunerzero.errors import InputError
 from prunerzero.language.source import ModelSource
 from prunerzero.metrics.sparsity import Group
 from prunerzero.options import same_option
@@ -52,12 +53,24 @@ GroupOption = Annotated[
 ]
 
 OwnSparsityOption = Annotated[
-    str | None,
+    list[str],  # so that a second one can be refused
     typer.Option(
         help="Share of weights to prune, 0.5, or keep N of each M: 2:4; by default what the "
         "metric's run was for, else 0.5."
     ),
 ]
+
+
+def own_sparsity(given: list[str]) -> str | None:
+    """That of a command that takes one; the parser would take the last of several.
+
+    Raises:
+        InputError: there are several.
+    """
+    if len(given) > 1:
+        raise InputError(f"`sparsity` is given {len(given)} times, and only search takes several.")
+    return given[0] if given else None
+
 
 OwnGroupOption = Annotated[
     Group | None,

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from prunerzero.cli.app import OwnGroupOption, OwnSparsityOption, app, out
+from prunerzero.cli.app import OwnGroupOption, OwnSparsityOption, app, out, own_sparsity
 from prunerzero.cli.options import JsonOption, one_sentence, with_options
 from prunerzero.cli.plain_output import print_json
 from prunerzero.language.corpora import PARTS, corpora_in_words
@@ -78,11 +78,14 @@ def evaluate(
 
     from prunerzero.cli.terminal import TerminalObserver
     from prunerzero.tasks.evaluate import evaluate as run
+    from prunerzero.tasks.own_texts import beside_doubt
 
+    observer = TerminalObserver()
     if not text or (len(text) == 1 and not dataset):  # as every command takes them
+        if text and (unread := beside_doubt(setup, (part,))):
+            observer.note(unread)
         named: dict[str, Any] = {"dataset": dataset} if dataset else {part: text} if text else {}
         setup, text, dataset = replace(setup, **named), [], []
-    observer = TerminalObserver()
     with observer.shown():
         result = run(
             setup,
@@ -182,7 +185,7 @@ def compare(
             "the weights of a layer together, and prune every layer by the same share."
         ),
     ] = "",
-    sparsity: OwnSparsityOption = None,
+    sparsity: OwnSparsityOption = [],  # noqa: B006
     group: OwnGroupOption = None,
     text: TextsOption = [],  # noqa: B006
     dataset: DatasetsOption = [],  # noqa: B006
@@ -221,7 +224,7 @@ def compare(
         result = run(
             setup,
             metrics,
-            sparsity,
+            own_sparsity(sparsity),
             observer=observer,
             refit=refit,
             group=group,

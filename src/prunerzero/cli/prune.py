@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from prunerzero.cli.app import OwnGroupOption, OwnSparsityOption, app, out
+from prunerzero.cli.app import OwnGroupOption, OwnSparsityOption, app, out, own_sparsity
 from prunerzero.cli.options import JsonOption, RecipeOption, one_sentence, with_options
 from prunerzero.cli.plain_output import print_json
 from prunerzero.language.corpora import the_text
@@ -33,7 +33,7 @@ def prune(
             "formula goes before a file that is called so: write ./NAME for the file."
         ),
     ] = "wanda",
-    sparsity: OwnSparsityOption = None,
+    sparsity: OwnSparsityOption = [],  # noqa: B006
     group: OwnGroupOption = None,
     recipe: RecipeOption = None,
     push_to_hub: Annotated[str | None, typer.Option(metavar="ORG/NAME", help=PUSH_TO_HUB)] = None,
@@ -68,7 +68,7 @@ def prune(
         result = run(
             setup,
             metric,
-            sparsity,
+            own_sparsity(sparsity),
             output_dir,
             observer,
             way,
@@ -92,8 +92,8 @@ def prune(
         )
     for place, figures in result.perplexity.items():
         console.print(
-            f"Perplexity on the {escape(the_text(place))}: {figures['dense']:.3f} dense, "
-            f"{figures['pruned']:.3f} pruned "
+            f"Perplexity on the {escape(the_text(place))}: {_perplexity(figures['dense'])} dense, "
+            f"{_perplexity(figures['pruned'])} pruned "
             f"({result.settings['windows'][place]} windows of "
             f"{result.settings['max_seq_length']} tokens)."
         )
@@ -105,7 +105,12 @@ def prune(
     if earlier is not None and result.repeated:
         console.print(f"The weights are those of {recipe}, byte for byte.")
     elif earlier is not None:
-        other = "; ".join(differences(earlier, result.settings))
+        written = read_recipe(Path(result.output_dir) / "recipe.yaml")
+        other = "; ".join(differences(earlier, written))
         console.print(f"The weights differ from those of {recipe}{f' ({other})' if other else ''}.")
     if result.pushed_to:
         console.print(f"Pushed to {result.pushed_to}")
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:.3f}" if value < 1e5 else f"{value:.4g}"

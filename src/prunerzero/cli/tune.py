@@ -45,8 +45,15 @@ def tune(
     from prunerzero.tasks.tune import tune as run
 
     observer = TerminalObserver()
-    with observer.shown():
-        result = run(setup, output_dir, options, observer=observer)
+    try:
+        with observer.shown():
+            result = run(setup, output_dir, options, observer=observer)
+    except KeyboardInterrupt:
+        if output_dir.is_dir():
+            observer.console.print(
+                "What was measured until now is kept: the same command again goes on."
+            )
+        raise
     if json:
         print_json(asdict(result))
         return

@@ -52,8 +52,8 @@ class Sparsity:
         elif self.keep is not None and self.of is not None:
             if not 0 < self.keep < self.of:
                 raise SparsityError(
-                    f"sparsity {self} must keep at least 1 weight of each {self.of}, but not all; "
-                    "write for example 2:4."
+                    f"sparsity {self} must keep at least 1 of so many weights, but not all of "
+                    "them: write for example 2:4, 2 of each 4."
                 )
             if self.group != "row":
                 raise SparsityError(f"sparsity {self} compares weights within runs of a row only.")

@@ -26,6 +26,7 @@ from prunerzero.tasks.methods import prune_by, read_methods
 from prunerzero.tasks.metric_sources import read_metric_and_origin, settle, split_metrics
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.options import RefitOptions
+from prunerzero.tasks.own_texts import beside_doubt
 from prunerzero.tasks.protocol import protocol_of
 from prunerzero.tasks.prune_loaded import check_blocks, prune_loaded
 from prunerzero.tasks.settings import describe
@@ -146,6 +147,8 @@ def compare(
     work = Workspace(setup, observer)
     if datasets or texts:
         sources = sources_of(setup, "test", datasets, texts)
+        if unread := beside_doubt(setup, ("validation", "test")):
+            work.observer.note(unread)
         work.texts.read("calibration")
         work.check_widths(sparsity)
         named_texts = windows_of(work, sources, "test", stride, own=False)

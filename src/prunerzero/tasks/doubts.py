@@ -11,6 +11,9 @@ from torch import Tensor
 from prunerzero.language.bootstrap import LEAST_WINDOWS, paired_bootstrap
 from prunerzero.language.corpora import the_text
 
+_LEAST_TOKENS = 200
+"""Of fewer, the frequencies are those of this text alone, and better than any model."""
+
 
 def frequency_perplexity(windows: Tensor) -> float:
     """What a model reaches that knows nothing but how often each token of this text occurs.
@@ -42,6 +45,8 @@ def model_doubt(who: str, where: str, perplexity: float, windows: Tensor) -> str
         perplexity: of the model on the text.
         windows: token ids [count, length] of the text.
     """
+    if windows[:, 1:].numel() < _LEAST_TOKENS:
+        return None
     least = frequency_perplexity(windows)
     if perplexity <= least:
         return None

@@ -19,7 +19,7 @@ from prunerzero.language.samples import continuations, prompts_of
 from prunerzero.language.zero_shot import TaskScore, load_tasks, score_tasks
 from prunerzero.tasks.doubts import model_doubt, told
 from prunerzero.tasks.observer import Observer
-from prunerzero.tasks.own_texts import Source, unread_doubt
+from prunerzero.tasks.own_texts import Source, beside_doubt, unread_doubt
 from prunerzero.tasks.protocol import protocol_of
 from prunerzero.tasks.settings import describe
 from prunerzero.tasks.setup import Setup
@@ -132,7 +132,7 @@ def evaluate(
         raise InputError("samples are shown side by side; name the other model: `reference=MODEL`.")
     sources = sources_of(setup, part, datasets, texts, required=not tasks)
     own = not datasets and not texts
-    unread = unread_doubt(setup, part, sources) if own else None
+    unread = unread_doubt(setup, part, sources) if own else beside_doubt(setup, (part,))
     if unread is not None and observer is not None:
         observer.note(unread)
     loaded_tasks = load_tasks(tasks) if tasks else None

@@ -48,6 +48,24 @@ def unread_doubt(setup: Setup, part: Part, measured: Sequence[Source]) -> str | 
     )
 
 
+def beside_doubt(setup: Setup, parts: Sequence[Part]) -> str | None:
+    """That files are named for a part, where the texts to measure are named apart from these.
+
+    Args:
+        setup: names the files.
+        parts: that would be measured otherwise.
+    """
+    named = [part for part in parts if setup.files(part)]
+    if not named:
+        return None
+    files = " and ".join(str(file) for part in named for file in setup.files(part))
+    options = " and ".join(f"`{part}`" for part in named)
+    return (
+        f"what is measured is what `texts` and `datasets` name, and not {files}; leave those out "
+        f"to measure what {options} name{'s' * (len(named) == 1)}."
+    )
+
+
 def limited(texts: list[Text], count: int | None) -> tuple[Text, ...]:
     """Texts of a part, each by itself: at most so many windows in all, shared as in a mixture.
 

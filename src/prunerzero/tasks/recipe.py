@@ -69,7 +69,12 @@ def check_same(work: Workspace, recipe: Mapping[str, Any], parts: Sequence[Part]
 
 
 def differences(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """What may explain that the weights are others: ``torch 2.13.0, here 2.11.0``."""
+    """What may explain that the weights are others: ``torch 2.13.0, here 2.11.0``.
+
+    Args:
+        recipe: of the earlier pruning.
+        settings: the recipe of this one.
+    """
     pairs = {
         **{o: (recipe.get(o), now) for o, now in settings.items() if o not in RESULTS},
         **{n: (then, settings["versions"].get(n)) for n, then in recipe["versions"].items()},
