@@ -59,6 +59,7 @@ def prune(
     --device cuda:0,cuda:1 --output-dir pruned[/]
     """
     from prunerzero.cli.terminal import TerminalObserver
+    from prunerzero.metrics import Sparsity
     from prunerzero.tasks.prune import prune as run
     from prunerzero.tasks.recipe import differences, read_recipe
 
@@ -81,10 +82,16 @@ def prune(
         print_json(asdict(result))
         return
     console = out()
+    changed = f"; {refit.in_words} changed the weights that stay" if refit.in_words else ""
     console.print(
         f"Wrote {escape(result.output_dir)}: {result.sparsity:.2%} of the prunable weights "
-        f"are zero{f'; what became of the others: {refit.in_words}' if refit.in_words else ''}."
+        f"are zero{changed}."
     )
+    written = read_recipe(Path(result.output_dir) / "recipe.yaml")
+    asked = Sparsity.parse(written["sparsity"], written["group"])
+    if asked.ratio is not None and asked.ratio - result.sparsity > 5e-4:
+        of = "row" if asked.group == "row" else "group of weights that compete"
+        console.print(f"{asked.ratio:.2%} were asked for: the share of each {of} is rounded down.")
     if unreached := [layer.name for layer in result.layers if layer.unreached]:
         more = f" and {len(unreached) - 1} more" if len(unreached) > 1 else ""
         console.print(
@@ -105,7 +112,6 @@ def prune(
     if earlier is not None and result.repeated:
         console.print(f"The weights are those of {recipe}, byte for byte.")
     elif earlier is not None:
-        written = read_recipe(Path(result.output_dir) / "recipe.yaml")
         other = "; ".join(differences(earlier, written))
         console.print(f"The weights differ from those of {recipe}{f' ({other})' if other else ''}.")
     if result.pushed_to:

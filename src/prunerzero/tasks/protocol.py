@@ -23,7 +23,7 @@ def protocol_of(work: Workspace, stride: int | None = None) -> dict[str, Any]:
         if sliding
         else f"windows of {length} tokens without overlap, each counting {length - 1}"
     )
-    windows += ", evenly spaced over a text of which not all are read"
+    windows += ", evenly spaced where not all are read"
     return {
         "window_length": length,
         "stride": stride if sliding else length - (begin is not None),
