@@ -101,7 +101,8 @@ def test_a_pattern_in_a_config_need_not_be_quoted(in_workplace, workplace):
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ("sparsity: [0.5, 0.6]", ["sparsity", "list"]),
+        ("sparsity: [0.5, 0.6]", ["--sparsity is given 2 times"]),
+        ("batch_size: [1, 2]", ["batch_size", "list", "single value"]),
         ("sparsity: {a: 1}", ["sparsity", "plain value"]),
         ("sparsity: 0.5\nsparsity: 0.6", ["sparsity", "twice"]),
         ("max-seq-length: 16", ["max_seq_length", "twice"]),
