@@ -98,9 +98,12 @@ def measured_before(text: str) -> dict[str, Any]:
     """An argument's type: what this script wrote."""
     try:
         found: dict[str, Any] = json.loads(Path(text).read_text(encoding="utf-8"))
-        return {"cost": found["cost"], "rates": found["rates"]}
+        before = {"cost": found["cost"], "rates": found["rates"]}
     except (OSError, ValueError, KeyError):
         raise argparse.ArgumentTypeError(f"{text} is no JSON of this script") from None
+    if not all(before["rates"].values()):
+        raise argparse.ArgumentTypeError(f"{text} tells of a search that measured nothing")
+    return before
 
 
 def part_of(line: str) -> str | None:

@@ -27,7 +27,7 @@ import torch
 from benchmarks.commands import in_one_sentence, new_file, sparsity_text
 from prunerzero.evolution import SearchSettings
 from prunerzero.metrics import Expression, Sparsity
-from prunerzero.tasks.search import search_in
+from prunerzero.tasks.search_cases import search_in
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
 

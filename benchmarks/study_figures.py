@@ -82,8 +82,11 @@ def per_hour(
 def cost(trials: Sequence[FrozenTrial]) -> tuple[float, float]:
     """Seconds that a candidate takes beside its chunks (masks, restoring), and that a chunk takes.
 
-    By least squares, so that together they are what measuring these candidates took.
+    By least squares, so that together they are what measuring these candidates took; nothing where
+    there are none.
     """
+    if not trials:
+        return 0.0, 0.0
     read = np.array([[1.0, chunks(trial)] for trial in trials])
     each, chunk = np.linalg.lstsq(read, np.array(list(map(_took, trials))))[0]
     return float(each), float(chunk)

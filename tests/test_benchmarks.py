@@ -297,6 +297,7 @@ def test_work_does_not_depend_on_how_many_candidates_are_raced_out() -> None:
     one = worker_that_takes(0.25, 0.5, reads=[1, 8] * 50, idle=0.1)
     cost = figures.cost(one)
     assert cost == pytest.approx((0.25, 0.5))
+    assert figures.work(figures.cost([]), []) == 0
     few = [1] * 90 + [8] * 10
     two = [
         trial

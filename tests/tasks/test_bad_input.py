@@ -141,7 +141,7 @@ REFUSED = {
     ),
     "a limit of 1 without a percent sign": (
         ["tune", *SEARCH[1:], "--max-degradation", "1"],
-        ["--max-degradation 1 must be a share such as 5% or 0.05", "did you mean 1%?"],
+        ["--max-degradation 1 must be a share above 0 such as 5% or 0.05", "did you mean 1%?"],
     ),
     "a search of no time": ([*SEARCH, "--time", "0s"], ["0s", "no time at all"]),
     "a tuning at nothing": (

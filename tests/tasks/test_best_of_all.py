@@ -17,7 +17,7 @@ from prunerzero.pruning.pruner import prune_model
 from prunerzero.pruning.refit import Refinement
 from prunerzero.tasks.best_of_all import none_evolved
 from prunerzero.tasks.options import RefitOptions
-from prunerzero.tasks.search import search_in
+from prunerzero.tasks.search_cases import search_in
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace
 

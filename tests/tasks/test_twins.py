@@ -19,7 +19,7 @@ from prunerzero.scoring.ranking import synthetic_probe
 from prunerzero.tasks.best_of_all import Choice, Known, choose, choose_now
 from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.report import report
-from prunerzero.tasks.search import search_in
+from prunerzero.tasks.search_cases import search_in
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.shared_study import SharedPerplexities
 from prunerzero.tasks.twins import Twins

@@ -28,7 +28,7 @@ from prunerzero.tasks.options import RefitOptions
 from prunerzero.tasks.output import check_output
 from prunerzero.tasks.prune import prune_in
 from prunerzero.tasks.report import write_report_of
-from prunerzero.tasks.search import search_in
+from prunerzero.tasks.search_cases import search_in
 from prunerzero.tasks.settings import versions
 from prunerzero.tasks.setup import Setup
 from prunerzero.tasks.workspace import Workspace

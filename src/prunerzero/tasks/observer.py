@@ -17,6 +17,10 @@ class Observer:
     def note(self, what: str) -> None:
         """Something happened that is worth a line."""
 
+    def arrival(self, what: str) -> None:
+        """What a search found in its study when it came: it is resumed, or joined others."""
+        self.note(what)
+
     @contextmanager
     def count(
         self, what: str, total: int, unit: str = "windows"

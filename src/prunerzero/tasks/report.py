@@ -18,7 +18,7 @@ from prunerzero.report.phrases import Language
 from prunerzero.tasks.bench import RESULTS
 from prunerzero.tasks.damage import damage_told
 from prunerzero.tasks.metric_sources import BEST, HISTORY
-from prunerzero.tasks.search import JOURNAL
+from prunerzero.tasks.search_cases import JOURNAL
 from prunerzero.tasks.tune import RESULT
 from prunerzero.tasks.tune_file import read_result
 from prunerzero.tasks.tuning.workbench import IDENTITY, RUN

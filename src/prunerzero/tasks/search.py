@@ -1,9 +1,8 @@
-"""Evolve a metric for a model, a text and a sparsity."""
+"""Evolve a metric for models, texts and sparsities: check what is asked, share out the work."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -12,49 +11,36 @@ import torch
 from prunerzero import evolution
 from prunerzero.arguments import path
 from prunerzero.errors import InputError
-from prunerzero.exponential import exp
-from prunerzero.files import make_folder, write_json
-from prunerzero.metrics import Expression, Sparsity
+from prunerzero.metrics import Sparsity
 from prunerzero.metrics.sparsity import Group
 from prunerzero.options import takes
 from prunerzero.pruning.turns import Turns
 from prunerzero.tasks.begin_with import formulas
-from prunerzero.tasks.best_of_all import Choice, Known, choose, choose_now
-from prunerzero.tasks.case_figures import dense_doubts, figures_of, told_cases
 from prunerzero.tasks.cases import (
     Cases,
     optional_parts,
-    refit_of_candidates,
     setups_of,
     sparsities_of,
 )
-from prunerzero.tasks.doubts import one_text_doubt, told
 from prunerzero.tasks.duration import parse_duration
 from prunerzero.tasks.fits import needs_of
 from prunerzero.tasks.keywords import SearchKeywords
-from prunerzero.tasks.known_metrics import KnownMetrics
-from prunerzero.tasks.metric_sources import BEST, HISTORY
+from prunerzero.tasks.metric_sources import BEST
 from prunerzero.tasks.observer import Observer
 from prunerzero.tasks.operators import operators_told, operators_under
-from prunerzero.tasks.options import RefitOptions, SearchOptions, SearchRefitOptions
+from prunerzero.tasks.options import SearchOptions, SearchRefitOptions
 from prunerzero.tasks.order import Order
 from prunerzero.tasks.output import check_run, check_study
 from prunerzero.tasks.places import places_of
-from prunerzero.tasks.search_result import Found, mean_ratios, measured_as
+from prunerzero.tasks.search_cases import JOURNAL, search_cases, write_run
+from prunerzero.tasks.search_result import Found
 from prunerzero.tasks.setup import Setup
-from prunerzero.tasks.shared_study import SharedRatios, open_study
-from prunerzero.tasks.twins import Twins
-from prunerzero.tasks.unseen import check_sources_unseen, check_windows_unseen, judged_doubts
+from prunerzero.tasks.shared_study import open_study
+from prunerzero.tasks.unseen import check_sources_unseen
 from prunerzero.tasks.workers import devices_for, gpus_of, run_workers
 from prunerzero.tasks.workspace import Workspace
 
-JOURNAL = "journal.log"
-"""The study, in the folder of a run: population, log and queue."""
-
 _DEFAULT_EVALUATIONS = 500
-
-_Figures = dict[str, dict[str, float]]
-"""Perplexities of metrics, by text and name."""
 
 
 @takes(SearchOptions)
@@ -141,35 +127,22 @@ def search(
     else:
         with open_study(storage) as study:  # refused here, it is refused once
             if study.arrival:
-                observer.note(study.arrival)
-        found, result = run_workers(run_part, order, places.workers, observer)
-    _write(folder, found, result)
+                observer.arrival(study.arrival)
+        found, result = run_workers(run_order, order, places.workers, observer)
+    write_run(folder, found, result)
     return found
 
 
-def run_part(order: Order, observer: Observer) -> tuple[Found, evolution.SearchResult]:
-    """What one of several workers does; what the study held before has been told."""
-    return run_order(order, observer, tell_arrival=False)
-
-
-def run_order(
-    order: Order, observer: Observer, *, tell_arrival: bool = True
-) -> tuple[Found, evolution.SearchResult]:
-    """Read the models and the texts, then search."""
+def run_order(order: Order, observer: Observer) -> tuple[Found, evolution.SearchResult]:
+    """Read the models and the texts in a new process, then search: a worker's part."""
     turns = Turns() if order.by_turns else None
     works = tuple(Workspace(setup, observer, turns=turns) for setup in order.setups)
     for work in works:
         work.texts.read("calibration", "validation", *optional_parts(work))
     check_sources_unseen([work.texts for work in works])
     cases = Cases(works, order.sparsities)
-    return _search(
-        cases,
-        order.folder,
-        order.settings,
-        order.storage,
-        order.refit,
-        given=order.given,
-        tell_arrival=tell_arrival,
+    return search_cases(
+        cases, order.folder, order.settings, order.storage, order.refit, given=order.given
     )
 
 
@@ -178,184 +151,3 @@ def _is_run(folder: Path) -> bool:
     return folder.is_dir() and any(
         file.name == BEST or file.name.startswith(JOURNAL) for file in folder.iterdir()
     )
-
-
-def search_in(
-    work: Workspace,
-    sparsity: Sparsity,
-    folder: Path,
-    settings: evolution.SearchSettings,
-    refit: RefitOptions = RefitOptions(),
-    *,
-    test: bool = True,
-) -> tuple[Found, evolution.SearchResult]:
-    """``search`` for a workspace that is open already; also gives the course of the search.
-
-    Without ``test`` the test text is left unread.
-    """
-    cases = Cases((work,), (sparsity,))
-    found, result = _search(cases, folder, settings, folder / JOURNAL, refit, test=test)
-    _write(folder, found, result)
-    return found, result
-
-
-def _write(folder: Path, found: Found, result: evolution.SearchResult) -> None:
-    history = [measured_as(asdict(one), found.cases) for one in result.evaluations]
-    write_json(folder / HISTORY, history)
-    write_json(folder / BEST, asdict(found))
-
-
-def _search(
-    cases: Cases,
-    folder: Path,
-    settings: evolution.SearchSettings,
-    storage: str | Path,
-    refit: RefitOptions = RefitOptions(),
-    *,
-    test: bool = True,
-    given: Mapping[str, str] = {},
-    tell_arrival: bool = True,
-) -> tuple[Found, evolution.SearchResult]:
-    observer = cases.works[0].observer
-    cases.check()
-    for work in cases.works:
-        if test and work.texts.has("test"):
-            check_windows_unseen(work.texts)
-    shared_text = told(doubt for work in cases.works for doubt in judged_doubts(work.texts))
-    called = _called(cases)
-    identity = cases.identity(settings, refit)
-    if Path(storage).exists():
-        with open_study(storage, identity):
-            pass  # another search is refused before statistics take their time
-    (probes, sparsity), *also = cases.samples(settings.terminals)
-    fitness = cases.fitness(settings.terminals, refit)
-    make_folder(folder)
-    with open_study(storage, identity) as study:
-        if tell_arrival and study.arrival:
-            observer.note(study.arrival)
-        lost_before = study.lost
-        measuring = figures_of(cases, study, refit, test)
-        for one in measuring:
-            one.try_dense()
-        for doubt in (*shared_text, *dense_doubts(measuring)):
-            observer.note(doubt)
-        of_candidates = refit_of_candidates(refit)
-        after = "" if of_candidates == refit.in_words else of_candidates
-        if after:
-            observer.note(
-                f"Candidates are judged after {after}; the result is measured after "
-                f"{refit.in_words} in full."
-            )
-        known = KnownMetrics(fitness, study.jobs, settings.terminals, given)
-        known.measure()
-        result = evolution.search(
-            fitness,
-            study=study,
-            settings=settings,
-            probes=probes,
-            sparsity=sparsity,
-            also=also,
-            on_progress=lambda now: observer.search(
-                replace(now, is_rise=cases.count > 1, after=after)
-            ),
-            ahead=any(work.language_model.device.type != "cpu" for work in cases.works),
-        )
-        if lost := study.lost - lost_before:
-            observer.note(f"in flight with workers that died, and lost: {lost}")
-        each = [one.shared for one in measuring]
-        shared = each[0] if len(each) == 1 else SharedRatios(each)
-        twins = Twins(known.named, [(probes, sparsity), *also])
-        named = Known(known, twins, after)
-
-        def judged(result: evolution.SearchResult) -> tuple[Choice, list[_Figures]]:
-            decide = choose_now if result.interrupted else choose
-            best = decide(result, study.population, named, shared, called, cases.count)
-            if best is None:
-                if result.interrupted:
-                    raise KeyboardInterrupt
-                raise InputError(
-                    f"none of {len(result.evaluations)} metrics could be measured; "
-                    "allow more evaluations."
-                )
-            return best, [
-                one.perplexities(best, known.named, result.interrupted) for one in measuring
-            ]
-
-        try:
-            best, perplexities = judged(result)
-        except KeyboardInterrupt:
-            if result.interrupted:
-                raise
-            # every candidate is measured and kept: answer from that, without measuring more
-            result = replace(result, interrupted=True)
-            best, perplexities = judged(result)
-        calibrated = [t.name for work in cases.works for t in work.texts.each("calibration")]
-        later = told(
-            [
-                *(
-                    d
-                    for one, found in zip(measuring, perplexities, strict=True)
-                    if not result.interrupted
-                    for d in one.gain_doubts(best, found)
-                ),
-                one_text_doubt([*dict.fromkeys(calibrated)]) if refit.update != "none" else None,
-            ]
-        )
-        for doubt in later:
-            observer.note(doubt)
-        warnings = told([*shared_text, *dense_doubts(measuring), *later])
-    several = told_cases(measuring, perplexities, best) if cases.count > 1 else ()
-    return Found(
-        output_dir=str(folder),
-        answer=best.answer,
-        metric=str(best.expression),
-        tree=best.expression.to_json(),
-        origin=best.origin,
-        name=best.name,
-        sparsity=", ".join(map(str, cases.sparsities)),
-        group=sparsity.group,
-        seed=settings.seed,
-        evaluations=len(result.evaluations),
-        raced_out=result.raced_out,
-        failed=result.failed,
-        duplicates_skipped=result.duplicates_skipped,
-        seconds=result.seconds,
-        interrupted=result.interrupted,
-        perplexity={} if several else perplexities[0],
-        finalists=tuple(
-            measured_as(
-                {
-                    "metric": f.expression,
-                    "size": f.size,
-                    "perplexity": exp(f.loss),
-                    "same_as": twins.of(Expression.parse(f.expression)),
-                },
-                several,
-            )
-            for f in result.finalists
-        ),
-        pareto=tuple(
-            measured_as(
-                {"metric": e.expression, "size": e.size, "perplexity": e.perplexity}, several
-            )
-            for e in evolution.pareto_front(result.evaluations)
-        ),
-        known=known.perplexities,
-        known_on_validation=best.known,
-        refit=refit.in_words if best.judged_on == "whole" else of_candidates,
-        refit_of_candidates=of_candidates,
-        settings=cases.describe(settings, refit),
-        warnings=warnings,
-        cases=several,
-        ratio=mean_ratios(several),
-        given=dict(given),
-        best_known=best.best_known,
-        judged=best.judged,
-        judged_on=best.judged_on,
-    ), result
-
-
-def _called(cases: Cases) -> str:
-    """What the validation part is called in the answer."""
-    mixed = any(work.texts.of("validation").texts for work in cases.works)
-    return "mixture of the validation texts" if mixed else "validation text"

@@ -293,6 +293,9 @@ class _Messenger(Observer):
     def note(self, what: str) -> None:
         self._send("note", what)
 
+    def arrival(self, what: str) -> None:
+        """Nothing: the supervisor has told of the study, and all workers come to the same one."""
+
     @contextmanager
     def count(
         self, what: str, total: int, unit: str = "windows"

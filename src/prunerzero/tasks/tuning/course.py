@@ -15,7 +15,7 @@ from prunerzero.metrics.sparsity import Group
 from prunerzero.tasks.best_of_all import EVOLVED
 from prunerzero.tasks.operators import operators_under
 from prunerzero.tasks.options import RefitOptions
-from prunerzero.tasks.search import search_in
+from prunerzero.tasks.search_cases import search_in
 from prunerzero.tasks.search_result import Found
 from prunerzero.tasks.tune_result import Limit, TestDecision
 from prunerzero.tasks.tuning.curve import Curve, OnText, Step

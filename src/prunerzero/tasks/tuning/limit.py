@@ -69,10 +69,8 @@ def _read_share(text: str | float) -> float:
     if not (share > 0 and (share < 1 or told.endswith("%")) and share < float("inf")):
         meant = f"; did you mean {share:g}%?" if 1 <= share < 1000 else "."
         raise InputError(
-            f"`max_degradation={told!r}` must be a share such as 5% or 0.05, from 1 on with "
-            f"a percent sign{meant}"
-            if share >= 1
-            else f"`max_degradation={told!r}` must be a share above 0 such as 5% or 0.05."
+            f"`max_degradation={told!r}` must be a share above 0 such as 5% or 0.05, from 1 on "
+            f"with a percent sign{meant}"
         )
     return share
 
