@@ -29,9 +29,9 @@ from torch.nn.functional import linear
 from benchmarks.__main__ import machine, table
 from benchmarks.commands import at_least, new_file, require
 from prunerzero.packed import gpu
+from prunerzero.packed.cuts import MOST
 from prunerzero.packed.device_order import DeviceMatrix, to_device_order
 from prunerzero.packed.layout import VALUE_TYPES, pack_matrix
-from prunerzero.packed.plain import FEW
 
 SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (12288, 4096))
 """Outputs × inputs of a Llama of 7 billion weights: one projection, up, down, and all three of
@@ -57,7 +57,7 @@ def run(
             size = dense[0].nbytes
             rows.append(_row((outputs, inputs), batch, "cuBLAS bf16", theirs[0], size, size))
             for (pattern, values), weights in packed.items():
-                multiply = gpu.multiply if batch <= FEW else gpu.dense_product
+                multiply = gpu.multiply if batch <= MOST else gpu.dense_product
                 ours = [
                     seconds(lambda x, w: multiply(x, w, None), vectors, weights, between, passes)
                     for between in (False, True)

@@ -33,7 +33,7 @@ STREAMS = tuple(
 )
 TWO_FOUR = tuple(
     Tuning(tall, warps, ahead, cluster)
-    for tall, warps, ahead, cluster in product((1, 2, 4), (4, 8, 16), (1, 2), (1, 2, 4))
+    for tall, warps, ahead, cluster in product((1, 2, 4), (4, 8, 16), (1, 2), (1, 2, 4, 8))
 )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,11 @@ from test_device_order import sparse
 from transformers import AutoModelForCausalLM
 
 from prunerzero.packed import cuts, gpu
+from prunerzero.packed.cuts import MOST
 from prunerzero.packed.device_order import DeviceMatrix, dense_of, numbers_of, to_device_order
 from prunerzero.packed.kernels import product
 from prunerzero.packed.layout import VALUE_TYPES, pack_matrix
 from prunerzero.packed.linear import PackedLinear, packed_layers
-from prunerzero.packed.plain import FEW
 
 if not torch.cuda.is_available():
     warnings.warn("no GPU here: the GPU kernels are not tested", stacklevel=1)
@@ -69,7 +71,7 @@ def test_the_kernels_are_trusted(values, dtype):
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
 def test_is_the_dense_product(shape, pattern, values, dtype):
     matrix = arranged(*shape, pattern, values)
-    for count in (1, 2, 3, 5, 8, 9, 16):
+    for count in (1, 2, 3, 5, 8, 9, 16, 23, MOST):
         inputs = torch.randn(count, shape[1], device="cuda").to(dtype)
         bias = torch.randn(shape[0], device="cuda").to(dtype) if count % 2 else None
         got = gpu.multiply(inputs, matrix, bias)
@@ -82,9 +84,35 @@ def test_is_the_dense_product(shape, pattern, values, dtype):
 @pytest.mark.parametrize("pattern", ["two of four", "half"])
 def test_however_it_is_cut(pattern, values, tuning):
     matrix = arranged(300, 4096, pattern, values)
-    for count in (1, 8, 16):
+    for count in (1, 8, 16, MOST):
         inputs = torch.randn(count, 4096, device="cuda").bfloat16()
         assert_is_dense(gpu.multiply(inputs, matrix, None, tuning), inputs, matrix, None)
+
+
+@pytest.mark.parametrize("values", ["bfloat16", "int8"])
+@pytest.mark.parametrize("pattern", ["two of four", "dense"])
+def test_on_a_card_with_less_shared_memory(pattern, values, monkeypatch):
+    card = replace(gpu.card_of(torch.cuda.current_device()), shared=48 << 10)
+    monkeypatch.setattr(gpu, "card_of", lambda index: card)
+    matrix = arranged(300, 4096, pattern, values)
+    for count in (1, 16, MOST):
+        inputs = torch.randn(count, 4096, device="cuda").bfloat16()
+        assert_is_dense(gpu.multiply(inputs, matrix, None), inputs, matrix, None)
+
+
+def test_threads_do_not_mix_up_their_products():
+    matrix = arranged(128, 256, "half", "bfloat16")
+    inputs = [torch.randn(1, 256, device="cuda").bfloat16() for _ in range(4)]
+    expected = [gpu.multiply(one, matrix, None) for one in inputs]
+
+    def many(place: int) -> bool:
+        return all(
+            torch.equal(gpu.multiply(inputs[place], matrix, None), expected[place])
+            for _ in range(500)
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(many, range(4)))
 
 
 @pytest.mark.parametrize("values, dtype", CASES)
@@ -100,7 +128,7 @@ def test_expands_bit_for_bit(shape, pattern, values, dtype):
     "dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str
 )
 @pytest.mark.parametrize("values", ["bfloat16", "float16", "int8"])
-@pytest.mark.parametrize("count", [0, 1, FEW, FEW + 1, 100])
+@pytest.mark.parametrize("count", [0, 1, MOST, MOST + 1, 100])
 def test_takes_any_inputs_and_any_number(count, values, dtype):
     matrix = arranged(130, 300, "half", values)
     inputs = torch.randn(count, 300, device="cuda").to(dtype)
@@ -129,12 +157,26 @@ def test_what_is_not_finite_is_not_hidden():
         assert torch.isfinite(got[0]).all() and not torch.isfinite(got[1:, 0]).any()
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs")
+@pytest.mark.parametrize("pattern", ["two of four", "half"])
+def test_on_a_gpu_that_is_not_the_current_one(pattern):
+    assert torch.cuda.current_device() == 0
+    for values in ("bfloat16", "int8"):
+        packed = layer(pattern, values)
+        first, second = packed.to("cuda:0"), layer(pattern, values).to("cuda:1")
+        assert first.arranged is not None and second.arranged is not None
+        for count in (1, MOST, MOST + 1):
+            inputs = torch.randn(count, 512).bfloat16()
+            got = second(inputs.to("cuda:1"))
+            assert torch.equal(got.cpu(), first(inputs.to("cuda:0")).cpu())
+
+
 # Layers
 
 
 def layer(pattern: str, values: str = "bfloat16") -> PackedLinear:
     matrix = pack_matrix(sparse(256, 512, pattern, 0), VALUE_TYPES[values])
-    bias = torch.nn.Parameter(torch.randn(256).bfloat16())
+    bias = torch.nn.Parameter(torch.linspace(-1, 1, 256).bfloat16())
     return PackedLinear.of(matrix, torch.bfloat16, bias)
 
 

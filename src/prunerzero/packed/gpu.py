@@ -1,6 +1,6 @@
-"""Products with packed weights on an NVIDIA GPU: kernels for a few inputs, expansion for many.
+"""Products with packed weights on an NVIDIA GPU: kernels for few inputs, expansion for many.
 
-Weights lie there in an order of their own (``device_order``). Up to 16 input vectors are multiplied
+Weights lie there in an order of their own (``device_order``). Up to 48 input vectors are multiplied
 by kernels that read the packed values; for more, and for inputs of other dtypes, a kernel expands
 the matrix and torch multiplies. In each process, on each card, the kernels are compared with plain
 torch on small matrices before any weight is put into their order; where they cannot be compiled, or
@@ -20,6 +20,7 @@ from torch.nn.functional import linear
 from prunerzero.packed import nvrtc
 from prunerzero.packed.cuts import (
     DENSE_WARPS,
+    MOST,
     TABLE,
     Tuning,
     Work,
@@ -40,7 +41,6 @@ from prunerzero.packed.device_order import (
 )
 from prunerzero.packed.layout import VALUE_TYPES, PackedMatrix, ValueType, pack_matrix
 from prunerzero.packed.nvrtc import Card, GPUError, Launch, card_of
-from prunerzero.packed.plain import FEW
 
 VARIABLE = "PRUNERZERO_KERNEL"
 """The environment variable that asks for plain torch, where it is ``torch``."""
@@ -105,34 +105,56 @@ def trusted(index: int, values: str, dtype: torch.dtype) -> bool:
     return True
 
 
+_COUNTS = (1, *range(8, MOST + 1, 8))
+"""Of inputs, so that each kernel for some number of them is among those that multiply these."""
+
+
 def _differences(card: Card, kind: ValueType, dtype: torch.dtype) -> str:
     """Which kernels differ from plain torch on small matrices of each order; none: empty."""
     random = torch.Generator().manual_seed(0)
-    for pattern in ("2:4", "any"):
-        weight = torch.randn(200, 1300, generator=random)
-        if pattern == "2:4":
-            order = torch.rand(200, 325, 4, generator=random).argsort(dim=2)
-            weight[(order < 2).flatten(1)] = 0
-        else:
-            weight[torch.rand(weight.shape, generator=random) < 0.5] = 0
-        packed = pack_matrix(weight.to(f"cuda:{card.index}"), kind)
-        matrix = to_device_order(packed)
-        torch.cuda.synchronize()
+    matrices = {name: _small_matrix(card, kind, name, random) for name in ("2:4", "any")}
+    torch.cuda.synchronize()
+    cases = [
+        (name, matrix, count, tuning)
+        for name, matrix in matrices.items()
+        for count in _COUNTS
+        for tuning in tunings(card, _work(count, dtype, matrix))
+    ]
+    nvrtc.compile_all(
+        card,
+        [_expansion(matrix, dtype)[0].kernel for matrix in matrices.values()]
+        + [
+            launch_of(card, _work(count, dtype, matrix), tuning)[0].kernel
+            for _, matrix, count, tuning in cases
+        ],
+    )
+    for name, matrix in matrices.items():
         values = numbers_of(matrix).view(kind.dtype)
         if not torch.equal(expand(matrix, dtype).float(), values.float()):
-            return f"expanding {pattern}"
+            return f"expanding {name}"
+    for name, matrix, count, tuning in cases:
         exact = dense_of(matrix, torch.float32).double()
-        for count in (1, 8, 9, FEW):
-            inputs = torch.randn(count, 1300, generator=random).to(exact.device, dtype)
-            bias = torch.randn(200, generator=random).to(exact.device, dtype)
-            expected = linear(inputs.double(), exact, bias.double())
-            allowed = linear(inputs.double().abs(), exact.abs(), bias.double().abs()) * 2**-18
-            allowed += expected.abs() * torch.finfo(dtype).eps
-            for tuning in tunings(card, _work(inputs, matrix)):
-                error = (multiply(inputs, matrix, bias, tuning).double() - expected).abs()
-                if not bool((error <= allowed).all()):
-                    return f"{pattern}, {count} inputs"
+        inputs = torch.randn(count, matrix.columns, generator=random).to(exact.device, dtype)
+        bias = torch.randn(matrix.rows, generator=random).to(exact.device, dtype)
+        expected = linear(inputs.double(), exact, bias.double())
+        allowed = linear(inputs.double().abs(), exact.abs(), bias.double().abs()) * 2**-18
+        allowed += expected.abs() * torch.finfo(dtype).eps
+        error = (multiply(inputs, matrix, bias, tuning).double() - expected).abs()
+        if not bool((error <= allowed).all()):
+            return f"{name}, {count} inputs"
     return ""
+
+
+def _small_matrix(
+    card: Card, kind: ValueType, pattern: str, random: torch.Generator
+) -> DeviceMatrix:
+    weight = torch.randn(200, 1300, generator=random)
+    if pattern == "2:4":
+        order = torch.rand(200, 325, 4, generator=random).argsort(dim=2)
+        weight[(order < 2).flatten(1)] = 0
+    else:
+        weight[torch.rand(weight.shape, generator=random) < 0.5] = 0
+    return to_device_order(pack_matrix(weight.to(f"cuda:{card.index}"), kind))
 
 
 # The operator
@@ -170,7 +192,7 @@ def _operator(
 ) -> Tensor:
     kind = VALUE_TYPES[_NAMES[type]]
     matrix = DeviceMatrix(rows, inputs.shape[1], kind, weights, offsets, longest, scales)
-    if inputs.shape[0] <= FEW and _has_kernel(inputs, kind):
+    if inputs.shape[0] <= MOST and _has_kernel(inputs, kind):
         return multiply(inputs, matrix, bias)
     return dense_product(inputs, matrix, bias)
 
@@ -233,13 +255,13 @@ def expanded(matrix: DeviceMatrix, dtype: torch.dtype) -> Tensor:
 def multiply(
     inputs: Tensor, matrix: DeviceMatrix, bias: Tensor | None, tuning: Tuning | None = None
 ) -> Tensor:
-    """The product by a kernel, of up to ``FEW`` contiguous inputs of a dtype that it takes."""
+    """The product by a kernel, of up to ``MOST`` contiguous inputs of a dtype that it takes."""
     batch = inputs.shape[0]
     output = inputs.new_empty(batch, matrix.rows)
     if not batch:
         return output
     card = card_of(inputs.device.index)
-    how, last = launch_of(card, _work(inputs, matrix), tuning)
+    how, last = launch_of(card, _work(batch, inputs.dtype, matrix), tuning)
     sizes = matrix.rows, matrix.columns
     parts = inputs, matrix.scales, bias, output
     if matrix.offsets is None:
@@ -253,22 +275,28 @@ def expand(matrix: DeviceMatrix, dtype: torch.dtype) -> Tensor:
     """The dense matrix by a kernel, without its scales; ``dtype`` is one that kernels take."""
     dense = torch.empty(matrix.rows, matrix.columns, dtype=dtype, device=matrix.weights.device)
     card = card_of(dense.device.index)
-    integers = matrix.kind.scaled
-    arguments = f"<{_INPUTS[dtype]},{flag(integers)}>"
+    how, last = _expansion(matrix, dtype)
     sizes = matrix.rows, matrix.columns
     if matrix.offsets is None:
-        units = -(-matrix.rows // TILE) * -(-matrix.columns // UNIT)
-        how = Launch(f"two_four_dense{arguments}", -(-units // 4), 128)
         nvrtc.launch(card, how, matrix.weights, dense, *sizes)
     else:
-        room = room_of(integers, matrix.longest)
-        blocks = -(-(len(matrix.offsets) - 1) // DENSE_WARPS)
-        shared = TABLE + DENSE_WARPS * (room + JOB_ROWS * 80)
-        how = Launch(f"streams_dense{arguments}", blocks, DENSE_WARPS * 32, shared)
-        nvrtc.launch(card, how, matrix.weights, matrix.offsets, dense, *sizes, room)
+        nvrtc.launch(card, how, matrix.weights, matrix.offsets, dense, *sizes, last)
     return dense
 
 
-def _work(inputs: Tensor, matrix: DeviceMatrix) -> Work:
-    integers, kind = matrix.kind.scaled, _INPUTS[inputs.dtype]
-    return Work(matrix.rows, matrix.columns, integers, matrix.longest, inputs.shape[0], kind)
+def _expansion(matrix: DeviceMatrix, dtype: torch.dtype) -> tuple[Launch, int]:
+    """The launch that expands it, and the last argument of the kernel where it takes one more."""
+    integers = matrix.kind.scaled
+    arguments = f"<{_INPUTS[dtype]},{flag(integers)}>"
+    if matrix.offsets is None:
+        units = -(-matrix.rows // TILE) * -(-matrix.columns // UNIT)
+        return Launch(f"two_four_dense{arguments}", -(-units // 4), 128), 0
+    room = room_of(integers, matrix.longest)
+    blocks = -(-(len(matrix.offsets) - 1) // DENSE_WARPS)
+    shared = TABLE + DENSE_WARPS * (room + JOB_ROWS * 80)
+    return Launch(f"streams_dense{arguments}", blocks, DENSE_WARPS * 32, shared), room
+
+
+def _work(batch: int, dtype: torch.dtype, matrix: DeviceMatrix) -> Work:
+    integers, kind = matrix.kind.scaled, _INPUTS[dtype]
+    return Work(matrix.rows, matrix.columns, integers, matrix.longest, batch, kind)

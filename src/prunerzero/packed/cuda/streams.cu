@@ -116,8 +116,9 @@ DEVICE void second_halves(const u8* job, u32 (&places)[Form<INTEGERS>::PER]) {
     for (int s = 0; s < F::PER; ++s) places[s] = next[s];
 }
 
-// A block computes 32 rows for WIDE × 8 input vectors; its warps take turns at the jobs. The blocks
-// of a cluster divide the inputs. `room` is the size of the longest job, and of what is read beyond.
+// A block computes 32 rows for WIDE × 8 input vectors; its warps, WARPS at most, take turns at the
+// jobs. The blocks of a cluster divide the inputs. `room` is the size of the longest job, and of what
+// is read beyond.
 template <int KIND, bool INTEGERS, int WIDE, int WARPS>
 __global__ void __launch_bounds__(WARPS * 32) streams(
     const u8* __restrict__ weights, const int* __restrict__ offsets,
@@ -125,7 +126,7 @@ __global__ void __launch_bounds__(WARPS * 32) streams(
     u16* __restrict__ output, int rows, int columns, int batch, int room) {
     using F = Form<INTEGERS>;
     SHARED_MEMORY;
-    const int warp = threadIdx.x / 32, lane = lane_of_warp();
+    const int warp = threadIdx.x / 32, lane = lane_of_warp(), warps = blockDim.x / 32;
     const int blocks = cluster_size(), rank = cluster_rank();
     const int chunks = (columns + INPUTS - 1) / INPUTS, tile = blockIdx.x / blocks;
     const int first = chunks * rank / blocks, last = chunks * (rank + 1) / blocks;
@@ -147,13 +148,13 @@ __global__ void __launch_bounds__(WARPS * 32) streams(
     for (int w = 0; w < WIDE; ++w)
         vectors[w] = shared_address(staged) + min(w * 8 + lane % 8, batch - 1) * LINE + lane / 8 * 16;
 
-    for (; chunk < last; chunk += WARPS) {
+    for (; chunk < last; chunk += warps) {
         for (int i = lane; i < batch * (INPUTS / 8); i += 32) {
             const int n = i / (INPUTS / 8), eight = i % (INPUTS / 8);
             copy_inputs(staged + n * LINE + eight * 16, inputs + static_cast<u64>(n) * columns,
                         chunk * INPUTS + eight * 8, columns);
         }
-        const int later = chunk + WARPS;
+        const int later = chunk + warps;
         const Place next = place_of(offsets, tile * chunks + (later < last ? later : chunk));
         wait_for_copies();
         __syncwarp();
@@ -201,14 +202,14 @@ __global__ void __launch_bounds__(WARPS * 32) streams(
             }
     __syncthreads();
     float* const sums = reinterpret_cast<float*>(memory + TABLE);
-    for (int i = threadIdx.x; i < batch * ROWS; i += WARPS * 32) {
+    for (int i = threadIdx.x; i < batch * ROWS; i += warps * 32) {
         float all = sums[i];
-        for (int w = 1; w < WARPS; ++w) all += sums[w * (each / 4) + i];
+        for (int w = 1; w < warps; ++w) all += sums[w * (each / 4) + i];
         sums[i] = all;
     }
     cluster_barrier();
     const int part = (batch * ROWS + blocks - 1) / blocks;
-    for (int k = threadIdx.x; k < part; k += WARPS * 32) {
+    for (int k = threadIdx.x; k < part; k += warps * 32) {
         const int i = rank * part + k, n = i / ROWS, row = tile * ROWS + i % ROWS;
         if (n < batch && row < rows) {
             float all = 0;

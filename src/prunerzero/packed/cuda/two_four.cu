@@ -49,8 +49,9 @@ DEVICE void operand_of(const Unit<INTEGERS>& unit, int half, u32 (&a)[4]) {
     }
 }
 
-// A block computes TALL × 16 rows for up to WIDE × 8 inputs vectors; its warps take turns at the
-// units, AHEAD of which each loads before it needs them. The blocks of a cluster divide the units.
+// A block computes TALL × 16 rows for up to WIDE × 8 inputs vectors; its warps, WARPS at most, take
+// turns at the units, AHEAD of which each loads before it needs them. The blocks of a cluster divide
+// the units.
 template <int KIND, bool INTEGERS, int TALL, int WIDE, int WARPS, int AHEAD>
 __global__ void __launch_bounds__(WARPS * 32) two_four(
     const u8* __restrict__ weights, const u16* __restrict__ inputs, const float* __restrict__ scales,
@@ -58,7 +59,7 @@ __global__ void __launch_bounds__(WARPS * 32) two_four(
     int segment) {
     SHARED_MEMORY;
     constexpr int HIGH = TALL * 16;
-    const int warp = threadIdx.x / 32, lane = lane_of_warp();
+    const int warp = threadIdx.x / 32, lane = lane_of_warp(), warps = blockDim.x / 32;
     const int units = (columns + 63) / 64;
     const int blocks = cluster_size(), rank = cluster_rank();
     const int first = units * rank / blocks, last = units * (rank + 1) / blocks;
@@ -74,9 +75,9 @@ __global__ void __launch_bounds__(WARPS * 32) two_four(
         for (int i = 0; i < AHEAD; ++i)
 #pragma unroll
             for (int j = 0; j < TALL; ++j)
-                if (unit + i * WARPS < last && tile + j < tiles)
+                if (unit + i * warps < last && tile + j < tiles)
                     ahead[i][j] = load_unit<INTEGERS>(
-                        weights + (static_cast<u64>(tile + j) * units + unit + i * WARPS)
+                        weights + (static_cast<u64>(tile + j) * units + unit + i * warps)
                         * Unit<INTEGERS>::BYTES);
     };
     load(first + warp);
@@ -92,25 +93,25 @@ __global__ void __launch_bounds__(WARPS * 32) two_four(
         const int end = min(begin + segment, last);
         if (begin > first) __syncthreads();
         for (int n = 0; n < batch; ++n)
-            for (int i = threadIdx.x * 8; i < (end - begin) * 64; i += WARPS * 256)
+            for (int i = threadIdx.x * 8; i < (end - begin) * 64; i += warps * 256)
                 copy_inputs(memory + n * line + i * 2, inputs + static_cast<u64>(n) * columns,
                             begin * 64 + i, columns);
         wait_for_copies();
         __syncthreads();
-        // segments are multiples of WARPS × AHEAD, so that the loads ahead are of the next one
-        for (int unit = begin + warp; unit < end; unit += WARPS * AHEAD) {
+        // segments are multiples of warps × AHEAD, so that the loads ahead are of the next one
+        for (int unit = begin + warp; unit < end; unit += warps * AHEAD) {
             Unit<INTEGERS> now[AHEAD][TALL];
 #pragma unroll
             for (int i = 0; i < AHEAD; ++i)
 #pragma unroll
                 for (int j = 0; j < TALL; ++j) now[i][j] = ahead[i][j];
-            load(unit + WARPS * AHEAD);
+            load(unit + warps * AHEAD);
 #pragma unroll
             for (int i = 0; i < AHEAD; ++i) {
-                if (unit + i * WARPS >= end) break;
+                if (unit + i * warps >= end) break;
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    const u32 place = (unit + i * WARPS - begin) * 128 + half * 64;
+                    const u32 place = (unit + i * warps - begin) * 128 + half * 64;
                     uint4 b[WIDE];
 #pragma unroll
                     for (int w = 0; w < WIDE; ++w) b[w] = load_operand(vectors[w] + place);
@@ -141,14 +142,14 @@ __global__ void __launch_bounds__(WARPS * 32) two_four(
                 if (n < batch) sums[(warp * batch + n) * HIGH + row] = sum[j][w][i];
             }
     __syncthreads();
-    for (int i = threadIdx.x; i < batch * HIGH; i += WARPS * 32) {
+    for (int i = threadIdx.x; i < batch * HIGH; i += warps * 32) {
         float all = sums[i];
-        for (int w = 1; w < WARPS; ++w) all += sums[w * batch * HIGH + i];
+        for (int w = 1; w < warps; ++w) all += sums[w * batch * HIGH + i];
         sums[i] = all;
     }
     cluster_barrier();
     const int part = (batch * HIGH + blocks - 1) / blocks;
-    for (int k = threadIdx.x; k < part; k += WARPS * 32) {
+    for (int k = threadIdx.x; k < part; k += warps * 32) {
         const int i = rank * part + k, n = i / HIGH, row = tile * 16 + i % HIGH;
         if (n < batch && row < rows) {
             float all = 0;
