@@ -5,7 +5,7 @@
 ``prunerzero.packed.cuts`` chooses the cut by a rule that was made on an H100. Here each product is
 timed with every cut, as ``benchmarks.packed_cuda`` times it: in CUDA graphs, copies of the matrix
 taking turns. A cut that this GPU has no registers or shared memory for is left out. The kernels of
-each cut are compiled first, a second or two each.
+each cut are compiled first, half a second each.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from benchmarks.commands import in_one_sentence
 from benchmarks.packed_cuda import PATTERNS, asked, copies, packed_matrix, seconds
 from prunerzero.files import write_json
 from prunerzero.packed import gpu
-from prunerzero.packed.cuts import Tuning
-from prunerzero.packed.nvrtc import GPUError
+from prunerzero.packed.cuts import Tuning, Work, launch_of
+from prunerzero.packed.nvrtc import GPUError, card_of
 
 STREAMS = tuple(
     Tuning(warps=warps, cluster=cluster)
@@ -41,12 +41,16 @@ def run(
     shapes: Sequence[tuple[int, int]], batches: Sequence[int], passes: int
 ) -> Iterator[dict[str, Any]]:
     """Of each product the rule's cut, and all that can be run, the fastest first."""
+    card = card_of(torch.cuda.current_device())
     for (outputs, inputs), (pattern, values) in product(shapes, PATTERNS):
         weights = copies(packed_matrix(outputs, inputs, pattern, values))
         for batch in batches:
             vectors = torch.randn(batch, inputs, device="cuda").bfloat16()
             found = {}
+            work = Work(outputs, inputs, values == "int8", weights[0].longest, batch, kind=0)
             for cut in (None, *(TWO_FOUR if pattern == "2:4" else STREAMS)):
+                if cut and launch_of(card, work, cut)[0].threads < 32 * cut.warps:
+                    continue  # shared memory has room for fewer warps, which is another cut
                 try:
                     found[cut] = seconds(
                         lambda x, w, cut=cut: gpu.multiply(x, w, None, cut),  # type: ignore[misc]

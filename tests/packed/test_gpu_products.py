@@ -89,6 +89,18 @@ def test_however_it_is_cut(pattern, values, tuning):
         assert_is_dense(gpu.multiply(inputs, matrix, None, tuning), inputs, matrix, None)
 
 
+@pytest.mark.parametrize("processors", [1, 1000])
+@pytest.mark.parametrize("values, dtype", CASES)
+@pytest.mark.parametrize("pattern", ["two of four", "half"])
+def test_whether_rows_are_few_for_a_card_or_many(pattern, values, dtype, processors, monkeypatch):
+    card = replace(gpu.card_of(torch.cuda.current_device()), processors=processors)
+    monkeypatch.setattr(gpu, "card_of", lambda index: card)
+    matrix = arranged(300, 9000, pattern, values)
+    for count in (1, 4, 8, 16, 24, 32, 40, MOST):
+        inputs = torch.randn(count, 9000, device="cuda").to(dtype)
+        assert_is_dense(gpu.multiply(inputs, matrix, None), inputs, matrix, None)
+
+
 @pytest.mark.parametrize("values", ["bfloat16", "int8"])
 @pytest.mark.parametrize("pattern", ["two of four", "dense"])
 def test_on_a_card_with_less_shared_memory(pattern, values, monkeypatch):

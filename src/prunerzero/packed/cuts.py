@@ -136,7 +136,10 @@ TABLE, _LINE, DENSE_WARPS = 128, JOB_INPUTS * 2 + 16, 4
 
 
 def room_of(integers: bool, longest: int) -> int:
-    """Bytes of shared memory for a job, and for what is read beyond it or put in its place."""
+    """Bytes of shared memory for a job, and for what is read beyond it.
+
+    Sums take the place of a job and its inputs: 128 bytes a vector, where inputs have 272.
+    """
     fixed = JOB_ROWS * JOB_INPUTS // 8 + 32 * (4 if integers else 2)
     return fixed + longest * 128 + 256
 

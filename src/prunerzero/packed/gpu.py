@@ -105,8 +105,11 @@ def trusted(index: int, values: str, dtype: torch.dtype) -> bool:
     return True
 
 
-_COUNTS = (1, *range(8, MOST + 1, 8))
-"""Of inputs, so that each kernel for some number of them is among those that multiply these."""
+_COUNTS = (1, 4, *range(8, MOST + 1, 8))
+"""Of inputs, so that whatever multiplies some number of them is among what multiplies these."""
+_SMALL = 200, 8200
+"""Rows and columns of what is multiplied to compare: few, and so many that each warp takes several
+turns, and inputs are staged in several parts where they are many."""
 
 
 def _differences(card: Card, kind: ValueType, dtype: torch.dtype) -> str:
@@ -148,9 +151,10 @@ def _differences(card: Card, kind: ValueType, dtype: torch.dtype) -> str:
 def _small_matrix(
     card: Card, kind: ValueType, pattern: str, random: torch.Generator
 ) -> DeviceMatrix:
-    weight = torch.randn(200, 1300, generator=random)
+    rows, columns = _SMALL
+    weight = torch.randn(rows, columns, generator=random)
     if pattern == "2:4":
-        order = torch.rand(200, 325, 4, generator=random).argsort(dim=2)
+        order = torch.rand(rows, columns // 4, 4, generator=random).argsort(dim=2)
         weight[(order < 2).flatten(1)] = 0
     else:
         weight[torch.rand(weight.shape, generator=random) < 0.5] = 0

@@ -1,8 +1,8 @@
 """CUDA C++ compiled and launched without a compiler on the machine.
 
-NVRTC compiles it, the driver launches it, and both are reached through ``cuda-bindings``, NVIDIA's
-own Python interface, which torch for CUDA brings with NVRTC. A kernel takes a quarter of a second
-or half of one to compile, once in a process.
+NVRTC compiles it, the driver launches it. Both are reached through ``cuda-bindings``, NVIDIA's own
+Python interface, which torch for CUDA brings with NVRTC; but for the launch itself, as that takes
+longer there. A kernel takes a quarter of a second or half of one to compile, once in a process.
 """
 
 from __future__ import annotations
@@ -68,12 +68,16 @@ class Card:
 
 @cache
 def card_of(index: int) -> Card:
-    driver = _interface().driver
     torch.cuda.init()  # before it, the driver answers nothing
-    most = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-    shared = _done(driver.cuDeviceGetAttribute(most, _done(driver.cuDeviceGet(index))))
     about = torch.cuda.get_device_properties(index)
+    shared = _shared_memory(index)
     return Card(index, (about.major, about.minor), shared, about.multi_processor_count)
+
+
+def _shared_memory(index: int) -> int:
+    driver = _interface().driver
+    most = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    return int(_done(driver.cuDeviceGetAttribute(most, _done(driver.cuDeviceGet(index)))))
 
 
 def launch(card: Card, how: Launch, *arguments: Tensor | int | None) -> None:
@@ -118,7 +122,7 @@ class _Ready(NamedTuple):
 
 @cache
 def _ready(card: Card, how: Launch, count: int) -> _Ready:
-    function = _function(card, how.kernel, how.shared)
+    function = _function(card, how.kernel)
     config = _interface().driver.CUlaunchConfig()
     config.gridDimX, config.gridDimY, config.gridDimZ = how.blocks, 1, 1
     config.blockDimX, config.blockDimY, config.blockDimZ = how.threads, 1, 1
@@ -134,16 +138,22 @@ def _ready(card: Card, how: Launch, count: int) -> _Ready:
 @cache
 def _driver() -> Any:
     """The driver without ``cuda-bindings``, which takes 9 µs to launch a kernel instead of 3."""
-    library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    library.cuLaunchKernelEx.argtypes = (ctypes.c_void_p,) * 4
-    library.cuCtxPushCurrent_v2.argtypes = library.cuCtxPopCurrent_v2.argtypes = (ctypes.c_void_p,)
+    try:
+        library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        library.cuLaunchKernelEx.argtypes = (ctypes.c_void_p,) * 4
+        for change in (library.cuCtxPushCurrent_v2, library.cuCtxPopCurrent_v2):
+            change.argtypes = (ctypes.c_void_p,)
+    except (OSError, AttributeError) as error:
+        raise GPUError(f"the driver of CUDA cannot be used: {first_line(error)}") from error
     return library
 
 
 @contextmanager
 def _context(card: Card) -> Iterator[None]:
     """The context that torch has on ``card``; a thread may have another one, or none."""
-    _driver().cuCtxPushCurrent_v2(_primary_context(card.index))
+    status = _driver().cuCtxPushCurrent_v2(_primary_context(card.index))
+    if status != 0:
+        raise GPUError(f"CUresult {_interface().driver.CUresult(status).name}")
     try:
         yield
     finally:
@@ -199,8 +209,7 @@ def _interface() -> Any:
 
 
 _functions: dict[tuple[int, str], Any] = {}
-_granted: dict[tuple[int, str], int] = {}
-"""Bytes of shared memory that each kernel may have."""
+_compiling = Lock()
 
 
 def compile_all(card: Card, kernels: Iterable[str]) -> None:
@@ -209,36 +218,29 @@ def compile_all(card: Card, kernels: Iterable[str]) -> None:
     Raises:
         GPUError: one of them cannot be compiled, or the card refuses it.
     """
-    missing = [
-        kernel for kernel in dict.fromkeys(kernels) if (card.index, kernel) not in _functions
-    ]
     _interface()  # imported before there are threads
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with _compiling, ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        missing = [one for one in dict.fromkeys(kernels) if (card.index, one) not in _functions]
         compiled = pool.map(lambda kernel: compile_kernel(kernel, card.capability), missing)
         for kernel, (code, name) in zip(missing, compiled, strict=True):
-            _load(card, kernel, code, name)
+            _functions[card.index, kernel] = _loaded(card, code, name)
 
 
-def _load(card: Card, kernel: str, code: bytes, name: bytes) -> None:
+def _loaded(card: Card, code: bytes, name: bytes) -> Any:
+    """The kernel on ``card``, which may have all the shared memory that a block can have there."""
     driver = _interface().driver
+    most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     with _context(card):
         module = _done(driver.cuModuleLoadData(code))
-        _functions[card.index, kernel] = _done(driver.cuModuleGetFunction(module, name))
-
-
-def _function(card: Card, kernel: str, shared: int) -> Any:
-    """The kernel on ``card``, which may have ``shared`` bytes of shared memory."""
-    driver = _interface().driver
-    key = card.index, kernel
-    if key not in _functions:
-        compile_all(card, [kernel])
-    function = _functions[key]
-    if shared > _granted.get(key, 0):
-        limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        with _context(card):
-            _done(driver.cuFuncSetAttribute(function, limit, shared))
-        _granted[key] = shared
+        function = _done(driver.cuModuleGetFunction(module, name))
+        _done(driver.cuFuncSetAttribute(function, most, _shared_memory(card.index)))
     return function
+
+
+def _function(card: Card, kernel: str) -> Any:
+    if (card.index, kernel) not in _functions:
+        compile_all(card, [kernel])
+    return _functions[card.index, kernel]
 
 
 @cache
