@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from benchmarks.commands import in_one_sentence, require
+from benchmarks.commands import at_least, folder, in_one_sentence, require
 from benchmarks.large_model import write_model
 from benchmarks.packed_cuda_model import PACKED, SHAPE, TINY
 from prunerzero import bench, pack
@@ -33,32 +33,32 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", choices=PACKED, default=["2:4-bfloat16", "2:4-int8"])
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--layers", type=at_least(1), default=8)
+    parser.add_argument("--repeats", type=at_least(1), default=3)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
-    parser.add_argument("--folder", type=Path, help="where the models are written")
+    parser.add_argument("--folder", type=folder, help="where the models are written")
     parser.add_argument("--output", type=Path, help="of results.json and report.html")
     options = parser.parse_args()
     shape = TINY if options.tiny else SHAPE | {"num_hidden_layers": options.layers}
     require(options.device)
     device = torch.device(options.device)
-    with tempfile.TemporaryDirectory(dir=options.folder) as place:
-        folder = Path(place)
-        write_model(folder / "dense", shape, device)
-        text = folder / "text.txt"
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        place = Path(name)
+        write_model(place / "dense", shape, device)
+        text = place / "text.txt"
         words = [f"w{number}" for number in range(1, min(400, shape["vocab_size"]))]
         text.write_text(" ".join(random.Random(0).choices(words, k=9000)))
         asked = {name: PACKED[name] for name in options.models}
         for pattern in dict.fromkeys(pattern for pattern, _ in asked.values()):
-            remove(folder / "dense", folder / "pruned", pattern, device)
+            remove(place / "dense", place / "pruned", pattern, device)
             for name, (of_it, values) in asked.items():
                 if of_it == pattern:
-                    pack(folder / "pruned", folder / name, options=PackOptions(values=values))
+                    pack(place / "pruned", place / name, options=PackOptions(values=values))
                     print(f"packed {name}", flush=True)
-            shutil.rmtree(folder / "pruned")
+            shutil.rmtree(place / "pruned")
         result = bench(
-            [folder / name for name in ("dense", *options.models)],
+            [place / name for name in ("dense", *options.models)],
             BenchOptions(device=options.device, text=text, windows=2, repeats=options.repeats),
             output_dir=options.output,
         )

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.__main__ import machine, table
-from benchmarks.commands import new_file, require
+from benchmarks.commands import at_least, new_file, require
 from prunerzero.packed.layout import VALUE_TYPES, pack_matrix
 from prunerzero.packed.linear import PackedLinear, replace_layers
 from prunerzero.tasks.options import Values
@@ -208,8 +208,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--batches", nargs="+", type=int, default=(1, 4, 16))
-    parser.add_argument("--prompts", nargs="+", type=int, default=(512, 2048))
+    parser.add_argument("--batches", nargs="+", type=at_least(1), default=(1, 4, 16, 32, 48))
+    parser.add_argument("--prompts", nargs="+", type=at_least(1), default=(512, 2048))
     parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
     parser.add_argument("--output", type=new_file)
     options = parser.parse_args()

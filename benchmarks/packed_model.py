@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from benchmarks.__main__ import machine, table
-from benchmarks.commands import new_file
+from benchmarks.commands import folder, new_file
 from benchmarks.dense_steps import DenseSteps
 from benchmarks.large_model import write_model
 from prunerzero import pack
@@ -61,28 +61,28 @@ def main() -> None:
     parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=["int8", "int4"])
     parser.add_argument("--no-own-dense", action="store_true", help="no dense kernel of our style")
     parser.add_argument("--tiny", action="store_true", help="a shape for a test of this script")
-    parser.add_argument("--folder", type=Path, help="where the models are written (14 GB)")
+    parser.add_argument("--folder", type=folder, help="where the models are written (14 GB)")
     parser.add_argument("--output", type=new_file)
     options = parser.parse_args()
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory(dir=options.folder) as place:
-        folder = Path(place)
-        write_model(folder / "dense", TINY if options.tiny else SHAPE, torch.device("cpu"))
-        dense = _subject("dense bf16", folder / "dense")
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        place = Path(name)
+        write_model(place / "dense", TINY if options.tiny else SHAPE, torch.device("cpu"))
+        dense = _subject("dense bf16", place / "dense")
         subjects = [dense]
         for share in options.shares:
-            pruned = folder / "pruned"
-            remove(folder / "dense", pruned, share)
+            pruned = place / "pruned"
+            remove(place / "dense", pruned, share)
             for values in VALUES:
-                packed = folder / f"{values} {share}"
+                packed = place / f"{values} {share}"
                 pack(pruned, packed, options=PackOptions(values=values))
                 subjects.append(_subject(f"packed {values}, {share:.0%}", packed))
             shutil.rmtree(pruned)
         windows = torch.zeros(16, 512, dtype=torch.int64)
         if not options.no_own_dense:
-            subjects.append(_own_dense(dense.source, folder / "steps.pt"))
+            subjects.append(_own_dense(dense.source, place / "steps.pt"))
         threads = torch.get_num_threads()
-        subjects += make_rivals(options.rivals, dense, folder, threads)
+        subjects += make_rivals(options.rivals, dense, place, threads)
         plan = Plan(
             windows,
             threads,

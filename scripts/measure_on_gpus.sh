@@ -4,17 +4,22 @@
 # thing after the other, each with a log and JSON in RESULTS; what needs more GPUs than there are is left out.
 # STEPS names some of them, as in STEPS="tests search_7b".
 set -uo pipefail
-[ $# = 3 ] && [ -d "$1" ] && [ -d "$2" ] || { echo "Error: name the folder of models, that of texts, and one for results." >&2; exit 2; }
-mkdir -p "$3" || exit 2
+refuse() { echo "Error: $1" >&2; exit 2; }
+[ $# = 3 ] && [ -d "$1" ] && [ -d "$2" ] || refuse "name the folder of models, that of texts, and one for results."
+for step in ${STEPS:-}; do
+    grep -qE "^step $step [0-9\"]" "$0" || refuse "there is no step $step; the lines that begin with 'step' in $0 name them."
+done
+mkdir -p "$3" 2>/dev/null || refuse "$3 is no folder, and cannot be made one."
 models=$(realpath "$1") texts=$(realpath "$2") results=$(realpath "$3")
 cd "$(dirname "$0")/.."
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+[ "$gpus" -gt 0 ] || refuse "there is no NVIDIA GPU on this machine."
 calibration=$texts/wikitext2/calibration.txt validation=$texts/wikitext2/validation.txt
 step() {
     local name=$1 needed=$2
     shift 2
     [ -z "${STEPS:-}" ] || [[ " $STEPS " = *" $name "* ]] || return 0
-    [ "$gpus" -ge "$needed" ] || { echo "$name needs $needed GPUs; here are $gpus: left out"; return 0; }
+    [ "$gpus" -ge "$needed" ] || { echo "$name is left out: GPUs that it needs: $needed, GPUs here: $gpus"; return 0; }
     local begun=$SECONDS
     "$@" >"$results/$name.log" 2>&1 || echo "$name failed: $results/$name.log"
     echo "$name took $((SECONDS - begun)) s"
@@ -44,8 +49,8 @@ step workers 2 python3 -m benchmarks.search_scaling --model "$models/SmolLM2-135
     --operators extended --no-changes --output "$results/workers.json"
 step profile_1 1 profile 1
 step profile_16 1 profile 16
-step products 1 python3 -m benchmarks.packed_cuda --batches 1 4 8 16 --passes 8 --output "$results/products.json"
-step cuts 1 python3 -m benchmarks.packed_cuts --output "$results/cuts.json"
+step products 1 python3 -m benchmarks.packed_cuda --batches 1 4 8 16 24 32 48 64 --passes 8 --output "$results/products.json"
+step cuts 1 python3 -m benchmarks.packed_cuts --batches 1 4 8 16 24 32 48 --output "$results/cuts.json"
 step packed_7b 1 python3 -m benchmarks.packed_cuda_model --output "$results/packed_7b.json"
 step bench 1 python3 -m benchmarks.packed_cuda_bench --layers 4 --output "$results/bench"
 step benchmarks 1 python3 -m benchmarks --device cuda --output "$results/benchmarks.json"

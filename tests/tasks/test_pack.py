@@ -280,6 +280,32 @@ def test_a_stopped_packing_leaves_nothing(pruned: Path, packed: Path, tmp_path: 
         assert list(tmp_path.iterdir()) == []
 
 
+class _StopMeasuring(Observer):
+    """Ctrl-C when the first text is read."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, what: str) -> None:
+        self.notes.append(what)
+
+    def count(self, what: str, total: int, unit: str = "windows") -> Any:
+        if unit == "windows":
+            raise KeyboardInterrupt
+        return super().count(what, total, unit)
+
+
+def test_a_packing_that_is_stopped_while_it_measures_says_that_it_is_done(
+    pruned: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text(some_text(2000))
+    observer, folder = _StopMeasuring(), tmp_path / "packed"
+    with pytest.raises(KeyboardInterrupt):
+        pack(pruned, folder, observer, values="int8", texts=tmp_path / "text.txt")
+    assert observer.notes == [f"'{folder}' is packed, but its perplexity was not measured."]
+    assert files_of(folder)
+
+
 def test_the_disk_is_asked_before_the_work(
     pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -253,8 +253,8 @@ def matrix_of(
     needed = int(starts[-1]) + PADDING // kind.storage.itemsize
     if values.dtype != kind.storage or values.shape != (needed,):
         raise ModelError(
-            f"the values have {_told(values)} where the mask needs "
-            f"{str(kind.storage).removeprefix('torch.')} {needed}: the file is damaged"
+            f"the values are {_counted(values.dtype, values.numel())} where the mask needs "
+            f"{_counted(kind.storage, needed)}: the file is damaged"
         )
     if kind.scaled != (scales is not None):
         raise ModelError(f"{kind.name} values {'need' if kind.scaled else 'have no'} scales")
@@ -332,6 +332,10 @@ def _bits_set(mask: Tensor) -> Tensor:
 
 def _told(tensor: Tensor) -> str:
     return _form(tensor.dtype, tensor.shape)
+
+
+def _counted(dtype: torch.dtype, count: int) -> str:
+    return f"{count} of {str(dtype).removeprefix('torch.')}"
 
 
 def _form(dtype: torch.dtype, shape: tuple[int, ...]) -> str:

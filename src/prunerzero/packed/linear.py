@@ -262,10 +262,13 @@ def replace_layers(model: nn.Module, make: Callable[[nn.Module], nn.Module | Non
 
 
 def check_layers(model: nn.Module) -> None:
-    """Raise ModelError if a packed matrix that is in memory is damaged; names it."""
+    """Raise ModelError if a packed matrix that is in memory is damaged; names it and its model."""
+    config = getattr(model, "config", None)
+    folder = getattr(config, "name_or_path", "")
+    of = f" of '{folder}'" if folder else ""
     for name, layer in packed_layers(model).items():
         try:
             if layer.mask is not None and not layer.mask.is_meta:
                 _ = layer.matrix
         except ModelError as error:
-            raise ModelError(f"the packed matrix {name} cannot be used: {error}.") from None
+            raise ModelError(f"the packed matrix {name}{of} cannot be used: {error}.") from None

@@ -302,7 +302,9 @@ class BenchOptions(Options):
         "transformers runs them, and speeds are measured in CUDA graphs and without.",
         NAMED,
     )
-    text: Path | str | None = option(None, "Text file to measure perplexity on.", PATH)
+    text: Path | str | None = option(
+        None, "Text file to measure perplexity on; this or a dataset is needed.", PATH
+    )
     dataset: str | None = option(
         None,
         f"Named text to measure perplexity on, its test part: {corpora_in_words()}.",

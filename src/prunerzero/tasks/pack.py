@@ -232,6 +232,7 @@ def _measured(
     texts: Sequence[Path],
 ) -> dict[str, dict[str, float]]:
     """Perplexity of the model and of the packed one, by text."""
+    unmeasured = f"'{result.output_dir}' is packed, but its perplexity was not measured"
     try:
         found = evaluate(
             replace(setup, model=result.output_dir, revision=None),
@@ -242,9 +243,10 @@ def _measured(
             reference=result.model,
         )
     except InputError as error:
-        raise InputError(
-            f"'{result.output_dir}' is packed, but its perplexity was not measured: {error}"
-        ) from error
+        raise InputError(f"{unmeasured}: {error}") from error
+    except KeyboardInterrupt:
+        observer.note(f"{unmeasured}.")
+        raise
     return {
         one.text: {"before": one.reference, "after": one.perplexity}
         for one in found.texts

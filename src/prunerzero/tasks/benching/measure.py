@@ -6,6 +6,7 @@ not, one makes room for another, and is loaded again when its turn comes.
 
 from __future__ import annotations
 
+import io
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -185,7 +186,9 @@ class _Measuring:
             self._observer.count("measuring perplexity", total) as advance,
         ):
             file = Path(folder) / "windows.npy"
-            np.save(file, windows.numpy())
+            array = io.BytesIO()
+            np.save(array, windows.numpy())  # to a file of its own it makes Ctrl-C a TypeError
+            file.write_bytes(array.getvalue())
             for place, record in enumerate(self._records):
                 before = place * len(windows)
                 told = partial(_beyond, advance, before)
