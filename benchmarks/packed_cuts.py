@@ -24,7 +24,7 @@ from benchmarks.commands import in_one_sentence
 from benchmarks.packed_cuda import PATTERNS, asked, copies, packed_matrix, seconds
 from prunerzero.files import write_json
 from prunerzero.packed import gpu
-from prunerzero.packed.cuts import Tuning, Work, launch_of
+from prunerzero.packed.cuts import Tuning, launch_of
 from prunerzero.packed.nvrtc import GPUError, card_of
 
 STREAMS = tuple(
@@ -47,7 +47,7 @@ def run(
         for batch in batches:
             vectors = torch.randn(batch, inputs, device="cuda").bfloat16()
             found = {}
-            work = Work(outputs, inputs, values == "int8", weights[0].longest, batch, kind=0)
+            work = gpu.work_of(batch, vectors.dtype, weights[0])
             for cut in (None, *(TWO_FOUR if pattern == "2:4" else STREAMS)):
                 if cut and launch_of(card, work, cut)[0].threads < 32 * cut.warps:
                     continue  # shared memory has room for fewer warps, which is another cut

@@ -6,8 +6,8 @@
 set -uo pipefail
 refuse() { echo "Error: $1" >&2; exit 2; }
 [ $# = 3 ] && [ -d "$1" ] && [ -d "$2" ] || refuse "name the folder of models, that of texts, and one for results."
-for step in ${STEPS:-}; do
-    grep -qE "^step $step [0-9\"]" "$0" || refuse "there is no step $step; the lines that begin with 'step' in $0 name them."
+for asked in ${STEPS:-}; do
+    grep -qE "^step $asked [0-9\"]" "$0" || refuse "there is no step $asked; the lines that begin with 'step' in $0 name them."
 done
 mkdir -p "$3" 2>/dev/null || refuse "$3 is no folder, and cannot be made one."
 models=$(realpath "$1") texts=$(realpath "$2") results=$(realpath "$3")

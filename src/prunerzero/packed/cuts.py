@@ -13,7 +13,8 @@ from prunerzero.packed.device_order import JOB_INPUTS, JOB_ROWS, TILE, UNIT
 from prunerzero.packed.nvrtc import Card, Launch
 
 MOST = 48
-"""Inputs at once, at most, that kernels multiply by packed weights."""
+"""Inputs at once, at most, that kernels multiply by packed weights; with 64, expanding the matrix
+first is as fast on an H100."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Work(NamedTuple):
 
 
 def tunings(card: Card, work: Work) -> set[Tuning]:
-    """How such products are cut, of few rows and of many."""
+    """How the rule cuts such products, of few rows and of many."""
     cut = cut_streams if work.longest else cut_two_four
     return {cut(card, work._replace(rows=rows)) for rows in (1, 1 << 20)}
 

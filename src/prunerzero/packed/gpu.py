@@ -122,13 +122,13 @@ def _differences(card: Card, kind: ValueType, dtype: torch.dtype) -> str:
         (name, matrix, count, tuning)
         for name, matrix in matrices.items()
         for count in _COUNTS
-        for tuning in tunings(card, _work(count, dtype, matrix))
+        for tuning in tunings(card, work_of(count, dtype, matrix))
     ]
     nvrtc.compile_all(
         card,
         [_expansion(matrix, dtype)[0].kernel for matrix in matrices.values()]
         + [
-            launch_of(card, _work(count, dtype, matrix), tuning)[0].kernel
+            launch_of(card, work_of(count, dtype, matrix), tuning)[0].kernel
             for _, matrix, count, tuning in cases
         ],
     )
@@ -266,7 +266,7 @@ def multiply(
     if not batch:
         return output
     card = card_of(inputs.device.index)
-    how, last = launch_of(card, _work(batch, inputs.dtype, matrix), tuning)
+    how, last = launch_of(card, work_of(batch, inputs.dtype, matrix), tuning)
     sizes = matrix.rows, matrix.columns
     parts = inputs, matrix.scales, bias, output
     if matrix.offsets is None:
@@ -302,6 +302,7 @@ def _expansion(matrix: DeviceMatrix, dtype: torch.dtype) -> tuple[Launch, int]:
     return Launch(f"streams_dense{arguments}", blocks, DENSE_WARPS * 32, shared), room
 
 
-def _work(batch: int, dtype: torch.dtype, matrix: DeviceMatrix) -> Work:
+def work_of(batch: int, dtype: torch.dtype, matrix: DeviceMatrix) -> Work:
+    """What decides how the product of so many inputs of ``dtype`` with ``matrix`` is cut."""
     integers, kind = matrix.kind.scaled, _INPUTS[dtype]
     return Work(matrix.rows, matrix.columns, integers, matrix.longest, batch, kind)

@@ -98,13 +98,11 @@ def launch(card: Card, how: Launch, *arguments: Tensor | int | None) -> None:
     with _launching, _context(card):
         ready.config.hStream = torch.cuda.current_stream(card.index).cuda_stream
         ready.slots[:] = values
-        status = _driver().cuLaunchKernelEx(ready.place, ready.function, ready.parameters, None)
-    if status != 0:
-        raise GPUError(f"CUresult {_interface().driver.CUresult(status).name}")
+        _check(_driver().cuLaunchKernelEx(ready.place, ready.function, ready.parameters, None))
 
 
 _launching = Lock()
-"""Threads share where arguments are put."""
+"""Held from where arguments are put into their slots, which threads share, until the launch."""
 
 
 class _Ready(NamedTuple):
@@ -150,14 +148,21 @@ def _driver() -> Any:
 
 @contextmanager
 def _context(card: Card) -> Iterator[None]:
-    """The context that torch has on ``card``; a thread may have another one, or none."""
-    status = _driver().cuCtxPushCurrent_v2(_primary_context(card.index))
-    if status != 0:
-        raise GPUError(f"CUresult {_interface().driver.CUresult(status).name}")
+    """Within it the thread has the context that torch has on ``card``.
+
+    Before, it may have had that of another card, or none, as a thread that is new to CUDA.
+    """
+    _check(_driver().cuCtxPushCurrent_v2(_primary_context(card.index)))
     try:
         yield
     finally:
         _driver().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+def _check(status: int) -> None:
+    """Raise GPUError where a call of ``_driver()`` failed."""
+    if status != 0:
+        raise GPUError(f"CUresult {_interface().driver.CUresult(status).name}")
 
 
 @cache
@@ -209,7 +214,9 @@ def _interface() -> Any:
 
 
 _functions: dict[tuple[int, str], Any] = {}
+"""What was compiled, by card and kernel."""
 _compiling = Lock()
+"""Held while it changes, so that each kernel is compiled and loaded once."""
 
 
 def compile_all(card: Card, kernels: Iterable[str]) -> None:

@@ -22,7 +22,8 @@ from prunerzero.packed.layout import (
 )
 
 FEW = 16
-"""So many inputs at most are one decoding step, for which kernels read the packed values."""
+"""So many inputs at most are one decoding step, for which kernels of a CPU read the packed values;
+those of a GPU take more (``cuts.MOST``)."""
 LEVELS = 32512
 """Where inputs become integers, the largest: 127 × 256, a signed byte above a signed byte."""
 BLOCK = 4 * 2**20

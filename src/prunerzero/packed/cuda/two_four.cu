@@ -49,7 +49,7 @@ DEVICE void operand_of(const Unit<INTEGERS>& unit, int half, u32 (&a)[4]) {
     }
 }
 
-// A block computes TALL × 16 rows for up to WIDE × 8 inputs vectors; its warps, WARPS at most, take
+// A block computes TALL × 16 rows for up to WIDE × 8 input vectors; its warps, WARPS at most, take
 // turns at the units, AHEAD of which each loads before it needs them. The blocks of a cluster divide
 // the units.
 template <int KIND, bool INTEGERS, int TALL, int WIDE, int WARPS, int AHEAD>

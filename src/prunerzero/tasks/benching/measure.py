@@ -186,8 +186,8 @@ class _Measuring:
             self._observer.count("measuring perplexity", total) as advance,
         ):
             file = Path(folder) / "windows.npy"
-            array = io.BytesIO()
-            np.save(array, windows.numpy())  # to a file of its own it makes Ctrl-C a TypeError
+            array = io.BytesIO()  # where numpy writes a file itself, it makes Ctrl-C a TypeError
+            np.save(array, windows.numpy())
             file.write_bytes(array.getvalue())
             for place, record in enumerate(self._records):
                 before = place * len(windows)
